@@ -1,0 +1,52 @@
+# The two commands of the README are `make book` and `make test`; `make help` lists the rest.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+PYTHON ?= python3
+PROFILE ?= quick
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+# Data files for machines without internet, where such a folder lies beside the checkout.
+ifeq ($(SAMLIB_DATA),)
+ifneq ($(wildcard ../shared/data/.),)
+export SAMLIB_DATA := $(abspath ../shared/data)
+endif
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help book test quick bench lint clean constraints
+
+help: ## list what make can do
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+book: $(READY) ## train, execute every notebook, build the book (PROFILE=quick)
+	@$(BIN)/python book/build.py --profile $(PROFILE)
+
+test: $(READY) ## the whole test suite
+	@$(BIN)/python -m pytest
+
+quick: $(READY) ## the tests that take seconds: a developer's inner loop
+	@$(BIN)/python -m pytest -q -m "not slow"
+
+bench: $(READY) ## speed, as ratios measured side by side
+	@for script in tests/benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+lint: $(READY) ## ruff: lint and format check
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+clean: ## remove the built book (trained models stay in the cache)
+	rm -rf book/build book/notebooks book/api/generated
+
+constraints: $(READY) ## write the versions installed now into constraints.txt
+	@$(BIN)/pip freeze --exclude-editable | grep -viE '^(nvidia|cuda|triton)' > constraints.txt
+
+$(READY): pyproject.toml constraints.txt
+	@echo "Setting up $(VENV) (once; one to five minutes, mostly torch) ..."
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
+		{ echo "samlib needs Python 3.11 to 3.13; run make with PYTHON=/path/to/one."; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --progress-bar off --disable-pip-version-check --prefer-binary \
+		-c constraints.txt -e '.[book,test]' 2>&1 | tee $(VENV)/install.log \
+		| grep --line-buffered -oE '^(Collecting [^ ]+|Building .*|Installing .{0,60}|ERROR.*)' || { tail -20 $(VENV)/install.log; exit 1; }
+	@touch $@ && echo "Ready."

@@ -1,0 +1,38 @@
+"""samlib: train with SAM and SGD, measure what leaks and what is memorized.
+
+Names load on first use, so that `import samlib.training` needs torch and numpy alone.
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "load_dataset": "data",
+    "Dataset": "data",
+    "build_model": "models",
+    "SAM": "optim",
+    "Experiment": "experiment",
+    "run": "runs",
+    "memorization": "memorization",
+    "influence": "memorization",
+    "top_influences": "memorization",
+    "influence_entropy": "memorization",
+    "entropy_buckets": "memorization",
+    "evaluate": "evaluation",
+    "compare": "evaluation",
+}
+_ROOMS = ("attacks", "claims", "figures", "mixture", "signals", "theory", "widgets")
+__all__ = sorted([*_HOME, *_ROOMS])
+
+
+def __getattr__(name: str):
+    if name in _HOME:
+        return getattr(import_module(f"samlib.{_HOME[name]}"), name)
+    if name in _ROOMS:
+        return import_module(f"samlib.{name}")
+    raise AttributeError(f"module 'samlib' has no attribute {name!r}")
+
+
+def __dir__():
+    return [*globals(), *__all__]

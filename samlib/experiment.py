@@ -1,0 +1,103 @@
+"""`Experiment`: one frozen, validated description of many training runs on random subsets, and the key that names its store."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from samlib.models import MODELS
+
+FORMAT = 1  # the version of the store's layout and of the random streams; a change makes old stores invisible
+RECIPES: dict[str, dict[str, Any]] = {
+    "digits": {"hidden": (128, 128), "epochs": 40, "weight_decay": 5e-4, "subset_fraction": 0.7},
+    "location30": {"hidden": (256,), "epochs": 50},
+}
+_Fraction = Annotated[float, Field(gt=0, lt=1)]
+_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Count = Annotated[int, Field(ge=1)]
+
+
+class Experiment(BaseModel):
+    """K models trained by one recipe, each on its own random subset of a data set's training pool.
+
+    A field that is left out or None takes the data set's own recipe (`samlib.experiment.RECIPES`), else the default.
+    Raises ValueError, one clear sentence, for an unknown name or a value out of range.
+
+    Model k's subset, initial weights and batch order derive from (seed, k) alone, so model k of two experiments that
+    differ only in how they optimize is a pair, and asking for more models keeps those that exist.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: str = Field("location30", description="name of a data set or path of an .npz file")
+    pool: Annotated[int, Field(ge=2)] | None = Field(
+        None, description="use only the first training examples; all if None"
+    )
+    model: Literal[MODELS] = Field("mlp", description="architecture")
+    hidden: tuple[_Count, ...] = Field((128, 128), description="widths of the mlp's hidden layers")
+    optimizer: Literal["sgd", "sam", "asam"] = Field("sgd", description="how to train")
+    rho: _NotNegative = Field(0.05, description="radius of SAM's perturbation; SGD has none, and records 0")
+    lr: _Positive = Field(0.1, description="initial learning rate; falls to 0 by a cosine over all steps")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="momentum of SGD, also under SAM")
+    weight_decay: _NotNegative = Field(0.0, description="L2 penalty, on all parameters")
+    epochs: _Count = Field(50, description="passes over the subset")
+    batch_size: _Count = Field(64, description="examples a step; the last batch of an epoch may be smaller")
+    subset_fraction: _Fraction = Field(0.5, description="share of the pool that each model trains on")
+    n_models: Annotated[int, Field(ge=2)] = Field(64, description="number of models; not part of the key")
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(
+        0, description="with the model's index, the source of all randomness"
+    )
+    precision: Literal["float32", "bf16"] = Field(
+        "float32", description="of the matrix products; weights, updates and evaluation are float32"
+    )
+
+    def __init__(self, **fields):
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise ValueError(_sentence(error)) from None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, fields: dict) -> dict:
+        given = {name: value for name, value in fields.items() if value is not None}
+        filled = RECIPES.get(given.get("dataset", cls.model_fields["dataset"].default), {}) | given
+        if filled.get("optimizer", "sgd") == "sgd":
+            # One SGD store serves every rho that SAM is compared at. A bad rho is still refused, below.
+            filled["rho"] = 0.0 if _is_radius(filled.get("rho", 0.0)) else filled["rho"]
+        return filled
+
+    @property
+    def key(self) -> str:
+        """16 hex digits of the sha256 of the canonical JSON, `n_models` left out, and the format version."""
+        fields = self.model_dump(mode="json", exclude={"n_models"})
+        return hashlib.sha256(json.dumps([FORMAT, fields], sort_keys=True).encode()).hexdigest()[:16]
+
+    def but(self, **changes) -> Experiment:
+        """The same experiment with some fields changed, validated again."""
+        return Experiment(**{**self.model_dump(), **changes})
+
+    def __str__(self) -> str:
+        rho = f" rho {self.rho:g}" if self.optimizer != "sgd" else ""
+        return f"{self.dataset} {self.model} {self.optimizer}{rho}"
+
+
+def _is_radius(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
+
+
+def _sentence(error: ValidationError) -> str:
+    """All that is wrong with an experiment, each in one sentence that names the field."""
+    said = []
+    for problem in error.errors():
+        name = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            said.append(f"Experiment has no parameter {name!r}; it has {', '.join(Experiment.model_fields)}.")
+        else:
+            reason = problem["msg"][0].lower() + problem["msg"][1:]
+            said.append(f"Experiment parameter {name!r} = {problem['input']!r}: {reason}.")
+    return " ".join(said)

@@ -1,0 +1,38 @@
+import os
+
+import pytest
+
+# Before numpy and torch start: one thread a process, so that tests beside each other do not fight for cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def client():
+    """A real Dask cluster of two worker processes, shared by the tests that are not about clusters."""
+    from distributed import Client, LocalCluster
+
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    """No test reads or writes the user's cache."""
+    monkeypatch.setenv("SAMLIB_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def small_npz(tmp_path):
+    """A learnable data set of 120 + 40 points in 3 classes, as a file."""
+    import numpy as np
+
+    rng = np.random.default_rng(5)
+    centres = 2 * rng.normal(size=(3, 6))
+    y = rng.integers(0, 3, 160)
+    x = (centres[y] + rng.normal(size=(160, 6))).astype(np.float32)
+    path = tmp_path / "small.npz"
+    np.savez(path, x_train=x[:120], y_train=y[:120], x_test=x[120:], y_test=y[120:])
+    return path

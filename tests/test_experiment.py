@@ -1,0 +1,95 @@
+"""An experiment is validated whole, and its key names what would be trained, nothing else."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from samlib import Experiment
+
+
+def test_recipes_fill_in_what_is_left_out_or_none():
+    assert Experiment(dataset="digits").hidden == (128, 128)
+    assert Experiment(dataset="location30", hidden=None).hidden == (256,)
+    assert Experiment(dataset="location30", hidden=[32]).hidden == (32,)
+    assert Experiment(dataset="digits") == Experiment(dataset="digits", epochs=40, weight_decay=5e-4)
+
+
+def test_the_key_leaves_out_the_number_of_models_only():
+    base = Experiment(dataset="digits")
+    assert base.but(n_models=512).key == base.key
+    changes = {
+        "dataset": "location30", "pool": 100, "hidden": (8,), "optimizer": "sam", "lr": 0.2, "momentum": 0.5,
+        "weight_decay": 0.1, "epochs": 3, "batch_size": 7, "subset_fraction": 0.4, "seed": 1, "precision": "bf16",
+    }  # fmt: skip
+    assert {"n_models", "rho", "model", *changes} == set(Experiment.model_fields)
+    keys = {base.but(**{name: value}).key for name, value in changes.items()} | {base.key}
+    assert len(keys) == len(changes) + 1
+    sam = base.but(optimizer="sam", rho=0.1)
+    assert len({sam.key, sam.but(rho=0.2).key, sam.but(optimizer="asam").key}) == 3
+
+
+def test_one_sgd_serves_every_rho():
+    assert Experiment(dataset="digits", rho=0.3) == Experiment(dataset="digits", rho=0.0)
+    assert Experiment(dataset="digits", rho=0.3).rho == 0
+
+
+def test_the_key_is_the_same_in_another_process():
+    base = Experiment(dataset="digits", optimizer="sam", rho=0.1)
+    fields = json.dumps(base.model_dump(mode="json"))
+    code = f"import json, samlib; print(samlib.Experiment(**json.loads({fields!r})).key)"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+        == base.key
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"optimiser": "sam"}, "Experiment has no parameter 'optimiser'; it has dataset"),
+        ({"optimizer": "adam"}, "Experiment parameter 'optimizer' = 'adam': input should be 'sgd', 'sam' or 'asam'"),
+        ({"rho": -1}, "'rho' = -1"),
+        ({"rho": -1, "optimizer": "sam"}, "'rho' = -1: input should be greater than or equal to 0"),
+        ({"rho": "big"}, "'rho' = 'big'"),
+        ({"rho": float("nan")}, "'rho' = nan"),
+        ({"lr": 0}, "'lr' = 0"),
+        ({"lr": float("inf")}, "'lr' = inf"),
+        ({"momentum": 1}, "'momentum' = 1"),
+        ({"weight_decay": -1e-4}, "'weight_decay' = -0.0001"),
+        ({"epochs": 0}, "'epochs' = 0"),
+        ({"epochs": 1.5}, "'epochs' = 1.5"),
+        ({"batch_size": 0}, "'batch_size' = 0"),
+        ({"n_models": 1}, "'n_models' = 1"),
+        ({"subset_fraction": 1.0}, "'subset_fraction' = 1.0"),
+        ({"subset_fraction": 0}, "'subset_fraction' = 0"),
+        ({"seed": -1}, "'seed' = -1"),
+        ({"hidden": [0]}, "'hidden.0' = 0"),
+        ({"model": "resnet"}, "'model' = 'resnet'"),
+        ({"precision": "fp16"}, "'precision' = 'fp16'"),
+        ({"pool": 1}, "'pool' = 1"),
+    ],
+)
+def test_bad_parameters_are_one_sentence_that_names_them(fields, message):
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        Experiment(**fields)
+    said = str(error.value)
+    assert message in said
+    assert "\n" not in said
+    assert said.endswith(".")
+
+
+def test_it_is_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        Experiment().rho = 1
+
+
+@given(rho=st.floats(0, 1e6), n=st.integers(2, 10**6), fraction=st.floats(0.001, 0.999), seed=st.integers(0, 2**32 - 1))
+def test_json_round_trip(rho, n, fraction, seed):
+    experiment = Experiment(optimizer="sam", rho=rho, n_models=n, subset_fraction=fraction, seed=seed)
+    again = Experiment(**json.loads(experiment.model_dump_json()))
+    assert again == experiment
+    assert again.key == experiment.key

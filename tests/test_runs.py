@@ -1,0 +1,240 @@
+"""The store of runs: resumed, extended, shared and damaged; real processes, real kills."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from samlib import Experiment, load_dataset, run
+from samlib.runs import Store
+from samlib.training import train_group
+
+
+def experiment(path, **changes):
+    fields = {"dataset": str(path), "hidden": (8,), "epochs": 2, "batch_size": 16, "n_models": 8}
+    return Experiment(**fields | changes)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Every file of the stores in a cache."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*.zarr/**/*")) if p.is_file()}
+
+
+def trained(folder: Path) -> list[list[int]]:
+    return sorted(json.loads(line)["models"] for p in folder.rglob("*.jsonl") for line in p.read_text().splitlines())
+
+
+def script(path, cache, n_models=8, epochs=2) -> list[str]:
+    code = (
+        f"import samlib; samlib.run(samlib.Experiment(dataset={str(path)!r}, hidden=(8,), epochs={epochs}, batch_size=16,"
+        f" n_models={n_models}), cache_dir={str(cache)!r})"
+    )
+    return [sys.executable, "-c", code]
+
+
+def test_runs_hold_what_was_trained(small_npz, client, tmp_path):
+    sam = experiment(small_npz, optimizer="sam", rho=0.1, n_models=10)
+    runs = run(sam, cluster=client, cache_dir=tmp_path)
+    data = load_dataset(small_npz)
+    arrays = {n: getattr(data, n) for n in ("x_train", "y_train", "x_test", "y_test")} | {"n_classes": 3}
+    expected = [train_group(sam.model_dump(), arrays, range(s, s + 8)) for s in (0, 8)]
+    assert isinstance(runs, xr.Dataset)
+    assert dict(runs.sizes) == {"model": 10, "example": 120, "test": 40}
+    for name, values in runs.items():
+        np.testing.assert_allclose(
+            values, np.concatenate([e[name] for e in expected])[:10], rtol=1e-4, atol=1e-5, err_msg=name
+        )
+    assert np.array_equal(runs.label, data.y_train)
+    assert np.array_equal(runs.test_label, data.y_test)
+    assert runs.attrs["data_checksum"] == data.checksum
+    assert runs.attrs["seconds"] > 0
+    assert Experiment(**json.loads(runs.attrs["experiment"])) == sam
+
+
+def test_what_exists_is_loaded_and_more_models_extend_it(small_npz, client, tmp_path):
+    first = run(experiment(small_npz), cluster=client, cache_dir=tmp_path / "a")
+    nowhere = "tcp://127.0.0.1:1"  # a scheduler that would fail if it were asked
+    xr.testing.assert_identical(run(experiment(small_npz), cluster=nowhere, cache_dir=tmp_path / "a"), first)
+    assert run(experiment(small_npz, n_models=3), cluster=nowhere, cache_dir=tmp_path / "a").sizes["model"] == 3
+    more = run(experiment(small_npz, n_models=24), cluster=client, cache_dir=tmp_path / "a")
+    assert trained(tmp_path / "a") == [[0, 8], [8, 16], [16, 24]]
+    xr.testing.assert_equal(more.isel(model=slice(8)), first)
+    run(experiment(small_npz, n_models=24), cluster=client, cache_dir=tmp_path / "b")
+    assert content(tmp_path / "a") == content(tmp_path / "b")
+
+
+def test_the_same_bytes_from_one_worker_process_and_from_the_default_cluster(small_npz, client, tmp_path):
+    from distributed import Client, LocalCluster
+
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50) as cluster,
+        Client(cluster, set_as_default=False) as one,
+    ):
+        run(
+            experiment(small_npz, n_models=24),
+            cluster=one.scheduler.address,
+            cache_dir=tmp_path / "one",
+            progress=False,
+        )
+    run(experiment(small_npz, n_models=24), cache_dir=tmp_path / "default", progress=False)
+    assert content(tmp_path / "one") == content(tmp_path / "default")
+    assert len(content(tmp_path / "one")) > 40
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_and_started_again_it_ends_with_the_same_bytes(small_npz, tmp_path):
+    calm, rough = tmp_path / "calm", tmp_path / "rough"
+    subprocess.run(script(small_npz, calm, 64, 40), check=True, capture_output=True)
+    rng = np.random.default_rng(0)
+    kills = 0
+    for _ in range(6):
+        process = subprocess.Popen(script(small_npz, rough, 64, 40), stderr=subprocess.DEVNULL, start_new_session=True)
+        try:
+            process.wait(timeout=2.5 + 4 * rng.random())
+            break
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            kills += 1
+    subprocess.run(script(small_npz, rough, 64, 40), check=True, capture_output=True)
+    assert kills > 0
+    assert content(rough) == content(calm)
+    assert trained(rough) == trained(calm)  # no finished group was trained twice
+
+
+@pytest.mark.slow
+def test_two_processes_at_once_share_the_work_of_one(small_npz, tmp_path):
+    both = [
+        subprocess.Popen(script(small_npz, tmp_path / "both", 16, 60), stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=120)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert trained(tmp_path / "both") == [[0, 8], [8, 16]]
+    subprocess.run(script(small_npz, tmp_path / "alone", 16, 60), check=True, capture_output=True)
+    assert content(tmp_path / "both") == content(tmp_path / "alone")
+
+
+@pytest.mark.slow
+def test_a_script_without_a_main_guard_just_works(small_npz, tmp_path):
+    path = tmp_path / "script.py"
+    path.write_text(script(small_npz, tmp_path / "cache")[2].replace("; ", "\n") + "\nprint('once')\n")
+    done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "once\n"), done.stderr
+
+
+@pytest.mark.slow
+def test_a_worker_killed_in_the_middle_loses_nothing(small_npz, tmp_path):
+    from distributed import Client, LocalCluster
+
+    slow = experiment(small_npz, n_models=32, epochs=60)
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=60) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        victim = client.run(os.getpid)
+        import threading
+
+        killer = threading.Timer(0.8, lambda: os.kill(next(iter(victim.values())), signal.SIGKILL))
+        killer.start()
+        run(slow, cluster=client, cache_dir=tmp_path / "hurt", progress=False)
+        killer.join()
+    run(slow, cache_dir=tmp_path / "calm", progress=False)
+    assert content(tmp_path / "hurt") == content(tmp_path / "calm")
+
+
+def test_models_that_diverge_are_named_and_left_out(small_npz, client, tmp_path):
+    wild = experiment(
+        small_npz, lr=1e-6
+    )  # as good as untrained: some guess better than the commonest class, some do not
+    with pytest.warns(UserWarning, match=r"\d of 8 models of .* diverged and are left out: \d") as said:
+        runs = run(wild, cluster=client, cache_dir=tmp_path)
+    gone = runs.attrs["diverged"]
+    assert gone
+    assert str(gone[0]) in str(said[0].message)
+    assert sorted([*gone, *runs.model.values]) == list(range(8))
+    assert not any(np.isnan(values).any() for name, values in runs.items())
+
+
+def test_all_diverged_is_an_error(small_npz, client, tmp_path):
+    with pytest.raises(ValueError, match=r"8 of 8 models of .* diverged .* Lower lr or rho"):
+        run(experiment(small_npz, lr=1e30), cluster=client, cache_dir=tmp_path)
+
+
+def chunk(folder: Path, name: str) -> Path:
+    return next(p for p in folder.rglob(f"*.zarr/{name}/c/0*") if p.is_file() or (p / "0").is_file())
+
+
+@pytest.mark.parametrize("name", ["logit", "test_entropy", "member", "correct", "train_loss", "complete"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
+def test_a_damaged_store_is_one_sentence(small_npz, client, tmp_path, name, damage):
+    run(experiment(small_npz), cluster=client, cache_dir=tmp_path)
+    path = chunk(tmp_path, name)
+    path = path / "0" if path.is_dir() else path
+    raw = bytearray(path.read_bytes())
+    if damage == "gone":
+        path.unlink()
+    elif damage == "cut":
+        path.write_bytes(raw[:-5])
+    else:
+        raw[len(raw) // 2] ^= 4
+        path.write_bytes(raw)
+    if (name, damage) == ("complete", "gone"):  # nothing is marked complete: it is trained again
+        before = content(tmp_path)
+        run(experiment(small_npz), cluster=client, cache_dir=tmp_path)
+        assert content(tmp_path).keys() - before.keys() == {str(path.relative_to(tmp_path))}
+        return
+    with pytest.raises(ValueError, match=r"The store .* is damaged .* delete that folder and run again\.$") as error:
+        run(experiment(small_npz), cluster=client, cache_dir=tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_store_made_with_other_data_is_refused(small_npz, client, tmp_path):
+    run(experiment(small_npz), cluster=client, cache_dir=tmp_path)
+    with np.load(small_npz) as file:
+        arrays = dict(file)
+    arrays["x_train"][0, 0] += 1
+    np.savez(small_npz, **arrays)
+    for n_models in (8, 16):
+        with pytest.raises(ValueError, match="was made with other data than"):
+            run(experiment(small_npz, n_models=n_models), cluster=client, cache_dir=tmp_path)
+
+
+def test_what_a_killed_writer_left_is_swept_up(small_npz, client, tmp_path):
+    run(experiment(small_npz), cluster=client, cache_dir=tmp_path)
+    left = chunk(tmp_path, "logit").with_suffix(".123.partial")
+    left.write_bytes(b"half")
+    run(experiment(small_npz, n_models=16), cluster=client, cache_dir=tmp_path)
+    assert not left.exists()
+
+
+def test_a_cache_that_cannot_be_written_is_one_sentence(small_npz, client, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"The cache .*file.* cannot be written .*; set SAMLIB_CACHE\."):
+        run(experiment(small_npz), cluster=client, cache_dir=tmp_path / "file")
+
+
+@pytest.mark.slow
+def test_no_scheduler_at_the_address_is_one_sentence(small_npz, tmp_path):
+    with pytest.raises(RuntimeError, match="No Dask scheduler"):
+        run(experiment(small_npz), cluster="tcp://127.0.0.1:1", cache_dir=tmp_path, progress=False)
+
+
+def test_progress_names_the_experiment_and_counts_models(small_npz, client, tmp_path, capsys):
+    run(experiment(small_npz, n_models=16), cluster=client, cache_dir=tmp_path)
+    said = capsys.readouterr().err
+    assert re.search(r"training .*small.npz mlp sgd: 100%.* 16/16", said)
+    run(experiment(small_npz, n_models=24), cluster=client, cache_dir=tmp_path, progress=False)
+    assert capsys.readouterr().err == ""
+
+
+def test_missing_groups(small_npz, tmp_path):
+    store = Store(tmp_path, experiment(small_npz, n_models=17), load_dataset(small_npz))
+    assert store.missing() == [range(0, 8), range(8, 16), range(16, 24)]
