@@ -13,6 +13,7 @@ _HOME = {
     "build_model": "models",
     "SAM": "optim",
     "Experiment": "experiment",
+    "from_parameters": "experiment",
     "run": "runs",
     "memorization": "memorization",
     "influence": "memorization",
@@ -22,7 +23,7 @@ _HOME = {
     "evaluate": "evaluation",
     "compare": "evaluation",
 }
-_ROOMS = ("attacks", "claims", "figures", "mixture", "signals", "theory", "widgets")
+_ROOMS = ("attacks", "audit", "claims", "figures", "mixture", "signals", "theory", "widgets")
 __all__ = sorted([*_HOME, *_ROOMS])
 
 

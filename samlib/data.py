@@ -70,7 +70,8 @@ def _digits():
     from sklearn.datasets import load_digits
 
     x, y = load_digits(return_X_y=True)
-    return _split((x / 16).astype(np.float32), y.astype(np.int64), n_test=360), tuple("0123456789")
+    images = (x / 16).astype(np.float32).reshape(-1, 8, 8)
+    return _split(images, y.astype(np.int64), n_test=360), tuple("0123456789")
 
 
 def _location30():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Container, Mapping
+from types import ModuleType
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -13,7 +15,7 @@ from samlib.models import MODELS
 FORMAT = 1  # the version of the store's layout and of the random streams; a change makes old stores invisible
 RECIPES: dict[str, dict[str, Any]] = {
     "digits": {"hidden": (128, 128), "epochs": 40, "weight_decay": 5e-4, "subset_fraction": 0.7},
-    "location30": {"hidden": (256,), "epochs": 50},
+    "location30": {"hidden": (256,), "epochs": 50, "rho": 0.1},
 }
 _Fraction = Annotated[float, Field(gt=0, lt=1)]
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -86,6 +88,42 @@ class Experiment(BaseModel):
         return f"{self.dataset} {self.model} {self.optimizer}{rho}"
 
 
+class ParameterError(ValueError):
+    """A parameter that no experiment has; a notebook shows its sentence alone, without the path through the library."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"{type(self).__name__}: {self}"]
+
+
+def pair(optimizer: str | None = "sam", **fields) -> dict[str, Experiment]:
+    """SGD and a sharpness-aware optimizer, alike in all else, so that their models are paired: {"sgd": ..., optimizer: ...}.
+
+    Raises ValueError as `Experiment` does.
+    """
+    other = Experiment(optimizer=optimizer or "sam", **fields)
+    if other.optimizer == "sgd":
+        raise ValueError("optimizer names what SGD is compared with, so it cannot be 'sgd' itself.")
+    return {"sgd": other.but(optimizer="sgd"), other.optimizer: other}
+
+
+def from_parameters(namespace: Mapping[str, Any], *, ignore: Container[str] = ()) -> dict[str, Experiment]:
+    """`pair` of a notebook's parameters: call it first, as `from_parameters(globals())`.
+
+    papermill only warns of a parameter that a notebook does not have, and passes any type; here every public variable
+    must be a parameter of an experiment, so that a misspelt one fails at once. Raises ParameterError, one sentence.
+    """
+    hidden = {"In", "Out", *ignore}
+    fields = {
+        name: value
+        for name, value in namespace.items()
+        if not (name.startswith("_") or name in hidden or callable(value) or isinstance(value, ModuleType))
+    }
+    try:
+        return pair(**fields)
+    except ValueError as error:
+        raise ParameterError(str(error)) from None
+
+
 def _is_radius(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
 
@@ -96,8 +134,8 @@ def _sentence(error: ValidationError) -> str:
     for problem in error.errors():
         name = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
-            said.append(f"Experiment has no parameter {name!r}; it has {', '.join(Experiment.model_fields)}.")
+            said.append(f"There is no parameter {name!r}, only {', '.join(Experiment.model_fields)}.")
         else:
             reason = problem["msg"][0].lower() + problem["msg"][1:]
-            said.append(f"Experiment parameter {name!r} = {problem['input']!r}: {reason}.")
+            said.append(f"Parameter {name!r} = {problem['input']!r}: {reason}.")
     return " ".join(said)

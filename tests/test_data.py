@@ -49,13 +49,13 @@ def entry(name, **fields):
 
 def test_digits_is_whole_and_split_once():
     digits = load_dataset("digits")
-    assert (digits.x_train.shape, digits.x_test.shape, len(digits.classes)) == ((1437, 64), (360, 64), 10)
+    assert (digits.x_train.shape, digits.x_test.shape, len(digits.classes)) == ((1437, 8, 8), (360, 8, 8), 10)
     assert digits.x_train.dtype == np.float32
     assert 0 <= digits.x_train.min() < digits.x_train.max() == 1
     both = np.concatenate([digits.x_train, digits.x_test])
     from sklearn.datasets import load_digits
 
-    assert sorted(map(bytes, both)) == sorted(map(bytes, (load_digits().data / 16).astype(np.float32)))
+    assert sorted(map(bytes, both)) == sorted(map(bytes, (load_digits().images / 16).astype(np.float32)))
     assert load_dataset("digits").checksum == digits.checksum
     assert load_dataset("digits", pool=100).checksum != digits.checksum
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from samlib import Experiment
+from samlib.experiment import ParameterError, from_parameters, pair
 
 
 def test_recipes_fill_in_what_is_left_out_or_none():
@@ -50,8 +51,8 @@ def test_the_key_is_the_same_in_another_process():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"optimiser": "sam"}, "Experiment has no parameter 'optimiser'; it has dataset"),
-        ({"optimizer": "adam"}, "Experiment parameter 'optimizer' = 'adam': input should be 'sgd', 'sam' or 'asam'"),
+        ({"optimiser": "sam"}, "There is no parameter 'optimiser', only dataset"),
+        ({"optimizer": "adam"}, "Parameter 'optimizer' = 'adam': input should be 'sgd', 'sam' or 'asam'"),
         ({"rho": -1}, "'rho' = -1"),
         ({"rho": -1, "optimizer": "sam"}, "'rho' = -1: input should be greater than or equal to 0"),
         ({"rho": "big"}, "'rho' = 'big'"),
@@ -93,3 +94,25 @@ def test_json_round_trip(rho, n, fraction, seed):
     again = Experiment(**json.loads(experiment.model_dump_json()))
     assert again == experiment
     assert again.key == experiment.key
+
+
+def test_a_pair_differs_in_the_optimizer_alone():
+    two = pair(dataset="digits", rho=0.2, n_models=4)
+    assert list(two) == ["sgd", "sam"]
+    assert two["sam"].but(optimizer="sgd") == two["sgd"]
+    assert two["sam"].rho == 0.2
+    assert list(pair("asam")) == ["sgd", "asam"]
+    with pytest.raises(ValueError, match="optimizer names what SGD is compared with"):
+        pair("sgd")
+
+
+def test_a_notebooks_globals_become_experiments_and_a_misspelt_one_is_refused():
+    namespace = {"dataset": "digits", "rho": None, "n_models": 8, "In": [], "_": 3, "json": json, "exit": exit, "kind": int}
+    assert from_parameters(namespace) == pair(dataset="digits", n_models=8)
+    with pytest.raises(ParameterError, match="There is no parameter 'rhoo', only dataset") as error:
+        from_parameters({**namespace, "rhoo": 0.1})
+    assert error.value._render_traceback_() == [f"ParameterError: {error.value}"]
+    with pytest.raises(ParameterError, match="'rho' = -1"):
+        from_parameters({**namespace, "rho": -1})
+    with pytest.raises(ParameterError, match="'rho' = -1"):
+        from_parameters({**namespace, "rho": -1, "optimizer": "sgd"})

@@ -1,0 +1,177 @@
+"""Train, execute every notebook with papermill, build the book: what `make book` runs.
+
+A page is executed again only if its notebook, its parameters, the library or the recorded results have changed since.
+Exit status: 0; 1 if a notebook failed (its page shows the error, the others are built); 2 if the book did not build.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+import nbformat
+
+from samlib.experiment import pair
+from samlib.runs import run
+
+ROOT = Path(__file__).resolve().parents[1]
+DATASETS = {"location30": "Location-30", "digits": "Digits"}
+# A page is a notebook and, where it looks at one data set, that data set.
+PAGES = [(name, dataset) for name in ("membership_risk", "memorization") for dataset in DATASETS]
+PAGES += [("introduction", None)]
+PROFILES = {
+    "quick": {},
+    "smoke": {"n_models": 16, "epochs": 8},  # for tests of the book itself; its numbers mean little
+}
+TIMEOUT = 1800  # seconds a cell may take
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--profile", choices=PROFILES, default="quick")
+    parser.add_argument("--output", type=Path, default=ROOT / "book", help="folder of the executed notebooks and the build")
+    args = parser.parse_args()
+    start, clock = time.perf_counter(), {}
+    executed = args.output / "notebooks"
+    executed.mkdir(parents=True, exist_ok=True)
+    pages = {target(name, dataset): plan(name, dataset, args.profile) for name, dataset in PAGES}
+    stale = {page: todo for page, todo in pages.items() if fingerprint_of(executed / page) != todo["fingerprint"]}
+    for page in pages.keys() - stale.keys():
+        say(f"reused    {page}: nothing that it depends on has changed")
+    for left in set(p.name for p in executed.glob("*.ipynb")) - pages.keys():
+        (executed / left).unlink()
+
+    if stale:
+        train(args.profile)
+        clock["training"] = time.perf_counter() - start
+    failed = execute(stale, executed)
+    clock["notebooks"] = time.perf_counter() - start - sum(clock.values())
+    status = build(args.output)
+    clock["book"] = time.perf_counter() - start - sum(clock.values())
+    say("seconds: " + ", ".join(f"{what} {seconds:.0f}" for what, seconds in clock.items()))
+    if status:
+        say("The book did not build; the messages above say why.")
+        return 2
+    say(f"Open {args.output / 'build' / '_build' / 'html' / 'index.html'}")
+    for page in failed:
+        say(f"FAILED: {page}; its page shows the error.")
+    return 1 if failed else 0
+
+
+def say(message: str) -> None:
+    print(message, flush=True)
+
+
+def target(name: str, dataset: str | None) -> str:
+    return f"{name}_{dataset}.ipynb" if dataset else f"{name}.ipynb"
+
+
+def plan(name: str, dataset: str | None, profile: str) -> dict:
+    """What executes a page, and a fingerprint of all that the result depends on."""
+    source = ROOT / "notebooks" / f"{name}.ipynb"
+    given = {"dataset": dataset} if dataset else {"datasets": list(DATASETS)}
+    parameters = given | {"profile": profile} | PROFILES[profile]
+    digest = hashlib.sha256(json.dumps([parameters, DATASETS, sys.version_info[:2]], sort_keys=True).encode())
+    for package in ("torch", "numpy", "scipy", "matplotlib", "seaborn", "xarray"):
+        digest.update(f"{package} {importlib.metadata.version(package)}".encode())
+    for file in [source, *sorted((ROOT / "samlib").rglob("*.py")), *sorted((ROOT / "book" / "results").rglob("*"))]:
+        if file.is_file():
+            digest.update(file.read_bytes())
+    return {
+        "source": str(source),
+        "parameters": parameters,
+        "title": DATASETS.get(dataset),
+        "fingerprint": digest.hexdigest(),
+    }
+
+
+def fingerprint_of(path: Path) -> str | None:
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        return json.loads(path.read_text())["metadata"]["samlib"]["fingerprint"]
+    return None
+
+
+def train(profile: str) -> None:
+    """All models that the notebooks read, before any notebook, so that progress shows here and not inside a kernel."""
+    experiments = [e for d in DATASETS for e in pair(dataset=d, **PROFILES[profile]).values()]
+    for i, experiment in enumerate(experiments, 1):
+        say(f"models    {i} of {len(experiments)}: {experiment.n_models} of {experiment}")
+        run(experiment)
+
+
+def execute(stale: dict[str, dict], executed: Path) -> list[str]:
+    """Execute pages in as many processes as there are cores; returns those that failed."""
+    failed, start = [], time.perf_counter()
+    if not stale:
+        return failed
+    workers = min(len(stale), getattr(os, "process_cpu_count", os.cpu_count)())
+    say(f"notebooks {len(stale)} to execute, {workers} at a time")
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        jobs = {pool.submit(execute_page, page, todo, executed): page for page, todo in stale.items()}
+        for done, job in enumerate(as_completed(jobs), 1):
+            seconds, error = job.result()
+            left = (time.perf_counter() - start) / done * (len(jobs) - done)
+            say(
+                f"{'FAILED   ' if error else 'executed '} {jobs[job]} in {seconds:.0f} s "
+                f"({done} of {len(jobs)}, about {left:.0f} s left){': ' + error if error else ''}"
+            )
+            failed += [jobs[job]] if error else []
+    return failed
+
+
+def execute_page(page: str, todo: dict, executed: Path) -> tuple[float, str | None]:
+    """One notebook by papermill, with its title and fingerprint; returns seconds and, if it failed, its last line."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    import papermill
+
+    start, path, error = time.perf_counter(), executed / page, None
+    try:
+        papermill.execute_notebook(
+            todo["source"], path, todo["parameters"], progress_bar=False, execution_timeout=TIMEOUT, coalesce_streams=True,
+            cwd=executed, kernel_name="python3",
+        )  # fmt: skip
+    except papermill.PapermillExecutionError as problem:
+        error = f"{problem.ename}: {problem.evalue}".splitlines()[0]
+    except Exception as problem:  # a dead kernel, a time-out: the page says so like any other error
+        error = f"{type(problem).__name__}: {problem}".splitlines()[0]
+    notebook = nbformat.read(path if path.exists() else todo["source"], 4)
+    first = notebook.cells[0]
+    if todo["title"]:  # one notebook, several pages: each with a title of its own
+        heading, _, rest = first.source.partition("\n")
+        first.source = f"{heading}: {todo['title']}\n{rest}"
+    if error is None:
+        notebook.metadata["samlib"] = {"fingerprint": todo["fingerprint"]}
+    nbformat.write(notebook, path)
+    return time.perf_counter() - start, error
+
+
+def build(output: Path) -> int:
+    """Sphinx, by jupyter-book, warnings as errors; quiet unless it fails."""
+    say("book      building")
+    book = ROOT / "book"
+    if output != book:  # build from a copy beside the executed notebooks, so that a checkout is never written to
+        import shutil
+
+        shutil.copytree(book, output, dirs_exist_ok=True, ignore=shutil.ignore_patterns("build", "notebooks", "*.pyc"))
+    command = [
+        *(sys.executable, "-m", "jupyter_book", "build", str(output), "--config", str(ROOT / "_config.yml")),
+        *("--path-output", str(output / "build"), "-W", "-n", "--keep-going"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONWARNINGS": "ignore"})
+    if done.returncode:
+        sys.stderr.write(done.stdout[-6000:] + done.stderr[-6000:])
+    return done.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,30 @@
+"""The two-class mixture of Figure 5 (theory.md, section 4): sampling, Bayes rule, fits by SGD and SAM, exact errors.
+
+Red is +1, blue is -1.
+"""
+
+from samlib.mixture.fitting import MLP, Predictor, descend, features, fit, fit_mlp, newton, objective
+from samlib.mixture.measures import PairedDraws, PairedTest, errors, failure_map, paired_draws, paired_test
+from samlib.mixture.model import BLUE, CLUSTERS, RED, Mixture, quadrature
+
+__all__ = [
+    "BLUE",
+    "CLUSTERS",
+    "MLP",
+    "RED",
+    "Mixture",
+    "PairedDraws",
+    "PairedTest",
+    "Predictor",
+    "descend",
+    "errors",
+    "failure_map",
+    "features",
+    "fit",
+    "fit_mlp",
+    "newton",
+    "objective",
+    "paired_draws",
+    "paired_test",
+    "quadrature",
+]

@@ -1,0 +1,104 @@
+"""The house rules that a file can break without any code failing."""
+
+import ast
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+CONDA_NAMES = {"torch": "pytorch", "dask": "dask-core", "matplotlib": "matplotlib-base"}
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+# Each room imports only from rooms to its left.
+ORDER = (
+    "checks data models optim experiment signals training runs memorization attacks evaluation audit mixture theory "
+    "claims figures widgets cli"
+).split()
+
+
+def pyproject():
+    import tomllib
+
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_environment_yml_has_the_packages_and_bounds_of_pyproject():
+    project = pyproject()
+    wanted = {}
+    for text in project["dependencies"] + project["optional-dependencies"]["book"]:
+        requirement = Requirement(text)
+        wanted[CONDA_NAMES.get(requirement.name, requirement.name)] = requirement.specifier
+    entries = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    pip = next(entry["pip"] for entry in entries if isinstance(entry, dict))
+    found = [Requirement(e.replace(" ", "")) for e in entries if isinstance(e, str)] + [
+        Requirement(e) for e in pip if not e.startswith("-e")
+    ]
+    found = {r.name: r.specifier for r in found}
+    assert str(found.pop("python")) == str(Requirement(f"python{project['requires-python']}").specifier)
+    del found["pip"]
+    assert found == wanted
+
+
+def test_the_constraints_satisfy_pyproject():
+    pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split())
+    project = pyproject()
+    for text in project["dependencies"] + project["optional-dependencies"]["book"] + project["optional-dependencies"]["test"]:
+        requirement = Requirement(text)
+        assert requirement.specifier.contains(pinned[requirement.name]), text
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "samlib").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_module_is_short_and_imports_from_its_left_only(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= 400
+    room = path.relative_to(ROOT / "samlib").parts[0].removesuffix(".py")
+    if room == "__init__":
+        return
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("samlib"):
+            names = [node.module.split(".")[1]] if "." in node.module else [alias.name for alias in node.names]
+            for name in names:
+                if name in ORDER and name != room:
+                    assert ORDER.index(name) < ORDER.index(room), f"{room} imports {name}"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.name)
+def test_notebooks_are_clean_and_parameterized(path):
+    notebook = json.loads(path.read_text())
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert all(not cell["outputs"] and cell["execution_count"] is None for cell in code)
+    tagged = [cell for cell in code if "parameters" in cell["metadata"].get("tags", [])]
+    assert tagged == code[:1]
+    assert notebook["cells"][0]["cell_type"] == "markdown"
+    assert "".join(notebook["cells"][0]["source"]).startswith("# ")
+    ids = [cell["id"] for cell in notebook["cells"]]
+    assert len(set(ids)) == len(ids)
+
+
+def test_there_are_notebooks():
+    assert len(NOTEBOOKS) >= 3
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.name)
+def test_no_number_of_a_run_is_typed_into_a_notebooks_text(path):
+    for cell in json.loads(path.read_text())["cells"]:
+        if cell["cell_type"] == "markdown":
+            assert not re.search(r"\d\.\d|\d\s?%", re.sub(r"\$[^$]*\$|\(.*?\d{4}.*?\)", "", "".join(cell["source"])))
+
+
+def test_no_registry_host_or_machine_path_in_the_tree():
+    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    hosts = ["pypi" + ".org", "files.pythonhosted" + ".org", "registry.npmjs" + ".org", "deb.debian" + ".org", "/work" + "/"]
+    for file in files:
+        text = (ROOT / file).read_text(errors="ignore")
+        assert not [host for host in hosts if host in text], file
+
+
+def test_make_help_names_both_commands():
+    done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert re.search(r"make book .*book", done.stdout)
+    assert re.search(r"make test .*test", done.stdout)
