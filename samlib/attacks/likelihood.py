@@ -9,7 +9,7 @@ from scipy.special import log_ndtr
 
 from samlib.checks import as_array, as_member
 
-_BLOCK = 1 << 18  # signals per block: 2 MB in float64, which stays in the cache over the passes
+_BLOCK = 1 << 17  # signals per block: 1 MB in float64, which stays in the cache over the passes
 
 
 class Moments(NamedTuple):
@@ -37,8 +37,8 @@ def moments(shadow, member, *, truncate=False, medians=False) -> Moments:
     its in models and the first m_out of its out models, where m_in and m_out are the smallest counts over examples
     (what the published LiRA script does); medians also computes the medians that variance="reference" centres on.
 
-    An infinite signal (the logit of a saturated probability) counts as the largest (smallest) finite one, or as the
-    logit of the largest probability below one that the signals' type can hold, whichever is further out.
+    An infinite signal (the logit of a saturated probability) counts as the largest (smallest) finite one of all models
+    and examples, so that it does not swamp the deviations; as 1 (-1) where none is finite.
     Raises ValueError for fewer than two models, NaN, and shapes that disagree.
     """
     return _moments("shadow", shadow, "member", member, truncate=truncate, medians=medians)
@@ -146,9 +146,11 @@ def _moments(shadow_name, shadow, member_name, member, *, truncate=False, median
                 mask = mask & (np.cumsum(mask, 0, dtype=np.int32) <= cap)
             k = np.minimum(count[block], cap)
             k, mask = (k, mask) if v.ndim == 2 else (k[:, None], mask[..., None])
+            w = mask.astype(np.float64)
             with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN of a side without models
-                mean[block] = np.where(mask, v, 0).sum(0) / k
-                std[block] = np.sqrt((np.where(mask, v - mean[block], 0) ** 2).sum(0) / k)
+                mean[block] = np.einsum("k...,k...->...", w, v) / k
+                residual = (v - mean[block]) * w
+                std[block] = np.sqrt(np.einsum("k...,k...->...", residual, residual) / k)
             if medians:
                 median[block] = _median(v, mask, k)
     (mean_in, std_in, median_in), (mean_out, std_out, median_out) = found
@@ -167,16 +169,14 @@ def _median(v, mask, k):
 
 
 def _extremes(x) -> tuple[float, float]:
+    """The smallest and the largest finite value of x; -1 and 1 where there is none."""
     low, high = float(x.min()), float(x.max())
     if np.isfinite(low) and np.isfinite(high):
         return low, high
-    # Rounding to one loses what lies within half a step of it.
-    limit = float(-np.log(np.finfo(x.dtype).epsneg / 2))
     finite = np.isfinite(x)
-    return (
-        float(min(x.min(where=finite, initial=np.inf), -limit)),
-        float(max(x.max(where=finite, initial=-np.inf), limit)),
-    )
+    if not finite.any():
+        return -1.0, 1.0
+    return float(x.min(where=finite, initial=np.inf)), float(x.max(where=finite, initial=-np.inf))
 
 
 def _finite(x, low, high) -> np.ndarray:

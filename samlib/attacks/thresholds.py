@@ -11,7 +11,7 @@ from samlib.checks import as_array, as_labels, as_member, same_shape
 
 
 def correctness(probs, labels) -> np.ndarray:
-    """1.0 where the target predicts the label, else 0.0 (the gap attack of Yeom et al. 2018; Song and Mittal 2021, eq. 5).
+    """1.0 where the target predicts the label, else 0.0 (the gap attack of Yeom et al. 2018).
 
     probs (..., n, classes), labels (n,); returns (..., n). The first of equal probabilities is the prediction.
     Raises ValueError where probabilities lie outside [0, 1], do not sum to one, are fewer than two a row, or where
@@ -22,7 +22,7 @@ def correctness(probs, labels) -> np.ndarray:
 
 
 def confidence(probs, labels) -> np.ndarray:
-    """Probability of the true class (Song and Mittal 2021, eq. 6). Shapes and errors as `correctness`."""
+    """Probability of the true class, p_y (Salem et al. 2019; Song and Mittal 2021). Shapes and errors as `correctness`."""
     p, y = _probabilities(probs, labels)
     return _true(p, y)
 
@@ -37,7 +37,7 @@ def loss(probs, labels) -> np.ndarray:
 
 
 def entropy(probs, labels) -> np.ndarray:
-    """Negated entropy of the prediction, sum_i p_i log p_i, in nats (Shokri et al. 2017; Song and Mittal 2021, eq. 7).
+    """Negated entropy of the prediction, sum_i p_i log p_i, in nats (Salem et al. 2019; Song and Mittal 2021).
 
     The labels are checked and not used. Shapes and errors as `correctness`.
     """
@@ -46,18 +46,21 @@ def entropy(probs, labels) -> np.ndarray:
 
 
 def modified_entropy(probs, labels) -> np.ndarray:
-    """Negated modified entropy (Song and Mittal 2021, eq. 8): (1 - p_y) log p_y + sum_{i != y} p_i log(1 - p_i).
+    """Negated modified entropy, -Mentr (Song and Mittal 2021): (1 - p_y) log p_y + sum_{i != y} p_i log(1 - p_i).
 
     Finite for saturated probabilities: logarithms of zero count as -708.4, the smallest normal double's (the published
     code cuts them at 1e-30). Shapes and errors as `correctness`.
     """
     p, y = _probabilities(probs, labels)
-    p_y, others = _true(p, y), p * _log(1 - p)
-    return (1 - p_y) * _log(p_y) + others.sum(-1) - _true(others, y)
+    p_y = _true(p, y)
+    others = np.where(np.arange(p.shape[-1]) == y[:, None], 0, p)
+    # Where p is small, log1p keeps what 1 - p would round away.
+    log_rest = np.where(others < 0.5, np.log1p(-np.minimum(others, 0.5)), _log(1 - others))
+    return (1 - p_y) * _log(p_y) + (others * log_rest).sum(-1)
 
 
 def threshold(shadow_scores, shadow_member, target_scores, *, shadow_labels=None, target_labels=None) -> np.ndarray:
-    """Membership by the threshold that separates a shadow model's members best (Song and Mittal 2021, section 3.2).
+    """Membership by the threshold that separates a shadow model's members best (Song and Mittal 2021).
 
     shadow_scores (n_s,) or (models, n_s), shadow_member of the same shape; target_scores (n,) or (t, n). With
     shadow_labels (n_s,) and target_labels (n,), one threshold a class. Returns bool, of target_scores' shape: True, a
