@@ -118,7 +118,7 @@ def _logpdf(x, mean, std):
     return -0.5 * ((x - mean) / std) ** 2 - np.log(std) - 0.5 * np.log(2 * np.pi)
 
 
-def _moments(shadow_name, shadow, member_name, member, *, truncate=False, medians=False) -> Moments:
+def _moments(shadow_name, shadow, member_name, member, *, truncate=False, medians=False, deviations=True) -> Moments:
     x = as_array(shadow_name, shadow, ndim=(2, 3), infinite=True)
     member = as_member(member_name, member, ndim=2)
     if member.shape != x.shape[:2]:
@@ -134,6 +134,7 @@ def _moments(shadow_name, shadow, member_name, member, *, truncate=False, median
     counts = [n_in, n_models - n_in]
     most = [int(c.min()) if truncate else n_models for c in counts]
 
+    narrow = np.float32 if x.dtype in (np.float16, np.float32) else np.float64
     found = [[np.full(x.shape[1:], np.nan) for _ in range(3)] for _ in counts]
     step = max(1, _BLOCK // (n_models * (x.size // member.size)))
     for start in range(0, n, step):
@@ -143,16 +144,17 @@ def _moments(shadow_name, shadow, member_name, member, *, truncate=False, median
             (member[:, block], ~member[:, block]), counts, most, found, strict=True
         ):
             if cap < n_models:
-                mask = mask & (np.cumsum(mask, 0, dtype=np.int32) <= cap)
+                mask = mask & (np.cumsum(mask, 0, dtype=np.min_scalar_type(-n_models - 1)) <= cap)
             k = np.minimum(count[block], cap)
             k, mask = (k, mask) if v.ndim == 2 else (k[:, None], mask[..., None])
             w = mask.astype(np.float64)
             with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN of a side without models
                 mean[block] = np.einsum("k...,k...->...", w, v) / k
-                residual = (v - mean[block]) * w
-                std[block] = np.sqrt(np.einsum("k...,k...->...", residual, residual) / k)
+                if deviations:
+                    residual = (v - mean[block]) * w
+                    std[block] = np.sqrt(np.einsum("k...,k...->...", residual, residual) / k)
             if medians:
-                median[block] = _median(v, mask, k)
+                median[block] = _median(np.where(mask, v, np.inf).astype(narrow), k)
     (mean_in, std_in, median_in), (mean_out, std_out, median_out) = found
     used_in, used_out = (np.minimum(count, cap) for count, cap in zip(counts, most, strict=True))
     if not medians:
@@ -160,12 +162,12 @@ def _moments(shadow_name, shadow, member_name, member, *, truncate=False, median
     return Moments(mean_in, mean_out, std_in, std_out, used_in, used_out, median_in, median_out, low, high)
 
 
-def _median(v, mask, k):
-    """Medians over the masked models of v (models, n[, q]), k of them for each example."""
-    ranked = np.sort(np.where(mask, v, np.inf), axis=0)
-    k = np.broadcast_to(k, v.shape[1:])[None]
-    lower, upper = (np.take_along_axis(ranked, np.maximum(i, 0), 0)[0] for i in ((k - 1) // 2, k // 2))
-    return np.where(k[0] > 0, (lower + upper) / 2, np.nan)
+def _median(v, k):
+    """Medians over the k smallest models of v (models, n[, q])."""
+    ranked = np.sort(np.ascontiguousarray(np.moveaxis(v, 0, -1)), axis=-1)
+    k = np.broadcast_to(k, v.shape[1:])[..., None]
+    lower, upper = (np.take_along_axis(ranked, np.maximum(i, 0), -1)[..., 0] for i in ((k - 1) // 2, k // 2))
+    return np.where(k[..., 0] > 0, (lower.astype(np.float64) + upper) / 2, np.nan)
 
 
 def _extremes(x) -> tuple[float, float]:

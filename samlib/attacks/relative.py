@@ -122,7 +122,7 @@ def _probability_moments(shadow_name, shadow, member_name, member) -> Moments:
     if not isinstance(shadow, Moments):
         shadow = as_array(shadow_name, shadow, ndim=(2, 3))
         _in_unit_range(shadow_name, shadow)
-    m = _as_moments(shadow_name, shadow, member_name, member)
+    m = _as_moments(shadow_name, shadow, member_name, member, deviations=False)
     if m.low < 0 or m.high > 1 + 1e-5:
         raise ValueError(f"{shadow_name} must be moments of probabilities, but the signals span {m.low} to {m.high}.")
     return m
