@@ -148,6 +148,9 @@ def test_threshold_metamorphic():
     np.testing.assert_array_equal([attacks.threshold(s, m, row) for row in t], called)
     ones = {"shadow_labels": np.full(50, 7), "target_labels": np.full(20, 7)}
     np.testing.assert_array_equal(attacks.threshold(s, m, t, **ones), called)
+    by_class = attacks.threshold(s, m, t, shadow_labels=y, target_labels=y_t)
+    far = attacks.threshold(s, m, t, shadow_labels=10**12 * y, target_labels=10**12 * y_t)
+    np.testing.assert_array_equal(far, by_class)
     np.testing.assert_array_equal(
         attacks.threshold(s.astype(np.float32), m, s.astype(np.float32)), attacks.threshold(s, m, s)
     )

@@ -225,6 +225,17 @@ def test_lira_takes_infinite_logits_as_the_extremes():
     assert (attacks.lira(np.full(30, np.inf), np.where(member, np.inf, -np.inf), member) > 0).all()
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("variance", VARIANCES)
+@settings(deadline=None, max_examples=40)
+@given(data=st.data())
+def test_lira_is_finite_on_whatever_is_not_nan(mode, variance, data):
+    anything = st.one_of(st.floats(allow_nan=False), st.sampled_from([0.0, np.inf, -np.inf, 1.8e308, 5e-324]))
+    values = np.array(data.draw(st.lists(anything, min_size=15, max_size=15))).reshape(5, 3)
+    member = np.array([[1, 1, 1], [1, 0, 0], [0, 1, 0], [0, 0, 1]], bool)
+    assert np.isfinite(attacks.lira(values[0], values[1:], member, mode=mode, variance=variance)).all()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

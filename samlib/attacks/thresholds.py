@@ -90,6 +90,9 @@ def threshold(shadow_scores, shadow_member, target_scores, *, shadow_labels=None
         if labels.shape != values.shape[-1:]:
             raise ValueError(f"{name} has shape {labels.shape}, but there are {values.shape[-1]} examples.")
     n_classes = int(max(y_shadow.max(), y.max())) + 1
+    if n_classes > 2**16:  # number the classes that occur, rather than hold a threshold for all below the largest
+        occurring, index = np.unique(np.r_[y_shadow, y], return_inverse=True)
+        y_shadow, y, n_classes = index[: len(y_shadow)], index[len(y_shadow) :], len(occurring)
     y_shadow = np.broadcast_to(y_shadow, scores.shape).ravel()
     cuts = _best_thresholds(scores.ravel(), member.ravel(), y_shadow, n_classes)
     if np.isnan(cuts[y]).any():
