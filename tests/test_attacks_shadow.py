@@ -488,6 +488,7 @@ def test_base_orders_as_rmia_where_every_example_is_in_half_of_the_models(probab
         ({"population": np.full((2, 3), 0.5)}, "target and population must hold the same target models"),
         ({"population_shadow": np.full(3, 0.5)}, "population_shadow must have 2 or 3 dimension"),
         ({"population_shadow": np.full((6, 3, 2), 0.5)}, r"population_shadow must be \(models, z\)"),
+        ({"population_shadow": np.full((5, 3), 0.5)}, "population_shadow holds 5 models, but shadow holds 6"),
         ({"population_member": np.zeros((6, 2))}, r"population_member has shape \(6, 2\)"),
         ({"population_member": np.ones((6, 3))}, r"population_member: 3 example\(s\) have no out model"),
         ({"gamma": 0.0}, "gamma must be a finite number above 0"),
