@@ -148,6 +148,9 @@ def test_threshold_metamorphic():
     np.testing.assert_array_equal([attacks.threshold(s, m, row) for row in t], called)
     ones = {"shadow_labels": np.full(50, 7), "target_labels": np.full(20, 7)}
     np.testing.assert_array_equal(attacks.threshold(s, m, t, **ones), called)
+    by_class = attacks.threshold(s, m, t, shadow_labels=y, target_labels=y_t)
+    far = attacks.threshold(s, m, t, shadow_labels=10**12 * y, target_labels=10**12 * y_t)
+    np.testing.assert_array_equal(far, by_class)
     np.testing.assert_array_equal(
         attacks.threshold(s.astype(np.float32), m, s.astype(np.float32)), attacks.threshold(s, m, s)
     )
@@ -319,7 +322,7 @@ def test_quantile_regression_gaussian_head(hetero, regressor):
     truth = (t - 3 * u[:, 0]) / (0.5 + u[:, 0])
     assert np.corrcoef(score, truth)[0, 1] > 0.95
     assert abs(score[~member].mean()) < 0.15
-    assert abs(score[~member].std() - 1) < 0.2
+    assert abs(score[~member].std() - 1) < 0.1
     assert auc(score, member) > auc(t, member) + 0.05  # what the features are worth
     if module is not None:
         assert all(torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))

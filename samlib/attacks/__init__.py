@@ -1,4 +1,13 @@
-"""Membership inference attacks: arrays in, scores out, higher = more likely a member."""
+"""Membership inference attacks: arrays in, scores out, higher = more likely a member.
+
+From the target's outputs alone: `correctness`, `confidence`, `loss`, `entropy`, `modified_entropy`; `threshold` turns
+such a score into a decision, `label_only` takes predicted labels. With points that the target did not train on:
+`population`, `quantile_regression`. With shadow models: `difficulty_calibration`, `lira`, `rmia`, `base`.
+
+The last four look at the same thing, the signals of the models that saw an example and of those that did not: `moments`
+computes their means and deviations once. `difficulty_calibration` uses the out mean, `base` and `rmia` the means of
+probabilities, `lira` means and deviations of logits.
+"""
 
 from samlib.attacks.calibrated import difficulty_calibration, label_only, population
 from samlib.attacks.likelihood import Moments, lira, moments

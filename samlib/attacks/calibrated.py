@@ -52,7 +52,7 @@ def difficulty_calibration(target, shadow, member=None) -> np.ndarray:
     Infinite signals count as `moments` says. Raises ValueError for NaN, shapes that disagree, one shadow model, and an
     example that every shadow model saw.
     """
-    m = _as_moments("shadow", shadow, "member", member)
+    m = _as_moments("shadow", shadow, "member", member, deviations=False)
     _need_sides(m, online=False, name="member")
     rows, stacked = _targets("target", target, m.mean_out.shape)
     scores = np.stack([_finite(row, m.low, m.high) - m.mean_out for row in rows])

@@ -10,6 +10,7 @@ from scipy.special import log_ndtr
 from samlib.checks import as_array, as_member
 
 _BLOCK = 1 << 17  # signals per block: 1 MB in float64, which stays in the cache over the passes
+_FAR = 1e100  # squares of what lies further out, over a deviation of 1e-30, would overflow
 
 
 class Moments(NamedTuple):
@@ -38,7 +39,8 @@ def moments(shadow, member, *, truncate=False, medians=False) -> Moments:
     (what the published LiRA script does); medians also computes the medians that variance="reference" centres on.
 
     An infinite signal (the logit of a saturated probability) counts as the largest (smallest) finite one of all models
-    and examples, so that it does not swamp the deviations; as 1 (-1) where none is finite.
+    and examples, so that it does not swamp the deviations; as 1 (-1) where none is finite. No signal counts as more
+    than 1e100 from zero.
     Raises ValueError for fewer than two models, NaN, and shapes that disagree.
     """
     return _moments("shadow", shadow, "member", member, truncate=truncate, medians=medians)
@@ -118,7 +120,7 @@ def _logpdf(x, mean, std):
     return -0.5 * ((x - mean) / std) ** 2 - np.log(std) - 0.5 * np.log(2 * np.pi)
 
 
-def _moments(shadow_name, shadow, member_name, member, *, truncate=False, medians=False) -> Moments:
+def _moments(shadow_name, shadow, member_name, member, *, truncate=False, medians=False, deviations=True) -> Moments:
     x = as_array(shadow_name, shadow, ndim=(2, 3), infinite=True)
     member = as_member(member_name, member, ndim=2)
     if member.shape != x.shape[:2]:
@@ -129,30 +131,35 @@ def _moments(shadow_name, shadow, member_name, member, *, truncate=False, median
     if len(x) < 2:
         raise ValueError(f"{shadow_name} holds one model: at least two shadow models are needed.")
     n_models, n = member.shape
-    low, high = _extremes(x)
+    low, high = float(x.min()), float(x.max())
+    tame = low >= -_FAR and high <= _FAR
+    if not tame:
+        low, high = _finite_extremes(x)
     n_in = member.sum(0)
     counts = [n_in, n_models - n_in]
     most = [int(c.min()) if truncate else n_models for c in counts]
 
+    narrow = np.float32 if x.dtype in (np.float16, np.float32) else np.float64
     found = [[np.full(x.shape[1:], np.nan) for _ in range(3)] for _ in counts]
     step = max(1, _BLOCK // (n_models * (x.size // member.size)))
     for start in range(0, n, step):
         block = slice(start, start + step)
-        v = _finite(x[:, block], low, high)
+        v = x[:, block].astype(np.float64) if tame else _finite(x[:, block], low, high)
         for mask, count, cap, (mean, std, median) in zip(
             (member[:, block], ~member[:, block]), counts, most, found, strict=True
         ):
             if cap < n_models:
-                mask = mask & (np.cumsum(mask, 0, dtype=np.int32) <= cap)
+                mask = mask & (np.cumsum(mask, 0, dtype=np.min_scalar_type(-n_models - 1)) <= cap)
             k = np.minimum(count[block], cap)
             k, mask = (k, mask) if v.ndim == 2 else (k[:, None], mask[..., None])
             w = mask.astype(np.float64)
             with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN of a side without models
                 mean[block] = np.einsum("k...,k...->...", w, v) / k
-                residual = (v - mean[block]) * w
-                std[block] = np.sqrt(np.einsum("k...,k...->...", residual, residual) / k)
+                if deviations:
+                    residual = (v - mean[block]) * w
+                    std[block] = np.sqrt(np.einsum("k...,k...->...", residual, residual) / k)
             if medians:
-                median[block] = _median(v, mask, k)
+                median[block] = _median(np.where(mask, v, np.inf).astype(narrow), k)
     (mean_in, std_in, median_in), (mean_out, std_out, median_out) = found
     used_in, used_out = (np.minimum(count, cap) for count, cap in zip(counts, most, strict=True))
     if not medians:
@@ -160,19 +167,16 @@ def _moments(shadow_name, shadow, member_name, member, *, truncate=False, median
     return Moments(mean_in, mean_out, std_in, std_out, used_in, used_out, median_in, median_out, low, high)
 
 
-def _median(v, mask, k):
-    """Medians over the masked models of v (models, n[, q]), k of them for each example."""
-    ranked = np.sort(np.where(mask, v, np.inf), axis=0)
-    k = np.broadcast_to(k, v.shape[1:])[None]
-    lower, upper = (np.take_along_axis(ranked, np.maximum(i, 0), 0)[0] for i in ((k - 1) // 2, k // 2))
-    return np.where(k[0] > 0, (lower + upper) / 2, np.nan)
+def _median(v, k):
+    """Medians over the k smallest models of v (models, n[, q])."""
+    ranked = np.sort(np.ascontiguousarray(np.moveaxis(v, 0, -1)), axis=-1)
+    k = np.broadcast_to(k, v.shape[1:])[..., None]
+    lower, upper = (np.take_along_axis(ranked, np.maximum(i, 0), -1)[..., 0] for i in ((k - 1) // 2, k // 2))
+    return np.where(k[..., 0] > 0, (lower.astype(np.float64) + upper) / 2, np.nan)
 
 
-def _extremes(x) -> tuple[float, float]:
+def _finite_extremes(x) -> tuple[float, float]:
     """The smallest and the largest finite value of x; -1 and 1 where there is none."""
-    low, high = float(x.min()), float(x.max())
-    if np.isfinite(low) and np.isfinite(high):
-        return low, high
     finite = np.isfinite(x)
     if not finite.any():
         return -1.0, 1.0
@@ -180,14 +184,14 @@ def _extremes(x) -> tuple[float, float]:
 
 
 def _finite(x, low, high) -> np.ndarray:
-    """x in float64, an infinity replaced by the extreme of `low`, `high` and x's own finite values."""
+    """x in float64, an infinity replaced by the extreme of `low`, `high` and x's own finite values, all within _FAR."""
     v = x.astype(np.float64)
     infinite = np.isinf(v)
     if infinite.any():
         low = min(low, v.min(where=~infinite, initial=np.inf))
         high = max(high, v.max(where=~infinite, initial=-np.inf))
         v[infinite] = np.where(v[infinite] > 0, high, low)
-    return v
+    return v.clip(-_FAR, _FAR) if v.min() < -_FAR or v.max() > _FAR else v
 
 
 def _as_moments(shadow_name, shadow, member_name, member, **options) -> Moments:

@@ -29,8 +29,8 @@ def quantile_regression(
     Higher = more likely a member.
 
     alpha None: the Gaussian variant of the authors' code. Mean and deviation are regressed and the score is
-    (s - mean) / deviation, one order for all false-positive rates. Returns (n,). (With a scikit-learn regressor the deviation is regressed on
-    absolute residuals across five folds, and is at least a twentieth of their mean.)
+    (s - mean) / deviation, one order for all false-positive rates. Returns (n,). (A scikit-learn regressor fits the
+    deviation to absolute residuals across five folds; it is at least a twentieth of their mean.)
     alpha a number or (levels,), false-positive rates inside (0, 1): one regression of the (1 - alpha)-quantile by
     pinball loss each. The score is s less the quantile, a member at that rate where it is at least 0. Returns (n,), or
     (levels, n).

@@ -36,8 +36,9 @@ def rmia(
     mode "online": P(x) is the mean of the in mean and the out mean, each over its own models, so that unequal numbers
     do not weigh. A population point that lacks one side has the mean of the other.
     mode "offline": P = ((1 + a) P_out + 1 - a) / 2, with P_out the mean over the models that did not see the point; the
-    same for x and z, as in the authors' code. (That code averages the largest half of the models' masked signals; the
-    two agree where every point is out of exactly half of the models.)
+    same for x and z, as in the authors' code. (That code averages the larger half of the models' signals, those of in
+    models set to 0: the out mean where a point is out of exactly half of the models, and too high a value for a
+    population that no model saw.)
     Queries q: x dominates z where more than half of its queries do (the paper's majority vote).
 
     Raises ValueError for NaN, probabilities outside [0, 1], shapes that disagree, one shadow model, a not in [0, 1],
@@ -53,6 +54,9 @@ def rmia(
     if population_member is None and not isinstance(population_shadow, Moments):
         population_member = np.zeros(np.shape(population_shadow)[:2], bool)
     z = _probability_moments("population_shadow", population_shadow, "population_member", population_member)
+    raw = not (isinstance(shadow, Moments) or isinstance(population_shadow, Moments))
+    if raw and len(shadow) != len(population_shadow):
+        raise ValueError(f"population_shadow holds {len(population_shadow)} models, but shadow holds {len(shadow)}.")
     if z.mean_out.ndim != 1:
         raise ValueError("population_shadow must be (models, z): population points have one query each.")
     _need_sides(x, online=mode == "online", name="member")
@@ -122,7 +126,7 @@ def _probability_moments(shadow_name, shadow, member_name, member) -> Moments:
     if not isinstance(shadow, Moments):
         shadow = as_array(shadow_name, shadow, ndim=(2, 3))
         _in_unit_range(shadow_name, shadow)
-    m = _as_moments(shadow_name, shadow, member_name, member)
+    m = _as_moments(shadow_name, shadow, member_name, member, deviations=False)
     if m.low < 0 or m.high > 1 + 1e-5:
         raise ValueError(f"{shadow_name} must be moments of probabilities, but the signals span {m.low} to {m.high}.")
     return m

@@ -83,46 +83,51 @@ def threshold(shadow_scores, shadow_member, target_scores, *, shadow_labels=None
     if (shadow_labels is None) != (target_labels is None):
         raise ValueError("shadow_labels and target_labels must be given together or not at all.")
 
-    everyone = np.zeros(scores.size, np.int64)
-    cut = _best_thresholds(scores.ravel(), member.ravel(), everyone, 1)
     if shadow_labels is None:
-        return target >= cut[0]
+        return target >= _best_thresholds(scores.ravel(), member.ravel())[0]
     y_shadow, y = as_labels("shadow_labels", shadow_labels), as_labels("target_labels", target_labels)
     for name, labels, values in (("shadow_labels", y_shadow, scores), ("target_labels", y, target)):
         if labels.shape != values.shape[-1:]:
             raise ValueError(f"{name} has shape {labels.shape}, but there are {values.shape[-1]} examples.")
     n_classes = int(max(y_shadow.max(), y.max())) + 1
+    if n_classes > 2**16:  # number the classes that occur, rather than hold a threshold for all below the largest
+        occurring, index = np.unique(np.r_[y_shadow, y], return_inverse=True)
+        y_shadow, y, n_classes = index[: len(y_shadow)], index[len(y_shadow) :], len(occurring)
     y_shadow = np.broadcast_to(y_shadow, scores.shape).ravel()
     cuts = _best_thresholds(scores.ravel(), member.ravel(), y_shadow, n_classes)
-    return target >= np.where(np.isnan(cuts), cut[0], cuts)[y]
+    if np.isnan(cuts[y]).any():
+        cuts = np.where(np.isnan(cuts), _best_thresholds(scores.ravel(), member.ravel())[0], cuts)
+    return target >= cuts[y]
 
 
-def _best_thresholds(scores, member, labels, n_classes) -> np.ndarray:
+def _best_thresholds(scores, member, labels=None, n_classes=1) -> np.ndarray:
     """The threshold of highest balanced accuracy in each class, (n_classes,); NaN where a class lacks either side."""
     order = np.argsort(scores)
-    # A stable sort of short integers is a radix sort, several times faster than lexsort.
-    short = labels.astype(np.uint16) if n_classes <= 2**16 else labels
-    order = order[np.argsort(short[order], kind="stable")]
+    if labels is None:
+        labels = np.zeros(len(scores), np.uint16)
+    elif n_classes <= 2**16:
+        labels = labels.astype(np.uint16)  # a stable sort of short integers is a radix sort
+    if n_classes > 1:
+        order = order[np.argsort(labels[order], kind="stable")]
     s, m, c = scores[order], member[order], labels[order]
-    n_in = np.bincount(c[m], minlength=n_classes)
-    n_out = np.bincount(c, minlength=n_classes) - n_in
 
-    new_class = np.r_[True, c[1:] != c[:-1]]
-    candidate = np.flatnonzero(new_class | np.r_[True, s[1:] != s[:-1]])
-    # Members and non-members strictly below each candidate, within its class.
-    in_below = np.r_[0, np.cumsum(m)][candidate]
-    first = np.flatnonzero(new_class[candidate])
-    group = np.cumsum(new_class[candidate]) - 1
-    in_below -= in_below[first][group]
-    below = candidate - candidate[first][group]
-    k = c[candidate]
-    gain = (n_in[k] - in_below) * n_out[k] + (below - in_below) * n_in[k]
-    best = np.maximum.reduceat(gain, first)[group]
+    starts = np.r_[True, c[1:] != c[:-1]]
+    candidate = np.flatnonzero(starts | np.r_[True, s[1:] != s[:-1]])
+    first = np.flatnonzero(starts[candidate])  # the lowest candidate of each class that occurs
+    sizes = np.diff(np.r_[first, len(candidate)])
+    in_before = np.r_[0, np.cumsum(m)]
+    bounds = np.r_[candidate[first], len(s)]
+    n_in = np.diff(in_before[bounds])
+    n_out = np.diff(bounds) - n_in
+    # Members and non-members of the class strictly below each candidate.
+    in_below = in_before[candidate] - np.repeat(in_before[bounds[:-1]], sizes)
+    out_below = candidate - np.repeat(bounds[:-1], sizes) - in_below
+    gain = np.repeat(n_in * n_out, sizes) - in_below * np.repeat(n_out, sizes) + out_below * np.repeat(n_in, sizes)
+    best = np.repeat(np.maximum.reduceat(gain, first), sizes)
     hit = np.flatnonzero(gain == best)
-    hit = hit[np.r_[True, group[hit][1:] != group[hit][:-1]]]
+    hit = hit[np.r_[True, c[candidate[hit[1:]]] != c[candidate[hit[:-1]]]]]
     cuts = np.full(n_classes, np.nan)
-    cuts[k[hit]] = s[candidate[hit]]
-    cuts[(n_in == 0) | (n_out == 0)] = np.nan
+    cuts[c[candidate[hit]]] = np.where((n_in > 0) & (n_out > 0), s[candidate[hit]], np.nan)
     return cuts
 
 
