@@ -308,3 +308,15 @@ def _seconds(product: _Product, left, prepared) -> float:
     start = time.perf_counter()
     product.multiply(left, prepared)
     return time.perf_counter() - start
+
+
+def memorization_terms(correct, member) -> np.ndarray:
+    """A matrix (models, examples) whose column means are `memorization`'s values, linear in the models to first order.
+
+    Resampling its rows and columns (`evaluation.two_way`) is resampling models and examples. NaN where there is no estimate.
+    """
+    correct, member = _masks(correct, member, same=True)
+    c, share = correct.astype(float), member.mean(0)
+    share = np.where((share > 0) & (share < 1), share, np.nan)
+    p_in, p_out = (c * member).mean(0) / share, (c * ~member).mean(0) / (1 - share)
+    return p_in - p_out + np.where(member, (c - p_in) / share, (p_out - c) / (1 - share))

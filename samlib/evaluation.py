@@ -131,6 +131,11 @@ def roc(scores, member) -> tuple[np.ndarray, np.ndarray]:
     return np.r_[0, fp / fp[-1]], np.r_[0, tp / tp[-1]]
 
 
+def tpr_at(scores, member, fpr: float) -> float:
+    """The largest TPR of a threshold whose FPR is at most `fpr`; several targets are pooled. Raises as `evaluate`."""
+    return _at(roc(scores, member), fpr)
+
+
 def clopper_pearson(successes, trials, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
     """The exact binomial interval (low, high) of a rate (Clopper and Pearson 1934), for counts of any one shape.
 
@@ -246,12 +251,18 @@ def two_way(terms, *, n_resamples: int = 2000, seed=0) -> np.ndarray:
     differences of replicates are paired. For a statistic that is not a mean, pass its first-order terms.
     """
     terms = np.asarray(terms, float)
-    flat = terms.reshape(-1, *terms.shape[-2:])
-    means = [
-        np.stack([((rows @ matrix) * columns).sum(1) for matrix in flat]) / (terms.shape[-2] * terms.shape[-1])
-        for rows, columns in _weights(terms.shape[-2:], n_resamples, seed)
-    ]
-    return np.concatenate(means, axis=1).reshape(*terms.shape[:-2], n_resamples)
+    flat, size = terms.reshape(-1, *terms.shape[-2:]), terms.shape[-2] * terms.shape[-1]
+
+    def means(rows, columns):
+        return np.stack([((rows @ matrix) * columns).sum(1) for matrix in flat], 1) / size
+
+    drawn = resampled(terms.shape[-2:], means, n_resamples=n_resamples, seed=seed)
+    return drawn.T.reshape(*terms.shape[:-2], n_resamples)
+
+
+def resampled(shape: tuple[int, int], statistic: Callable, *, n_resamples: int = 2000, seed=0) -> np.ndarray:
+    """Replicates of statistic(rows (b, models), columns (b, examples)) -> (b, ...), whole counts of how often each was drawn."""
+    return np.concatenate([statistic(*weights) for weights in _weights(shape, n_resamples, seed)])
 
 
 def _weights(shape: tuple[int, int], n_resamples: int, seed) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -271,9 +282,11 @@ def _points(scores, member, fpr) -> dict:
     """The measures themselves."""
     curve = roc(scores, member)
     values = {"auc": auc_terms(scores, member).mean(), "advantage": advantage_terms(scores, member).mean()}
-    for rate in fpr:
-        values[rate] = curve[1][np.searchsorted(curve[0], _share("fpr", rate) * (1 + 1e-12), side="right") - 1]
-    return values
+    return values | {rate: _at(curve, rate) for rate in fpr}
+
+
+def _at(curve, rate: float) -> float:
+    return float(curve[1][np.searchsorted(curve[0], _share("fpr", rate) * (1 + 1e-12), side="right") - 1])
 
 
 def _replicates(many: list[np.ndarray], member, fpr, n_resamples: int, seed) -> dict:
@@ -283,41 +296,42 @@ def _replicates(many: list[np.ndarray], member, fpr, n_resamples: int, seed) -> 
         for name, terms in (("auc", auc_terms), ("advantage", advantage_terms))
     }
     if fpr and (len(member) > 1 or len(many) > 1):  # one target alone has Clopper and Pearson's interval
-        tops = [_rates_at(s, member, fpr) for s in many]
-        values = [
-            [rates(row, column) for rates in tops]
-            for rows, columns in _weights(member.shape, n_resamples, seed)
-            for row, column in zip(rows, columns, strict=True)
-        ]
-        drawn |= dict(zip(fpr, np.array(values).transpose(2, 1, 0), strict=True))
+        drawn |= dict(zip(fpr, tpr_replicates(many, member, fpr, n_resamples=n_resamples, seed=seed), strict=True))
     return drawn
 
 
+def tpr_replicates(many, member, fpr, *, n_resamples: int = 2000, seed=0) -> np.ndarray:
+    """Bootstrap replicates of the pooled TPR at each FPR, for several score matrices (targets, n) over the same draws.
+
+    Returns (rates, len(many), n_resamples).
+    """
+    tops = [_rates_at(scores, member, fpr) for scores in many]
+
+    def statistic(rows, columns):
+        return np.array([[rates(*weights) for rates in tops] for weights in zip(rows, columns, strict=True)])
+
+    return resampled(member.shape, statistic, n_resamples=n_resamples, seed=seed).transpose(2, 1, 0)
+
+
 def _rates_at(scores, member, fpr) -> Callable:
-    """A function of row and column weights: the TPR at each FPR of the weighted pool. Looks at the top of the pool only."""
+    """A function of row and column weights: the TPR at each FPR of the weighted pool."""
     flat, hit = scores.ravel(), member.ravel()
     order = np.argsort(-flat, kind="stable")
-    false = np.cumsum(~hit[order])
-    enough = int(np.searchsorted(false, 1.5 * max(fpr) * false[-1] + 200))
-    least = flat[order[min(enough, len(order) - 1)]]
-
-    def top(kept):
-        kept = kept[np.argsort(-flat[kept], kind="stable")]
-        return *np.divmod(kept, scores.shape[1]), hit[kept], _tie_ends(flat[kept])
-
-    views = [top(np.flatnonzero(flat >= least)), None]
+    inside, outside = order[hit[order]], order[~hit[order]]  # flat indices of members and of non-members, best first
+    # A threshold short of non-member k lies above its score: so many members reach it.
+    reach = np.searchsorted(-flat[inside], -flat[outside], side="left")
+    top = int(1.5 * max(fpr) * len(outside)) + 200  # draws rarely allow more
 
     def rates(row, column):
+        weight = np.outer(row, column).ravel()
         members, others = row @ member @ column, row @ ~member @ column
-        for attempt in range(2):
-            i, j, hits, ends = views[attempt]
-            weight = row[i] * column[j]
-            fp, tp = np.cumsum(weight * ~hits)[ends], np.cumsum(weight * hits)[ends]
-            at = np.searchsorted(fp, np.multiply(fpr, others * (1 + 1e-12)), side="right") - 1
-            if len(hits) == len(flat) or at.max() < len(ends) - 1:
+        limit = np.multiply(fpr, others * (1 + 1e-12))
+        for end in (top, len(outside)):
+            stop = np.searchsorted(np.cumsum(weight[outside[:end]]), limit, side="right")
+            if stop.max() < min(end, len(outside)):
                 break
-            views[1] = views[1] or top(np.arange(len(flat)))  # the draw reached below the top
-        return np.where(at >= 0, tp[at], 0) / members
+        counts = np.append(reach, len(inside))[stop]
+        return np.array([weight[inside[:count]].sum() for count in counts]) / members
 
     return rates
 

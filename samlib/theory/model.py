@@ -52,7 +52,9 @@ class DataModel:
         for name, least in {"a": False, "b": False, "sigma": False, "c": True, "sigma_par": True}.items():
             value = getattr(self, name)
             if not (0 <= value if least else 0 < value) or not math.isfinite(value):
-                raise ValueError(f"{name} must be {'at least 0' if least else 'positive'} and finite, but it is {value}.")
+                raise ValueError(
+                    f"{name} must be {'at least 0' if least else 'positive'} and finite, but it is {value}."
+                )
         if not 0 < self.pi < 0.5:
             raise ValueError(f"pi must lie strictly between 0 and 1/2, but it is {self.pi}.")
 

@@ -30,7 +30,9 @@ def sam_gradient(gradient: Callable, w, rho: float) -> np.ndarray:
     return gradient(w + rho / norm * g) if rho > 0 and norm > 0 else g
 
 
-def linear_descent(x, y, *, rho: float, lr: float, steps: int, start, batch_size: int | None = None, seed=0) -> np.ndarray:
+def linear_descent(
+    x, y, *, rho: float, lr: float, steps: int, start, batch_size: int | None = None, seed=0
+) -> np.ndarray:
     """SGD or SAM on the squared loss of a linear score (Proposition 5a): x (n, d), y (n,), start (d,), to (d,)."""
     rng, w = np.random.default_rng(seed), np.array(start, float)
     for _ in range(steps):
