@@ -1,4 +1,4 @@
-"""The two-class mixture of Figure 5 (theory.md, section 4): sampling, Bayes rule, fits by SGD and SAM, exact errors.
+"""The two-class mixture of Figure 5 (Kim et al. 2023): sampling, Bayes rule, fits by SGD and SAM, exact errors.
 
 Red is +1, blue is -1.
 """

@@ -1,4 +1,4 @@
-"""The MSA order, Theorems 1 and 2, the window of Corollary 1 and its counterexamples (theory.md, section 2)."""
+"""The MSA order, Theorems 1 and 2, the window of Corollary 1 and its counterexamples."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import ndtr
 
 from samlib.theory.model import DataModel, advantage, alignments, error, interpolates
 
@@ -18,8 +17,8 @@ def msa_at_least(w1, w2, z, model: DataModel, tolerance: float = 1e-9) -> bool:
         interpolates(w1, z, tolerance)
         and interpolates(w2, z, tolerance)
         and abs(first.s - second.s) <= tolerance
-        and first.A >= second.A - tolerance
-        and first.M <= second.M + tolerance
+        and second.A - tolerance <= first.A
+        and second.M + tolerance >= first.M
     )
 
 
