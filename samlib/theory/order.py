@@ -113,7 +113,7 @@ class Comparison(NamedTuple):
 
 def ce1() -> Comparison:
     """No anti-alignment (kappa = 0): more A lowers error and also lowers advantage, so Theorem 2 needs (C4)."""
-    return Comparison(M1=0.9, A1=0.2, M2=0.9, A2=-0.2, s1=0.2, s2=0.2, pi=0.1)
+    return Comparison(M1=0.9, A1=0.5, M2=0.9, A2=0.1, s1=0.4, s2=0.4, pi=0.1)
 
 
 def ce2() -> tuple[Comparison, Comparison]:
