@@ -154,8 +154,11 @@ class MLP:
 
     def decision(self, x) -> np.ndarray:
         """The score of each point, x (n, 2) to (n,)."""
-        hidden, output, bias = _hidden(self.parameters, as_points(x) / self.scale, self.activation)
-        return hidden @ output + bias
+        u, scores = as_points(x) / self.scale, []
+        for start in range(0, len(u), 4096):  # blocks that fit a cache
+            hidden, output, bias = _hidden(self.parameters, u[start : start + 4096], self.activation)
+            scores.append(hidden @ output + bias)
+        return np.concatenate(scores)
 
     def predict(self, x) -> np.ndarray:
         """The label of each point, (n,) in {-1, 1}."""

@@ -18,10 +18,11 @@ from samlib.theory.verify.alignment import (
 from samlib.theory.verify.attack import theorem4, theorem5
 from samlib.theory.verify.geometry import no_contraction, path, path_table, proposition3, proposition4, theorem3
 from samlib.theory.verify.sam import experiment1, experiment2, proposition5
-from samlib.theory.verify.table import Check, as_table
+from samlib.theory.verify.table import Check, Ledger, as_table
 
 __all__ = [
     "Check",
+    "Ledger",
     "as_table",
     "corollary1",
     "counterexamples",

@@ -72,3 +72,33 @@ def as_table(checks: Iterable[Check]) -> pd.DataFrame:
         for check in checks
     ]
     return pd.DataFrame(rows).set_index("claim")
+
+
+class Ledger:
+    """Collects checks by statement: calling it shows them, `summary` and `verdict` say what became of all."""
+
+    def __init__(self):
+        self.checks: dict[str, list[Check]] = {}
+
+    def __call__(self, statement: str, checks: Iterable[Check]) -> pd.DataFrame:
+        self.checks[statement] = list(checks)
+        return as_table(self.checks[statement])
+
+    def summary(self) -> pd.DataFrame:
+        """One row per statement: checks, values tried, checks that hold."""
+        rows = {
+            statement: {
+                "checks": len(checks),
+                "values": sum(check.trials for check in checks),
+                "hold": sum(check.holds for check in checks),
+            }
+            for statement, checks in self.checks.items()
+        }
+        return pd.DataFrame(rows).T
+
+    def verdict(self) -> str:
+        """One sentence of all checks, naming the statements of which one fails."""
+        counts = self.summary()
+        broken = [name for name, row in counts.iterrows() if row["hold"] < row["checks"]]
+        said = f"{counts['hold'].sum()} of {counts['checks'].sum()} checks of {len(counts)} statements hold"
+        return f"**{said}.**" if not broken else f"**{said}; violated: {', '.join(broken)}.**"
