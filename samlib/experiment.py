@@ -61,7 +61,7 @@ class Experiment(BaseModel):
         try:
             super().__init__(**fields)
         except ValidationError as error:
-            raise ValueError(_sentence(error)) from None
+            raise ValueError(_sentence(error, type(self))) from None
 
     @model_validator(mode="before")
     @classmethod
@@ -106,20 +106,35 @@ def pair(optimizer: str | None = "sam", **fields) -> dict[str, Experiment]:
     return {"sgd": other.but(optimizer="sgd"), other.optimizer: other}
 
 
+def public_parameters(namespace: Mapping[str, Any], *, ignore: Container[str] = ()) -> dict[str, Any]:
+    """The public variables of a notebook's `globals()` that can be parameters: no function, no class, no module."""
+    hidden = {"In", "Out", *ignore}
+    return {
+        name: value
+        for name, value in namespace.items()
+        if not (name.startswith("_") or name in hidden or callable(value) or isinstance(value, ModuleType))
+    }
+
+
+def check_parameters(namespace: Mapping[str, Any], model: type[BaseModel], *, ignore: Container[str] = ()) -> BaseModel:
+    """A notebook's own parameters as a pydantic `model` with extra="forbid", for notebooks that `from_parameters` does not fit.
+
+    Raises ParameterError, one sentence, for a parameter that the model does not have or refuses.
+    """
+    try:
+        return model(**public_parameters(namespace, ignore=ignore))
+    except ValidationError as error:
+        raise ParameterError(_sentence(error, model)) from None
+
+
 def from_parameters(namespace: Mapping[str, Any], *, ignore: Container[str] = ()) -> dict[str, Experiment]:
     """`pair` of a notebook's parameters: call it first, as `from_parameters(globals())`.
 
     papermill only warns of a parameter that a notebook does not have, and passes any type; here every public variable
     must be a parameter of an experiment, so that a misspelt one fails at once. Raises ParameterError, one sentence.
     """
-    hidden = {"In", "Out", *ignore}
-    fields = {
-        name: value
-        for name, value in namespace.items()
-        if not (name.startswith("_") or name in hidden or callable(value) or isinstance(value, ModuleType))
-    }
     try:
-        return pair(**fields)
+        return pair(**public_parameters(namespace, ignore=ignore))
     except ValueError as error:
         raise ParameterError(str(error)) from None
 
@@ -128,13 +143,13 @@ def _is_radius(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
 
 
-def _sentence(error: ValidationError) -> str:
-    """All that is wrong with an experiment, each in one sentence that names the field."""
+def _sentence(error: ValidationError, model: type[BaseModel]) -> str:
+    """All that is wrong with a model's fields, each in one sentence that names the field."""
     said = []
     for problem in error.errors():
         name = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
-            said.append(f"There is no parameter {name!r}, only {', '.join(Experiment.model_fields)}.")
+            said.append(f"There is no parameter {name!r}, only {', '.join(model.model_fields)}.")
         else:
             reason = problem["msg"][0].lower() + problem["msg"][1:]
             said.append(f"Parameter {name!r} = {problem['input']!r}: {reason}.")

@@ -1,15 +1,15 @@
-"""Actual SAM: linear models (Proposition 5) and diagonal networks (experiments E1 and E2) (theory.md, section 4)."""
+"""Actual SAM: linear models (Proposition 5) and diagonal networks (experiments E1 and E2)."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 
 import numpy as np
 from scipy.special import expit
 
 from samlib.checks import as_array
-from samlib.theory.model import DataModel, alignments, best_advantage, error, variance
+from samlib.theory.geometry import diagonal_alignments, match_g
+from samlib.theory.model import DataModel, advantage, alignments, best_advantage, error, variance
 
 
 def offset_loss(w, phi, y, rho: float) -> float:
@@ -89,7 +89,7 @@ def _full_gradient(rows):
 
 
 def measure(w, z, model: DataModel) -> dict[str, np.ndarray]:
-    """M, A, s, error, best-threshold advantage, v and largest residual of trained runs: w (runs, d), z (runs, n, d), each (runs,)."""
+    """M, A, s, error, best-threshold advantage, v and largest residual, each (runs,): w (runs, d), z (runs, n, d)."""
     align = alignments(w, model)
     margins = np.einsum("rnd,rd->rn", z, w)
     return align._asdict() | {
@@ -130,9 +130,6 @@ def e2(rho: float, model: DataModel | None = None, seeds=range(6), *, init: floa
     Returns `measure` per seed with "g" (the matched g), "A_gap" and "s_gap" (SAM minus the interpolator), and "advantage"
     replaced by the interpolator formula Adv* at threshold 1.
     """
-    from samlib.theory.geometry import diagonal_alignments, match_g
-    from samlib.theory.model import advantage
-
     model = model or DataModel()
     samples = [model.sample(seed) for seed in seeds]
     z = np.stack([sample.z for sample in samples])
