@@ -183,6 +183,7 @@ class Store:
             "key": self.experiment.key,
             "classes": list(self.dataset.classes),
             "data_checksum": self.dataset.checksum,
+            "data_source": self.dataset.source,
             "diverged": diverged,
             "seconds": round(sum(entry["seconds"] for entry in entries), 3),  # of one core or one GPU
             "machine": sorted({entry["machine"] for entry in entries}),
@@ -215,9 +216,7 @@ def _train_missing(store: Store, missing: list[range], cluster, progress: bool) 
     from distributed.scheduler import KilledWorker
 
     experiment, dataset = store.experiment, store.dataset
-    data = {name: getattr(dataset, name) for name in ("x_train", "y_train", "x_test", "y_test")}
-    data["n_classes"] = len(dataset.classes)
-    recipe, wanted = experiment.model_dump(), sum(map(len, missing))
+    recipe, data, wanted = experiment.model_dump(), dataset.arrays(), sum(map(len, missing))
     bar = tqdm(
         total=wanted, desc=f"training {experiment}", unit="model", disable=not progress, smoothing=0, mininterval=1
     )
