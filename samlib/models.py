@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 NORMS = ("batch", "group", "none")
-WITHOUT_NORM = ("mlp", "vit_tiny")  # they have no such layers, and record "none"
+WITHOUT_NORM = ("mlp", "vit_tiny")  # mlp has no such layers, vit_tiny has LayerNorm
 
 
 def build_model(

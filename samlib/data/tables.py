@@ -124,7 +124,7 @@ def split(x: np.ndarray, y: np.ndarray, n_test: int) -> tuple[np.ndarray, ...]:
 def from_npz(path: Path) -> dict:
     """`x_train, y_train, x_test, y_test` of a file; uint8 images (n, height, width, 1 or 3) stay as they are."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             x_train, y_train, x_test, y_test = (file[key] for key in ("x_train", "y_train", "x_test", "y_test"))
     except FileNotFoundError:
         raise ValueError(f"There is no data set file {path}.") from None
