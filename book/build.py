@@ -21,17 +21,19 @@ from pathlib import Path
 
 import nbformat
 
-from samlib.experiment import pair
+from samlib.experiment import PROFILES, pair
 from samlib.runs import run
 
 ROOT = Path(__file__).resolve().parents[1]
 DATASETS = {"location30": "Location-30", "digits": "Digits"}
-# A page is a notebook and, where it looks at one data set, that data set.
-PAGES = [(name, dataset) for name in ("membership_risk", "memorization") for dataset in DATASETS]
-PAGES += [("introduction", None)]
-PROFILES = {
-    "quick": {},
-    "smoke": {"n_models": 16, "epochs": 8},  # for tests of the book itself; its numbers mean little
+# Page: (notebook, its parameters beside the profile, what is added to its title where one notebook makes several pages).
+PAGES = {
+    f"{name}_{dataset}": (name, {"dataset": dataset}, title)
+    for name in ("membership_risk", "memorization")
+    for dataset, title in DATASETS.items()
+} | {
+    "introduction": ("introduction", {"datasets": list(DATASETS)}, None),
+    "synthetic_mixture": ("synthetic_mixture", {}, None),
 }
 TIMEOUT = 1800  # seconds a cell may take
 
@@ -39,12 +41,14 @@ TIMEOUT = 1800  # seconds a cell may take
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--profile", choices=PROFILES, default="quick")
-    parser.add_argument("--output", type=Path, default=ROOT / "book", help="folder of the executed notebooks and the build")
+    parser.add_argument(
+        "--output", type=Path, default=ROOT / "book", help="folder of the executed notebooks and the build"
+    )
     args = parser.parse_args()
     start, clock = time.perf_counter(), {}
     executed = args.output / "notebooks"
     executed.mkdir(parents=True, exist_ok=True)
-    pages = {target(name, dataset): plan(name, dataset, args.profile) for name, dataset in PAGES}
+    pages = {f"{page}.ipynb": plan(*source, args.profile) for page, source in PAGES.items()}
     stale = {page: todo for page, todo in pages.items() if fingerprint_of(executed / page) != todo["fingerprint"]}
     for page in pages.keys() - stale.keys():
         say(f"reused    {page}: nothing that it depends on has changed")
@@ -72,27 +76,18 @@ def say(message: str) -> None:
     print(message, flush=True)
 
 
-def target(name: str, dataset: str | None) -> str:
-    return f"{name}_{dataset}.ipynb" if dataset else f"{name}.ipynb"
-
-
-def plan(name: str, dataset: str | None, profile: str) -> dict:
+def plan(name: str, parameters: dict, title: str | None, profile: str) -> dict:
     """What executes a page, and a fingerprint of all that the result depends on."""
     source = ROOT / "notebooks" / f"{name}.ipynb"
-    given = {"dataset": dataset} if dataset else {"datasets": list(DATASETS)}
-    parameters = given | {"profile": profile} | PROFILES[profile]
-    digest = hashlib.sha256(json.dumps([parameters, DATASETS, sys.version_info[:2]], sort_keys=True).encode())
+    parameters = parameters | {"profile": profile}
+    used = [parameters, PROFILES[profile], title, sys.version_info[:2]]
+    digest = hashlib.sha256(json.dumps(used, sort_keys=True).encode())
     for package in ("torch", "numpy", "scipy", "matplotlib", "seaborn", "xarray"):
         digest.update(f"{package} {importlib.metadata.version(package)}".encode())
-    for file in [source, *sorted((ROOT / "samlib").rglob("*.py")), *sorted((ROOT / "book" / "results").rglob("*"))]:
-        if file.is_file():
+    for file in [source, *sorted((ROOT / "samlib").rglob("*")), *sorted((ROOT / "book" / "results").rglob("*"))]:
+        if file.is_file() and file.suffix != ".pyc":
             digest.update(file.read_bytes())
-    return {
-        "source": str(source),
-        "parameters": parameters,
-        "title": DATASETS.get(dataset),
-        "fingerprint": digest.hexdigest(),
-    }
+    return {"source": str(source), "parameters": parameters, "title": title, "fingerprint": digest.hexdigest()}
 
 
 def fingerprint_of(path: Path) -> str | None:

@@ -91,7 +91,7 @@ def _tpr(attack: str, rate: float) -> Callable[[Pair], Effect | None]:
 
 
 def _lowest_range(pair: Pair) -> Effect:
-    """SAM's minus SGD's share of examples with memorization below LOWEST. Both have the same number of models, so the same noise."""
+    """SAM's minus SGD's share of examples with memorization below LOWEST; both have as many models, so the same noise."""
     counts = [_counts(runs) for runs in (pair.sam, pair.sgd)]
 
     def shares(rows, columns):

@@ -1,22 +1,43 @@
-"""One function per figure of the book: arrays or runs in, a matplotlib figure out."""
+"""One function per figure or table of the book: runs or arrays in, a matplotlib figure or a pandas Styler out."""
 
-from samlib.figures.membership import attack_differences, confidence_distributions, roc_curves, table
+from samlib.figures.membership import attack_differences, confidence_distributions, roc_curves
 from samlib.figures.memorization import (
-    Agreement, agreement, atypicality, differ_most, example_images, memorization_density, memorization_scatter,
-)  # fmt: skip
+    Agreement,
+    agreement,
+    atypicality,
+    differ_most,
+    examples,
+    memorization_density,
+    memorization_scatter,
+)
 from samlib.figures.style import style
+from samlib.figures.tables import (
+    agreement_table,
+    differ_most_table,
+    ledger_table,
+    overview,
+    provenance,
+    table,
+    training_cost,
+)
 
 __all__ = [
     "Agreement",
     "agreement",
+    "agreement_table",
     "attack_differences",
     "atypicality",
     "confidence_distributions",
     "differ_most",
-    "example_images",
+    "differ_most_table",
+    "examples",
+    "ledger_table",
     "memorization_density",
     "memorization_scatter",
+    "overview",
+    "provenance",
     "roc_curves",
     "style",
     "table",
+    "training_cost",
 ]

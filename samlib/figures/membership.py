@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 
 from samlib.audit import Attacked, Pair
 from samlib.evaluation import Comparison, roc
@@ -18,7 +17,9 @@ def attack_differences(comparisons: Mapping[str, Comparison], name: str = "SAM")
     attacks = list(comparisons)
     y = np.arange(len(attacks))[::-1]
     with style():
-        figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 0.34 * len(attacks) + 1.1), sharey=True, width_ratios=(1.2, 1))
+        figure, (left, right) = plt.subplots(
+            1, 2, figsize=(WIDTH, 0.34 * len(attacks) + 1.1), sharey=True, width_ratios=(1.2, 1)
+        )
         for side, colour, label, shift in (("b", SGD, "SGD", 0.12), ("a", SAM, name, -0.12)):
             auc = [getattr(comparisons[attack], side).auc for attack in attacks]
             values = np.array([m.value for m in auc])
@@ -50,7 +51,14 @@ def roc_curves(sgd: Attacked, sam: Attacked, attacks=("confidence", "LiRA online
                 axes.plot(fpr[shown][grid], tpr[shown][grid], dash, color=colour, lw=1.5, label=f"{label}, {attack}")
         line = np.geomspace(floor, 1, 50)
         axes.plot(line, line, ":", color=GREY, lw=1, label="guessing")
-        axes.set(xscale="log", yscale="log", xlabel="false-positive rate", ylabel="true-positive rate", xlim=(floor, 1), ylim=(floor, 1.1))
+        axes.set(
+            xscale="log",
+            yscale="log",
+            xlabel="false-positive rate",
+            ylabel="true-positive rate",
+            xlim=(floor, 1),
+            ylim=(floor, 1.1),
+        )
         axes.legend(fontsize="small", loc="lower right")
         axes.grid(alpha=0.25, which="major")
     return figure
@@ -67,20 +75,15 @@ def confidence_distributions(pair: Pair):
         for ax, (label, logit), colour in zip(axes, values.items(), (SGD, SAM), strict=True):
             for mask, face, what in ((member, True, "members"), (~member, False, "non-members")):
                 kind = {"histtype": "stepfilled", "alpha": 0.45} if face else {"histtype": "step", "lw": 1.6}
-                ax.hist(np.clip(logit[mask], low, high), bins, density=True, color=colour if face else "black", label=what, **kind)
+                ax.hist(
+                    np.clip(logit[mask], low, high),
+                    bins,
+                    density=True,
+                    color=colour if face else "black",
+                    label=what,
+                    **kind,
+                )
             ax.set(title=label, xlabel=r"$\log\,p_y/(1-p_y)$")
             ax.legend(loc="upper left", fontsize="small")
         axes[0].set_ylabel("density")
     return figure
-
-
-def table(frame: pd.DataFrame, *, digits: int = 3):
-    """A frame of sgd, sam, difference, low, high for a page: rounded, the interval in one column, intervals beyond 0 in bold."""
-    shown = pd.DataFrame(index=frame.index)
-    shown["SGD"], shown["SAM"] = (frame[c].map(f"{{:.{digits}f}}".format) for c in ("sgd", "sam"))
-    shown["difference"] = frame["difference"].map(f"{{:+.{digits + 1}f}}".format)
-    shown["95 % interval"] = [f"{low:+.{digits + 1}f} to {high:+.{digits + 1}f}" for low, high in zip(frame["low"], frame["high"], strict=True)]
-    if "too_few" in frame:
-        shown.loc[frame["too_few"], :] = "too few non-members"
-    beyond = (frame["low"] > 0) | (frame["high"] < 0)
-    return shown.style.apply(lambda column: np.where(beyond, "font-weight: bold", ""), subset=["difference", "95 % interval"])

@@ -85,7 +85,10 @@ def agreement(pair: Pair) -> Agreement:
     halves = {}
     for name, runs in (("sgd", pair.sgd), ("sam", pair.sam)):
         correct, member = runs.correct.values, runs.member.values
-        halves[name] = [memorization(correct[s], member[s], empty="zero").value for s in (slice(None), slice(0, None, 2), slice(1, None, 2))]
+        halves[name] = [
+            memorization(correct[s], member[s], empty="zero").value
+            for s in (slice(None), slice(0, None, 2), slice(1, None, 2))
+        ]
     x, y = halves["sgd"][0], halves["sam"][0]
     slope, intercept = np.polyfit(x, y, 1)
     sxx, syy, sxy = x.var(), y.var(), np.cov(x, y, bias=True)[0, 1]
@@ -97,7 +100,16 @@ def agreement(pair: Pair) -> Agreement:
     reliable = [correlation(*halves[name][1:]) for name in ("sgd", "sam")]
     cross = (correlation(halves["sgd"][1], halves["sam"][2]) + correlation(halves["sgd"][2], halves["sam"][1])) / 2
     corrected = cross / np.sqrt(reliable[0] * reliable[1]) if min(reliable) > 0 else np.nan
-    values = (correlation(x, y), spearmanr(x, y)[0], corrected, *reliable, slope, intercept, steep, y.mean() - steep * x.mean())
+    values = (
+        correlation(x, y),
+        spearmanr(x, y)[0],
+        corrected,
+        *reliable,
+        slope,
+        intercept,
+        steep,
+        y.mean() - steep * x.mean(),
+    )
     return Agreement(*(float(v) for v in values))
 
 
@@ -111,7 +123,14 @@ def memorization_scatter(pair: Pair):
         ax.scatter(x, y, s=6, alpha=0.25, color="black", lw=0, rasterized=True)
         ax.plot(ends, ends, color=RED, lw=1.3, label="identity")
         ax.plot(ends, found.slope * ends + found.intercept, color=GREEN, lw=1.6, label="least squares")
-        ax.plot(ends, found.orthogonal_slope * ends + found.orthogonal_intercept, "--", color=GREEN, lw=1.6, label="orthogonal")
+        ax.plot(
+            ends,
+            found.orthogonal_slope * ends + found.orthogonal_intercept,
+            "--",
+            color=GREEN,
+            lw=1.6,
+            label="orthogonal",
+        )
         ax.set(xlabel="memorization, SGD", ylabel=f"memorization, {pair.name}", aspect="equal")
         ax.legend(loc="upper left", fontsize="small")
     return figure
@@ -133,17 +152,27 @@ def differ_most(pair: Pair, k: int = 10) -> pd.DataFrame:
     return frame.iloc[chosen].rename_axis("example")
 
 
-def example_images(dataset: Dataset, frame: pd.DataFrame, *, per_row: int = 5):
-    """Figure 1c: the images of `differ_most`, each with its class and its scores (on models it was not chosen by)."""
-    rows = -(-len(frame) // per_row)
+def examples(dataset: Dataset, frame: pd.DataFrame, *, per_row: int = 5):
+    """Figure 1c: the examples of `differ_most` with their class and scores (on models that they were not chosen by).
+
+    Images as images; other data as bars of their features, grey, over the class's mean, black.
+    """
+    rows, is_image = -(-len(frame) // per_row), dataset.x_train.ndim > 2
     with style():
-        figure, axes = plt.subplots(rows, per_row, figsize=(WIDTH, 1.75 * rows), squeeze=False)
+        figure, axes = plt.subplots(rows, per_row, figsize=(WIDTH, (1.75 if is_image else 1.5) * rows), squeeze=False)
         for ax in axes.flat:
             ax.set_axis_off()
         for ax, (example, row) in zip(axes.flat, frame.iterrows(), strict=False):
-            image = dataset.x_train[example]
-            ax.imshow(image, cmap="gray_r" if image.ndim == 2 else None, interpolation="nearest")
-            ax.set_title(f"{dataset.classes[int(row.label)]}: {row.sgd:.2f} → {row.sam:.2f}", fontsize="small")
+            x = dataset.x_train[example]
+            if is_image:
+                ax.imshow(x, cmap="gray_r" if x.ndim == 2 else None, interpolation="nearest")
+            else:
+                mean = dataset.x_train[dataset.y_train == int(row.label)].mean(0)
+                kept = np.argsort(-mean, kind="stable")[:60]  # the features that are commonest in the class
+                ax.bar(np.arange(len(kept)), x[kept], width=1, color="0.75")
+                ax.step(np.arange(len(kept)), mean[kept], color="black", lw=1, where="mid")
+            name = dataset.classes[int(row.label)]
+            ax.set_title(f"{'' if is_image else 'class '}{name}: {row.sgd:.2f} → {row.sam:.2f}", fontsize="small")
     return figure
 
 
