@@ -133,7 +133,7 @@ def execute_page(page: str, todo: dict, executed: Path) -> tuple[float, str | No
     try:
         papermill.execute_notebook(
             todo["source"], path, todo["parameters"], progress_bar=False, execution_timeout=TIMEOUT, coalesce_streams=True,
-            cwd=executed, kernel_name="python3",
+            cwd=executed, kernel_name="python3", extra_arguments=["--log-level=40"],
         )  # fmt: skip
     except papermill.PapermillExecutionError as problem:
         error = f"{problem.ename}: {problem.evalue}".splitlines()[0]
@@ -159,7 +159,13 @@ def build(output: Path) -> int:
 
         shutil.copytree(book, output, dirs_exist_ok=True, ignore=shutil.ignore_patterns("build", "notebooks", "*.pyc"))
     command = [
-        *(sys.executable, "-m", "jupyter_book", "build", str(output), "--config", str(ROOT / "_config.yml")),
+        *(
+            str(Path(sys.executable).with_name("jupyter-book")),
+            "build",
+            str(output),
+            "--config",
+            str(ROOT / "_config.yml"),
+        ),
         *("--path-output", str(output / "build"), "-W", "-n", "--keep-going"),
     ]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONWARNINGS": "ignore"})

@@ -23,6 +23,7 @@ from samlib.evaluation import ENOUGH, auc_terms, resampled, tpr_at, tpr_replicat
 
 LEVEL = 0.05
 N_RESAMPLES = 4000
+FEASIBLE = 50  # times the models that a run has: beyond, more models are no advice
 LOWEST, LOW = 0.1, 0.5  # memorization below the one is "the lowest range", between them "the lower score range"
 SUPPORTED, CONTRADICTED, NO_DIFFERENCE, INCONCLUSIVE = VERDICTS = (
     "supported", "contradicted", "no difference that counts", "inconclusive",
@@ -222,10 +223,12 @@ def ledger(pairs: Mapping[str, Pair], claims: tuple[Claim, ...] = CLAIMS) -> pd.
 def decide(effects: Mapping[str, Effect | None], claims: tuple[Claim, ...], n_models: int) -> list[dict]:
     """Verdicts of one data set's claims, in the order of `claims`: Holm's step-down levels, then `verdict`."""
     p = {name: _p_value(e) for name, e in effects.items() if e is not None}
-    levels, worst = {}, 0
+    levels, level, stopped = {}, LEVEL, False
     for rank, name in enumerate(sorted(p, key=p.get)):
-        levels[name] = LEVEL / (len(p) - max(rank, worst) if p[name] <= LEVEL / (len(p) - rank) else len(p) - rank)
-        worst = rank
+        if not stopped:  # after the first that fails, none is tested at a milder level
+            level = LEVEL / (len(p) - rank)
+            stopped = p[name] > level
+        levels[name] = level
     rows = []
     for claim in claims:
         found = effects[claim.id]
@@ -272,11 +275,11 @@ def sentence(row: pd.Series) -> str:
         f"({1 - row.level:.1%} interval {row.low:+.4f} to {row.high:+.4f}; smallest effect that counts {row.smallest:g})."
     )
     if row.verdict == INCONCLUSIVE:
-        text += (
-            " More examples, not more models, would settle it."
-            if math.isnan(row.needed)
-            else f" About {row.needed:.0f} models would settle it."
-        )
+        if math.isnan(row.needed):
+            return f"{text} More examples, not more models, would settle it."
+        if row.needed > FEASIBLE * row.models:
+            return f"{text} It is so near to the smallest effect that counts that no feasible number of models would settle it."
+        text += f" About {row.needed:.0f} models of each would settle it."
     return text
 
 
