@@ -30,7 +30,8 @@ def holds(checks) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "definition1", "remark1", "definition2", "lemma1", "lemma2", "lemma3", "proposition1", "proposition2", "theorem1",
+        "definition1", "remark1", "definition2", "definition3", "definition4", "lemma1", "lemma2", "lemma3", "proposition1",
+        "proposition2", "theorem1",
         "theorem2", "matched_monte_carlo", "corollary1",
     ],
 )  # fmt: skip
@@ -159,9 +160,11 @@ def test_theorem2_the_difference_and_its_condition(pair):
 @given(pairs, st.floats(0.05, 0.99))
 def test_theorems_1_and_2_for_bounded_noise(pair, part):
     M1, A1, M2, A2, _, pi = pair.values()
-    triangle = lambda beta: (
-        lambda t: np.where(t < 0, 0.5 * np.clip(1 + t / beta, 0, 1) ** 2, 1 - 0.5 * np.clip(1 - t / beta, 0, 1) ** 2)
-    )
+
+    def triangle(beta):  # the distribution function of a triangular law on [-beta, beta]
+        half = lambda t: 0.5 * np.clip(1 - np.abs(t) / beta, 0, 1) ** 2  # noqa: E731
+        return lambda t: np.where(t < 0, half(t), 1 - half(t))
+
     if M1 > 0:
         cdf = triangle(part * M1)
         found = theory.error_difference(M1, A1, M2, A2, pi, cdf)

@@ -40,7 +40,7 @@ class Parameters(BaseModel):
 def window(M: float = 0.9) -> Figure:
     """Corollary 1: which of error and advantage improve along a path, over A and the price of the exchange, M fixed."""
     figure, axes = plt.subplots(figsize=(7.2, 4.4), layout="constrained")
-    A = np.linspace(-1, 1.4, 400)
+    A = np.linspace(-1, 1.8, 400)
     low, high = theory.window(M, A)
     bottom, top = -2.0, 1.2
     both = low < high
@@ -50,31 +50,32 @@ def window(M: float = 0.9) -> Figure:
     axes.plot(A, low, color=SGD, lw=2, ls="--", label="above: advantage rises, below: it falls")
     for at, text in (
         ((-0.35, -0.35), "error falls,\nadvantage rises"),
-        ((-0.35, 0.85), "both rise"),
-        ((0.1, -1.65), "both fall"),
-        ((1.24, -0.13), "error rises,\nadvantage falls"),
+        ((0.4, 0.85), "both rise"),
+        ((0.1, -1.2), "both fall"),
+        ((1.5, -0.38), "error rises,\nadvantage falls"),
     ):
         axes.annotate(text, at, ha="center", va="center", fontsize=10)
     axes.axvline(M, color=REFERENCE, lw=0.8, ls=":")
     axes.annotate("A = M", (M, bottom), xytext=(4, 6), textcoords="offset points", fontsize=9)
     axes.set(xlim=(A[0], A[-1]), ylim=(bottom, top), xlabel="minority alignment $A$")
     axes.set_ylabel(r"price $s^2 \log((1-\pi)\kappa/\pi)$")
-    axes.legend(loc="upper right", fontsize=9)
+    axes.legend(loc="lower right", fontsize=9)
     return _closed(figure)
 
 
-def exchange(pi: float = 0.1, s: float = 0.4, M: float = 0.9, kappas=(0.0, 0.3, 3.0)) -> Figure:
-    """Error and Adv* as A rises at three exchange rates: free, inside the window, too dear."""
+def exchange(pi: float = 0.1, s: float = 0.4, M: float = 0.9, kappas=(0.0, 0.2, 2.0)) -> Figure:
+    """Changes of error and of Adv* as A rises from 0 at three exchange rates: free, inside the window, too dear."""
     figure, panels = plt.subplots(1, 2, figsize=(7.6, 3.3), layout="constrained")
-    gain = np.linspace(0, 0.25, 60)
+    gain = np.linspace(0, 0.5, 60)
     for kappa, colour, style in zip(kappas, (OTHER, SAM, SGD), (":", "-", "--"), strict=True):
-        args = (M - kappa * gain, gain, s, pi)
         for axes, f in zip(panels, (theory.error, theory.advantage), strict=True):
-            axes.plot(gain, f(*args), color=colour, ls=style, lw=2, label=rf"$\kappa$ = {kappa:g}")
+            change = f(M - kappa * gain, gain, s, pi) - f(M, 0, s, pi)
+            axes.plot(gain, change, color=colour, ls=style, lw=2, label=rf"$\kappa$ = {kappa:g}")
     for axes, name in zip(panels, ("test error", "advantage Adv*"), strict=True):
-        axes.set(xlabel="gain in minority alignment", ylabel=name)
+        axes.axhline(0, color=REFERENCE, lw=0.8)
+        axes.set(xlabel="gain in minority alignment", ylabel=f"change of {name}", ylim=(-0.05, 0.1))
         axes.spines[["top", "right"]].set_visible(False)
-    panels[0].legend(frameon=False)
+    panels[0].legend(frameon=False, loc="upper right")
     return _closed(figure)
 
 
@@ -135,14 +136,13 @@ def sign_flip(nus=(0.3, 0.1, 0.01), m: float = 0.0) -> Figure:
     return _closed(figure)
 
 
-def follows(runs: dict[float, dict[str, np.ndarray]], model: theory.DataModel | None = None) -> Figure:
+def follows(runs: dict[float, dict[str, np.ndarray]], seeds, model: theory.DataModel | None = None) -> Figure:
     """E2: SAM's (M, A) and (M, s) per rho and draw as points, and the exact G-paths of the same draws as lines."""
     model = model or theory.DataModel()
     figure, panels = plt.subplots(1, 2, figsize=(7.6, 3.4), layout="constrained")
-    draws = len(next(iter(runs.values()))["M"])
     gs = np.logspace(-0.2, 1.1, 30)
-    for k in range(draws):
-        sample = model.sample(k)
+    for k, seed in enumerate(seeds):
+        sample = model.sample(seed)
         exact = [theory.diagonal_alignments(sample, model, g) for g in gs]
         for axes, name in zip(panels, ("A", "s"), strict=True):
             label = "exact G-path" if k == 0 else None

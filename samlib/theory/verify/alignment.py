@@ -105,6 +105,45 @@ def definition2(trials: int = 20, seed: int = 0) -> list[Check]:
     return [at_least("the order holds, and fails, exactly where it should", np.array(right, float), 1, "share right")]
 
 
+def definition3(trials: int = 100_000, seed: int = 0) -> list[Check]:
+    """Adv(w; tau) at several thresholds, and its supremum over all, counted on members and fresh points."""
+    model = DataModel(d=40, p=14, q=4, sigma=0.4, sigma_par=0.2, pi=0.2)
+    sample, rng = model.sample(seed), np.random.default_rng(seed)
+    w = random_interpolator(rng, sample.z)
+    align = alignments(w, model)
+    members, fresh = sample.z @ w, np.sort(model.fresh(trials, seed=rng).z @ w)
+    tau = np.array([-0.5, 0.0, 0.5, 0.9, 0.999, 1.5])
+    exact = setup.advantage(*align, model.pi, tau)
+    found = (members[:, None] >= tau).mean(0) - (1 - np.searchsorted(fresh, tau) / trials)
+    below = setup.fresh_below(tau, *align, model.pi)
+    grid = np.concatenate([members, np.linspace(-3, 3, 6_001)])
+    best = setup.best_advantage(members, *align, model.pi)
+    return [
+        estimated("Adv(tau) counted on points", found, exact, (below * (1 - below) / trials) ** 0.5),
+        at_least("no threshold beats Adv*", best - setup.advantage(*align, model.pi, grid), -1e-9),
+    ]
+
+
+def definition4(trials: int = 100_000, seed: int = 0) -> list[Check]:
+    """Both gaps of both subclasses against training points and fresh ones."""
+    model = DataModel(d=40, p=14, q=4, sigma=0.4, sigma_par=0.2, pi=0.2)
+    sample, rng = model.sample(seed), np.random.default_rng(seed)
+    w = random_interpolator(rng, sample.z)
+    fresh, checks = model.fresh(trials, seed=rng), []
+    for name, rows, others in (
+        ("maj", ~sample.minority, ~fresh.minority), ("min", sample.minority, fresh.minority),
+    ):  # fmt: skip
+        gaps, train, test = setup.gaps(w, sample, model, name), sample.z[rows] @ w, fresh.z[others] @ w
+        for kind, ours, f in (
+            ("confidence", gaps.confidence, lambda m: m),
+            ("accuracy", gaps.accuracy, lambda m: m > 0),
+        ):
+            part = f(test) * 1.0
+            se = max(part.std(), 1 / len(part)) / len(part) ** 0.5
+            checks.append(estimated(f"{kind} gap, {name}", f(train).mean() - part.mean(), ours, se))
+    return checks
+
+
 def lemma1(trials: int = 400, seed: int = 0) -> list[Check]:
     """Caps: bound over exact measure. Coverage of the three bounds at delta = 1/10 over `trials` draws."""
     t, dims = np.linspace(0, 0.95, 96)[:, None], np.array([2, 3, 5, 10, 30, 100, 300])

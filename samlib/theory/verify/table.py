@@ -56,22 +56,35 @@ def likely(claim: str, p, trials: int) -> Check:
     return Check(claim, "p-value", trials, float(np.min(p)), LEAST_P, False)
 
 
-def as_table(checks: Iterable[Check]) -> pd.DataFrame:
+class Table(pd.DataFrame):
+    """A data frame that shows its claims whole, where pandas would cut them at 50 characters."""
+
+    def _repr_html_(self) -> str:
+        with pd.option_context("display.max_colwidth", None):
+            return super()._repr_html_()
+
+
+def as_table(checks: Iterable[Check]) -> Table:
     """One row per check, numbers in three digits, for display."""
     rows = [
         {
             "claim": check.claim,
             "trials": check.trials,
             "measured": check.measured,
-            "worst": f"{check.worst + 0.0:.3g}",
-            "allowed": ("at most " if check.at_most else "at least ") + f"{check.bound:.3g}"
+            "worst": _number(check.worst),
+            "allowed": ("at most " if check.at_most else "at least ") + _number(check.bound)
             if check.bound != np.nextafter(0, 1)
             else "above 0",
             "holds": "yes" if check.holds else "NO",
         }
         for check in checks
     ]
-    return pd.DataFrame(rows).set_index("claim")
+    return Table(pd.DataFrame(rows).set_index("claim").rename_axis(None))
+
+
+def _number(value: float) -> str:
+    """Three digits, with a minus sign at which a narrow column does not break the line."""
+    return f"{value + 0.0:.3g}".replace("-", "\N{MINUS SIGN}")
 
 
 class Ledger:
@@ -80,7 +93,7 @@ class Ledger:
     def __init__(self):
         self.checks: dict[str, list[Check]] = {}
 
-    def __call__(self, statement: str, checks: Iterable[Check]) -> pd.DataFrame:
+    def __call__(self, statement: str, checks: Iterable[Check]) -> Table:
         self.checks[statement] = list(checks)
         return as_table(self.checks[statement])
 
