@@ -67,7 +67,7 @@ class Experiment(BaseModel):
         0.0, description="share of the label spread over all classes"
     )
     epochs: _Count = Field(50, description="passes over the subset")
-    batch_size: _Count = Field(64, description="examples a step; the last batch of an epoch may be smaller")
+    batch_size: _Count = Field(64, description="examples a step at most; an epoch has equal batches")
     subset_fraction: _Fraction = Field(0.5, description="share of the pool that each model trains on")
     n_models: Annotated[int, Field(ge=2)] = Field(64, description="number of models; not part of the key")
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(
