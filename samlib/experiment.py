@@ -104,7 +104,7 @@ class Experiment(BaseModel):
         if self.optimizer in WITHOUT_RADIUS or (self.m_sharpness or 0) >= self.batch_size:
             fields["m_sharpness"] = None
         if self.m_sharpness is not None and self.optimizer not in ("sam", "asam"):
-            raise ValueError(f"m_sharpness is defined for sam and asam, not for {self.optimizer}")
+            raise ValueError(f"parameter 'm_sharpness' is defined for sam and asam, not for {self.optimizer}")
         return self
 
     @property
