@@ -71,7 +71,7 @@ class Experiment(BaseModel):
         0.0, description="share of the label spread over all classes"
     )
     epochs: _Count = Field(50, description="passes over the subset")
-    batch_size: _Count = Field(64, description="examples a step; the last batch of an epoch may be smaller")
+    batch_size: _Count = Field(64, description="examples a step at most; an epoch has equal batches")
     subset_fraction: _Fraction = Field(0.5, description="share of the pool that each model trains on")
     n_models: Annotated[int, Field(ge=2)] = Field(64, description="number of models; not part of the key")
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(
@@ -108,7 +108,7 @@ class Experiment(BaseModel):
         if self.optimizer in WITHOUT_RADIUS or (self.m_sharpness or 0) >= self.batch_size:
             fields["m_sharpness"] = None
         if self.m_sharpness is not None and self.optimizer not in ("sam", "asam"):
-            raise ValueError(f"m_sharpness is defined for sam and asam, not for {self.optimizer}")
+            raise ValueError(f"parameter 'm_sharpness' is defined for sam and asam, not for {self.optimizer}")
         return self
 
     @property

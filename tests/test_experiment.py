@@ -94,7 +94,7 @@ def test_the_key_is_the_same_in_another_process():
         ({"augment": "maybe"}, "'augment' = 'maybe'"),
         ({"label_smoothing": 1}, "'label_smoothing' = 1"),
         ({"m_sharpness": 0}, "'m_sharpness' = 0"),
-        ({"m_sharpness": 8, "optimizer": "gsam"}, "M_sharpness is defined for sam and asam, not for gsam"),
+        ({"m_sharpness": 8, "optimizer": "gsam"}, "Parameter 'm_sharpness' is defined for sam and asam, not for gsam"),
         ({"model": "cnn", "hidden": [-1]}, "'hidden.0' = -1"),
     ],
 )

@@ -26,7 +26,8 @@ def parameters(model):
     ],
 )
 def test_sizes_are_the_published_ones(name, count):
-    assert parameters(build_model(name, (32, 32, 3), 10)) == count
+    with torch.device("meta"):
+        assert parameters(build_model(name, (32, 32, 3), 10)) == count
 
 
 @pytest.mark.parametrize("name", IMAGE_MODELS)
@@ -71,10 +72,10 @@ def test_every_norm_trains_and_has_only_its_own_layers(name, norm):
     found = [type(m).__name__ for m in model.modules() if isinstance(m, nn.BatchNorm2d | nn.GroupNorm)]
     expected = {"batch": {"BatchNorm2d"}, "group": {"GroupNorm"}, "none": set()}[norm]
     assert set(found) == (expected if name != "vit_tiny" else set())
-    x, y = torch.randn(8, 8, 8, 3), torch.arange(8) % 4
-    optimizer = torch.optim.Adam(model.parameters(), lr=2e-4)
+    x, y = torch.randn(6, 8, 8, 3), torch.arange(6) % 4
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     losses = []
-    for _ in range(8):
+    for _ in range(5):
         optimizer.zero_grad()
         loss = nn.functional.cross_entropy(model(x), y)
         loss.backward()

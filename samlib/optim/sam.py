@@ -32,7 +32,8 @@ class SAM(torch.optim.Optimizer):
     Raises ValueError for a negative or infinite rho, TypeError where step has no closure.
     """
 
-    own_state: tuple[str, ...] = ("unmoved",)  # what this class keeps beside the base optimizer's state
+    kept_state: tuple[str, ...] = ()  # what a class keeps from step to step, beside the base optimizer's state
+    needs_gradient = False  # of the first pass, when the two are combined
     micro_batches = True
 
     def __init__(self, params, base_optimizer, rho: float = 0.05, adaptive: bool = False, **base_kwargs):
@@ -85,7 +86,7 @@ class SAM(torch.optim.Optimizer):
         norm = norm_of(scaled)
         for (p, group), s in zip(moved, scaled, strict=True):
             self.state[p]["unmoved"] = p.detach().clone()
-            if "gradient" in self.own_state:
+            if self.needs_gradient:
                 self.state[p]["gradient"] = p.grad.clone()
             # a zero gradient moves nothing
             move = torch.where(norm > 0, self.radius(group) / norm, 0).to(p)
@@ -111,9 +112,10 @@ class SAM(torch.optim.Optimizer):
     def _base_step(self) -> None:
         # torch.optim takes an empty state for an uninitialized one, so what is ours is out of its sight meanwhile.
         ours = {}
-        for p in list(self.state):
-            ours[p] = {name: self.state[p].pop(name) for name in self.own_state if name in self.state[p]}
-            if not self.state[p]:
+        for p, state in list(self.state.items()):
+            if self.kept_state:
+                ours[p] = {name: state.pop(name) for name in self.kept_state if name in state}
+            if not state:
                 del self.state[p]
         self.base_optimizer.step()
         for p, kept in ours.items():

@@ -20,7 +20,7 @@ class GSAM(SAM):
     The rest, and what is raised, as in `SAM`; one closure a step.
     """
 
-    own_state = ("unmoved", "gradient")
+    needs_gradient = True
     micro_batches = False
 
     def __init__(
@@ -77,7 +77,8 @@ class LookSAM(SAM):
 
     # The vectors are the whole model's, as in the paper's Algorithm 1. pytorch_optimizer 4 projects and scales each tensor
     # by itself, and makes both passes at every step.
-    own_state = ("unmoved", "gradient", "kept")
+    needs_gradient = True
+    kept_state = ("kept",)
     micro_batches = False
 
     def __init__(
@@ -139,7 +140,7 @@ class FriendlySAM(SAM):
     """
 
     # The published script starts at m = g and subtracts m before it updates it; for sigma = 1 the direction is the same.
-    own_state = ("unmoved", "average")
+    kept_state = ("average",)
     micro_batches = False
 
     def __init__(

@@ -83,7 +83,9 @@ def _train_missing(store: Store, missing: list[range], cluster, progress: bool) 
                     return
     except (OSError, TimeoutError) as error:
         if getattr(error, "errno", None) is not None:
-            raise OSError(f"{store.path} could not be written ({error}); what was finished is kept.") from None
+            raise OSError(
+                f"The store {store.path} could not be written ({error}); what was finished is kept."
+            ) from None
         raise RuntimeError(
             f"The Dask scheduler was lost ({error}); run again to go on from what is finished."
         ) from None

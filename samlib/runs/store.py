@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 import time
@@ -24,6 +25,7 @@ from samlib.training import group_size
 
 PER_MODEL = ("train_loss", "train_accuracy", "test_accuracy")
 FLAGS = ("diverged", "complete")
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
 SIGNALS = ("correct", "logit", "entropy", "modified_entropy")
 
 
@@ -82,20 +84,27 @@ class Store:
 
     def prepare(self) -> None:
         """Make the arrays, or lengthen them, and sweep up what a killed writer left. Needs the lock."""
+        try:
+            self._prepare()
+        except OSError as error:
+            raise OSError(f"The store {self.path} could not be written ({error}).") from None
+
+    def _prepare(self) -> None:
         for left in self.path.rglob("*.partial"):
             left.unlink()
         n, t = len(self.dataset.y_train), len(self.dataset.y_test)
         k = -(-self.experiment.n_models // self.group) * self.group
-        group = zarr.open_group(self.path, mode="a")
+        group = self._read(lambda: zarr.open_group(self.path, mode="a"))
+        found = self._read(lambda: dict(group.arrays()))
         layout = [("member", "example", n)]
         layout += [(s, "example", n) for s in SIGNALS] + [(f"test_{s}", "test", t) for s in SIGNALS]
         layout += [
             (name, None, 0) for name in (*PER_MODEL, *FLAGS)
         ]  # `complete` last: it is what says that all is there
         for name, dim, size in layout:
-            if name in group:
-                if group[name].shape[0] < k:
-                    group[name].resize((k, *group[name].shape[1:]))
+            if name in found:
+                if found[name].shape[0] < k:
+                    found[name].resize((k, *found[name].shape[1:]))
                 continue
             boolean = name in ("member", "correct", "test_correct", *FLAGS)
             group.create_array(
@@ -191,6 +200,10 @@ class Store:
     def _read(self, read):
         try:
             return read()
+        except OSError as error:
+            if error.errno in CANNOT_WRITE:
+                raise
+            raise self._damaged(" ".join(str(error).split())) from None
         except Exception as error:  # zarr and its codecs raise many kinds for a damaged file
             raise self._damaged(" ".join(str(error).split()) or type(error).__name__) from None
 

@@ -96,12 +96,12 @@ def rate(recipe: Mapping, step: int, steps: int) -> float:
 
 
 def sizes(n: int, recipe: Mapping) -> list[int]:
-    """The sizes of an epoch's batches; a last one of a single example, which BatchNorm cannot take, joins the one before."""
-    batch = recipe["batch_size"]
-    found = [min(batch, n - start) for start in range(0, n, batch)]
-    if recipe["norm"] == "batch" and len(found) > 1 and found[-1] == 1:
-        found[-2:] = [batch + 1]
-    return found
+    """The sizes of an epoch's batches: as few as `batch_size` allows, and equal to within one.
+
+    A small remainder as the last batch would weigh as much as a full one, and BatchNorm would be fed its noise.
+    """
+    count = ceil(n / recipe["batch_size"])
+    return [n // count + (i < n % count) for i in range(count)]
 
 
 class Average:
