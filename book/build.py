@@ -34,6 +34,7 @@ PAGES = {
 } | {
     "introduction": ("introduction", {"datasets": list(DATASETS)}, None),
     "synthetic_mixture": ("synthetic_mixture", {}, None),
+    "theory_checks": ("theory_checks", {}, None),
 }
 TIMEOUT = 1800  # seconds a cell may take
 
@@ -168,9 +169,12 @@ def build(output: Path) -> int:
         ),
         *("--path-output", str(output / "build"), "-W", "-n", "--keep-going"),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONWARNINGS": "ignore"})
+    # in ROOT, because _config.yml names the local extension from there
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"PYTHONWARNINGS": "ignore"})
     if done.returncode:
-        sys.stderr.write(done.stdout[-6000:] + done.stderr[-6000:])
+        said = done.stderr.splitlines()
+        trouble = [line for line in said if "WARNING" in line or "ERROR" in line or "rror:" in line] or said[-40:]
+        sys.stderr.write("\n".join(trouble) + "\n")
     return done.returncode
 
 

@@ -42,8 +42,15 @@ def simulate(seed, *, leak, skill, spread=1.0, models=24, examples=300, tests=30
         "label": ("example", np.arange(examples) % 3),
         "test_label": ("test", np.arange(tests) % 3),
     }
-    attributes = {"data_checksum": "0" * 64, "seconds": 1.0, "machine": ["a machine"], "samlib": ["0"], "diverged": [], "key": "k",
-                  "experiment": Experiment(dataset="digits").model_dump_json()}  # fmt: skip
+    attributes = {
+        "data_checksum": "0" * 64,
+        "seconds": 1.0,
+        "machine": ["a machine"],
+        "samlib": ["0"],
+        "diverged": [],
+        "key": "k",
+        "experiment": Experiment(dataset="digits").model_dump_json(),
+    }
     return xr.Dataset(variables, coordinates, attributes)
 
 
