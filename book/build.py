@@ -115,18 +115,20 @@ def execute(stale: dict[str, dict], executed: Path) -> list[str]:
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         jobs = {pool.submit(execute_page, page, todo, executed): page for page, todo in stale.items()}
         for done, job in enumerate(as_completed(jobs), 1):
-            seconds, error = job.result()
+            seconds, error, warnings = job.result()
             left = (time.perf_counter() - start) / done * (len(jobs) - done)
             say(
                 f"{'FAILED   ' if error else 'executed '} {jobs[job]} in {seconds:.0f} s "
                 f"({done} of {len(jobs)}, about {left:.0f} s left){': ' + error if error else ''}"
             )
+            for warning in warnings:
+                say(f"          warned: {warning}")
             failed += [jobs[job]] if error else []
     return failed
 
 
-def execute_page(page: str, todo: dict, executed: Path) -> tuple[float, str | None]:
-    """One notebook by papermill, with its title and fingerprint; returns seconds and, if it failed, its last line."""
+def execute_page(page: str, todo: dict, executed: Path) -> tuple[float, str | None, list[str]]:
+    """One notebook by papermill, with its title and fingerprint; returns seconds, the error if it failed, and its warnings."""
     os.environ["OMP_NUM_THREADS"] = "1"
     import papermill
 
@@ -148,7 +150,10 @@ def execute_page(page: str, todo: dict, executed: Path) -> tuple[float, str | No
     if error is None:
         notebook.metadata["samlib"] = {"fingerprint": todo["fingerprint"]}
     nbformat.write(notebook, path)
-    return time.perf_counter() - start, error
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    said = "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stderr")
+    warned = dict.fromkeys(line.partition("Warning: ")[2] for line in said.splitlines() if "Warning: " in line)
+    return time.perf_counter() - start, error, list(warned)
 
 
 def build(output: Path) -> int:
@@ -170,7 +175,9 @@ def build(output: Path) -> int:
         *("--path-output", str(output / "build"), "-W", "-n", "--keep-going"),
     ]
     # in ROOT, because _config.yml names the local extension from there
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"PYTHONWARNINGS": "ignore"})
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"PYTHONWARNINGS": "ignore"}
+    )
     if done.returncode:
         said = done.stderr.splitlines()
         trouble = [line for line in said if "WARNING" in line or "ERROR" in line or "rror:" in line] or said[-40:]

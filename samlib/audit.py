@@ -103,6 +103,10 @@ def attack_scores(runs: xr.Dataset, names=tuple(ATTACKS)) -> Attacked:
     if unknown := set(names) - ATTACKS.keys():
         raise ValueError(f"attack {sorted(unknown)[0]!r} is not one of {', '.join(ATTACKS)}.")
     member, kept = usable(runs)
+    if lost := runs.sizes["example"] - len(kept):
+        warnings.warn(
+            f"{lost} of {runs.sizes['example']} examples have too few models in or out and are left out.", stacklevel=2
+        )
     signals = {name: v.values[:, kept] for name, v in runs.items() if v.dims == ("model", "example")}
     signals |= {name: v.values for name, v in runs.items() if v.dims == ("model", "test")}
     scores = {name: [] for name in names}
@@ -123,11 +127,12 @@ def usable(runs: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
     kept = np.flatnonzero((n_in >= 3) & (len(member) - n_in >= 3))
     if not len(kept):
         raise ValueError(f"n_models must be larger: with {len(member)} no example has 3 models in and 3 out.")
-    if lost := member.shape[1] - len(kept):
-        warnings.warn(
-            f"{lost} of {member.shape[1]} examples have too few models in or out and are left out.", stacklevel=3
-        )
     return member[:, kept], kept
+
+
+def left_out(runs: xr.Dataset) -> int:
+    """How many examples `usable` leaves out."""
+    return runs.sizes["example"] - len(usable(runs)[1])
 
 
 def compare_attacks(pair: Pair, names=tuple(ATTACKS), fpr=FPR) -> dict[str, Comparison]:

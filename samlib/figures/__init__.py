@@ -10,7 +10,6 @@ from samlib.figures.memorization import (
     memorization_density,
     memorization_scatter,
 )
-from samlib.figures.style import style
 from samlib.figures.tables import (
     agreement_table,
     differ_most_table,
@@ -37,7 +36,6 @@ __all__ = [
     "overview",
     "provenance",
     "roc_curves",
-    "style",
     "table",
     "training_cost",
 ]

@@ -13,30 +13,30 @@ from samlib.audit import Pair
 from samlib.data import Dataset
 from samlib.estimators import memorization
 from samlib.evaluation import resampled
-from samlib.figures.style import GREEN, GREY, RED, SAM, SGD, WIDTH, style
+from samlib.figures.style import GREEN, GREY, RED, SAM, SGD, WIDTH, drawn
 
 
+@drawn
 def memorization_density(pair: Pair, *, n_bins: int = 20, n_resamples: int = 500):
     """Figure 1a: histograms of memorization scores on a logarithmic axis, with 95 % bands over models and examples."""
     edges = np.linspace(-0.2, 1.0, n_bins + 1)
-    with style():
-        figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 2.9))
-        shares = []
-        for runs, colour, label in ((pair.sgd, SGD, "SGD"), (pair.sam, SAM, pair.name)):
-            score = memorization(runs.correct.values, runs.member.values).value
-            share = np.histogram(np.clip(score[~np.isnan(score)], *edges[[0, -1]]), edges)[0] / np.sum(~np.isnan(score))
-            left.stairs(share, edges, color=colour, lw=1.6, label=label)
-            shares.append(share)
-        left.set(yscale="log", xlabel="memorization", ylabel="share of examples")
-        left.legend()
-        gap = shares[1] - shares[0]
-        draws = _share_differences(pair, edges, n_resamples)
-        low, high = np.quantile(draws - draws.mean(0) + gap, [0.025, 0.975], axis=0)
-        centre = (edges[1:] + edges[:-1]) / 2
-        right.axhline(0, color=GREY, lw=1)
-        right.bar(centre, gap, width=0.85 * np.diff(edges), color=np.where(gap > 0, SAM, SGD), alpha=0.55)
-        right.errorbar(centre, gap, yerr=np.maximum([gap - low, high - gap], 0), fmt="none", color="black", lw=1)
-        right.set(xlabel="memorization", ylabel=f"share, {pair.name} − SGD")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 2.9))
+    shares = []
+    for runs, colour, label in ((pair.sgd, SGD, "SGD"), (pair.sam, SAM, pair.name)):
+        score = memorization(runs.correct.values, runs.member.values).value
+        share = np.histogram(np.clip(score[~np.isnan(score)], *edges[[0, -1]]), edges)[0] / np.sum(~np.isnan(score))
+        left.stairs(share, edges, color=colour, lw=1.6, label=label)
+        shares.append(share)
+    left.set(yscale="log", xlabel="memorization", ylabel="share of examples")
+    left.legend()
+    gap = shares[1] - shares[0]
+    draws = _share_differences(pair, edges, n_resamples)
+    low, high = np.quantile(draws - draws.mean(0) + gap, [0.025, 0.975], axis=0)
+    centre = (edges[1:] + edges[:-1]) / 2
+    right.axhline(0, color=GREY, lw=1)
+    right.bar(centre, gap, width=0.85 * np.diff(edges), color=np.where(gap > 0, SAM, SGD), alpha=0.55)
+    right.errorbar(centre, gap, yerr=np.maximum([gap - low, high - gap], 0), fmt="none", color="black", lw=1)
+    right.set(xlabel="memorization", ylabel=f"share, {pair.name} − SGD")
     return figure
 
 
@@ -113,26 +113,26 @@ def agreement(pair: Pair) -> Agreement:
     return Agreement(*(float(v) for v in values))
 
 
+@drawn
 def memorization_scatter(pair: Pair):
     """Figure 1b: SAM's memorization score of each example against SGD's, with both regression lines and the identity."""
     x, y = (memorization(runs.correct.values, runs.member.values).value for runs in (pair.sgd, pair.sam))
     found = agreement(pair)
     ends = np.array([min(np.nanmin(x), np.nanmin(y)), 1.0])
-    with style():
-        figure, ax = plt.subplots(figsize=(WIDTH * 0.62, WIDTH * 0.56))
-        ax.scatter(x, y, s=6, alpha=0.25, color="black", lw=0, rasterized=True)
-        ax.plot(ends, ends, color=RED, lw=1.3, label="identity")
-        ax.plot(ends, found.slope * ends + found.intercept, color=GREEN, lw=1.6, label="least squares")
-        ax.plot(
-            ends,
-            found.orthogonal_slope * ends + found.orthogonal_intercept,
-            "--",
-            color=GREEN,
-            lw=1.6,
-            label="orthogonal",
-        )
-        ax.set(xlabel="memorization, SGD", ylabel=f"memorization, {pair.name}", aspect="equal")
-        ax.legend(loc="upper left", fontsize="small")
+    figure, ax = plt.subplots(figsize=(WIDTH * 0.62, WIDTH * 0.56))
+    ax.scatter(x, y, s=6, alpha=0.25, color="black", lw=0, rasterized=True)
+    ax.plot(ends, ends, color=RED, lw=1.3, label="identity")
+    ax.plot(ends, found.slope * ends + found.intercept, color=GREEN, lw=1.6, label="least squares")
+    ax.plot(
+        ends,
+        found.orthogonal_slope * ends + found.orthogonal_intercept,
+        "--",
+        color=GREEN,
+        lw=1.6,
+        label="orthogonal",
+    )
+    ax.set(xlabel="memorization, SGD", ylabel=f"memorization, {pair.name}", aspect="equal")
+    ax.legend(loc="upper left", fontsize="small")
     return figure
 
 
@@ -152,27 +152,27 @@ def differ_most(pair: Pair, k: int = 10) -> pd.DataFrame:
     return frame.iloc[chosen].rename_axis("example")
 
 
+@drawn
 def examples(dataset: Dataset, frame: pd.DataFrame, *, per_row: int = 5):
     """Figure 1c: the examples of `differ_most` with their class and scores (on models that they were not chosen by).
 
     Images as images; other data as bars of their features, grey, over the class's mean, black.
     """
     rows, is_image = -(-len(frame) // per_row), dataset.x_train.ndim > 2
-    with style():
-        figure, axes = plt.subplots(rows, per_row, figsize=(WIDTH, (1.75 if is_image else 1.5) * rows), squeeze=False)
-        for ax in axes.flat:
-            ax.set_axis_off()
-        for ax, (example, row) in zip(axes.flat, frame.iterrows(), strict=False):
-            x = dataset.x_train[example]
-            if is_image:
-                ax.imshow(x, cmap="gray_r" if x.ndim == 2 else None, interpolation="nearest")
-            else:
-                mean = dataset.x_train[dataset.y_train == int(row.label)].mean(0)
-                kept = np.argsort(-mean, kind="stable")[:60]  # the features that are commonest in the class
-                ax.bar(np.arange(len(kept)), x[kept], width=1, color="0.75")
-                ax.step(np.arange(len(kept)), mean[kept], color="black", lw=1, where="mid")
-            name = dataset.classes[int(row.label)]
-            ax.set_title(f"{'' if is_image else 'class '}{name}: {row.sgd:.2f} → {row.sam:.2f}", fontsize="small")
+    figure, axes = plt.subplots(rows, per_row, figsize=(WIDTH, (1.75 if is_image else 1.5) * rows), squeeze=False)
+    for ax in axes.flat:
+        ax.set_axis_off()
+    for ax, (example, row) in zip(axes.flat, frame.iterrows(), strict=False):
+        x = dataset.x_train[example]
+        if is_image:
+            ax.imshow(x, cmap="gray_r" if x.ndim == 2 else None, interpolation="nearest")
+        else:
+            mean = dataset.x_train[dataset.y_train == int(row.label)].mean(0)
+            kept = np.argsort(-mean, kind="stable")[:60]  # the features that are commonest in the class
+            ax.bar(np.arange(len(kept)), x[kept], width=1, color="0.75")
+            ax.step(np.arange(len(kept)), mean[kept], color="black", lw=1, where="mid")
+        name = dataset.classes[int(row.label)]
+        ax.set_title(f"{'' if is_image else 'class '}{name}: {row.sgd:.2f} → {row.sam:.2f}", fontsize="small")
     return figure
 
 

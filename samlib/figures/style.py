@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+import functools
+from collections.abc import Callable
 
 import matplotlib.pyplot as plt
 import seaborn as sns
@@ -11,19 +12,25 @@ SGD, SAM, GREY, GREEN, RED = "#0072B2", "#D55E00", "#6e6e6e", "#009E73", "#CC331
 WIDTH = 7.2  # inches of a page's text
 
 
-@contextmanager
-def style():
-    """The house's matplotlib settings, for the figures made inside."""
-    settings = {
-        "figure.dpi": 110,
-        "savefig.dpi": 160,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "legend.frameon": False,
-        "figure.constrained_layout.use": True,
-    }
-    with sns.axes_style("ticks"), sns.plotting_context("paper", font_scale=1.05), plt.rc_context(settings):
-        yield
+def drawn(function: Callable) -> Callable:
+    """Let a function draw with the house's matplotlib settings; its figure is closed, so that a notebook shows it once."""
+
+    @functools.wraps(function)
+    def wrapped(*args, **kwargs):
+        settings = {
+            "figure.dpi": 110,
+            "savefig.dpi": 160,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "legend.frameon": False,
+            "figure.constrained_layout.use": True,
+        }
+        with sns.axes_style("ticks"), sns.plotting_context("paper", font_scale=1.05), plt.rc_context(settings):
+            figure = function(*args, **kwargs)
+            plt.close(figure)
+            return figure
+
+    return wrapped
 
 
 def dataset_title(name: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from samlib.audit import Pair
+from samlib.audit import Pair, left_out
 from samlib.claims import CONTRADICTED, INCONCLUSIVE, NO_DIFFERENCE, SUPPORTED
 from samlib.data import Dataset
 from samlib.figures.memorization import agreement
@@ -48,17 +48,15 @@ def overview(ledger: pd.DataFrame):
 
 
 def ledger_table(ledger: pd.DataFrame):
-    """Every claim and data set: the statistic, its estimate with the Holm-adjusted interval, the smallest effect, the cost."""
+    """Every claim and data set: the statistic, its estimate with the Holm-adjusted interval, the smallest effect that counts."""
     shown = pd.DataFrame(index=ledger.index)
     shown["statistic"] = ledger["statistic"]
     shown["estimate"] = ledger["estimate"].map("{:+.4f}".format)
     shown["interval"] = _intervals(ledger, 4)
-    shown["level"] = (1 - ledger["level"]).map("{:.2%}".format)
     shown["counts from"] = (ledger["direction"] * ledger["smallest"]).map("{:+g}".format)
     shown["verdict"] = ledger["verdict"]
-    shown["models"] = ledger["models"]
     shown["the paper reports"] = ledger["reported"]
-    shown.loc[ledger["estimate"].isna(), ["estimate", "interval", "level"]] = ""
+    shown.loc[ledger["estimate"].isna(), ["estimate", "interval"]] = ""
     return shown.rename(index=dataset_title, level="dataset").style.map(TONES.get, subset=["verdict"])
 
 
@@ -97,6 +95,7 @@ def provenance(pair: Pair):
         fields = {k: v for k, v in fields.items() if v is not None}
         columns[name] = {name: str(value) for name, value in fields.items()} | {
             "models that diverged": str(len(runs.attrs["diverged"])),
+            "examples that the attacks leave out": str(left_out(runs)),
             "core seconds": f"{runs.attrs['seconds']:.0f}",
             "machine": ", ".join(runs.attrs["machine"]),
             "samlib": ", ".join(runs.attrs["samlib"]),
