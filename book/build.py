@@ -147,6 +147,9 @@ def execute_page(page: str, todo: dict, executed: Path) -> tuple[float, str | No
     if todo["title"]:  # one notebook, several pages: each with a title of its own
         heading, _, rest = first.source.partition("\n")
         first.source = f"{heading}: {todo['title']}\n{rest}"
+    for cell in notebook.cells:
+        if "injected-parameters" in cell.metadata.get("tags", ()):
+            cell.metadata["tags"].append("hide-input")
     if error is None:
         notebook.metadata["samlib"] = {"fingerprint": todo["fingerprint"]}
     nbformat.write(notebook, path)

@@ -51,7 +51,7 @@ class Claim:
     direction: int
     smallest: float
     measure: Callable[[Pair], Effect | None]
-    reported: str = ""  # the paper's SGD -> SAM, second-hand
+    reported: str = ""  # the paper's numbers, SGD → SAM, second-hand
 
 
 def _mean(terms: np.ndarray) -> Effect:
@@ -176,13 +176,13 @@ def _top_influence_memorized(pair: Pair) -> Effect:
 
 CLAIMS = (
     Claim("C1", "SAM has lower test error than SGD.", "test accuracy, SAM - SGD", 1, 0.002, _accuracy,
-          "CIFAR-100 80.30 -> 81.60, CIFAR-10 96.00 -> 96.72 (%)"),
+          "test accuracies of 80.30 → 81.60 % on CIFAR-100, 96.00 → 96.72 % on CIFAR-10"),
     Claim("C2 confidence", "SAM is easier to attack by confidence.", "AUC of the confidence attack, SAM - SGD", 1, 0.005,
-          _auc("confidence"), "attack accuracy, CIFAR-100 77.19 -> 79.10, CIFAR-10 59.37 -> 61.64 (%)"),
+          _auc("confidence"), "attack accuracies of 77.19 → 79.10 % on CIFAR-100, 59.37 → 61.64 % on CIFAR-10"),
     Claim("C2 LiRA", "SAM is easier to attack by likelihood ratios.", "AUC of online LiRA, SAM - SGD", 1, 0.005,
-          _auc("LiRA online"), "CIFAR-100 92.6 -> 93.7, CIFAR-10 73.0 -> 76.4 (%)"),
+          _auc("LiRA online"), "AUCs of .926 → .937 on CIFAR-100, .730 → .764 on CIFAR-10"),
     Claim("C2 RMIA", "SAM is easier to attack by RMIA.", "AUC of offline RMIA, SAM - SGD", 1, 0.005,
-          _auc("RMIA offline"), "CIFAR-100 90.4 -> 91.6 (%)"),
+          _auc("RMIA offline"), "AUCs of .904 → .916 on CIFAR-100"),
     Claim("C3", "SAM's memorization scores have less density in the lowest range.",
           f"share of examples with memorization below {LOWEST}, SAM - SGD", -1, 0.005, _lowest_range),
     Claim("C4", "SAM memorizes more samples of the lower score range.",
@@ -194,7 +194,7 @@ CLAIMS = (
     Claim("C15", "SAM's outputs vary less on unseen examples.",
           "mean log ratio of the logit's deviation over models that did not see it, SAM / SGD", -1, 0.01, _output_spread),
     Claim("C16", "SAM's true-positive rate at a false-positive rate of 0.1 % is higher.",
-          "TPR of online LiRA at 0.1 % FPR, SAM - SGD", 1, 0.005, _tpr("LiRA online", 0.001), "CIFAR-10 8.8 -> 12.5 (%)"),
+          "TPR of online LiRA at 0.1 % FPR, SAM - SGD", 1, 0.005, _tpr("LiRA online", 0.001), "8.8 → 12.5 % on CIFAR-10"),
 )  # fmt: skip
 
 
@@ -276,10 +276,13 @@ def sentence(row: pd.Series) -> str:
     )
     if row.verdict == INCONCLUSIVE:
         if math.isnan(row.needed):
-            return f"{text} More examples, not more models, would settle it."
-        if row.needed > FEASIBLE * row.models:
-            return f"{text} It is so near to the smallest effect that counts that no feasible number of models would settle it."
-        text += f" About {row.needed:.0f} models of each would settle it."
+            text += " More examples, not more models, would settle it."
+        elif row.needed > FEASIBLE * row.models:
+            text += " It is so near to the smallest effect that counts that no feasible number of models would settle it."
+        else:
+            text += f" About {row.needed:.0f} models of each would settle it."
+    if row.reported:
+        text += f" The paper reports {row.reported}."
     return text
 
 

@@ -48,14 +48,13 @@ def overview(ledger: pd.DataFrame):
 
 
 def ledger_table(ledger: pd.DataFrame):
-    """Every claim and data set: the statistic, its estimate with the Holm-adjusted interval, the smallest effect that counts."""
+    """Every claim and data set: the statistic, its estimate, the Holm-adjusted interval, the smallest effect that counts."""
     shown = pd.DataFrame(index=ledger.index)
     shown["statistic"] = ledger["statistic"]
     shown["estimate"] = ledger["estimate"].map("{:+.4f}".format)
     shown["interval"] = _intervals(ledger, 4)
     shown["counts from"] = (ledger["direction"] * ledger["smallest"]).map("{:+g}".format)
     shown["verdict"] = ledger["verdict"]
-    shown["the paper reports"] = ledger["reported"]
     shown.loc[ledger["estimate"].isna(), ["estimate", "interval"]] = ""
     return shown.rename(index=dataset_title, level="dataset").style.map(TONES.get, subset=["verdict"])
 
