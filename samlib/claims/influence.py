@@ -11,7 +11,9 @@ import json
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import xarray as xr
+from scipy.stats import spearmanr
 
 from samlib.audit import Pair
 from samlib.claims.statistics import Effect, gain, halves, mean
@@ -66,15 +68,15 @@ class Influential(NamedTuple):
     terms: np.ndarray
 
 
-def influential(first: Models, second: Models) -> Influential:
-    """Choose PER_INTERVAL examples in each interval of memorization by `first`, and measure their influence by `second`.
+def influential(first: Models, second: Models, k: int = PER_INTERVAL) -> Influential:
+    """Choose k examples in each interval of memorization by `first`, and measure their influence by `second`.
 
     Horizontal position (memorization) and height (influence) thus come from different models: noise that both would share,
     through the models' subsets, cannot tie them.
     """
     score = memorization(first.correct, first.member, empty="zero").value
     strongest = strongest_influence(first.test_correct, first.member, labels=first.labels)
-    chosen = influential_by_interval(score, strongest.value, EDGES, PER_INTERVAL)
+    chosen = influential_by_interval(np.maximum(score, 0), strongest.value, EDGES, k)  # noise may go below 0
     interval = np.repeat(np.arange(len(chosen)), [len(c) for c in chosen])
     example = np.concatenate(chosen)
     test = strongest.test[example]
@@ -96,21 +98,41 @@ def figure_2(pair: Pair) -> dict[str, Influential]:
 
 
 class Differences(NamedTuple):
-    """Figure 2c. `memorization` (m,): SAM's minus SGD's, even models; `terms` (models, m) of that in influence, odd models."""
+    """Figure 2c, for m examples: `memorization` (m,), SAM's minus SGD's by the even models; `interval` of their mean
+    memorization; `sgd` and `sam` (models, m), terms whose column means are the influences by the odd models."""
 
     memorization: np.ndarray
-    terms: np.ndarray
     interval: np.ndarray
-    example: np.ndarray
+    sgd: np.ndarray
+    sam: np.ndarray
 
 
-def differences(pair: Pair) -> Differences:
-    """SAM - SGD, of examples and test points that both optimizers' even models chose together, so that neither is favoured."""
+def differences(pair: Pair, k: int = PER_INTERVAL) -> Differences:
+    """SAM beside SGD, for examples and test points that both optimizers' even models chose together: neither is favoured."""
     first, second = halves(pair)
-    chosen = influential(of(*first[:2]), of(*second[:2]))
-    sam, sgd = (memorization(r.correct.values, r.member.values, empty="zero").value for r in (first.sam, first.sgd))
-    terms = [influence_terms(of(runs), chosen.test, chosen.example) for runs in (second.sam, second.sgd)]
-    return Differences((sam - sgd)[chosen.example], terms[0] - terms[1], chosen.interval, chosen.example)
+    found = influential(of(*first[:2]), of(*second[:2]), k)
+    scores = [memorization(r.correct.values, r.member.values, empty="zero").value[found.example] for r in first[:2]]
+    terms = [influence_terms(of(runs), found.test, found.example) for runs in second[:2]]
+    return Differences(scores[1] - scores[0], found.interval, *terms)
+
+
+def influence_by_interval(pair: Pair) -> pd.DataFrame:
+    """Mean influence of all examples in each interval of memorization: columns sgd, sam, difference, low, high, examples."""
+    found, rows = differences(pair, pair.sgd.sizes["example"]), {}
+    for j, (low, high) in enumerate(zip(EDGES[:-1], EDGES[1:], strict=True)):
+        inside = (found.interval == j).astype(float)
+        if inside.sum() < ENOUGH:
+            continue
+        sgd, sam = (group_mean(terms, inside) for terms in (found.sgd, found.sam))
+        rows[f"{low:.1f} to {high:.1f}"] = compared(sgd, sam) | {"examples": int(inside.sum())}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("memorization")
+
+
+def compared(sgd: np.ndarray, sam: np.ndarray) -> dict[str, float]:
+    """Means of two matrices of terms, and their difference with a 95 % interval."""
+    found = mean(sam - sgd)
+    low, high = np.quantile(found.replicates, [0.025, 0.975])
+    return {"sgd": sgd.mean(), "sam": sam.mean(), "difference": found.estimate, "low": low, "high": high}
 
 
 def group_mean(terms: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -142,7 +164,8 @@ def slope(pair: Pair) -> Effect | None:
     x = found.memorization - found.memorization.mean()
     if len(x) < 2 * ENOUGH or not x.any():
         return None
-    each = found.terms - found.terms.mean()
+    each = found.sam - found.sgd
+    each = each - each.mean()
     value = (each.mean(0) * x).sum() / (x**2).sum()
     return mean(value + len(x) * x * (each - value * x) / (x**2).sum())
 
@@ -198,12 +221,82 @@ def low_entropy_gain(pair: Pair) -> Effect:
     return mean(gain(second) * np.where(lowest, 1 / lowest.mean(), -1 / (~lowest).mean()))
 
 
-def beyond_difficulty(pair: Pair) -> Effect:
-    """The gain at low entropy minus at high, among test points that are equally difficult; both judged by SGD's even models."""
+def bucket_table(pair: Pair) -> pd.DataFrame:
+    """Figure 4a: accuracy in each bucket on the odd models, buckets by SGD's even ones; columns sgd, sam, difference, low, high."""
     first, second = halves(pair)
-    entropy = streamed_entropy(first.sgd.test_correct.values, first.sgd.member.values)
-    weights = gain_beyond_difficulty(np.ones(len(entropy)), entropy, first.sgd.test_correct.values.mean(0))
-    return mean(gain(second) * weights)
+    bucket, rows = buckets(of(first.sgd)), {}
+    for b in range(1, N_BUCKETS + 1):
+        inside = (bucket == b).astype(float)
+        rows[b] = compared(*(group_mean(runs.test_correct.values.astype(float), inside) for runs in second[:2]))
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("bucket")
+
+
+class Comparable(NamedTuple):
+    """Test points that SGD's even models do not all agree on (the others have no entropy), m of them, and what these say.
+
+    `entropy` and `difficulty` (m,), the latter an accuracy; `sgd` and `sam` (models, m), correctness of the odd models.
+    """
+
+    entropy: np.ndarray
+    difficulty: np.ndarray
+    sgd: np.ndarray
+    sam: np.ndarray
+
+
+def comparable(pair: Pair) -> Comparable:
+    first, second = halves(pair)
+    correct = first.sgd.test_correct.values
+    tests = np.flatnonzero(correct.any(0) & ~correct.all(0))
+    correct = correct[:, tests]
+    odd = (runs.test_correct.values[:, tests].astype(float) for runs in second[:2])
+    return Comparable(streamed_entropy(correct, first.sgd.member.values), correct.mean(0), *odd)
+
+
+def beyond_difficulty(pair: Pair) -> Effect | None:
+    """The gain at low entropy minus at high, among test points that are equally difficult."""
+    found = comparable(pair)
+    if len(found.entropy) < 2 * ENOUGH:
+        return None
+    weights = gain_beyond_difficulty(np.ones(len(found.entropy)), found.entropy, found.difficulty, N_BUCKETS)
+    return mean((found.sam - found.sgd) * weights)
+
+
+def difficulty_table(pair: Pair) -> pd.DataFrame:
+    """What `beyond_difficulty` compares: rows (difficulty 1, the hardest, to 5; entropy low, high), columns as `bucket_table`."""
+    found, rows = comparable(pair), {}
+    bins = entropy_buckets(found.difficulty, N_BUCKETS)
+    for b in range(1, N_BUCKETS + 1):
+        inside = np.flatnonzero(bins == b)
+        half = entropy_buckets(found.entropy[inside], 2)
+        for h, name in ((1, "low"), (2, "high")):
+            group = np.bincount(inside[half == h], minlength=len(bins)).astype(float)
+            rows[b, name] = compared(group_mean(found.sgd, group), group_mean(found.sam, group))
+    frame = pd.DataFrame.from_dict(rows, orient="index")
+    frame.index = pd.MultiIndex.from_tuples(frame.index, names=["difficulty", "entropy"])
+    return frame
+
+
+def what_entropy_follows(pair: Pair) -> pd.DataFrame:
+    """Rank correlations of test points' influence entropy (SGD's even models), among points that the models disagree on.
+
+    Rows: with their difficulty, with the memorization of their most influential example, both by the odd models; columns
+    correlation, low, high (95 %, test points resampled). No rows where too few test points are left.
+    """
+    first, second = halves(pair)
+    found = top(of(first.sgd))
+    if found is None or len(found.test) < 3 * ENOUGH:
+        return pd.DataFrame(columns=["correlation", "low", "high"])
+    score = memorization(second.sgd.correct.values, second.sgd.member.values, empty="zero").value
+    others = {
+        "the test point's difficulty (error of other models)": -second.sgd.test_correct.values.mean(0)[found.test],
+        "the memorization of its most influential example": score[found.example[:, 0]],
+    }
+    rng, rows = np.random.default_rng(0), {}
+    for name, values in others.items():
+        draws = [spearmanr(found.entropy[d], values[d])[0] for d in rng.integers(0, len(values), (500, len(values)))]
+        ends = np.nanquantile(draws, [0.025, 0.975])
+        rows[name] = dict(zip(("correlation", "low", "high"), (spearmanr(found.entropy, values)[0], *ends), strict=True))
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def top_memorization(pair: Pair) -> Effect | None:
