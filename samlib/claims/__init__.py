@@ -1,5 +1,6 @@
 """The claims ledger: what the paper claims, how it is decided here, and the verdicts that a run's data give."""
 
+from samlib.claims.entropy import entropy_sentence
 from samlib.claims.ledger import (
     CLAIMS,
     CONTRADICTED,
@@ -19,5 +20,5 @@ from samlib.claims.statistics import Effect
 
 __all__ = [
     "CLAIMS", "CONTRADICTED", "CONTROLS", "INCONCLUSIVE", "LEVEL", "NO_DIFFERENCE", "SUPPORTED", "VERDICTS", "Claim", "Effect",
-    "decide", "ledger", "sentence", "verdict",
+    "decide", "entropy_sentence", "ledger", "sentence", "verdict",
 ]  # fmt: skip

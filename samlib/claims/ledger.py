@@ -15,16 +15,8 @@ import pandas as pd
 from scipy import stats
 
 from samlib.audit import Pair
-from samlib.claims.influence import (
-    EDGES,
-    PER_INTERVAL,
-    beyond_difficulty,
-    leaning,
-    low_entropy_gain,
-    near_duplicates,
-    slope,
-    top_memorization,
-)  # fmt: skip
+from samlib.claims.entropy import beyond_difficulty, low_entropy_gain, near_duplicates, top_memorization
+from samlib.claims.influence import EDGES, PER_INTERVAL, leaning, slope
 from samlib.claims.statistics import (
     LOW,
     LOWEST,
@@ -74,8 +66,8 @@ CLAIMS = (
     Claim("C4", "SAM memorizes more samples of the lower score range.",
           f"memorization, SAM - SGD, of examples that SGD memorizes by {LOWEST} to {LOW}", 1, 0.005, lower_scores),
     Claim("C6", "SGD's influence leans on a narrow set of highly memorized examples, SAM's is spread more smoothly.",
-          f"influence of the {PER_INTERVAL} most influential examples with memorization of {EDGES[-2]:.1f} to 1, minus of those "
-          f"with {EDGES[1]:.1f} to {EDGES[-2]:.1f}, SAM - SGD; chosen on the even models, measured on the odd ones",
+          f"influence (odd models) of the {PER_INTERVAL} most influential examples (even models) of memorization {EDGES[-2]:.1f} "
+          f"to 1, less those of {EDGES[1]:.1f} to {EDGES[-2]:.1f}, SAM - SGD",
           -1, 0.01, leaning),
     Claim("C7", "Where SAM memorizes more than SGD, it also gives more influence.",
           "slope of the difference in influence (odd models) over the difference in memorization (even models), SAM - SGD, of "

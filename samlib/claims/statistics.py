@@ -31,9 +31,16 @@ class Effect(NamedTuple):
 def mean(terms: np.ndarray) -> Effect:
     """The mean of first-order terms (models, examples), a column of NaN left out."""
     terms = terms[:, ~np.isnan(terms).any(0)]
-    examples = terms.mean(0)
     draws = two_way(terms, n_resamples=N_RESAMPLES)
-    return Effect(float(terms.mean()), draws, float(examples.std() / math.sqrt(len(examples))))
+    return Effect(float(terms.mean()), draws, math.sqrt(_by_examples(terms) / terms.shape[1]))
+
+
+def _by_examples(terms: np.ndarray) -> float:
+    """The variance between examples, less what few models add to it: a column's mean over models is a noisy one."""
+    between = terms.mean(0).var()
+    if len(terms) > 1:
+        between -= (terms - terms.mean(1, keepdims=True)).var(0, ddof=1).mean() / len(terms)
+    return max(float(between), 0.0)
 
 
 def accuracy(pair: Pair) -> Effect:
