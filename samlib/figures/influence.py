@@ -99,10 +99,10 @@ def bucket_accuracy(pair: Pair):
     frame = bucket_table(pair)
     x = np.array(frame.index)
     figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 2.9), width_ratios=(1.2, 1))
-    for column, colour, label, shift in (("sgd", SGD, "SGD", -0.19), ("sam", SAM, pair.name, 0.19)):
-        left.bar(x + shift, frame[column], width=0.36, color=colour, label=label)
-    bottom = frame[["sgd", "sam"]].to_numpy().min()
-    left.set(xlabel="bucket of entropy (1 = lowest)", ylabel="test accuracy", ylim=(max(0, bottom - 0.1), 1))
+    for column, colour, label, shift in (("sgd", SGD, "SGD", -0.1), ("sam", SAM, pair.name, 0.1)):
+        left.plot(x + shift, frame[column], "o", ms=7, color=colour, label=label)
+    left.grid(axis="y", alpha=0.3)
+    left.set(xlabel="bucket of entropy (1 = lowest)", ylabel="test accuracy", xticks=x)
     figure.legend(*left.get_legend_handles_labels(), loc="outside upper left", ncols=2)
     _gains(right, x, frame, f"accuracy, {pair.name} − SGD", colour="black")
     right.set_xlabel("bucket of entropy (1 = lowest)")
