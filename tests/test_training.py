@@ -409,3 +409,13 @@ def test_out_of_memory_halves_the_evaluation_and_says_so(images, monkeypatch):
         result["strategy"][0] == "one at a time, channels-last, 16 evaluated at once: out of memory with more, float32"
     )
     np.testing.assert_allclose(result["logit"], whole["logit"], atol=1e-4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("kind", ["mlp", "cnn"])
+def test_a_gpu_trains_what_the_cpu_trains(data, images, kind, optimizer):
+    r, given = (recipe(optimizer=optimizer), data) if kind == "mlp" else (image_recipe(optimizer=optimizer), images)
+    cpu, gpu = (train_group(r | {"epochs": 2}, given, range(2), device) for device in ("cpu", "cuda"))
+    assert np.array_equal(cpu["member"], gpu["member"])
+    np.testing.assert_allclose(cpu["logit"], gpu["logit"], atol=0.05)

@@ -145,7 +145,9 @@ def workers(folder):
     wall = {}
     for n in (1, 2):
         with (
-            LocalCluster(n, threads_per_worker=1, silence_logs=50, dashboard_address="127.0.0.1:0") as cluster,
+            LocalCluster(
+                n_workers=n, threads_per_worker=1, silence_logs=50, dashboard_address="127.0.0.1:0"
+            ) as cluster,
             Client(cluster) as client,
         ):
             client.run(train_group, experiment.but(epochs=1).model_dump(), samlib.load_dataset(path).arrays(), [0])
