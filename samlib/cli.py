@@ -66,7 +66,11 @@ def _plain(annotation):
 def _default(name: str, field) -> str:
     if name == "optimizer":
         return "sam, beside sgd"
-    return "the data set's recipe" if name in ("hidden", "epochs", "weight_decay", "subset_fraction", "rho") else str(field.default)
+    return (
+        "the data set's recipe"
+        if name in ("hidden", "epochs", "weight_decay", "subset_fraction", "rho")
+        else str(field.default)
+    )
 
 
 def _runs(experiments, cluster):

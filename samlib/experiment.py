@@ -23,6 +23,10 @@ RECIPES: dict[str, dict[str, Any]] = {
     "cifar10": _SMALL_IMAGES,
     "fashion_mnist": _SMALL_IMAGES,
 }
+PROFILES: dict[str, dict[str, Any]] = {
+    "quick": {},  # each data set's own recipe
+    "smoke": {"n_models": 16, "epochs": 8},  # for tests of the book itself; its numbers mean little
+}
 ALPHA = {"gsam": 0.4, "looksam": 0.7}  # the papers'
 WITHOUT_RADIUS = ("sgd", "swa", "ema")
 _Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -86,7 +90,7 @@ class Experiment(BaseModel):
         try:
             super().__init__(**fields)
         except ValidationError as error:
-            raise ValueError(_sentence(error)) from None
+            raise ValueError(_sentence(error, type(self))) from None
 
     @model_validator(mode="before")
     @classmethod
@@ -146,20 +150,40 @@ def pair(optimizer: str | None = "sam", **fields) -> dict[str, Experiment]:
     return {"sgd": other.but(optimizer="sgd"), other.optimizer: other}
 
 
-def from_parameters(namespace: Mapping[str, Any], *, ignore: Container[str] = ()) -> dict[str, Experiment]:
-    """`pair` of a notebook's parameters: call it first, as `from_parameters(globals())`.
-
-    papermill only warns of a parameter that a notebook does not have, and passes any type; here every public variable
-    must be a parameter of an experiment, so that a misspelt one fails at once. Raises ParameterError, one sentence.
-    """
+def public_parameters(namespace: Mapping[str, Any], *, ignore: Container[str] = ()) -> dict[str, Any]:
+    """The public variables of a notebook's `globals()` that can be parameters: no function, no class, no module."""
     hidden = {"In", "Out", *ignore}
-    fields = {
+    return {
         name: value
         for name, value in namespace.items()
         if not (name.startswith("_") or name in hidden or callable(value) or isinstance(value, ModuleType))
     }
+
+
+def check_parameters(namespace: Mapping[str, Any], model: type[BaseModel], *, ignore: Container[str] = ()) -> BaseModel:
+    """A notebook's own parameters as a pydantic `model` with extra="forbid", for notebooks that `from_parameters` does not fit.
+
+    Raises ParameterError, one sentence, for a parameter that the model does not have or refuses.
+    """
     try:
-        return pair(**fields)
+        return model(**public_parameters(namespace, ignore=ignore))
+    except ValidationError as error:
+        raise ParameterError(_sentence(error, model)) from None
+
+
+def from_parameters(namespace: Mapping[str, Any], *, ignore: Container[str] = ()) -> dict[str, Experiment]:
+    """`pair` of a notebook's parameters: call it first, as `from_parameters(globals())`.
+
+    papermill only warns of a parameter that a notebook does not have, and passes any type; here every public variable
+    must be a parameter of an experiment, or `profile`, a key of PROFILES, whose values stand in for parameters that are None.
+    So a misspelt one fails at once. Raises ParameterError, one sentence.
+    """
+    fields = public_parameters(namespace, ignore=ignore)
+    profile = fields.pop("profile", "quick")
+    if profile not in PROFILES:
+        raise ParameterError(f"profile must be one of {', '.join(PROFILES)}, not {profile!r}.")
+    try:
+        return pair(**PROFILES[profile] | {name: value for name, value in fields.items() if value is not None})
     except ValueError as error:
         raise ParameterError(str(error)) from None
 
@@ -168,13 +192,13 @@ def _is_radius(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
 
 
-def _sentence(error: ValidationError) -> str:
-    """All that is wrong with an experiment, each in one sentence that names the field."""
+def _sentence(error: ValidationError, model: type[BaseModel]) -> str:
+    """All that is wrong with a model's fields, each in one sentence that names the field."""
     said = []
     for problem in error.errors():
         name = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
-            said.append(f"There is no parameter {name!r}, only {', '.join(Experiment.model_fields)}.")
+            said.append(f"There is no parameter {name!r}, only {', '.join(model.model_fields)}.")
         elif not problem["loc"]:
             reason = problem["msg"].removeprefix("Value error, ")
             said.append(f"{reason[0].upper()}{reason[1:]}.")

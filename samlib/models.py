@@ -21,7 +21,7 @@ def build_model(
     hidden: Sequence[int] = (128, 128),
     norm: str = "batch",
 ) -> nn.Module:
-    """A freshly initialized model (by torch's global random state) from inputs (batch, *in_shape) to logits (batch, n_classes).
+    """A freshly initialized model (by torch's global random state) from inputs (batch, ...) to logits (batch, n_classes).
 
     `mlp`: fully connected, ReLU between layers of the widths `hidden`. The others take images, as `image_shape` reads
     `in_shape`, of any size, though they are meant for 32 x 32. `cnn`: six 3x3 convolutions of width 16 to 64, the first

@@ -1,4 +1,4 @@
-"""Sharpness-aware minimization and its variants as `torch.optim.Optimizer`s."""
+"""Sharpness-aware minimization and its variants, each a `torch.optim.Optimizer`."""
 
 from samlib.optim.sam import ASAM, SAM, batchnorm_statistics_frozen
 from samlib.optim.variants import GSAM, FriendlySAM, LookSAM

@@ -14,7 +14,7 @@ class SAM(torch.optim.Optimizer):
     """Sharpness-aware minimization (Foret et al. 2021, Algorithm 1); with `adaptive=True`, ASAM (Kwon et al. 2021, eq. 5).
 
     A step takes the gradient g of the loss, moves the weights to w + rho g / ||g|| (ASAM: w + rho T^2 g / ||T g|| with
-    T = |w|), takes the gradient there, and lets `base_optimizer` apply it to the unmoved weights.
+    T = abs(w)), takes the gradient there, and lets `base_optimizer` apply it to the unmoved weights.
 
     params: parameters or parameter groups; each group may have its own `rho` and `adaptive`; the norm is over all groups.
     base_optimizer: a `torch.optim.Optimizer` class, made with `**base_kwargs`.
@@ -165,7 +165,7 @@ class SAM(torch.optim.Optimizer):
 
 
 class ASAM(SAM):
-    """Adaptive SAM (Kwon et al. 2021, Algorithm 1, with T = |w| and no eta): `SAM` with `adaptive=True` and the paper's rho."""
+    """Adaptive SAM (Kwon et al. 2021, Algorithm 1, with T = abs(w) and no eta): `SAM` with `adaptive=True` and the paper's rho."""
 
     def __init__(self, params, base_optimizer, rho: float = 0.5, adaptive: bool = True, **base_kwargs):
         super().__init__(params, base_optimizer, rho, adaptive, **base_kwargs)
