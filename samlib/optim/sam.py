@@ -165,7 +165,7 @@ class SAM(torch.optim.Optimizer):
 
 
 class ASAM(SAM):
-    """Adaptive SAM (Kwon et al. 2021, Algorithm 1, with T = abs(w) and no eta): `SAM` with `adaptive=True` , its rho."""
+    """Adaptive SAM (Kwon et al. 2021, Algorithm 1): `SAM` with `adaptive=True`, T = abs(w) without eta, and the paper's rho."""
 
     def __init__(self, params, base_optimizer, rho: float = 0.5, adaptive: bool = True, **base_kwargs):
         super().__init__(params, base_optimizer, rho, adaptive, **base_kwargs)
