@@ -1,20 +1,20 @@
-"""`samlib` on the command line: train, attack, memorize. The options are the fields of `Experiment`."""
+"""`samlib` on the command line. The options of its commands are the fields of `Experiment`."""
 
 from __future__ import annotations
 
 import inspect
-import json
 import sys
-from typing import Annotated
+from typing import Annotated, Literal, get_args, get_origin
 
 import typer
 
-from samlib.experiment import Experiment, pair
+from samlib.experiment import RECIPES, Experiment, pair
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # brackets in help are brackets
     help="Train models with SGD and SAM on random subsets, attack them, and estimate what they memorize. Models are kept in "
     "the cache folder (SAMLIB_CACHE), and what exists is never trained again.",
 )
@@ -28,8 +28,8 @@ def command(function):
             inspect.Parameter.KEYWORD_ONLY,
             default=None,
             annotation=Annotated[
-                str if name == "hidden" else _plain(field.annotation),
-                typer.Option(help=f"{field.description} [{_default(name, field)}]", show_default=False),
+                _plain(name, field.annotation),
+                typer.Option(help=_help(name, field), show_default=False),
             ],
         )
         for name, field in Experiment.model_fields.items()
@@ -57,20 +57,22 @@ def command(function):
     return app.command()(run_command)
 
 
-def _plain(annotation):
-    kinds = {int: int, float: float}
-    names = str(annotation)
-    return next((kind for kind in kinds if kind.__name__ in names), str)
+def _plain(name: str, annotation):
+    """The type that the command line reads; what a string may hold, `Experiment` checks."""
+    if name == "hidden":
+        return str
+    return next((kind for kind in (bool, int, float) if kind.__name__ in str(annotation)), str)
 
 
-def _default(name: str, field) -> str:
+def _help(name: str, field) -> str:
+    """What a field is, what it may be, and what it is if left out."""
+    choices = f", one of {', '.join(get_args(field.annotation))}" if get_origin(field.annotation) is Literal else ""
+    default = f" [{field.default}]" if field.default is not None else ""
     if name == "optimizer":
-        return "sam, beside sgd"
-    return (
-        "the data set's recipe"
-        if name in ("hidden", "epochs", "weight_decay", "subset_fraction", "rho")
-        else str(field.default)
-    )
+        default = " [sam, beside sgd]"
+    elif any(name in recipe for recipe in RECIPES.values()):
+        default = " [the data set's recipe]"
+    return field.description + choices + default
 
 
 def _runs(experiments, cluster):
@@ -94,15 +96,30 @@ def attack(experiments, cluster):
     """Attack both optimizers' models, each once the target, and print Table 1."""
     from samlib import audit
 
-    print(audit.membership_table(_runs(experiments, cluster)).round(4).to_string())
+    pair = audit.align(_runs(experiments, cluster))
+    print(
+        audit.accuracy_table(pair).round(4).to_string(), audit.membership_table(pair).round(4).to_string(), sep="\n\n"
+    )
 
 
 @command
 def memorize(experiments, cluster):
-    """Estimate memorization and print, as JSON, the mean score of each optimizer and the difference with its interval."""
-    from samlib import audit
+    """Estimate memorization; print the mean scores and their difference, and the examples that SAM memorizes more by most."""
+    from samlib import audit, figures
 
-    print(json.dumps(audit.memorization_summary(_runs(experiments, cluster)), indent=2))
+    pair = audit.align(_runs(experiments, cluster))
+    most = figures.differ_most(pair)
+    print(audit.memorization_table(pair).round(4).to_string(), most.round(3).to_string(), sep="\n\n")
+
+
+@command
+def verdicts(experiments, cluster):
+    """Decide every claim of the paper on these models, and print a sentence on each."""
+    from samlib import audit, claims
+
+    ledger = claims.ledger({experiments["sgd"].dataset: audit.align(_runs(experiments, cluster))})
+    for (claim, _), row in ledger.iterrows():
+        print(f"{claim}: {claims.sentence(row).replace('**', '')}")
 
 
 if __name__ == "__main__":
