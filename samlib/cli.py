@@ -46,7 +46,7 @@ def command(function):
         fields = {name: value for name, value in given.items() if value is not None}
         try:
             if "hidden" in fields:
-                fields["hidden"] = [int(width) for width in fields["hidden"].replace(",", " ").split()]
+                fields["hidden"] = _widths(fields["hidden"])
             function(pair(**fields), address)
         except (ValueError, OSError, RuntimeError) as error:
             print(f"samlib: {error}", file=sys.stderr)
@@ -57,9 +57,16 @@ def command(function):
     return app.command()(run_command)
 
 
+def _widths(text: str) -> list[int]:
+    try:
+        return [int(width) for width in text.replace(",", " ").split()]
+    except ValueError:
+        raise ValueError(f"hidden must be widths, such as 128,128, not {text!r}.") from None
+
+
 def _plain(name: str, annotation):
     """The type that the command line reads; what a string may hold, `Experiment` checks."""
-    if name == "hidden":
+    if name == "hidden" or get_origin(annotation) is Literal:
         return str
     return next((kind for kind in (bool, int, float) if kind.__name__ in str(annotation)), str)
 

@@ -110,6 +110,29 @@ def test_the_membership_table_is_what_evaluation_says(pair):
     assert not table.loc[("confidence", "TPR at 1.0% FPR"), "too_few"]
 
 
+def test_the_link_sees_memorized_examples_and_not_accidents():
+    """Examples whose logit rises when they are trained on are found; noise alone, however shared, is not a link."""
+    rng = np.random.default_rng(0)
+    strength = 6 * rng.random(300) * (rng.random(300) < 0.5)
+    runs = simulate(1, leak=0, skill=0, models=48)
+    hard = np.random.default_rng(1).normal(size=(48, 300)) - 1 + strength * runs.member.values
+    leaky = runs.assign(logit=(runs.logit.dims, hard.astype(np.float32)), correct=(runs.correct.dims, hard > 0))
+    found = audit.link(leaky)
+    assert found.low > 0.5
+    assert found.low < found.correlation < found.high
+    naive = []
+    member = leaky.member.values[1::2]
+    scores = audit.attack_scores(leaky.isel(model=slice(1, None, 2)), ("LiRA online",)).scores["LiRA online"]
+    for i in range(scores.shape[1]):
+        naive.append(roc_auc_score(member[:, i], scores[:, i]))
+    np.testing.assert_allclose(found.success, naive)
+    none = audit.link(runs)
+    assert none.low < 0.1
+    both = audit.Pair(leaky, runs, "SAM")
+    figures.link_curve(both)
+    assert f"SGD {found.correlation:.2f}" in figures.link_sentence(both)
+
+
 def test_threshold_accuracy_comes_from_other_models(pair):
     table = audit.threshold_table(pair)
     scores, member = pair.sam.logit.values, pair.sam.member.values
