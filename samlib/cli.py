@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from pathlib import Path
 from typing import Annotated, Literal, get_args, get_origin
 
 import typer
@@ -20,39 +21,40 @@ app = typer.Typer(
 )
 
 
+CLUSTER = Annotated[str, typer.Option(help="address of a Dask scheduler [this machine]", show_default=False)]
+
+
 def command(function):
-    """Register `function(experiments, cluster)`, its options made from the fields of Experiment, its errors one line."""
+    """Register a function whose first argument is a pair of experiments, or one, named `experiment`; options are their fields.
+
+    Its further arguments are the command's own. Errors become one line and status 1.
+    """
+    first, *own = inspect.signature(function, eval_str=True).parameters.values()
     options = [
         inspect.Parameter(
             name,
             inspect.Parameter.KEYWORD_ONLY,
             default=None,
             annotation=Annotated[
-                _plain(name, field.annotation),
-                typer.Option(help=_help(name, field), show_default=False),
+                _plain(name, field.annotation), typer.Option(help=_help(name, field, first.name), show_default=False)
             ],
         )
         for name, field in Experiment.model_fields.items()
     ]
-    cluster = inspect.Parameter(
-        "cluster",
-        inspect.Parameter.KEYWORD_ONLY,
-        default=None,
-        annotation=Annotated[str, typer.Option(help="address of a Dask scheduler [this machine]", show_default=False)],
-    )
 
     def run_command(**given):
-        address = given.pop("cluster")
+        others = {parameter.name: given.pop(parameter.name) for parameter in own}
         fields = {name: value for name, value in given.items() if value is not None}
         try:
             if "hidden" in fields:
                 fields["hidden"] = _widths(fields["hidden"])
-            function(pair(**fields), address)
+            function(Experiment(**fields) if first.name == "experiment" else pair(**fields), **others)
         except (ValueError, OSError, RuntimeError) as error:
             print(f"samlib: {error}", file=sys.stderr)
             raise typer.Exit(1) from None
 
-    run_command.__signature__ = inspect.Signature([*options, cluster])
+    named = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
+    run_command.__signature__ = inspect.Signature([*named, *options])
     run_command.__name__, run_command.__doc__ = function.__name__, function.__doc__
     return app.command()(run_command)
 
@@ -71,11 +73,11 @@ def _plain(name: str, annotation):
     return next((kind for kind in (bool, int, float) if kind.__name__ in str(annotation)), str)
 
 
-def _help(name: str, field) -> str:
+def _help(name: str, field, first: str) -> str:
     """What a field is, what it may be, and what it is if left out."""
     choices = f", one of {', '.join(get_args(field.annotation))}" if get_origin(field.annotation) is Literal else ""
     default = f" [{field.default}]" if field.default is not None else ""
-    if name == "optimizer":
+    if name == "optimizer" and first != "experiment":
         default = " [sam, beside sgd]"
     elif any(name in recipe for recipe in RECIPES.values()):
         default = " [the data set's recipe]"
@@ -89,7 +91,7 @@ def _runs(experiments, cluster):
 
 
 @command
-def train(experiments, cluster):
+def train(experiments, cluster: CLUSTER = None):
     """Train SGD and a paired SAM (or load them) and print accuracy and where the signals are."""
     for name, runs in _runs(experiments, cluster).items():
         print(
@@ -99,7 +101,7 @@ def train(experiments, cluster):
 
 
 @command
-def attack(experiments, cluster):
+def attack(experiments, cluster: CLUSTER = None):
     """Attack both optimizers' models, each once the target, and print Table 1."""
     from samlib import audit
 
@@ -110,7 +112,7 @@ def attack(experiments, cluster):
 
 
 @command
-def memorize(experiments, cluster):
+def memorize(experiments, cluster: CLUSTER = None):
     """Estimate memorization; print the mean scores and their difference, and the examples that SAM memorizes more by most."""
     from samlib import audit, figures
 
@@ -120,13 +122,32 @@ def memorize(experiments, cluster):
 
 
 @command
-def verdicts(experiments, cluster):
+def verdicts(experiments, cluster: CLUSTER = None):
     """Decide every claim of the paper on these models, and print a sentence on each."""
     from samlib import audit, claims
 
     ledger = claims.ledger({experiments["sgd"].dataset: audit.align(_runs(experiments, cluster))})
     for (claim, _), row in ledger.iterrows():
         print(f"{claim}: {claims.sentence(row).replace('**', '')}")
+
+
+@command
+def export_job(experiment, path: Annotated[Path, typer.Argument(help="the .npz file to write")]):
+    """Write one experiment and its data as a file, to train where only torch and numpy are installed."""
+    from samlib.runs import transfer
+
+    print(f"{transfer.export_job(experiment, path)}: train it there with these lines.\n")
+    print(transfer.__doc__.partition("`:\n\n")[2])
+
+
+@command
+def import_group(experiment, paths: Annotated[list[Path], typer.Argument(help="the files that came back")]):
+    """Put groups of models that were trained elsewhere into the experiment's store."""
+    from samlib.runs import transfer
+
+    for path in paths:
+        models = transfer.import_group(experiment, path)
+        print(f"{path}: models {models.start} to {models.stop - 1} of {experiment}")
 
 
 if __name__ == "__main__":

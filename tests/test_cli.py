@@ -66,3 +66,24 @@ def test_train_attack_memorize_and_decide(small_npz, tmp_path):
     decided = samlib("verdicts", *options, cache=tmp_path)
     assert decided.returncode == 0, decided.stderr
     assert decided.stdout.startswith("C1: ")
+
+
+@pytest.mark.slow
+def test_a_job_goes_out_and_its_groups_come_back(small_npz, tmp_path):
+    import re
+    import textwrap
+
+    options = ["--dataset", str(small_npz), "--hidden", "8", "--epochs", "2", "--batch-size", "16", "--n-models", "64"]
+    options += ["--optimizer", "sgd"]
+    out = samlib("export-job", str(tmp_path / "job.npz"), *options, cache=tmp_path / "a")
+    assert out.returncode == 0, out.stderr
+    script = textwrap.dedent(out.stdout.partition("these lines.\n")[2]).replace('"cuda"', '"cpu"')
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
+    groups = sorted(tmp_path.glob("group-*.npz"), key=lambda p: int(re.search(r"\d+", p.name)[0]))
+    assert len(groups) == 8
+    back = samlib("import-group", *map(str, groups), *options, cache=tmp_path / "a")
+    assert back.returncode == 0, back.stderr
+    assert "models 56 to 63" in back.stdout
+    wrong = samlib("import-group", str(groups[0]), *options, "--lr", "0.3", cache=tmp_path / "a")
+    assert wrong.returncode == 1
+    assert wrong.stderr.count("\n") == 1
