@@ -151,16 +151,15 @@ def left_out(runs: xr.Dataset) -> int:
     return runs.sizes["example"] - len(usable(runs)[1])
 
 
-def compare_attacks(pair: Pair, names=tuple(ATTACKS), fpr=FPR) -> dict[str, Comparison]:
+def compare_attacks(sgd: Attacked, sam: Attacked, fpr=FPR) -> dict[str, Comparison]:
     """`evaluation.compare` of each attack, SAM minus SGD, with both reports (`.a` is SAM's, `.b` SGD's)."""
-    sam, sgd = (attack_scores(runs, names) for runs in (pair.sam, pair.sgd))
-    return {name: compare(sam.scores[name], sgd.scores[name], sam.member, fpr=fpr) for name in names}
+    return {name: compare(scores, sgd.scores[name], sam.member, fpr=fpr) for name, scores in sam.scores.items()}
 
 
-def membership_table(pair: Pair, comparisons: Mapping[str, Comparison] | None = None) -> pd.DataFrame:
+def membership_table(comparisons: Mapping[str, Comparison]) -> pd.DataFrame:
     """Table 1: a row for each attack and measure; columns sgd, sam, difference, low, high (95 %), `too_few` (bool)."""
     rows = []
-    for attack, found in (comparisons or compare_attacks(pair)).items():
+    for attack, found in comparisons.items():
         measures = {"AUC": (found.a.auc, found.b.auc, found.auc)}
         measures["balanced accuracy"] = (found.a.balanced_accuracy, found.b.balanced_accuracy, found.balanced_accuracy)
         for rate, gap in found.tpr_at_fpr.items():

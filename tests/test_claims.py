@@ -60,6 +60,10 @@ def pair():
     return audit.align({"sgd": simulate(1, leak=0.5, skill=0), "sam": simulate(2, leak=2.5, skill=1.0)})
 
 
+def compared(pair, *names):
+    return audit.compare_attacks(*(audit.attack_scores(runs, names or tuple(audit.ATTACKS)) for runs in pair[:2]))
+
+
 def swapped(pair):
     return audit.Pair(pair.sam, pair.sgd, pair.name)
 
@@ -98,7 +102,7 @@ def test_examples_with_too_few_models_are_left_out_and_counted(pair):
 
 
 def test_the_membership_table_is_what_evaluation_says(pair):
-    table = audit.membership_table(pair, audit.compare_attacks(pair, ("confidence",)))
+    table = audit.membership_table(compared(pair, "confidence"))
     expected = [
         np.mean([roc_auc_score(m, s) for m, s in zip(r.member.values, r.logit.values, strict=True)]) for r in pair[:2]
     ]
@@ -243,8 +247,8 @@ def test_tables_and_figures_show_the_numbers(pair):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    comparisons = audit.compare_attacks(pair, ("confidence", "LiRA online"))
-    html = figures.table(audit.membership_table(pair, comparisons), name=pair.name).to_html()
+    comparisons = compared(pair, "confidence", "LiRA online")
+    html = figures.table(audit.membership_table(comparisons), name=pair.name).to_html()
     assert f"{comparisons['confidence'].a.auc.value:.3f}" in html
     assert "too few non-members" in html
     figure = figures.attack_differences(comparisons)
@@ -307,7 +311,7 @@ def test_trained_runs_go_all_the_way(small_npz, client, tmp_path):
     }
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*are left out")
-        table = audit.membership_table(audit.align(runs))
+        table = audit.membership_table(compared(audit.align(runs)))
         ledger = claims.ledger({"small": audit.align(runs)})
     assert not table.isna().any().any()
     assert set(ledger["verdict"]) <= set(claims.VERDICTS)
