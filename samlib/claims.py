@@ -168,10 +168,8 @@ def _top_influence_memorized(pair: Pair) -> Effect:
     first, second = (half.sam for half in _halves(pair))
     bucket = _buckets(first)
     top = top_influences(first.test_correct.values, first.member.values, 1)[0][:, 0]
-    n = first.sizes["example"]
-    of = [np.bincount(top[bucket == b], minlength=n) / (bucket == b).sum() for b in (1, 5)]
-    terms = memorization_terms(second.correct.values, second.member.values)
-    return _mean(terms * n * (of[0] - of[1]))
+    terms = memorization_terms(second.correct.values, second.member.values)[:, top]  # (models, tests)
+    return _mean(terms * ((bucket == 1) / (bucket == 1).mean() - (bucket == 5) / (bucket == 5).mean()))
 
 
 CLAIMS = (
