@@ -149,7 +149,7 @@ def execute_page(page: str, todo: dict, executed: Path) -> tuple[float, str | No
         first.source = f"{heading}: {todo['title']}\n{rest}"
     for cell in notebook.cells:
         if "injected-parameters" in cell.metadata.get("tags", ()):
-            cell.metadata["tags"].append("hide-input")
+            cell.metadata["tags"].append("remove-input")  # the table at the page's end says what was run
     if error is None:
         notebook.metadata["samlib"] = {"fingerprint": todo["fingerprint"]}
     nbformat.write(notebook, path)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from scipy.special import expit
+from scipy.stats import spearmanr
 
 from samlib import attacks
 from samlib.estimators import memorization, memorization_terms
@@ -52,6 +53,8 @@ class _Fold(NamedTuple):
     target: Callable
     shadow: Callable
     member: np.ndarray
+    labels: np.ndarray
+    test_labels: np.ndarray
 
 
 def _lira(mode: str) -> Callable:
@@ -73,16 +76,25 @@ def _rmia(mode: str) -> Callable:
     return scores
 
 
+def _population(f: _Fold):
+    # The rank of an example among the test points of its class, which no model saw.
+    return attacks.population(
+        f.target("logit"), f.target("test_logit"), target_labels=f.labels, population_labels=f.test_labels
+    )
+
+
 ATTACKS: dict[str, Callable[[_Fold], np.ndarray]] = {
     "correctness": lambda f: f.target("correct"),
     "confidence": lambda f: f.target("logit"),
     "entropy": lambda f: -f.target("entropy"),
     "modified entropy": lambda f: -f.target("modified_entropy"),
+    "population": _population,
     "difficulty calibration": lambda f: attacks.difficulty_calibration(f.target("logit"), f.shadow("logit"), f.member),
     "LiRA offline": _lira("offline"),
     "LiRA online": _lira("online"),
     "RMIA offline": _rmia("offline"),
     "RMIA online": _rmia("online"),
+    "BASE": lambda f: attacks.base(expit(f.target("logit")), expit(f.shadow("logit")), f.member),
 }
 THRESHOLDED = {"confidence": ("logit", 1), "entropy": ("entropy", -1), "modified entropy": ("modified_entropy", -1)}
 
@@ -109,11 +121,15 @@ def attack_scores(runs: xr.Dataset, names=tuple(ATTACKS)) -> Attacked:
         )
     signals = {name: v.values[:, kept] for name, v in runs.items() if v.dims == ("model", "example")}
     signals |= {name: v.values for name, v in runs.items() if v.dims == ("model", "test")}
+    labels = runs.label.values[kept], runs.test_label.values
     scores = {name: [] for name in names}
     for k in range(len(member)):
         others = np.arange(len(member)) != k
         fold = _Fold(
-            lambda name, k=k: signals[name][k], lambda name, others=others: signals[name][others], member[others]
+            lambda name, k=k: signals[name][k],
+            lambda name, others=others: signals[name][others],
+            member[others],
+            *labels,
         )
         for name in names:
             scores[name].append(ATTACKS[name](fold))
@@ -135,16 +151,15 @@ def left_out(runs: xr.Dataset) -> int:
     return runs.sizes["example"] - len(usable(runs)[1])
 
 
-def compare_attacks(pair: Pair, names=tuple(ATTACKS), fpr=FPR) -> dict[str, Comparison]:
+def compare_attacks(sgd: Attacked, sam: Attacked, fpr=FPR) -> dict[str, Comparison]:
     """`evaluation.compare` of each attack, SAM minus SGD, with both reports (`.a` is SAM's, `.b` SGD's)."""
-    sam, sgd = (attack_scores(runs, names) for runs in (pair.sam, pair.sgd))
-    return {name: compare(sam.scores[name], sgd.scores[name], sam.member, fpr=fpr) for name in names}
+    return {name: compare(scores, sgd.scores[name], sam.member, fpr=fpr) for name, scores in sam.scores.items()}
 
 
-def membership_table(pair: Pair, comparisons: Mapping[str, Comparison] | None = None) -> pd.DataFrame:
+def membership_table(comparisons: Mapping[str, Comparison]) -> pd.DataFrame:
     """Table 1: a row for each attack and measure; columns sgd, sam, difference, low, high (95 %), `too_few` (bool)."""
     rows = []
-    for attack, found in (comparisons or compare_attacks(pair)).items():
+    for attack, found in comparisons.items():
         measures = {"AUC": (found.a.auc, found.b.auc, found.auc)}
         measures["balanced accuracy"] = (found.a.balanced_accuracy, found.b.balanced_accuracy, found.balanced_accuracy)
         for rate, gap in found.tpr_at_fpr.items():
@@ -216,3 +231,43 @@ def _row(sgd: np.ndarray, sam: np.ndarray) -> dict[str, float]:
     """Means of two matrices of terms (models, examples), and their difference with a two-way bootstrap interval."""
     low, high = np.quantile(two_way(sam - sgd), [0.025, 0.975])
     return {"sgd": sgd.mean(), "sam": sam.mean(), "difference": sam.mean() - sgd.mean(), "low": low, "high": high}
+
+
+class Link(NamedTuple):
+    """Memorization of each example, from the even models, and how well an attack tells its in from its out models, from the odd.
+
+    `success` is an AUC over the odd targets, one example at a time; all (examples,). `correlation` is Spearman's, with a 95 %
+    bootstrap interval over examples.
+    """
+
+    memorization: np.ndarray
+    success: np.ndarray
+    correlation: float
+    low: float
+    high: float
+
+
+def link(runs: xr.Dataset, attack: str = "LiRA online", *, n_resamples: int = 1000, seed=0) -> Link:
+    """Is an example that is memorized an example that is found? Scores and attack come from different models.
+
+    Otherwise the same accident of training would show in both. Raises as `attack_scores`.
+    """
+    even, odd = (runs.isel(model=slice(start, None, 2)) for start in (0, 1))
+    kept = usable(odd)[1]
+    found = attack_scores(odd, (attack,))
+    score = memorization(even.correct.values, even.member.values, empty="zero").value[kept]
+    success = _example_auc(found.scores[attack], found.member)
+    picks = np.random.default_rng(seed).integers(0, len(kept), (n_resamples, len(kept)))
+    draws = [spearmanr(score[p], success[p])[0] for p in picks]
+    return Link(
+        score, success, float(spearmanr(score, success)[0]), *(float(v) for v in np.quantile(draws, [0.025, 0.975]))
+    )
+
+
+def _example_auc(scores: np.ndarray, member: np.ndarray) -> np.ndarray:
+    """Per example: the share of (in, out) pairs of targets in which the in target's score is higher, ties one half."""
+    above = np.zeros(scores.shape[1])
+    for k, inside in enumerate(member):
+        higher = (scores[k] > scores) + 0.5 * (scores[k] == scores)
+        above += inside * (higher * ~member).sum(0)
+    return above / (member.sum(0) * (~member).sum(0))

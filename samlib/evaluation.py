@@ -306,32 +306,35 @@ def tpr_replicates(many, member, fpr, *, n_resamples: int = 2000, seed=0) -> np.
     Returns (rates, len(many), n_resamples).
     """
     tops = [_rates_at(scores, member, fpr) for scores in many]
+    mask = member.astype(np.float32)
 
     def statistic(rows, columns):
-        return np.array([[rates(*weights) for rates in tops] for weights in zip(rows, columns, strict=True)])
+        rows, columns = rows.astype(np.float32), columns.astype(np.float32)
+        members = ((rows @ mask) * columns).sum(1, dtype=float)
+        weights = zip(rows, columns, members, member.size - members, strict=True)
+        return np.array([[rates(np.outer(r, c).ravel(), n, others) for rates in tops] for r, c, n, others in weights])
 
     return resampled(member.shape, statistic, n_resamples=n_resamples, seed=seed).transpose(2, 1, 0)
 
 
 def _rates_at(scores, member, fpr) -> Callable:
-    """A function of row and column weights: the TPR at each FPR of the weighted pool."""
+    """A function of the weights (targets * n,) and their sums over members and over others: the TPR at each FPR."""
     flat, hit = scores.ravel(), member.ravel()
     order = np.argsort(-flat, kind="stable")
     inside, outside = order[hit[order]], order[~hit[order]]  # flat indices of members and of non-members, best first
     # A threshold short of non-member k lies above its score: so many members reach it.
-    reach = np.searchsorted(-flat[inside], -flat[outside], side="left")
+    reach = np.append(np.searchsorted(-flat[inside], -flat[outside], side="left"), len(inside))
     top = int(1.5 * max(fpr) * len(outside)) + 200  # draws rarely allow more
 
-    def rates(row, column):
-        weight = np.outer(row, column).ravel()
-        members, others = row @ member @ column, row @ ~member @ column
+    def rates(weight, members, others):
         limit = np.multiply(fpr, others * (1 + 1e-12))
         for end in (top, len(outside)):
-            stop = np.searchsorted(np.cumsum(weight[outside[:end]]), limit, side="right")
+            stop = np.searchsorted(np.cumsum(weight.take(outside[:end]), dtype=float), limit, side="right")
             if stop.max() < min(end, len(outside)):
                 break
-        counts = np.append(reach, len(inside))[stop]
-        return np.array([weight[inside[:count]].sum() for count in counts]) / members
+        counts = reach[stop]
+        reached = weight.take(inside[: counts.max()])
+        return np.array([reached[:count].sum(dtype=float) for count in counts]) / members
 
     return rates
 

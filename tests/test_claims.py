@@ -60,6 +60,10 @@ def pair():
     return audit.align({"sgd": simulate(1, leak=0.5, skill=0), "sam": simulate(2, leak=2.5, skill=1.0)})
 
 
+def compared(pair, *names):
+    return audit.compare_attacks(*(audit.attack_scores(runs, names or tuple(audit.ATTACKS)) for runs in pair[:2]))
+
+
 def swapped(pair):
     return audit.Pair(pair.sam, pair.sgd, pair.name)
 
@@ -98,7 +102,7 @@ def test_examples_with_too_few_models_are_left_out_and_counted(pair):
 
 
 def test_the_membership_table_is_what_evaluation_says(pair):
-    table = audit.membership_table(pair, audit.compare_attacks(pair, ("confidence",)))
+    table = audit.membership_table(compared(pair, "confidence"))
     expected = [
         np.mean([roc_auc_score(m, s) for m, s in zip(r.member.values, r.logit.values, strict=True)]) for r in pair[:2]
     ]
@@ -108,6 +112,29 @@ def test_the_membership_table_is_what_evaluation_says(pair):
     assert row.low < row.difference < row.high
     assert table.loc[("confidence", "TPR at 0.1% FPR"), "too_few"]
     assert not table.loc[("confidence", "TPR at 1.0% FPR"), "too_few"]
+
+
+def test_the_link_sees_memorized_examples_and_not_accidents():
+    """Examples whose logit rises when they are trained on are found; noise alone, however shared, is not a link."""
+    rng = np.random.default_rng(0)
+    strength = 6 * rng.random(300) * (rng.random(300) < 0.5)
+    runs = simulate(1, leak=0, skill=0, models=48)
+    hard = np.random.default_rng(1).normal(size=(48, 300)) - 1 + strength * runs.member.values
+    leaky = runs.assign(logit=(runs.logit.dims, hard.astype(np.float32)), correct=(runs.correct.dims, hard > 0))
+    found = audit.link(leaky)
+    assert found.low > 0.5
+    assert found.low < found.correlation < found.high
+    naive = []
+    member = leaky.member.values[1::2]
+    scores = audit.attack_scores(leaky.isel(model=slice(1, None, 2)), ("LiRA online",)).scores["LiRA online"]
+    for i in range(scores.shape[1]):
+        naive.append(roc_auc_score(member[:, i], scores[:, i]))
+    np.testing.assert_allclose(found.success, naive)
+    none = audit.link(runs)
+    assert none.low < 0.1
+    both = audit.Pair(leaky, runs, "SAM")
+    figures.link_curve(both)
+    assert f"SGD {found.correlation:.2f}" in figures.link_sentence(both)
 
 
 def test_threshold_accuracy_comes_from_other_models(pair):
@@ -221,8 +248,8 @@ def test_tables_and_figures_show_the_numbers(pair):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    comparisons = audit.compare_attacks(pair, ("confidence", "LiRA online"))
-    html = figures.table(audit.membership_table(pair, comparisons), name=pair.name).to_html()
+    comparisons = compared(pair, "confidence", "LiRA online")
+    html = figures.table(audit.membership_table(comparisons), name=pair.name).to_html()
     assert f"{comparisons['confidence'].a.auc.value:.3f}" in html
     assert "too few non-members" in html
     figure = figures.attack_differences(comparisons)
@@ -285,7 +312,7 @@ def test_trained_runs_go_all_the_way(small_npz, client, tmp_path):
     }
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*are left out")
-        table = audit.membership_table(audit.align(runs))
+        table = audit.membership_table(compared(audit.align(runs)))
         ledger = claims.ledger({"small": audit.align(runs)})
     assert not table.isna().any().any()
     assert set(ledger["verdict"]) <= set(claims.VERDICTS)

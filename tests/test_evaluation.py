@@ -112,7 +112,9 @@ def test_the_pooled_rate_is_resampled_exactly():
         for row, column in zip(rows.astype(int), columns.astype(int), strict=True):
             i, j = np.repeat(np.arange(3), row), np.repeat(np.arange(30), column)
             expected = naive(scores[np.ix_(i, j)].ravel(), member[np.ix_(i, j)].ravel(), (0.05, 0.3))[2]
-            assert rates(row, column) == pytest.approx(list(expected.values()))
+            members = row @ member @ column
+            found = rates(np.outer(row, column).ravel(), members, member.size - members)
+            assert found == pytest.approx(list(expected.values()))
 
 
 def simulate(rng, targets, n, shift, common=0.3):

@@ -27,7 +27,7 @@ def test_the_key_leaves_out_the_number_of_models_only():
         "weight_decay": 0.1, "epochs": 3, "batch_size": 7, "subset_fraction": 0.4, "seed": 1, "precision": "bf16",
         "image_size": 32, "augment": True, "label_smoothing": 0.1, "model": "cnn",
     }  # fmt: skip
-    assert {"n_models", "rho", "norm", "m_sharpness", *changes} == set(Experiment.model_fields)
+    assert {"n_models", "rho", "norm", "m_sharpness", "alpha", *changes} == set(Experiment.model_fields)
     keys = {base.but(**{name: value}).key for name, value in changes.items()} | {base.key}
     assert len(keys) == len(changes) + 1
     sam = base.but(optimizer="sam", rho=0.1)
@@ -46,6 +46,10 @@ def test_settings_that_play_no_part_do_not_part_equal_stores():
     assert base.but(model="vit_tiny", norm="group") == base.but(model="vit_tiny")
     sam = base.but(optimizer="sam", rho=0.1)
     assert sam.but(m_sharpness=sam.batch_size) == sam
+    assert sam.but(alpha=0.3) == sam
+    assert sam.but(optimizer="gsam").alpha == 0.4
+    looksam = sam.but(optimizer="looksam", alpha=0.2)
+    assert looksam.but(alpha=0.7) == sam.but(optimizer="looksam") != looksam
     for optimizer in ("swa", "ema"):
         assert base.but(optimizer=optimizer, rho=0.3).rho == 0
 
@@ -89,6 +93,7 @@ def test_the_key_is_the_same_in_another_process():
         ({"model": "resnet"}, "'model' = 'resnet'"),
         ({"precision": "fp16"}, "'precision' = 'fp16'"),
         ({"pool": 1}, "'pool' = 1"),
+        ({"alpha": -1, "optimizer": "gsam"}, "'alpha' = -1"),
         ({"norm": "layer"}, "'norm' = 'layer': input should be 'batch', 'group' or 'none'"),
         ({"image_size": 0}, "'image_size' = 0"),
         ({"augment": "maybe"}, "'augment' = 'maybe'"),

@@ -44,7 +44,7 @@ def test_environment_yml_has_the_packages_and_bounds_of_pyproject():
 
 
 def test_the_constraints_satisfy_pyproject():
-    pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split())
+    pinned = dict(line.lower().split("==") for line in (ROOT / "constraints.txt").read_text().split())
     project = pyproject()
     for text in project["dependencies"] + project["optional-dependencies"]["book"] + project["optional-dependencies"]["test"]:
         requirement = Requirement(text)

@@ -11,7 +11,7 @@ from samlib import Experiment, load_dataset, training
 from samlib.models import build_model
 from samlib.training import Stack, Streams, cosine, group_size, train_each, train_group, train_stacked
 from samlib.training.common import Average, Inputs, rate, sizes
-from samlib.training.each import train_one
+from samlib.training.each import make_optimizer, train_one
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +182,7 @@ def test_training_needs_torch_and_numpy_alone():
         "data = dict(x_train=x, y_train=y, x_test=x, y_test=y, n_classes=2)\n"
         "recipe = dict(model='mlp', hidden=(4,), optimizer='sam', rho=.05, lr=.1, momentum=.9, weight_decay=0.,\n"
         "              epochs=1, batch_size=8, subset_fraction=.5, seed=0, precision='float32', norm='none',\n"
-        "              augment=False, m_sharpness=None, label_smoothing=0.)\n"
+        "              augment=False, m_sharpness=None, label_smoothing=0., alpha=None)\n"
         "print(samlib.training.train_group(recipe, data, [0])['logit'].shape)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -223,6 +223,16 @@ def test_every_optimizer_trains_a_cnn_the_same_in_any_group(images, optimizer, p
     assert not alone["diverged"].any()
     assert alone["strategy"].tolist() == [f"one at a time, channels-last, {precision}"]
     assert alone["train_accuracy"] > 0.8
+
+
+def test_alpha_reaches_the_optimizer(images):
+    for optimizer in ("gsam", "looksam"):
+        recipes = [image_recipe(optimizer=optimizer, alpha=alpha) for alpha in (None, 0.15)]
+        made = [make_optimizer(r, [torch.nn.Parameter(torch.zeros(1))]) for r in recipes]
+        assert [o.param_groups[0]["alpha"] for o in made] == [
+            type(made[0])([torch.zeros(1)], torch.optim.SGD, lr=1).defaults["alpha"],
+            0.15,
+        ]
 
 
 def test_a_cnn_is_trained_as_a_plain_loop_would(images):
@@ -399,3 +409,13 @@ def test_out_of_memory_halves_the_evaluation_and_says_so(images, monkeypatch):
         result["strategy"][0] == "one at a time, channels-last, 16 evaluated at once: out of memory with more, float32"
     )
     np.testing.assert_allclose(result["logit"], whole["logit"], atol=1e-4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("kind", ["mlp", "cnn"])
+def test_a_gpu_trains_what_the_cpu_trains(data, images, kind, optimizer):
+    r, given = (recipe(optimizer=optimizer), data) if kind == "mlp" else (image_recipe(optimizer=optimizer), images)
+    cpu, gpu = (train_group(r | {"epochs": 2}, given, range(2), device) for device in ("cpu", "cuda"))
+    assert np.array_equal(cpu["member"], gpu["member"])
+    np.testing.assert_allclose(cpu["logit"], gpu["logit"], atol=0.05)

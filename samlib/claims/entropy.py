@@ -183,9 +183,8 @@ def top_memorization(pair: Pair) -> Effect | None:
     found = top(of(first.sam))
     if (ends := _ends(found)) is None:
         return None
-    terms = memorization_terms(second.sam.correct.values, second.sam.member.values)
-    counts = [np.bincount(found.example[end, 0], minlength=terms.shape[1]) for end in ends]
-    return mean(group_mean(terms, counts[0]) - group_mean(terms, counts[1]))
+    terms = memorization_terms(second.sam.correct.values, second.sam.member.values)[:, found.example[:, 0]]
+    return mean(group_mean(terms, ends[0].astype(float)) - group_mean(terms, ends[1].astype(float)))
 
 
 @functools.lru_cache(2)

@@ -10,13 +10,15 @@ from samlib.figures.influence import (
     influence_table,
     top_memorization,
 )
-from samlib.figures.membership import attack_differences, confidence_distributions, roc_curves
+from samlib.figures.membership import attack_differences, confidence_distributions, own_rates, roc_curves
 from samlib.figures.memorization import (
     Agreement,
     agreement,
     atypicality,
     differ_most,
     examples,
+    link_curve,
+    link_sentence,
     memorization_density,
     memorization_scatter,
 )
@@ -48,9 +50,12 @@ __all__ = [
     "influence_scatter",
     "influence_table",
     "ledger_table",
+    "link_curve",
+    "link_sentence",
     "memorization_density",
     "memorization_scatter",
     "overview",
+    "own_rates",
     "provenance",
     "roc_curves",
     "table",

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
+from scipy.stats import binom
 
 from samlib.audit import Attacked, Pair
-from samlib.evaluation import Comparison, roc
+from samlib.evaluation import Comparison, roc, vulnerability
 from samlib.figures.style import GREY, SAM, SGD, WIDTH, drawn
 
 
@@ -86,4 +87,28 @@ def confidence_distributions(pair: Pair):
         ax.set(title=label, xlabel=r"$\log\,p_y/(1-p_y)$")
         ax.legend(loc="upper left", fontsize="small")
     axes[0].set_ylabel("density")
+    return figure
+
+
+@drawn
+def own_rates(sgd: Attacked, sam: Attacked, attack: str = "LiRA online", fpr: float = 0.1, name: str = "SAM"):
+    """Each example's own false-positive rate at one pooled threshold; grey, what chance alone would give if all were alike."""
+    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 2.6), sharex=True, sharey=True)
+    for ax, found, colour, label in zip(axes, (sgd, sam), (SGD, SAM), ("SGD", name), strict=True):
+        own = vulnerability(found.scores[attack], found.member, fpr=fpr)
+        bins = np.linspace(0, 1, 21)
+        counts = np.unique(own.n_out, return_counts=True)
+        pooled = (own.fpr * own.n_out).sum() / own.n_out.sum()
+        expected = sum(
+            share * np.histogram(np.arange(n + 1) / n, bins, weights=binom.pmf(np.arange(n + 1), n, pooled))[0]
+            for n, share in zip(*counts, strict=True)
+        ) / len(own.fpr)
+        ax.stairs(expected, bins, fill=True, color="0.85", label="chance alone")
+        ax.stairs(np.histogram(own.fpr, bins)[0] / len(own.fpr), bins, color=colour, lw=1.7, label=label)
+        ax.axvline(pooled, color=GREY, lw=1, ls=":")
+        ax.set(
+            xlabel="an example's own false-positive rate", title=f"variance {own.dispersion:.1f} times that of chance"
+        )
+        ax.legend()
+    axes[0].set_ylabel("share of examples")
     return figure

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from samlib.audit import Pair
+from samlib.audit import Pair, link
 from samlib.data import Dataset
 from samlib.estimators import memorization
 from samlib.evaluation import resampled
@@ -185,3 +185,47 @@ def atypicality(dataset: Dataset, frame: pd.DataFrame) -> pd.DataFrame:
         distance = np.linalg.norm(x[rows] - x[rows].mean(0), axis=1)
         share[rows] = np.argsort(np.argsort(distance)) / max(len(rows) - 1, 1)
     return frame.assign(atypicality=share[frame.index])
+
+
+@drawn
+def link_curve(pair: Pair, *, attack: str = "LiRA online", n_bins: int = 10):
+    """Per-example attack success over memorization, each from models that the other did not use; bars, two standard errors."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3), width_ratios=(1.2, 1))
+    links = [link(runs, attack) for runs in (pair.sgd, pair.sam)]
+    for found, colour, label, shift in zip(links, (SGD, SAM), ("SGD", pair.name), (-0.006, 0.006), strict=True):
+        left.errorbar(
+            *_binned(found.memorization, found.success, n_bins, shift),
+            fmt="o-",
+            ms=4,
+            lw=1.3,
+            color=colour,
+            label=label,
+        )
+    left.axhline(0.5, color=GREY, lw=1, ls=":")
+    left.set(xlabel="memorization", ylabel=f"{attack}: AUC on the example")
+    left.legend(loc="lower right")
+    gains = [b - a for a, b in ((links[0].memorization, links[1].memorization), (links[0].success, links[1].success))]
+    right.errorbar(*_binned(*gains, n_bins, 0), fmt="o-", ms=4, lw=1.3, color="black")
+    right.axhline(0, color=GREY, lw=1, ls=":")
+    right.set(xlabel=f"memorization, {pair.name} − SGD", ylabel=f"AUC, {pair.name} − SGD")
+    return figure
+
+
+def _binned(x, y, n_bins: int, shift: float, least: int = 15):
+    """Means of x and y in equal-width bins of x that hold at least so many examples, and two standard errors of y's."""
+    edges = np.linspace(*np.quantile(x, [0.002, 0.998]), n_bins + 1)
+    cell = np.clip(np.digitize(x, edges) - 1, 0, n_bins - 1)
+    parts = [p for c in range(n_bins) if len(p := np.flatnonzero(cell == c)) >= least]
+    error = [2 * y[p].std() / np.sqrt(len(p)) for p in parts]
+    return [x[p].mean() + shift for p in parts], [y[p].mean() for p in parts], error
+
+
+def link_sentence(pair: Pair, attack: str = "LiRA online") -> str:
+    """The rank correlations behind `link_curve`, in words."""
+    sgd, sam = (link(runs, attack) for runs in (pair.sgd, pair.sam))
+    gain = spearmanr(sam.memorization - sgd.memorization, sam.success - sgd.success)
+    said = [f"{name} {f.correlation:.2f} ({f.low:.2f} to {f.high:.2f})" for name, f in (("SGD", sgd), (pair.name, sam))]
+    return (
+        f"Rank correlation of memorization with the success of {attack}: {said[0]}, {said[1]} (95 % intervals over examples). "
+        f"Of the two differences, {pair.name} − SGD, it is {gain[0]:.2f} (p = {gain[1]:.2g})."
+    )

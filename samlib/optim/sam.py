@@ -84,13 +84,13 @@ class SAM(torch.optim.Optimizer):
         directions = [self.direction(p, group) for p, group in moved]
         scaled = [p.abs() * d if group["adaptive"] else d for (p, group), d in zip(moved, directions, strict=True)]
         norm = norm_of(scaled)
+        # a zero gradient moves nothing
+        moves = {rho: torch.where(norm > 0, rho / norm, 0) for rho in {self.radius(group) for _, group in moved}}
         for (p, group), s in zip(moved, scaled, strict=True):
             self.state[p]["unmoved"] = p.detach().clone()
             if self.needs_gradient:
                 self.state[p]["gradient"] = p.grad.clone()
-            # a zero gradient moves nothing
-            move = torch.where(norm > 0, self.radius(group) / norm, 0).to(p)
-            p.addcmul_(s * p.abs() if group["adaptive"] else s, move)
+            p.addcmul_(s * p.abs() if group["adaptive"] else s, moves[self.radius(group)].to(p))
         if zero_grad:
             self.zero_grad()
 
@@ -102,6 +102,12 @@ class SAM(torch.optim.Optimizer):
         self._base_step()
         if zero_grad:
             self.zero_grad()
+
+    def _clear(self) -> None:
+        # as zero_grad, without its profiler's record, which a small model feels
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.grad = None
 
     def _put_back(self) -> None:
         for group in self.param_groups:
@@ -144,9 +150,10 @@ class SAM(torch.optim.Optimizer):
         return torch.stack([loss.detach() for loss in losses]).sum()
 
     def _two_passes(self, closure: Callable, apply: bool = True) -> torch.Tensor:
-        self.zero_grad()
+        self._clear()
         loss = closure()
-        self.first_step(zero_grad=True)
+        self.first_step()
+        self._clear()
         with batchnorm_statistics_frozen():
             closure()
         if apply:
@@ -158,7 +165,7 @@ class SAM(torch.optim.Optimizer):
 
 
 class ASAM(SAM):
-    """Adaptive SAM (Kwon et al. 2021, Algorithm 1, with T = abs(w) and no eta): `SAM` with `adaptive=True` and the paper's rho."""
+    """Adaptive SAM (Kwon et al. 2021, Algorithm 1): `SAM` with `adaptive=True`, T = abs(w) without eta, and the paper's rho."""
 
     def __init__(self, params, base_optimizer, rho: float = 0.5, adaptive: bool = True, **base_kwargs):
         super().__init__(params, base_optimizer, rho, adaptive, **base_kwargs)
@@ -167,8 +174,8 @@ class ASAM(SAM):
 def norm_of(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
     """The Euclidean norm of all of them as one vector, in float32 at least."""
     device = tensors[0].device
-    norms = [t.norm(dtype=torch.promote_types(t.dtype, torch.float32)).to(device) for t in tensors]
-    return torch.stack(norms).norm()
+    norms = [torch.linalg.vector_norm(t, dtype=torch.promote_types(t.dtype, torch.float32)) for t in tensors]
+    return torch.linalg.vector_norm(torch.stack([norm.to(device) for norm in norms]))
 
 
 def dot(left: Sequence[torch.Tensor], right: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -187,19 +194,10 @@ def batchnorm_statistics_frozen():
             module.track_running_stats = False
             frozen.append(module)
 
-    def after(module, *_):
-        if module in frozen:
-            module.track_running_stats = True
-            frozen.remove(module)
-
-    hooks = [
-        torch_module.register_module_forward_pre_hook(before),
-        torch_module.register_module_forward_hook(after),
-    ]
+    hook = torch_module.register_module_forward_pre_hook(before)
     try:
         yield
     finally:
-        for hook in hooks:
-            hook.remove()
+        hook.remove()
         for module in frozen:
             module.track_running_stats = True

@@ -115,7 +115,7 @@ class LookSAM(SAM):
         return loss
 
     def _one_pass(self, closure: Callable) -> torch.Tensor:
-        self.zero_grad()
+        self._clear()
         loss = closure()
         with torch.no_grad():
             moved = [(p, group) for p, group in self.with_gradient() if "kept" in self.state.get(p, ())]

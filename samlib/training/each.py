@@ -94,6 +94,8 @@ def autocast(recipe: Mapping, device: torch.device):
 def make_optimizer(recipe: Mapping, parameters) -> torch.optim.Optimizer:
     """The recipe's optimizer; a sharpness-aware one has its paper's other settings, and SGD below it."""
     settings = {name: recipe[name] for name in ("lr", "momentum", "weight_decay")}
+    if recipe["alpha"] is not None:
+        settings["alpha"] = recipe["alpha"]
     if recipe["optimizer"] in SHARPNESS_AWARE:
         return SHARPNESS_AWARE[recipe["optimizer"]](parameters, torch.optim.SGD, recipe["rho"], **settings)
     return torch.optim.SGD(parameters, **settings)
