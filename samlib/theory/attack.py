@@ -18,7 +18,7 @@ def threshold_advantage(m, sd):
 
 
 def label_free_advantage(sd):
-    """Theorem 4: advantage 2 Phi(1 / sd) - 1 of the attack |f| >= 1, which needs no label (m = 0)."""
+    """Theorem 4: advantage 2 Phi(1 / sd) - 1 of the attack abs(f) >= 1, which needs no label (m = 0)."""
     return 2 * ndtr(1 / sd) - 1
 
 

@@ -204,7 +204,7 @@ def cap_measure(t, dim: int):
 
 
 class NearOrthogonality(NamedTuple):
-    """Lemma 1's three bounds: on |cosines|, on relative squared-norm deviations, on |<xi, e_k>|."""
+    """Lemma 1's three bounds: on absolute cosines, on relative squared-norm deviations, on absolute inner products with e_k."""
 
     cosine: float
     norm: float

@@ -45,7 +45,7 @@ def linear_descent(
 def diagonal_net(
     z, *, rho: float, lr: float, steps: int, init: float, full_batch: bool = False, seeds: Iterable[int] | None = None
 ) -> np.ndarray:
-    """Train w = theta_+^2 - theta_-^2 to margin 1 by SGD or SAM, many runs at once: z (runs, n, d) to w (runs, d).
+    """Train w = u^2 - v^2, theta = (u, v), to margin 1 by SGD or SAM, many runs at once: z (runs, n, d) to w (runs, d).
 
     Loss (margin - 1)^2 / 2, averaged over the batch; batch of 1 drawn with replacement from default_rng(seed) (seeds
     default to 0, 1, ...), or `full_batch`. theta starts at `init` in every coordinate.
