@@ -73,36 +73,37 @@ def influence_blocks(correct_test, member, *, empty: str = "nan") -> Iterator[tu
     n_in = member.sum(0)
     n_out = len(member) - n_in
     _warn_empty(n_in, n_out, empty)
-    with np.errstate(divide="ignore"):
-        per_in, per_out = ((1 / n).astype(np.float32) for n in (n_in, n_out))
-    if empty == "zero":
-        per_in[n_in == 0] = per_out[n_out == 0] = 0
-    scale, right = per_in + per_out, correct_test.sum(0).astype(np.float32)
-    void = ~np.isfinite(scale)
-    scale[void] = np.nan
-    per_out[void] = 0
+    void, right = (n_in == 0) | (n_out == 0), correct_test.sum(0).astype(np.float32)
+    seen, scale = n_in.astype(np.float32), np.full(len(n_in), np.nan, np.float32)
+    scale[~void] = 1 / (n_in * n_out)[~void]
     for rows, block in _products(correct_test, member):
-        # counts are far below 2^24, so exact in float32
-        value = np.multiply(block, scale, dtype=np.float32, casting="unsafe")
-        value -= right[rows, None] * per_out
+        # Whole numbers until the last line, exact in float32 up to 4,096 models: no influence is 0, not rounding noise, which
+        # would have an entropy and a largest element of its own.
+        value = np.multiply(block, len(member), dtype=np.float32, casting="unsafe")
+        value -= right[rows, None] * seen
+        value *= scale
+        if empty == "zero" and void.any():
+            right_in = block[:, void].astype(np.float32)
+            value[:, void] = np.where(n_in[void] > 0, right_in, right_in - right[rows, None]) / len(member)
         yield rows, value
 
 
-def top_influences(correct_test, member, k: int) -> tuple[np.ndarray, np.ndarray]:
+def top_influences(correct_test, member, k: int, *, labels=None) -> tuple[np.ndarray, np.ndarray]:
     """The k most influential training examples of each test point, best first: (indices, values), both (tests, k).
 
-    Streamed; the matrix is never held. Of equal values the lower index comes first. Examples with no estimate are never
-    chosen. Raises ValueError where fewer than k examples have one, and as `influence`.
+    labels: (of the tests, of the examples), to look among examples of the test point's own class only; where that has
+    fewer than k, the last values are -inf. Streamed; the matrix is never held. Of equal values the lower index comes first.
+    Examples with no estimate are never chosen. Raises ValueError where fewer than k examples have one, and as `influence`.
     """
     correct_test, member = _masks(correct_test, member)
     n_in = member.sum(0)
-    void = np.flatnonzero((n_in == 0) | (n_in == len(member)))
-    if not 1 <= k <= (known := len(n_in) - len(void)):
+    void = (n_in == 0) | (n_in == len(member))
+    if not 1 <= k <= (known := int((~void).sum())):
         raise ValueError(f"k must lie in 1 to {known}, the number of examples with an estimate, not {k}.")
     indices = np.empty((correct_test.shape[1], k), np.int64)
     values = np.empty((correct_test.shape[1], k), np.float32)
     for rows, block in influence_blocks(correct_test, member):
-        block[:, void] = -np.inf
+        np.copyto(block, -np.inf, where=void | _of_other_classes(labels, rows))
         indices[rows], values[rows] = _top(block, k)
     return indices, values
 
@@ -124,24 +125,34 @@ def _top(block: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Strongest(NamedTuple):
-    """Of each training example, its largest influence on any test point, and that test point, each (examples,)."""
+    """Of each training example, its largest influence on a test point, and that test point, each (examples,)."""
 
     value: np.ndarray
     test: np.ndarray
 
 
-def strongest_influence(correct_test, member) -> Strongest:
-    """Each training example's largest influence and where it falls, streamed; NaN (and test 0) where there is no estimate."""
-    best, test = None, None
+def strongest_influence(correct_test, member, *, labels=None) -> Strongest:
+    """Each training example's largest influence and where it falls, streamed; NaN (and test 0) where there is no estimate.
+
+    labels: (of the tests, of the examples), to look among test points of the example's own class only: fewer
+    candidates, so fewer accidents among the largest of them.
+    """
+    best, test = np.full(np.shape(member)[1], -np.inf, np.float32), np.zeros(np.shape(member)[1], np.int64)
     for rows, block in influence_blocks(correct_test, member):
+        np.copyto(block, -np.inf, where=np.isnan(block) | _of_other_classes(labels, rows))
         at = block.argmax(0)
         value = np.take_along_axis(block, at[None], 0)[0]
-        if best is None:
-            best, test = value, at + rows.start
-        else:
-            better = value > best
-            best, test = np.where(better, value, best), np.where(better, at + rows.start, test)
-    return Strongest(best, test)
+        better = value > best
+        best, test = np.where(better, value, best), np.where(better, at + rows.start, test)
+    return Strongest(np.where(np.isfinite(best), best, np.nan), test)
+
+
+def _of_other_classes(labels, rows: slice) -> np.ndarray:
+    """Which pairs of a block (tests, examples) are of two classes; none where there are no labels."""
+    if labels is None:
+        return np.zeros((1, 1), bool)
+    of_tests, of_examples = map(np.asarray, labels)
+    return of_tests[rows, None] != of_examples
 
 
 def influential_by_interval(score, value, edges, k: int = 20) -> list[np.ndarray]:

@@ -178,8 +178,9 @@ def test_flipping_the_data_flips_the_verdicts(pair):
             assert said.startswith(f"**{row.verdict.capitalize()}.** ")
             assert f"{row.estimate:+.4f}" in said
     same = claims.ledger({"a": audit.Pair(pair.sgd, pair.sgd, "SAM")})
-    differences = same.drop(index=["C10", "C16", "C9"], level="claim", errors="ignore")
-    assert set(differences["verdict"]) == {NO_DIFFERENCE}
+    known = same[same["estimate"].notna()].drop(index="C10", level="claim", errors="ignore")  # no difference SAM - SGD
+    assert len(known) >= 8
+    assert set(known["verdict"]) == {NO_DIFFERENCE}
     assert math.isnan(same.loc[("C16", "a"), "estimate"])
     assert "too small" in claims.sentence(same.loc[("C16", "a")])
 

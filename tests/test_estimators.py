@@ -214,3 +214,33 @@ def test_bad_options_are_one_sentence():
         samlib.memorization(correct, member, empty="none")
     with pytest.raises(ValueError, match="must have the same number of models"):
         samlib.influence(correct_test[:5], member)
+
+
+def test_no_influence_is_no_influence():
+    """Test points that every model is right on, or wrong: zero to the bit, and the entropy of evenly spread influence."""
+    rng = np.random.default_rng(0)
+    member, correct = rng.random((31, 200)) < 0.6, rng.random((31, 40)) < 0.5
+    correct[:, ::4], correct[:, 1::4] = True, False
+    constant = np.arange(40) % 4 < 2
+    block = np.concatenate([block for _, block in room.influence_blocks(correct, member)])
+    assert (block[constant] == 0).all()
+    np.testing.assert_allclose(block, samlib.influence(correct, member).value, atol=1e-6)
+    entropy = room.streamed_entropy(correct, member)
+    np.testing.assert_allclose(entropy, room.influence_entropy(samlib.influence(correct, member)), rtol=1e-6)
+    np.testing.assert_allclose(entropy[constant], np.log(200))
+    assert (entropy[~constant] < np.log(200)).all()
+
+
+def test_only_pairs_of_one_class_where_labels_are_given():
+    rng = np.random.default_rng(1)
+    member, correct = rng.random((24, 60)) < 0.5, rng.random((24, 30)) < 0.5
+    labels = rng.integers(0, 3, 30), rng.integers(0, 3, 60)
+    expected = np.where(labels[0][:, None] == labels[1], samlib.influence(correct, member).value, -np.inf)
+    indices, values = room.top_influences(correct, member, 2, labels=labels)
+    np.testing.assert_array_equal(indices, np.argsort(-expected, axis=1, kind="stable")[:, :2])
+    np.testing.assert_allclose(values, np.take_along_axis(expected, indices, 1), atol=1e-6)
+    found = room.strongest_influence(correct, member, labels=labels)
+    np.testing.assert_array_equal(found.test, expected.argmax(0))
+    np.testing.assert_allclose(found.value, expected.max(0), atol=1e-6)
+    lonely = room.strongest_influence(correct, member, labels=(labels[0], np.where(np.arange(60) == 7, 9, labels[1])))
+    assert np.isnan(lonely.value).tolist() == [i == 7 for i in range(60)]

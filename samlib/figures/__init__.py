@@ -1,5 +1,15 @@
 """One function per figure or table of the book: runs or arrays in, a matplotlib figure or a pandas Styler out."""
 
+from samlib.figures.influence import (
+    bucket_accuracy,
+    distance_table,
+    figure_3,
+    gain_by_difficulty,
+    influence_differences,
+    influence_scatter,
+    influence_table,
+    top_memorization,
+)
 from samlib.figures.membership import attack_differences, confidence_distributions, own_rates, roc_curves
 from samlib.figures.memorization import (
     Agreement,
@@ -28,10 +38,17 @@ __all__ = [
     "agreement_table",
     "attack_differences",
     "atypicality",
+    "bucket_accuracy",
     "confidence_distributions",
     "differ_most",
     "differ_most_table",
+    "distance_table",
     "examples",
+    "figure_3",
+    "gain_by_difficulty",
+    "influence_differences",
+    "influence_scatter",
+    "influence_table",
     "ledger_table",
     "link_curve",
     "link_sentence",
@@ -42,5 +59,6 @@ __all__ = [
     "provenance",
     "roc_curves",
     "table",
+    "top_memorization",
     "training_cost",
 ]

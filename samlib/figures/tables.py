@@ -25,7 +25,7 @@ TONES = {
 
 def table(frame: pd.DataFrame, *, digits: int = 3, name: str = "SAM"):
     """A frame of sgd, sam, difference, low, high: the interval in one column, differences whose interval is beyond 0 in bold."""
-    shown = pd.DataFrame(index=frame.index)
+    shown = frame[["examples"]].copy() if "examples" in frame else pd.DataFrame(index=frame.index)
     for column, title in (("sgd", "SGD"), ("sam", name)):
         shown[title] = frame[column].map(f"{{:.{digits}f}}".format)
     shown["difference"] = frame["difference"].map(f"{{:+.{digits + 1}f}}".format)
