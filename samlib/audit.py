@@ -83,12 +83,25 @@ def _population(f: _Fold):
     )
 
 
+def _quantile_regression(f: _Fold):
+    # The target's logit on the test points, regressed on what the shadows make of them: a difficulty, and how sure it is.
+    from sklearn.linear_model import LinearRegression
+
+    m, test = attacks.moments(f.shadow("logit"), f.member), f.shadow("test_logit")
+    public = np.stack([test.mean(0), test.std(0)], 1)
+    features = np.stack([m.mean_out, m.std_out], 1)
+    return attacks.quantile_regression(
+        public, f.target("test_logit"), features, f.target("logit"), regressor=LinearRegression()
+    )
+
+
 ATTACKS: dict[str, Callable[[_Fold], np.ndarray]] = {
     "correctness": lambda f: f.target("correct"),
     "confidence": lambda f: f.target("logit"),
     "entropy": lambda f: -f.target("entropy"),
     "modified entropy": lambda f: -f.target("modified_entropy"),
     "population": _population,
+    "quantile regression": _quantile_regression,
     "difficulty calibration": lambda f: attacks.difficulty_calibration(f.target("logit"), f.shadow("logit"), f.member),
     "LiRA offline": _lira("offline"),
     "LiRA online": _lira("online"),

@@ -238,6 +238,29 @@ def test_a_full_disk_is_one_sentence_and_what_was_finished_is_kept(small_npz, cl
     assert content(tmp_path / "runs") == content(tmp_path / "calm" / "runs")
 
 
+def test_two_runs_with_other_data_on_one_cluster_do_not_mix(small_npz, client, tmp_path):
+    """At the same time, from two threads: each must see its own data, whatever its parts are called."""
+    with np.load(small_npz) as file:
+        arrays = dict(file)
+    paths = [tmp_path / f"{i}.npz" for i in range(3)]
+    for i, path in enumerate(paths):
+        np.savez(path, **arrays | {"y_train": (arrays["y_train"] + i) % 3, "y_test": (arrays["y_test"] + i) % 3})
+    found = {}
+
+    def train(path):
+        found[path] = run(experiment(path, epochs=20), cluster=client, cache_dir=tmp_path, progress=False)
+
+    threads = [threading.Thread(target=train, args=(path,)) for path in paths]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for path in paths:
+        given = load_dataset(path).arrays()
+        expected = train_group(experiment(path, epochs=20).model_dump(), given, range(8))
+        np.testing.assert_allclose(found[path].logit, expected["logit"], rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.slow
 def test_a_scheduler_that_dies_is_one_sentence_and_the_rest_is_done_later(small_npz, tmp_path):
     file = tmp_path / "scheduler.json"

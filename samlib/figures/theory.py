@@ -159,19 +159,15 @@ def follows(runs: dict[float, dict[str, np.ndarray]], seeds, model: theory.DataM
     return _closed(figure)
 
 
-def means(
-    runs: dict, columns=("M", "A", "s", "error", "advantage", "v", "residual"), name: str = "run"
-) -> pd.DataFrame:
+def means(runs: dict, columns=("M", "A", "s", "error", "advantage", "v", "residual")) -> pd.DataFrame:
     """Means over draws, one row per run; `runs` maps a label to {measure: (draws,)}."""
     rows = {str(label): {c: f"{np.mean(run[c]):.4f}" for c in columns} for label, run in runs.items()}
-    return pd.DataFrame(rows).T.rename_axis(name)
+    return pd.DataFrame(rows).T
 
 
 def path_means(table: dict[str, np.ndarray], etas) -> pd.DataFrame:
     """The G-path's table: means over draws, one row per eta."""
-    return means(
-        {f"{eta:g}": {k: v[:, i] for k, v in table.items()} for i, eta in enumerate(etas)}, tuple(table), "eta"
-    )
+    return means({f"eta = {eta:g}": {k: v[:, i] for k, v in table.items()} for i, eta in enumerate(etas)}, tuple(table))
 
 
 def counterexamples() -> pd.DataFrame:

@@ -90,8 +90,9 @@ def _train_missing(store: Store, missing: list[range], cluster, progress: bool) 
         with bar, _client(cluster, len(missing)) as client:
             bar.unpause()
             for _ in range(ATTEMPTS):
-                # Scattered once: the data set travels to each worker, not with each task.
-                on_workers = client.scatter(data, broadcast=True)
+                # Scattered once: the data set travels to each worker, not with each task. As one object under a name of its
+                # own: the parts of a dict would be named by its keys, the same for every run on the cluster.
+                (on_workers,) = client.scatter([data], broadcast=True, hash=False)
                 sent = {client.submit(_train, recipe, on_workers, models, pure=False): models for models in missing}
                 for future in as_completed(sent, loop=client.loop):
                     if future.status == "finished":
