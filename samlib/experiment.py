@@ -40,6 +40,7 @@ ABLATIONS = {
     "subset_fraction": (0.3, 0.5, 0.7, 0.85),
     "weight_decay": (0.0, 5e-4, 5e-3),
     "epochs": (0.125, 0.25, 0.5, 1, 2),
+    "n_models": (8, 16, 32, 64),  # the first of one store
 }
 _Fraction = Annotated[float, Field(gt=0, lt=1)]
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -176,17 +177,20 @@ def optimizer_pairs(optimizers: Sequence[str] | None = None, **fields) -> dict[s
     return {name: pair(**fields | {"optimizer": name, "rho": _rounded(rho * RADIUS.get(name, 1))}) for name in names}
 
 
-def ablation_pairs(**fields) -> dict[tuple[str, float], dict[str, Experiment]]:
+def ablation_pairs(changed: Sequence[str] | None = None, **fields) -> dict[tuple[str, float], dict[str, Experiment]]:
     """`pair`, and the same with one field changed, keyed by (field, value) for each of ABLATIONS and the recipe's own value.
 
-    Raises ValueError as `pair`.
+    changed: names of the fields of ABLATIONS to change, all if None. Raises ValueError for another name, and as `pair`.
     """
+    wanted = list(ABLATIONS) if changed is None else changed
+    if isinstance(wanted, str) or not wanted or set(wanted) - ABLATIONS.keys():
+        raise ValueError(f"changed must be a list of some of {', '.join(ABLATIONS)}, not {changed!r}.")
     fields = {"n_models": FEW_MODELS["ablations"]} | {k: v for k, v in fields.items() if v is not None}
     base = pair(**fields)
     other = next(e for e in base.values() if e.optimizer != "sgd")
     pairs = {}
-    for name, values in ABLATIONS.items():
-        own = getattr(other, name)
+    for name in wanted:
+        values, own = ABLATIONS[name], getattr(other, name)
         if name == "rho":
             values = [_rounded(own * factor) for factor in values]
         elif name == "epochs":

@@ -93,16 +93,6 @@ def ablation_table(pairs: Mapping[tuple[str, float], Pair]) -> pd.DataFrame:
     return measured(pairs, (ACCURACY, AUC), ("field", "value"))
 
 
-def by_models(pair: Pair, smallest: int = 8) -> pd.DataFrame:
-    """The same of the first models of one pair, doubled from `smallest` to all: index ("n_models", number, measure)."""
-    total = pair.sgd.sizes["model"]
-    numbers = [n for n in smallest * 2 ** np.arange(12) if n < total] + [total]
-    parts = {
-        ("n_models", int(n)): Pair(*(runs.isel(model=slice(int(n))) for runs in pair[:2]), pair.name) for n in numbers
-    }
-    return ablation_table(parts)
-
-
 class Explained(NamedTuple):
     """The gain in AUC over the gain in accuracy, across settings: `slope`, and `intercept` (at equal accuracy) with its interval.
 
@@ -121,9 +111,13 @@ def explained(pairs: Mapping[tuple[str, float], Pair], *, n_resamples: int = 200
     """Does test accuracy alone explain attack success? Least squares of AUC gains on accuracy gains, one point a setting.
 
     The interval resamples the models, the same ones in each setting (model k has the same seed everywhere). A setting that
-    several fields share (the recipe) counts once.
+    several fields share (the recipe) counts once; the number of models is no setting of training.
     """
-    alone = {(pair.sgd.attrs["key"], pair.sam.attrs["key"]): pair for pair in pairs.values()}
+    alone = {
+        (pair.sgd.attrs["key"], pair.sam.attrs["key"]): pair
+        for (field, _), pair in pairs.items()
+        if field != "n_models"
+    }
     x, y = (_per_model(alone.values(), measure) for measure in (ACCURACY, AUC))
     (gain_x, gain_y), draws = _replicates([x[:, 1] - x[:, 0], y[:, 1] - y[:, 0]], n_resamples)
     slope, intercept = _least_squares(gain_x, gain_y)
@@ -167,10 +161,9 @@ def matched(pairs: Mapping[tuple[str, float], Pair], by: str, *, n_resamples: in
     """The two optimizers at equal train loss (`by` TRAIN_LOSS) or equal test accuracy (ACCURACY), interpolating over epochs."""
     over = {value: pair for (field, value), pair in pairs.items() if field == "epochs"}
     auc = _per_model(over.values(), AUC)
+    x = _per_model(over.values(), by)
     if by == TRAIN_LOSS:
-        x = np.log10(_per_model(over.values(), by))  # mean over models of the logarithm: losses span decades
-    else:
-        x = _per_model(over.values(), by)
+        x = np.log10(x)  # mean over models of the logarithm: losses span decades
     (at, success), draws = _replicates([x, auc], n_resamples)
     low, high = at.min(0).max(), at.max(0).min()
     result = [math.nan] * 3

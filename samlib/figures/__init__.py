@@ -7,6 +7,7 @@ from samlib.figures.ablations import (
     optimizer_comparison,
     optimizer_differences,
     recipe_of,
+    settings_table,
 )
 from samlib.figures.influence import (
     bucket_accuracy,
@@ -72,6 +73,7 @@ __all__ = [
     "provenance",
     "recipe_of",
     "roc_curves",
+    "settings_table",
     "table",
     "top_memorization",
     "training_cost",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Hashable, Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -57,7 +58,7 @@ def optimizer_differences(frame: pd.DataFrame):
 def ablations(frame: pd.DataFrame, recipe: Mapping[str, float], name: str = "SAM"):
     """Gains over SGD in each setting: a column for each field, a row for each measure; the recipe's own value is filled.
 
-    frame: `claims.settings.ablation_table`, with `by_models` below it; recipe: the own value of each field.
+    frame: `claims.settings.ablation_table`; recipe: the own value of each field.
     """
     fields = [field for field in TITLES if field in frame.index.get_level_values("field")]
     figure, axes = plt.subplots(2, len(fields), figsize=(WIDTH, 3.9), sharex="col", sharey="row", squeeze=False)
@@ -87,7 +88,7 @@ def gain_against_gain(frame: pd.DataFrame, found: Explained, name: str = "SAM"):
     figure, ax = plt.subplots(figsize=(WIDTH * 0.72, 3.3))
     ax.axhline(0, color=GREY, lw=0.8)
     ax.axvline(0, color=GREY, lw=0.8)
-    gains = frame["difference"].unstack("measure")
+    gains = frame["difference"].unstack("measure").drop("n_models", level="field", errors="ignore")
     for field in dict.fromkeys(gains.index.get_level_values("field")):
         part = gains.loc[field]
         style = {"marker": MARKERS[field], "color": COLOURS[field]}
@@ -130,7 +131,25 @@ def matched_curves(by_loss: Matched, by_accuracy: Matched, name: str = "SAM"):
     return figure
 
 
-def recipe_of(pair: Pair) -> dict[str, float]:
-    """The value that each ablated field has in a pair's own recipe."""
-    fields = json.loads(pair.sam.attrs["experiment"])
-    return {name: fields[name] for name in TITLES}
+def recipe_of(pairs: Mapping[tuple[str, float], Pair]) -> dict[str, float]:
+    """The value that each ablated field has in the recipe: the one that most settings share."""
+    recipes = [json.loads(pair.sam.attrs["experiment"]) for pair in pairs.values()]
+    return {name: Counter(fields[name] for fields in recipes).most_common(1)[0][0] for name in TITLES}
+
+
+def settings_table(pairs: Mapping[Hashable, Pair]):
+    """What was trained for a page of many settings: a row for each store, with its accuracies and what it cost."""
+    rows = {}
+    for pair in pairs.values():
+        for runs in pair[:2]:
+            fields = json.loads(runs.attrs["experiment"])
+            rows.setdefault(runs.attrs["key"], {
+                "optimizer": fields["optimizer"],
+                **{title: f"{fields[name]:g}" for name, title in TITLES.items()},
+                "diverged": f"{len(runs.attrs['diverged'])}",
+                "train accuracy": f"{float(runs.train_accuracy.mean()):.3f}",
+                "test accuracy": f"{float(runs.test_accuracy.mean()):.3f}",
+                "core seconds": f"{runs.attrs['seconds']:.0f}",
+                "machine": ", ".join(runs.attrs["machine"]),
+            })  # fmt: skip
+    return pd.DataFrame.from_dict(rows, orient="index").style
