@@ -12,13 +12,14 @@ import numpy as np
 import pandas as pd
 
 from samlib.audit import Pair, attack_scores
-from samlib.claims.ledger import CLAIMS, CONTRADICTED, INCONCLUSIVE, NO_DIFFERENCE, SUPPORTED, decide
+from samlib.claims.ledger import CLAIMS, CONTRADICTED, INCONCLUSIVE, NO_DIFFERENCE, SUPPORTED, decide, verdict
 from samlib.claims.statistics import compared
 from samlib.estimators import memorization_terms
 from samlib.evaluation import auc_terms, resampled
 from samlib.experiment import SHARPNESS_AWARE
 
 PATTERN = ("C1", "C2 confidence", "C2 LiRA")  # what C14 says of every sharpness-aware optimizer
+SMALLEST = 0.005  # difference in AUC that counts, as in the ledger
 ACCURACY, AUC, AUC_LIRA, MEMORIZATION = "test accuracy", "AUC, confidence", "AUC, LiRA online", "mean memorization"
 
 
@@ -85,7 +86,8 @@ def pattern_sentence(ledger: pd.DataFrame, optimizer: str) -> str:
         f"{row.statistic.removesuffix(', SAM - SGD')} {row.estimate:+.4f} ({row.low:+.4f} to {row.high:+.4f}): {row.verdict}"
         for row in rows.itertuples()
     )
-    return f"**{pattern(rows).capitalize()}.** {optimizer.upper()}{kind} tests better than SGD and is easier to attack. {parts}."
+    start = f"**{pattern(rows).capitalize()}, by its weakest part.** {optimizer.upper()}{kind}"
+    return f"{start} tests better than SGD and is easier to attack. {parts}."
 
 
 def ablation_table(pairs: Mapping[tuple[str, float], Pair]) -> pd.DataFrame:
@@ -108,35 +110,40 @@ class Explained(NamedTuple):
 
 
 def explained(pairs: Mapping[tuple[str, float], Pair], *, n_resamples: int = 2000) -> Explained:
-    """Does test accuracy alone explain attack success? Least squares of AUC gains on accuracy gains, one point a setting.
+    """Does test accuracy alone explain attack success? A line through AUC gains over accuracy gains, one point a setting.
 
-    The interval resamples the models, the same ones in each setting (model k has the same seed everywhere). A setting that
-    several fields share (the recipe) counts once; the number of models is no setting of training.
+    Both gains are noisy, and the noise that few models leave in accuracy would bend the least-squares line away from the
+    origin: so the moments are corrected for it; NaN where the accuracies differ by no more than noise. The interval resamples
+    the models, the same ones in each setting (model k has the same seed everywhere). A setting that several fields share (the
+    recipe) counts once; the number of models is no setting of training.
     """
     alone = {
         (pair.sgd.attrs["key"], pair.sam.attrs["key"]): pair
         for (field, _), pair in pairs.items()
         if field != "n_models"
     }
-    x, y = (_per_model(alone.values(), measure) for measure in (ACCURACY, AUC))
-    (gain_x, gain_y), draws = _replicates([x[:, 1] - x[:, 0], y[:, 1] - y[:, 0]], n_resamples)
-    slope, intercept = _least_squares(gain_x, gain_y)
-    again = [_least_squares(*draw)[1] for draw in draws]
-    low, high = np.quantile(again, [0.025, 0.975])
-    spread = gain_y.var()
-    share = float(np.corrcoef(gain_x, gain_y)[0, 1] ** 2) if spread > 0 and gain_x.var() > 0 else math.nan
+    each = [gains[:, 1] - gains[:, 0] for gains in (_per_model(alone.values(), measure) for measure in (ACCURACY, AUC))]
+    (gain_x, gain_y), draws = _replicates(each, n_resamples)
+    noise = _noise(*each)
+    slope, intercept = _line(gain_x, gain_y, noise)
+    again = [_line(*draw, 2 * noise)[1] for draw in draws]  # a resample has its own noise beside that of the models
+    low, high = np.nanquantile(again, [0.025, 0.975]) if np.isfinite(again).any() else (math.nan, math.nan)
+    share = float(np.corrcoef(gain_x, gain_y)[0, 1] ** 2) if gain_y.var() > 0 and gain_x.var() > 0 else math.nan
     return Explained(slope, intercept, float(low), float(high), share, len(alone))
 
 
 def explained_sentence(found: Explained) -> str:
+    if math.isnan(found.low):
+        return "**Inconclusive.** The settings differ in accuracy by no more than noise, so they cannot say what it explains."
     start = (
         f"Across {found.settings} settings, the gain in test accuracy explains {found.share:.0%} of the differences in the "
         f"gain of the attack's AUC (slope {found.slope:+.2f}). At equal test accuracy the fitted difference in AUC is "
-        f"{found.intercept:+.4f} (95 % interval {found.low:+.4f} to {found.high:+.4f})"
+        f"{found.intercept:+.4f} (95 % interval {found.low:+.4f} to {found.high:+.4f}; {SMALLEST:g} counts)."
     )
-    if found.low > 0 or found.high < 0:
-        return f"**No, test accuracy alone does not explain it.** {start}, which is not zero."
-    return f"**These settings show nothing that test accuracy leaves to explain.** {start}, which may be zero."
+    said = verdict(found.intercept, found.low, found.high, 1, SMALLEST)
+    no = "No, test accuracy alone does not explain it."
+    head = {SUPPORTED: no, CONTRADICTED: no, NO_DIFFERENCE: "At equal test accuracy, no difference that counts."}
+    return f"**{head.get(said, 'Inconclusive.')}** {start}"
 
 
 class Matched(NamedTuple):
@@ -177,13 +184,15 @@ def matched(pairs: Mapping[tuple[str, float], Pair], by: str, *, n_resamples: in
 def matched_sentence(found: Matched, by: str, name: str = "SAM") -> str:
     if math.isnan(found.difference):
         return f"SGD and {name} never reach the same {by} in these runs, so they cannot be compared at an equal one."
-    start = (
-        f"At equal {by}, {name}'s AUC differs from SGD's by {found.difference:+.4f} "
-        f"(95 % interval {found.low:+.4f} to {found.high:+.4f})"
+    head = {
+        SUPPORTED: f"{name} leaks more at equal {by}.",
+        CONTRADICTED: f"{name} leaks less at equal {by}.",
+        NO_DIFFERENCE: f"No difference that counts at equal {by}.",
+    }.get(verdict(found.difference, found.low, found.high, 1, SMALLEST), "Inconclusive.")
+    return (
+        f"**{head}** At equal {by}, {name}'s AUC differs from SGD's by {found.difference:+.4f} "
+        f"(95 % interval {found.low:+.4f} to {found.high:+.4f}; {SMALLEST:g} counts)."
     )
-    if found.low > 0:
-        return f"**{name} leaks more at equal {by}.** {start}."
-    return f"**{name} leaks less at equal {by}.** {start}." if found.high < 0 else f"**No difference seen.** {start}."
 
 
 def _per_model(pairs, measure: str) -> np.ndarray:
@@ -209,10 +218,21 @@ def _replicates(many: list[np.ndarray], n_resamples: int) -> tuple[list[np.ndarr
     )
 
 
-def _least_squares(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+def _noise(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """What few models add to the variance between settings of x, and to the covariance with y; x, y (settings, models)."""
+    n = x.shape[1]
+    x, y = (each - each.mean(0) for each in (x, y))  # what settings share, through model k's subset, moves no line
+    x, y = (each - each.mean(1, keepdims=True) for each in (x, y))
+    return np.array([(x * x).sum(1).mean(), (x * y).sum(1).mean()]) / (n * max(n - 1, 1))
+
+
+def _line(x: np.ndarray, y: np.ndarray, noise: np.ndarray) -> tuple[float, float]:
+    """Slope and intercept of y over x, moments less `noise`; NaN where nothing is left of the variance of x."""
     away = x - x.mean()
-    slope = float((away * y).sum() / (away**2).sum()) if away.any() else 0.0
-    return slope, float(y.mean() - slope * x.mean())
+    spread, together = (away**2).mean() - noise[0], (away * y).mean() - noise[1]
+    if spread <= 0:
+        return math.nan, math.nan
+    return float(together / spread), float(y.mean() - together / spread * x.mean())
 
 
 def _gap(x: np.ndarray, y: np.ndarray, grid: np.ndarray) -> float:

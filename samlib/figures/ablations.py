@@ -84,7 +84,7 @@ def ablations(frame: pd.DataFrame, recipe: Mapping[str, float], name: str = "SAM
 
 @drawn
 def gain_against_gain(frame: pd.DataFrame, found: Explained, name: str = "SAM"):
-    """Each setting's gain in AUC over its gain in test accuracy, and the least-squares line of `found`."""
+    """Each setting's gain in AUC over its gain in test accuracy, and the line of `found`."""
     figure, ax = plt.subplots(figsize=(WIDTH * 0.72, 3.3))
     ax.axhline(0, color=GREY, lw=0.8)
     ax.axvline(0, color=GREY, lw=0.8)
@@ -94,7 +94,7 @@ def gain_against_gain(frame: pd.DataFrame, found: Explained, name: str = "SAM"):
         style = {"marker": MARKERS[field], "color": COLOURS[field]}
         ax.scatter(part[ACCURACY], part[AUC], s=30, alpha=0.85, lw=0, label=TITLES[field], **style)
     ends = np.array([min(gains[ACCURACY].min(), 0), max(gains[ACCURACY].max(), 0)])
-    ax.plot(ends, found.slope * ends + found.intercept, color=GREEN, lw=2, label="least squares")
+    ax.plot(ends, found.slope * ends + found.intercept, color=GREEN, lw=2, label="line of best fit")
     ax.errorbar(
         0,
         found.intercept,
