@@ -40,7 +40,10 @@ PAGES = {
 }
 # What a notebook that reads many experiments makes of its parameters, and how a profile has fewer of them.
 MAKERS = {"other_optimizers": optimizer_pairs, "ablations": ablation_pairs}
-FEWER = {("ablations", "smoke"): {"changed": ["rho", "epochs"]}}
+FEWER = {
+    ("ablations", "smoke"): {"changed": ["epochs"], "n_models": 8},
+    ("other_optimizers", "smoke"): {"optimizers": ["sam", "looksam", "ema"]},
+}
 TIMEOUT = 1800  # seconds a cell may take
 
 
