@@ -32,7 +32,7 @@ PAGES = {
     for name in ("membership_risk", "memorization")
     for dataset, title in DATASETS.items()
 } | {
-    "introduction": ("introduction", {"datasets": list(DATASETS)}, None),
+    "introduction": ("introduction", {"datasets": list(DATASETS), "results": str(ROOT / "book" / "results")}, None),
     "synthetic_mixture": ("synthetic_mixture", {}, None),
     "theory_checks": ("theory_checks", {}, None),
 }

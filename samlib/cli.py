@@ -132,6 +132,18 @@ def verdicts(experiments, cluster: CLUSTER = None):
 
 
 @command
+def record(
+    experiments,
+    folder: Annotated[Path, typer.Option(help="folder of the records")] = Path("book/results"),
+    cluster: CLUSTER = None,
+):
+    """Decide every claim on these models and keep the ledger, with its provenance, for the book to show."""
+    from samlib import audit, claims
+
+    print(claims.record(audit.align(_runs(experiments, cluster)), folder))
+
+
+@command
 def export_job(experiment, path: Annotated[Path, typer.Argument(help="the .npz file to write")]):
     """Write one experiment and its data as a file, to train where only torch and numpy are installed."""
     from samlib.runs import transfer

@@ -16,9 +16,10 @@ from samlib.claims.ledger import (
     sentence,
     verdict,
 )  # fmt: skip
+from samlib.claims.records import provenance_of, read, record, with_recorded
 from samlib.claims.statistics import Effect
 
 __all__ = [
     "CLAIMS", "CONTRADICTED", "CONTROLS", "INCONCLUSIVE", "LEVEL", "NO_DIFFERENCE", "SUPPORTED", "VERDICTS", "Claim", "Effect",
-    "decide", "entropy_sentence", "ledger", "sentence", "verdict",
+    "decide", "entropy_sentence", "ledger", "provenance_of", "read", "record", "sentence", "verdict", "with_recorded",
 ]  # fmt: skip
