@@ -21,17 +21,20 @@ from pathlib import Path
 
 import nbformat
 
-from samlib.experiment import pair
+from samlib.experiment import PROFILES, pair
 from samlib.runs import run
 
 ROOT = Path(__file__).resolve().parents[1]
 DATASETS = {"location30": "Location-30", "digits": "Digits"}
-# A page is a notebook and, where it looks at one data set, that data set.
-PAGES = [(name, dataset) for name in ("membership_risk", "memorization") for dataset in DATASETS]
-PAGES += [("introduction", None)]
-PROFILES = {
-    "quick": {},
-    "smoke": {"n_models": 16, "epochs": 8},  # for tests of the book itself; its numbers mean little
+# Page: (notebook, its parameters beside the profile, what is added to its title where one notebook makes several pages).
+PAGES = {
+    f"{name}_{dataset}": (name, {"dataset": dataset}, title)
+    for name in ("membership_risk", "memorization")
+    for dataset, title in DATASETS.items()
+} | {
+    "introduction": ("introduction", {"datasets": list(DATASETS)}, None),
+    "synthetic_mixture": ("synthetic_mixture", {}, None),
+    "theory_checks": ("theory_checks", {}, None),
 }
 TIMEOUT = 1800  # seconds a cell may take
 
@@ -39,12 +42,14 @@ TIMEOUT = 1800  # seconds a cell may take
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--profile", choices=PROFILES, default="quick")
-    parser.add_argument("--output", type=Path, default=ROOT / "book", help="folder of the executed notebooks and the build")
+    parser.add_argument(
+        "--output", type=Path, default=ROOT / "book", help="folder of the executed notebooks and the build"
+    )
     args = parser.parse_args()
     start, clock = time.perf_counter(), {}
     executed = args.output / "notebooks"
     executed.mkdir(parents=True, exist_ok=True)
-    pages = {target(name, dataset): plan(name, dataset, args.profile) for name, dataset in PAGES}
+    pages = {f"{page}.ipynb": plan(*source, args.profile) for page, source in PAGES.items()}
     stale = {page: todo for page, todo in pages.items() if fingerprint_of(executed / page) != todo["fingerprint"]}
     for page in pages.keys() - stale.keys():
         say(f"reused    {page}: nothing that it depends on has changed")
@@ -72,27 +77,18 @@ def say(message: str) -> None:
     print(message, flush=True)
 
 
-def target(name: str, dataset: str | None) -> str:
-    return f"{name}_{dataset}.ipynb" if dataset else f"{name}.ipynb"
-
-
-def plan(name: str, dataset: str | None, profile: str) -> dict:
+def plan(name: str, parameters: dict, title: str | None, profile: str) -> dict:
     """What executes a page, and a fingerprint of all that the result depends on."""
     source = ROOT / "notebooks" / f"{name}.ipynb"
-    given = {"dataset": dataset} if dataset else {"datasets": list(DATASETS)}
-    parameters = given | {"profile": profile} | PROFILES[profile]
-    digest = hashlib.sha256(json.dumps([parameters, DATASETS, sys.version_info[:2]], sort_keys=True).encode())
+    parameters = parameters | {"profile": profile}
+    used = [parameters, PROFILES[profile], title, sys.version_info[:2]]
+    digest = hashlib.sha256(json.dumps(used, sort_keys=True).encode())
     for package in ("torch", "numpy", "scipy", "matplotlib", "seaborn", "xarray"):
         digest.update(f"{package} {importlib.metadata.version(package)}".encode())
-    for file in [source, *sorted((ROOT / "samlib").rglob("*.py")), *sorted((ROOT / "book" / "results").rglob("*"))]:
-        if file.is_file():
+    for file in [source, *sorted((ROOT / "samlib").rglob("*")), *sorted((ROOT / "book" / "results").rglob("*"))]:
+        if file.is_file() and file.suffix != ".pyc":
             digest.update(file.read_bytes())
-    return {
-        "source": str(source),
-        "parameters": parameters,
-        "title": DATASETS.get(dataset),
-        "fingerprint": digest.hexdigest(),
-    }
+    return {"source": str(source), "parameters": parameters, "title": title, "fingerprint": digest.hexdigest()}
 
 
 def fingerprint_of(path: Path) -> str | None:
@@ -119,18 +115,20 @@ def execute(stale: dict[str, dict], executed: Path) -> list[str]:
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         jobs = {pool.submit(execute_page, page, todo, executed): page for page, todo in stale.items()}
         for done, job in enumerate(as_completed(jobs), 1):
-            seconds, error = job.result()
+            seconds, error, warnings = job.result()
             left = (time.perf_counter() - start) / done * (len(jobs) - done)
             say(
                 f"{'FAILED   ' if error else 'executed '} {jobs[job]} in {seconds:.0f} s "
                 f"({done} of {len(jobs)}, about {left:.0f} s left){': ' + error if error else ''}"
             )
+            for warning in warnings:
+                say(f"          warned: {warning}")
             failed += [jobs[job]] if error else []
     return failed
 
 
-def execute_page(page: str, todo: dict, executed: Path) -> tuple[float, str | None]:
-    """One notebook by papermill, with its title and fingerprint; returns seconds and, if it failed, its last line."""
+def execute_page(page: str, todo: dict, executed: Path) -> tuple[float, str | None, list[str]]:
+    """One notebook by papermill, with its title and fingerprint; returns seconds, the error if it failed, and its warnings."""
     os.environ["OMP_NUM_THREADS"] = "1"
     import papermill
 
@@ -138,7 +136,7 @@ def execute_page(page: str, todo: dict, executed: Path) -> tuple[float, str | No
     try:
         papermill.execute_notebook(
             todo["source"], path, todo["parameters"], progress_bar=False, execution_timeout=TIMEOUT, coalesce_streams=True,
-            cwd=executed, kernel_name="python3",
+            cwd=executed, kernel_name="python3", extra_arguments=["--log-level=40"],
         )  # fmt: skip
     except papermill.PapermillExecutionError as problem:
         error = f"{problem.ename}: {problem.evalue}".splitlines()[0]
@@ -149,10 +147,16 @@ def execute_page(page: str, todo: dict, executed: Path) -> tuple[float, str | No
     if todo["title"]:  # one notebook, several pages: each with a title of its own
         heading, _, rest = first.source.partition("\n")
         first.source = f"{heading}: {todo['title']}\n{rest}"
+    for cell in notebook.cells:
+        if "injected-parameters" in cell.metadata.get("tags", ()):
+            cell.metadata["tags"].append("remove-input")  # the table at the page's end says what was run
     if error is None:
         notebook.metadata["samlib"] = {"fingerprint": todo["fingerprint"]}
     nbformat.write(notebook, path)
-    return time.perf_counter() - start, error
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    said = "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stderr")
+    warned = dict.fromkeys(line.partition("Warning: ")[2] for line in said.splitlines() if "Warning: " in line)
+    return time.perf_counter() - start, error, list(warned)
 
 
 def build(output: Path) -> int:
@@ -164,12 +168,23 @@ def build(output: Path) -> int:
 
         shutil.copytree(book, output, dirs_exist_ok=True, ignore=shutil.ignore_patterns("build", "notebooks", "*.pyc"))
     command = [
-        *(sys.executable, "-m", "jupyter_book", "build", str(output), "--config", str(ROOT / "_config.yml")),
+        *(
+            str(Path(sys.executable).with_name("jupyter-book")),
+            "build",
+            str(output),
+            "--config",
+            str(ROOT / "_config.yml"),
+        ),
         *("--path-output", str(output / "build"), "-W", "-n", "--keep-going"),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONWARNINGS": "ignore"})
+    # in ROOT, because _config.yml names the local extension from there
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"PYTHONWARNINGS": "ignore"}
+    )
     if done.returncode:
-        sys.stderr.write(done.stdout[-6000:] + done.stderr[-6000:])
+        said = done.stderr.splitlines()
+        trouble = [line for line in said if "WARNING" in line or "ERROR" in line or "rror:" in line] or said[-40:]
+        sys.stderr.write("\n".join(trouble) + "\n")
     return done.returncode
 
 

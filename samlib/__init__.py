@@ -12,18 +12,22 @@ _HOME = {
     "Dataset": "data",
     "build_model": "models",
     "SAM": "optim",
+    "ASAM": "optim",
+    "GSAM": "optim",
+    "LookSAM": "optim",
+    "FriendlySAM": "optim",
     "Experiment": "experiment",
     "from_parameters": "experiment",
     "run": "runs",
-    "memorization": "memorization",
-    "influence": "memorization",
-    "top_influences": "memorization",
-    "influence_entropy": "memorization",
-    "entropy_buckets": "memorization",
+    "memorization": "estimators",
+    "influence": "estimators",
+    "top_influences": "estimators",
+    "influence_entropy": "estimators",
+    "entropy_buckets": "estimators",
     "evaluate": "evaluation",
     "compare": "evaluation",
 }
-_ROOMS = ("attacks", "audit", "claims", "figures", "mixture", "signals", "theory", "widgets")
+_ROOMS = ("attacks", "audit", "claims", "estimators", "figures", "mixture", "signals", "theory", "widgets")
 __all__ = sorted([*_HOME, *_ROOMS])
 
 

@@ -1,72 +1,87 @@
-"""`samlib` on the command line: train, attack, memorize. The options are the fields of `Experiment`."""
+"""`samlib` on the command line. The options of its commands are the fields of `Experiment`."""
 
 from __future__ import annotations
 
 import inspect
-import json
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal, get_args, get_origin
 
 import typer
 
-from samlib.experiment import Experiment, pair
+from samlib.experiment import RECIPES, Experiment, pair
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # brackets in help are brackets
     help="Train models with SGD and SAM on random subsets, attack them, and estimate what they memorize. Models are kept in "
     "the cache folder (SAMLIB_CACHE), and what exists is never trained again.",
 )
 
 
+CLUSTER = Annotated[str, typer.Option(help="address of a Dask scheduler [this machine]", show_default=False)]
+
+
 def command(function):
-    """Register `function(experiments, cluster)`, its options made from the fields of Experiment, its errors one line."""
+    """Register a function whose first argument is a pair of experiments, or one, named `experiment`; options are their fields.
+
+    Its further arguments are the command's own. Errors become one line and status 1.
+    """
+    first, *own = inspect.signature(function, eval_str=True).parameters.values()
     options = [
         inspect.Parameter(
             name,
             inspect.Parameter.KEYWORD_ONLY,
             default=None,
             annotation=Annotated[
-                str if name == "hidden" else _plain(field.annotation),
-                typer.Option(help=f"{field.description} [{_default(name, field)}]", show_default=False),
+                _plain(name, field.annotation), typer.Option(help=_help(name, field, first.name), show_default=False)
             ],
         )
         for name, field in Experiment.model_fields.items()
     ]
-    cluster = inspect.Parameter(
-        "cluster",
-        inspect.Parameter.KEYWORD_ONLY,
-        default=None,
-        annotation=Annotated[str, typer.Option(help="address of a Dask scheduler [this machine]", show_default=False)],
-    )
 
     def run_command(**given):
-        address = given.pop("cluster")
+        others = {parameter.name: given.pop(parameter.name) for parameter in own}
         fields = {name: value for name, value in given.items() if value is not None}
         try:
             if "hidden" in fields:
-                fields["hidden"] = [int(width) for width in fields["hidden"].replace(",", " ").split()]
-            function(pair(**fields), address)
+                fields["hidden"] = _widths(fields["hidden"])
+            function(Experiment(**fields) if first.name == "experiment" else pair(**fields), **others)
         except (ValueError, OSError, RuntimeError) as error:
             print(f"samlib: {error}", file=sys.stderr)
             raise typer.Exit(1) from None
 
-    run_command.__signature__ = inspect.Signature([*options, cluster])
+    named = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
+    run_command.__signature__ = inspect.Signature([*named, *options])
     run_command.__name__, run_command.__doc__ = function.__name__, function.__doc__
     return app.command()(run_command)
 
 
-def _plain(annotation):
-    kinds = {int: int, float: float}
-    names = str(annotation)
-    return next((kind for kind in kinds if kind.__name__ in names), str)
+def _widths(text: str) -> list[int]:
+    try:
+        return [int(width) for width in text.replace(",", " ").split()]
+    except ValueError:
+        raise ValueError(f"hidden must be widths, such as 128,128, not {text!r}.") from None
 
 
-def _default(name: str, field) -> str:
-    if name == "optimizer":
-        return "sam, beside sgd"
-    return "the data set's recipe" if name in ("hidden", "epochs", "weight_decay", "subset_fraction", "rho") else str(field.default)
+def _plain(name: str, annotation):
+    """The type that the command line reads; what a string may hold, `Experiment` checks."""
+    if name == "hidden" or get_origin(annotation) is Literal:
+        return str
+    return next((kind for kind in (bool, int, float) if kind.__name__ in str(annotation)), str)
+
+
+def _help(name: str, field, first: str) -> str:
+    """What a field is, what it may be, and what it is if left out."""
+    choices = f", one of {', '.join(get_args(field.annotation))}" if get_origin(field.annotation) is Literal else ""
+    default = f" [{field.default}]" if field.default is not None else ""
+    if name == "optimizer" and first != "experiment":
+        default = " [sam, beside sgd]"
+    elif any(name in recipe for recipe in RECIPES.values()):
+        default = " [the data set's recipe]"
+    return field.description + choices + default
 
 
 def _runs(experiments, cluster):
@@ -76,7 +91,7 @@ def _runs(experiments, cluster):
 
 
 @command
-def train(experiments, cluster):
+def train(experiments, cluster: CLUSTER = None):
     """Train SGD and a paired SAM (or load them) and print accuracy and where the signals are."""
     for name, runs in _runs(experiments, cluster).items():
         print(
@@ -86,19 +101,53 @@ def train(experiments, cluster):
 
 
 @command
-def attack(experiments, cluster):
+def attack(experiments, cluster: CLUSTER = None):
     """Attack both optimizers' models, each once the target, and print Table 1."""
     from samlib import audit
 
-    print(audit.membership_table(_runs(experiments, cluster)).round(4).to_string())
+    pair = audit.align(_runs(experiments, cluster))
+    print(
+        audit.accuracy_table(pair).round(4).to_string(), audit.membership_table(pair).round(4).to_string(), sep="\n\n"
+    )
 
 
 @command
-def memorize(experiments, cluster):
-    """Estimate memorization and print, as JSON, the mean score of each optimizer and the difference with its interval."""
-    from samlib import audit
+def memorize(experiments, cluster: CLUSTER = None):
+    """Estimate memorization; print the mean scores and their difference, and the examples that SAM memorizes more by most."""
+    from samlib import audit, figures
 
-    print(json.dumps(audit.memorization_summary(_runs(experiments, cluster)), indent=2))
+    pair = audit.align(_runs(experiments, cluster))
+    most = figures.differ_most(pair)
+    print(audit.memorization_table(pair).round(4).to_string(), most.round(3).to_string(), sep="\n\n")
+
+
+@command
+def verdicts(experiments, cluster: CLUSTER = None):
+    """Decide every claim of the paper on these models, and print a sentence on each."""
+    from samlib import audit, claims
+
+    ledger = claims.ledger({experiments["sgd"].dataset: audit.align(_runs(experiments, cluster))})
+    for (claim, _), row in ledger.iterrows():
+        print(f"{claim}: {claims.sentence(row).replace('**', '')}")
+
+
+@command
+def export_job(experiment, path: Annotated[Path, typer.Argument(help="the .npz file to write")]):
+    """Write one experiment and its data as a file, to train where only torch and numpy are installed."""
+    from samlib.runs import transfer
+
+    print(f"{transfer.export_job(experiment, path)}: train it there with these lines.\n")
+    print(transfer.__doc__.partition("`:\n\n")[2])
+
+
+@command
+def import_group(experiment, paths: Annotated[list[Path], typer.Argument(help="the files that came back")]):
+    """Put groups of models that were trained elsewhere into the experiment's store."""
+    from samlib.runs import transfer
+
+    for path in paths:
+        models = transfer.import_group(experiment, path)
+        print(f"{path}: models {models.start} to {models.stop - 1} of {experiment}")
 
 
 if __name__ == "__main__":

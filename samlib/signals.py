@@ -1,26 +1,55 @@
-"""Logits and labels to per-example signals (provisional)."""
+"""Logits and labels to the per-example signals that every attack and estimator reads."""
+
+from __future__ import annotations
 
 import numpy as np
 
+from samlib.checks import as_array, as_labels
 
-def from_logits(logits, labels):
-    z = np.asarray(logits)
-    y = np.broadcast_to(np.asarray(labels), z.shape[:-1])[..., None]
-    top = z.max(-1, keepdims=True)
-    logp = z - top - np.log(np.exp(z - top).sum(-1, keepdims=True))
-    true = np.take_along_axis(z, y, -1)[..., 0]
-    rest = z.copy()
-    np.put_along_axis(rest, y, -np.inf, -1)
-    rt = rest.max(-1, keepdims=True)
-    logit = true - rt[..., 0] - np.log(np.exp(rest - rt).sum(-1))
-    p = np.exp(logp)
-    log1m = np.log1p(-np.minimum(p, 1 - 1e-7))
-    me = -(p * log1m).sum(-1)
-    py, lpy, l1 = (np.take_along_axis(a, y, -1)[..., 0] for a in (p, logp, log1m))
-    me = me + py * l1 - (1 - py) * lpy
-    return {
-        "correct": z.argmax(-1) == y[..., 0],
-        "logit": logit,
-        "entropy": -(p * logp).sum(-1),
-        "modified_entropy": me,
-    }
+
+def from_logits(logits, labels) -> dict[str, np.ndarray]:
+    """The signals of logits (..., classes) for labels (...), or labels that broadcast to it, e.g. (n,) for (models, n, classes).
+
+    Returns arrays (...), of the logits' precision but at least float32:
+    `correct`, bool: the first largest logit is the label's. `logit` = log(p_y / (1 - p_y)) (Carlini et al. 2022, eq. 3);
+    `entropy` of p in nats; `modified_entropy` = -(1 - p_y) log p_y - sum over i != y of p_i log(1 - p_i) (Song and Mittal
+    2021). No 1 - p is ever formed, so nothing saturates: a model that is sure to 1e-30 keeps a finite `logit`. For
+    probabilities pass their logarithms; a probability of exactly 0 (-inf) gives infinite signals where the truth is infinite.
+
+    Raises ValueError for fewer than 2 classes, NaN, logits of +inf or a row of -inf alone, and labels that do not fit.
+    """
+    z = as_array("logits", logits, infinite=True)
+    if z.ndim == 0 or z.shape[-1] < 2:
+        raise ValueError(f"logits must have at least 2 classes on their last axis, but their shape is {z.shape}.")
+    z = z.astype(np.promote_types(z.dtype, np.float32) if z.dtype.kind == "f" else np.float32, copy=False)
+    y = as_labels("labels", labels, z.shape[-1])
+    try:
+        y = np.broadcast_to(y, z.shape[:-1])[..., None]
+    except ValueError:
+        raise ValueError(f"labels have shape {y.shape}, but logits have shape {z.shape}: they must agree.") from None
+    top = z.argmax(-1, keepdims=True)
+    largest = np.take_along_axis(z, top, -1)
+    if np.isinf(largest).any():
+        raise ValueError("logits must have a finite largest value in each row.")
+
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rest = z.copy()
+        np.put_along_axis(rest, top, -np.inf, -1)
+        second = rest.max(-1, keepdims=True)
+        second = np.where(np.isfinite(second), second, 0)
+        rest = second + np.log(np.exp(rest - second).sum(-1, keepdims=True))  # log-sum-exp of all but the largest
+        total = largest + np.log1p(np.exp(rest - largest))
+        log_p = z - total
+        p = np.exp(log_p)
+        log_not_p = np.log1p(-p)  # exact to rounding for p <= 1/2, that is for all but the largest
+        np.put_along_axis(log_not_p, top, rest - total, -1)
+        log_p_y, log_not_p_y, p_y = (np.take_along_axis(a, y, -1)[..., 0] for a in (log_p, log_not_p, p))
+        correct = (top == y)[..., 0]
+        wrong = np.where(p > 0, p * log_not_p, 0)
+        np.put_along_axis(wrong, y, 0, -1)
+        return {
+            "correct": correct,
+            "logit": np.where(correct, (largest - rest)[..., 0], log_p_y - log_not_p_y),
+            "entropy": -np.where(p > 0, p * log_p, 0).sum(-1),
+            "modified_entropy": -np.where(p_y < 1, np.exp(log_not_p_y) * log_p_y, 0) - wrong.sum(-1),
+        }

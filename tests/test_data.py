@@ -10,10 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from samlib import data, load_dataset
+from samlib import load_dataset
+from samlib.data import tables
 
 HERE = Path(__file__).parents[2] / "shared" / "data"
 LOCAL = os.environ.get("SAMLIB_DATA") or (str(HERE) if HERE.is_dir() else None)
+
+
+def published(patch, name="location30", url=None, sha256=None):
+    """Let another address or checksum stand for the published one."""
+    was = tables.PUBLISHED[name]
+    patch.setitem(tables.PUBLISHED, name, (url or was[0], sha256 or was[1]))
 
 
 @pytest.fixture
@@ -33,7 +40,7 @@ def archive(tmp_path, monkeypatch):
         if cut:
             path.write_bytes(path.read_bytes()[:cut])
         if trusted:
-            monkeypatch.setattr(data, "LOCATION30_SHA256", pooch.file_hash(str(path)))
+            published(monkeypatch, sha256=pooch.file_hash(str(path)))
         monkeypatch.setenv("SAMLIB_DATA", str(tmp_path / "data"))
         return path
 
@@ -136,7 +143,7 @@ def test_a_flipped_bit_never_passes_the_checksum(at, bit, tmp_path_factory):
         tar.addfile(info, io.BytesIO(b'"1",0\n'))
     content = bytearray(path.read_bytes())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data, "LOCATION30_SHA256", pooch.file_hash(str(path)))
+        published(patch, sha256=pooch.file_hash(str(path)))
         patch.setenv("SAMLIB_DATA", str(folder))
         content[at % len(content)] ^= 1 << bit
         path.write_bytes(content)
@@ -146,7 +153,7 @@ def test_a_flipped_bit_never_passes_the_checksum(at, bit, tmp_path_factory):
 
 def test_a_failed_download_says_what_to_do_and_leaves_nothing(monkeypatch, tmp_path):
     monkeypatch.delenv("SAMLIB_DATA", raising=False)
-    monkeypatch.setattr(data, "LOCATION30_URL", "http://127.0.0.1:9/dataset_location.tgz")
+    published(monkeypatch, url="http://127.0.0.1:9/dataset_location.tgz")
     with pytest.raises(
         ValueError, match=r"location30 could not be downloaded .*put dataset_location.tgz into \$SAMLIB_DATA"
     ):
@@ -170,7 +177,7 @@ def test_a_download_with_another_checksum_is_refused_and_leaves_nothing(monkeypa
     with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.delenv("SAMLIB_DATA", raising=False)
-        monkeypatch.setattr(data, "LOCATION30_URL", f"http://127.0.0.1:{server.server_port}/dataset_location.tgz")
+        published(monkeypatch, url=f"http://127.0.0.1:{server.server_port}/dataset_location.tgz")
         with pytest.raises(ValueError, match=r"location30 could not be downloaded .*hash"):
             load_dataset("location30")
         server.shutdown()
@@ -213,3 +220,73 @@ def test_other_bad_names(tmp_path):
         load_dataset(tmp_path / "text.npz")
     with pytest.raises(ValueError, match="pool must lie in 2 to 1437"):
         load_dataset("digits", pool=2000)
+    with pytest.raises(ValueError, match="image_size and label are for folders of images, and digits is none"):
+        load_dataset("digits", image_size=32)
+
+
+PURCHASE = "".join(f"{1 + i % 100}," + ",".join(str((i >> j) & 1) for j in range(12)) + "\n" for i in range(300))
+FEATS = "".join(",".join(str((i >> j) & 1) for j in range(12)) + "\n" for i in range(300))
+LABELS = "".join(f"{1 + i % 100}\n" for i in range(300))
+
+
+def binary_set(folder, monkeypatch, name, files):
+    """Write the archive of a set where SAMLIB_DATA will find it, folders and all, as the published ones are made."""
+    path = folder / name / f"dataset_{name.removesuffix('100')}.tgz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w:gz") as tar:
+        for parent in sorted({p for file in files for p in Path(file).parents if p.name}):
+            tar.addfile(entry(str(parent), type=tarfile.DIRTYPE))
+        for file, text in files.items():
+            tar.addfile(entry(file, size=len(text)), io.BytesIO(text.encode()))
+    monkeypatch.setenv("SAMLIB_DATA", str(folder))
+    monkeypatch.setattr(tables.purchase100, "__defaults__", (60,))
+    monkeypatch.setattr(tables.texas100, "__defaults__", (60,))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("purchase100", {"dataset_purchase": PURCHASE}),
+        ("texas100", {"texas/100/feats": FEATS, "texas/100/labels": LABELS}),
+    ],
+)
+def test_purchase100_and_texas100_formats(tmp_path, monkeypatch, name, files):
+    import pooch
+
+    path = binary_set(tmp_path, monkeypatch, name, files)
+    found = load_dataset(name)
+    assert (found.x_train.shape, found.x_test.shape, len(found.classes)) == ((240, 12), (60, 12), 100)
+    assert found.x_train.dtype == np.uint8
+    assert found.mean is None
+    both, y = np.concatenate([found.x_train, found.x_test]), np.concatenate([found.y_train, found.y_test])
+    rows = both @ (1 << np.arange(12))  # each row spells its number
+    assert sorted(rows) == list(range(300))
+    assert np.array_equal(rows % 100, y)
+    assert found.source == f"{path.name} sha256 {pooch.file_hash(str(path))} (as found; none is published)"
+    assert load_dataset(name, pool=10).y_train.shape == (10,)
+    published(monkeypatch, name, sha256="0" * 64)
+    with pytest.raises(ValueError, match=f"is not the published {name}"):
+        load_dataset(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "message"),
+    [
+        ("purchase100", {"dataset_purchase": PURCHASE + "5,0,1\n"}, "row 301 is not 0s and 1s"),
+        ("purchase100", {"dataset_purchase": PURCHASE + PURCHASE[:-3] + "2\n"}, "row 600 is not 0s and 1s"),
+        ("purchase100", {"dataset_purchase": PURCHASE.replace("1,", "101,", 1)}, "its classes span 1 to 101"),
+        ("purchase100", {"dataset_purchase": "1,0\n"}, "it has 1 rows"),
+        ("purchase100", {"dataset_purchase": ""}, "is not purchase100: it has no rows"),
+        ("purchase100", {"purchase": PURCHASE}, "must hold one plain file 'dataset_purchase'"),
+        ("texas100", {"texas/100/feats": FEATS, "texas/100/labels": LABELS[:-4]}, "it has 300 rows and 299 labels"),
+        ("texas100", {"texas/100/labels": LABELS}, "must hold one plain file 'texas/100/feats'"),
+        ("texas100", {"texas/100/feats": FEATS, "texas/100/labels": "a b"}, "is not texas100: invalid literal"),
+    ],
+)
+def test_a_bad_binary_set_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch, name, files, message):
+    binary_set(tmp_path, monkeypatch, name, files)
+    with pytest.raises(ValueError, match=message) as error:
+        load_dataset(name)
+    assert str(error.value).endswith(".")
+    assert not list((tmp_path / "cache").rglob("*.npy"))

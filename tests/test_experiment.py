@@ -25,12 +25,33 @@ def test_the_key_leaves_out_the_number_of_models_only():
     changes = {
         "dataset": "location30", "pool": 100, "hidden": (8,), "optimizer": "sam", "lr": 0.2, "momentum": 0.5,
         "weight_decay": 0.1, "epochs": 3, "batch_size": 7, "subset_fraction": 0.4, "seed": 1, "precision": "bf16",
+        "image_size": 32, "augment": True, "label_smoothing": 0.1, "model": "cnn",
     }  # fmt: skip
-    assert {"n_models", "rho", "model", *changes} == set(Experiment.model_fields)
+    assert {"n_models", "rho", "norm", "m_sharpness", "alpha", *changes} == set(Experiment.model_fields)
     keys = {base.but(**{name: value}).key for name, value in changes.items()} | {base.key}
     assert len(keys) == len(changes) + 1
     sam = base.but(optimizer="sam", rho=0.1)
-    assert len({sam.key, sam.but(rho=0.2).key, sam.but(optimizer="asam").key}) == 3
+    others = [{"rho": 0.2}, {"optimizer": "asam"}, {"optimizer": "gsam"}, {"m_sharpness": 16}]
+    assert len({sam.key, *(sam.but(**other).key for other in others)}) == 5
+    cnn = base.but(model="cnn")
+    assert len({cnn.key, cnn.but(norm="group").key, cnn.but(norm="none").key}) == 3
+
+
+def test_settings_that_play_no_part_do_not_part_equal_stores():
+    base = Experiment(dataset="digits")
+    assert base.but(norm="group") == base
+    assert base.but(m_sharpness=8) == base
+    cnn = base.but(model="cnn", norm="batch")
+    assert cnn.but(hidden=(3, 3)) == cnn
+    assert base.but(model="vit_tiny", norm="group") == base.but(model="vit_tiny")
+    sam = base.but(optimizer="sam", rho=0.1)
+    assert sam.but(m_sharpness=sam.batch_size) == sam
+    assert sam.but(alpha=0.3) == sam
+    assert sam.but(optimizer="gsam").alpha == 0.4
+    looksam = sam.but(optimizer="looksam", alpha=0.2)
+    assert looksam.but(alpha=0.7) == sam.but(optimizer="looksam") != looksam
+    for optimizer in ("swa", "ema"):
+        assert base.but(optimizer=optimizer, rho=0.3).rho == 0
 
 
 def test_one_sgd_serves_every_rho():
@@ -52,7 +73,7 @@ def test_the_key_is_the_same_in_another_process():
     ("fields", "message"),
     [
         ({"optimiser": "sam"}, "There is no parameter 'optimiser', only dataset"),
-        ({"optimizer": "adam"}, "Parameter 'optimizer' = 'adam': input should be 'sgd', 'sam' or 'asam'"),
+        ({"optimizer": "adam"}, "Parameter 'optimizer' = 'adam': input should be 'sgd', 'sam', 'asam'"),
         ({"rho": -1}, "'rho' = -1"),
         ({"rho": -1, "optimizer": "sam"}, "'rho' = -1: input should be greater than or equal to 0"),
         ({"rho": "big"}, "'rho' = 'big'"),
@@ -72,6 +93,14 @@ def test_the_key_is_the_same_in_another_process():
         ({"model": "resnet"}, "'model' = 'resnet'"),
         ({"precision": "fp16"}, "'precision' = 'fp16'"),
         ({"pool": 1}, "'pool' = 1"),
+        ({"alpha": -1, "optimizer": "gsam"}, "'alpha' = -1"),
+        ({"norm": "layer"}, "'norm' = 'layer': input should be 'batch', 'group' or 'none'"),
+        ({"image_size": 0}, "'image_size' = 0"),
+        ({"augment": "maybe"}, "'augment' = 'maybe'"),
+        ({"label_smoothing": 1}, "'label_smoothing' = 1"),
+        ({"m_sharpness": 0}, "'m_sharpness' = 0"),
+        ({"m_sharpness": 8, "optimizer": "gsam"}, "Parameter 'm_sharpness' is defined for sam and asam, not for gsam"),
+        ({"model": "cnn", "hidden": [-1]}, "'hidden.0' = -1"),
     ],
 )
 def test_bad_parameters_are_one_sentence_that_names_them(fields, message):
@@ -107,7 +136,16 @@ def test_a_pair_differs_in_the_optimizer_alone():
 
 
 def test_a_notebooks_globals_become_experiments_and_a_misspelt_one_is_refused():
-    namespace = {"dataset": "digits", "rho": None, "n_models": 8, "In": [], "_": 3, "json": json, "exit": exit, "kind": int}
+    namespace = {
+        "dataset": "digits",
+        "rho": None,
+        "n_models": 8,
+        "In": [],
+        "_": 3,
+        "json": json,
+        "exit": exit,
+        "kind": int,
+    }
     assert from_parameters(namespace) == pair(dataset="digits", n_models=8)
     with pytest.raises(ParameterError, match="There is no parameter 'rhoo', only dataset") as error:
         from_parameters({**namespace, "rhoo": 0.1})

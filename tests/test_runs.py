@@ -6,11 +6,14 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
+import zarr
 
 from samlib import Experiment, load_dataset, run
 from samlib.runs import Store
@@ -54,6 +57,8 @@ def test_runs_hold_what_was_trained(small_npz, client, tmp_path):
     assert np.array_equal(runs.label, data.y_train)
     assert np.array_equal(runs.test_label, data.y_test)
     assert runs.attrs["data_checksum"] == data.checksum
+    assert runs.attrs["data_source"] == "small.npz"
+    assert runs.attrs["strategy"] == ["stacked 8, float32"]
     assert runs.attrs["seconds"] > 0
     assert Experiment(**json.loads(runs.attrs["experiment"])) == sam
 
@@ -94,10 +99,10 @@ def test_killed_at_any_moment_and_started_again_it_ends_with_the_same_bytes(smal
     subprocess.run(script(small_npz, calm, 64, 40), check=True, capture_output=True)
     rng = np.random.default_rng(0)
     kills = 0
-    for _ in range(6):
+    for _ in range(12):
         process = subprocess.Popen(script(small_npz, rough, 64, 40), stderr=subprocess.DEVNULL, start_new_session=True)
         try:
-            process.wait(timeout=2.5 + 4 * rng.random())
+            process.wait(timeout=2 + 3 * rng.random())
             break
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
@@ -140,8 +145,6 @@ def test_a_worker_killed_in_the_middle_loses_nothing(small_npz, tmp_path):
         Client(cluster, set_as_default=False) as client,
     ):
         victim = client.run(os.getpid)
-        import threading
-
         killer = threading.Timer(0.8, lambda: os.kill(next(iter(victim.values())), signal.SIGKILL))
         killer.start()
         run(slow, cluster=client, cache_dir=tmp_path / "hurt", progress=False)
@@ -194,6 +197,70 @@ def test_a_damaged_store_is_one_sentence(small_npz, client, tmp_path, name, dama
     with pytest.raises(ValueError, match=r"The store .* is damaged .* delete that folder and run again\.$") as error:
         run(experiment(small_npz), cluster=client, cache_dir=tmp_path)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", [".", "logit", "complete"])
+def test_a_store_whose_description_is_cut_is_one_sentence(small_npz, client, tmp_path, name):
+    run(experiment(small_npz), cluster=client, cache_dir=tmp_path)
+    path = next(tmp_path.rglob("*.zarr")) / name / "zarr.json"
+    path.write_text(path.read_text()[:-20])
+    with pytest.raises(ValueError, match=r"The store .* is damaged .* delete that folder and run again\.$") as error:
+        run(experiment(small_npz, n_models=16), cluster=client, cache_dir=tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_store_of_another_format_is_one_sentence(small_npz, client, tmp_path):
+    run(experiment(small_npz), cluster=client, cache_dir=tmp_path)
+    zarr.open_group(next(tmp_path.rglob("*.zarr"))).attrs["format"] = 0
+    for n_models in (8, 16):
+        with pytest.raises(
+            ValueError, match=r"is damaged \(its format is 0, not \d\); delete that folder and run again"
+        ):
+            run(experiment(small_npz, n_models=n_models), cluster=client, cache_dir=tmp_path)
+
+
+def test_a_full_disk_is_one_sentence_and_what_was_finished_is_kept(small_npz, client, tmp_path):
+    """A limit on the size of files stands for the full disk: both fail in the write itself."""
+    import resource
+
+    run(experiment(small_npz), cluster=client, cache_dir=tmp_path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2500, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"The store .* could not be written .*; what was finished is kept\.$"):
+            run(experiment(small_npz, n_models=16), cluster=client, cache_dir=tmp_path, progress=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert trained(tmp_path) == [[0, 8]]
+    run(experiment(small_npz, n_models=16), cluster=client, cache_dir=tmp_path)
+    run(experiment(small_npz, n_models=16), cluster=client, cache_dir=tmp_path / "calm")
+    assert trained(tmp_path / "runs") == [[0, 8], [8, 16]]
+    assert content(tmp_path / "runs") == content(tmp_path / "calm" / "runs")
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_dies_is_one_sentence_and_the_rest_is_done_later(small_npz, tmp_path):
+    file = tmp_path / "scheduler.json"
+    scheduler = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--port", "0", "--no-dashboard"]
+    worker = [sys.executable, "-m", "distributed.cli.dask_worker", "--nthreads", "1", "--no-dashboard"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": tmp_path}
+    started = [subprocess.Popen([*scheduler, "--scheduler-file", str(file)], **quiet)]
+    started.append(subprocess.Popen([*worker, "--scheduler-file", str(file), "--death-timeout", "5"], **quiet))
+    many = experiment(small_npz, n_models=64, epochs=60)
+    try:
+        while not file.exists() or not file.read_text().endswith("}"):
+            time.sleep(0.1)
+        killer = threading.Timer(4, started[0].kill)
+        killer.start()
+        with pytest.raises(RuntimeError, match=r"The Dask scheduler was lost .*; run again to go on"):
+            run(many, cluster=json.loads(file.read_text())["address"], cache_dir=tmp_path / "hurt", progress=False)
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+    run(many, cache_dir=tmp_path / "hurt", progress=False)
+    run(many, cache_dir=tmp_path / "calm", progress=False)
+    assert content(tmp_path / "hurt") == content(tmp_path / "calm")
 
 
 def test_a_store_made_with_other_data_is_refused(small_npz, client, tmp_path):

@@ -1,10 +1,10 @@
-"""The two-class mixture of Figure 5 (theory.md, section 4): sampling, Bayes rule, fits by SGD and SAM, exact errors.
+"""The two-class mixture of Figure 5 (Kim et al. 2023): sampling, Bayes rule, fits by SGD and SAM, exact errors.
 
 Red is +1, blue is -1.
 """
 
 from samlib.mixture.fitting import MLP, Predictor, descend, features, fit, fit_mlp, newton, objective
-from samlib.mixture.measures import PairedDraws, PairedTest, errors, failure_map, paired_draws, paired_test
+from samlib.mixture.measures import PairedDraws, PairedTest, errors, failure_map, mass_apart, paired_draws, paired_test
 from samlib.mixture.model import BLUE, CLUSTERS, RED, Mixture, quadrature
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "features",
     "fit",
     "fit_mlp",
+    "mass_apart",
     "newton",
     "objective",
     "paired_draws",

@@ -1,7 +1,7 @@
 """Fits for the mixture: logistic regression on polynomial features and small networks, each by SGD and by SAM.
 
 The mini-batch solver runs SGD and SAM as an optimizer does. The Newton solver minimizes the objective that batch-1 SAM
-descends for a linear score (theory.md, Prop. 5b, eq. 13); it is convex, so the answer is exact.
+descends for a linear score (Proposition 5, eq. 13 of the book); it is convex, so the answer is exact.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from scipy.special import expit
 
 from samlib.checks import as_array
-from samlib.mixture.model import BLUE, RED, as_points, as_signs
+from samlib.mixture.model import BLUE, RED, as_mean, as_points, as_signs, whole
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,12 @@ def features(x, degree: int = 2, origin=(0.0, 0.0), scale: float = 2.0) -> np.nd
     """Monomials of u = (x - origin) / scale up to `degree`: (n, 2) to (n, (degree + 1)(degree + 2) / 2).
 
     The order is 1, u1, u2, u1^2, u1 u2, u2^2, and so on. Where the origin lies matters to SAM, whose offset
-    rho ||phi|| grows away from it (theory.md, section 4).
+    rho ||phi|| grows away from it: see `failure_map`.
     """
-    if degree != int(degree) or degree < 1:
-        raise ValueError(f"degree must be a whole number of at least 1, but it is {degree}.")
+    degree = whole("degree", degree, 1)
     if not 0 < scale < math.inf:
         raise ValueError(f"scale must be positive and finite, but it is {scale}.")
-    u, v = ((as_points(x) - as_array("origin", origin, ndim=1)) / scale).T
+    u, v = ((as_points(x) - as_mean("origin", origin)) / scale).T
     return np.stack([u ** (total - k) * v**k for total in range(degree + 1) for k in range(total + 1)], axis=1)
 
 
@@ -118,7 +117,7 @@ def fit(
     momentum: float = 0.9,
     seed: int = 0,
 ) -> Predictor:
-    """Logistic regression on centred quadratic features by SGD (rho = 0) or SAM: x (n, 2), y (n,) in {-1, 1}.
+    """Logistic regression on polynomial `features` by SGD (rho = 0) or SAM: x (n, 2), y (n,) in {-1, 1}.
 
     `solver` "newton" solves eq. (13) exactly and ignores the five mini-batch options; "minibatch" runs the optimizer,
     batches drawn with replacement from `seed` (so SGD and SAM of one seed share them; `batch_size` >= n is full batch).
@@ -142,7 +141,7 @@ def fit(
         weights = descend(gradient, np.zeros(phi.shape[1]), batches, rho=rho, lr=lr, momentum=momentum, l2=l2)
     else:
         raise ValueError(f'solver must be "newton" or "minibatch", not {solver!r}.')
-    return Predictor(weights, degree, tuple(float(v) for v in origin), float(scale))
+    return Predictor(weights, int(degree), tuple(float(v) for v in origin), float(scale))
 
 
 @dataclass(frozen=True)
@@ -155,8 +154,11 @@ class MLP:
 
     def decision(self, x) -> np.ndarray:
         """The score of each point, x (n, 2) to (n,)."""
-        hidden, output, bias = _hidden(self.parameters, as_points(x) / self.scale, self.activation)
-        return hidden @ output + bias
+        u, scores = as_points(x) / self.scale, []
+        for start in range(0, len(u), 4096):  # blocks that fit a cache
+            hidden, output, bias = _hidden(self.parameters, u[start : start + 4096], self.activation)
+            scores.append(hidden @ output + bias)
+        return np.concatenate(scores)
 
     def predict(self, x) -> np.ndarray:
         """The label of each point, (n,) in {-1, 1}."""
@@ -180,14 +182,13 @@ def fit_mlp(
 ) -> MLP:
     """A network of one hidden layer ("tanh" or "relu") on x / scale, logistic loss, by SGD (rho = 0) or SAM.
 
-    Part of the map of where Figure 5 fails. Initial weights, uniform on
-    +-1 / sqrt(fan-in), and batches come from `seed`.
+    Part of the map of where Figure 5 fails. Initial weights, uniform on +-1 / sqrt(fan-in), and batches come from `seed`.
     """
     x, y = as_data(x, y)
     _check(rho=(rho, 0), l2=(l2, 0), lr=(lr, 0), momentum=(momentum, 0))
     if activation not in ("tanh", "relu"):
         raise ValueError(f'activation must be "tanh" or "relu", not {activation!r}.')
-    u, rng = x / scale, np.random.default_rng(seed)
+    width, u, rng = whole("width", width, 1), x / scale, np.random.default_rng(seed)
     start = np.empty(4 * width + 1)
     start[: 3 * width] = rng.uniform(-1, 1, 3 * width) / math.sqrt(2)
     start[3 * width :] = rng.uniform(-1, 1, width + 1) / math.sqrt(width)
@@ -222,13 +223,12 @@ def as_data(x, y) -> tuple[np.ndarray, np.ndarray]:
 
 def _check(**bounds) -> None:
     for name, (value, low) in bounds.items():
-        if not low <= value < math.inf:
-            raise ValueError(f"{name} must be at least {low} and finite, but it is {value}.")
+        if isinstance(value, str) or not low <= value < math.inf:
+            raise ValueError(f"{name} must be a finite number of at least {low}, but it is {value!r}.")
 
 
 def _batches(n: int, batch_size: int, steps: int, seed) -> np.ndarray:
-    if batch_size < 1 or steps < 1:
-        raise ValueError(f"batch_size and steps must be at least 1, but they are {batch_size} and {steps}.")
+    batch_size, steps = whole("batch_size", batch_size, 1), whole("steps", steps, 1)
     if batch_size >= n:
         return np.broadcast_to(np.arange(n), (steps, n))
     return np.random.default_rng(seed).integers(0, n, (steps, batch_size))

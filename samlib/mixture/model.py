@@ -34,10 +34,7 @@ class Mixture:
 
     def __post_init__(self):
         for name in (f"{cluster}_mean" for cluster in CLUSTERS):
-            mean = as_array(name, getattr(self, name), ndim=1)
-            if mean.shape != (2,):
-                raise ValueError(f"{name} must hold 2 coordinates, but it holds {len(mean)}.")
-            object.__setattr__(self, name, tuple(float(v) for v in mean))
+            object.__setattr__(self, name, tuple(float(v) for v in as_mean(name, getattr(self, name))))
         for name in (f"{cluster}_spread" for cluster in CLUSTERS):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive and finite, but it is {getattr(self, name)}.")
@@ -84,26 +81,22 @@ class Mixture:
         The typical and blue points of a seed do not depend on `n_atypical`. Raises ValueError for a negative count or
         no point at all.
         """
-        counts = {"n_typical": n_typical, "n_atypical": n_atypical, "n_blue": n_blue}
-        for name, count in counts.items():
-            if count != int(count) or count < 0:
-                raise ValueError(f"{name} must be a whole number of at least 0, but it is {count}.")
+        counts = dict(zip(CLUSTERS, (n_typical, n_atypical, n_blue), strict=True))
+        counts = {cluster: whole(f"n_{cluster}", count, 0) for cluster, count in counts.items()}
         if not any(counts.values()):
             raise ValueError("n_typical, n_atypical and n_blue are all 0: there is nothing to draw.")
         rng = np.random.default_rng(seed)
         points = {}
         for cluster in ("typical", "blue", "atypical"):
-            noise = rng.standard_normal((counts[f"n_{cluster}"], 2))
+            noise = rng.standard_normal((counts[cluster], 2))
             points[cluster] = getattr(self, f"{cluster}_mean") + getattr(self, f"{cluster}_spread") * noise
         x = np.concatenate([points[cluster] for cluster in CLUSTERS])
-        y = np.repeat([RED, RED, BLUE], [n_typical, n_atypical, n_blue])
-        return x, y, np.repeat([False, True, False], [n_typical, n_atypical, n_blue])
+        counts = [counts[cluster] for cluster in CLUSTERS]
+        return x, np.repeat([RED, RED, BLUE], counts), np.repeat([False, True, False], counts)
 
     def sample_test(self, n: int, seed=0):
         """`sample` with random counts that follow the population's shares: n points."""
-        if n != int(n) or n < 1:
-            raise ValueError(f"n must be a whole number of at least 1, but it is {n}.")
-        rng = np.random.default_rng(seed)
+        n, rng = whole("n", n, 1), np.random.default_rng(seed)
         return self.sample(*rng.multinomial(n, self.shares), seed=rng)
 
 
@@ -121,6 +114,21 @@ def quadrature(mixture: Mixture) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     spreads = [getattr(mixture, f"{cluster}_spread") for cluster in CLUSTERS]
     x = np.concatenate([mean + spread * grid for mean, spread in zip(means, spreads, strict=True)])
     return x, np.repeat(np.arange(3), len(grid)), np.tile(weight / weight.sum(), 3)
+
+
+def whole(name: str, value, least: int) -> int:
+    """`value` as an int; raises ValueError unless it is a whole number of at least `least`."""
+    if isinstance(value, str) or not (least <= value < math.inf and value == int(value)):
+        raise ValueError(f"{name} must be a whole number of at least {least}, but it is {value!r}.")
+    return int(value)
+
+
+def as_mean(name: str, value) -> np.ndarray:
+    """`value` as the two coordinates of a point, (2,); raises ValueError otherwise."""
+    mean = as_array(name, value, ndim=1)
+    if mean.shape != (2,):
+        raise ValueError(f"{name} must hold 2 coordinates, but it holds {len(mean)}.")
+    return mean
 
 
 def as_points(x) -> np.ndarray:

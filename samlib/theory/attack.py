@@ -1,4 +1,4 @@
-"""Threshold and likelihood-ratio attacks on a contracted score (theory.md, Theorems 4 and 5).
+"""Threshold and likelihood-ratio attacks on a contracted score (Theorems 4 and 5).
 
 Members sit at score 1; non-members are N(m, sd^2). In Theorem 5 both are seen through noise of deviation nu, and `sd_out`
 = sqrt(sd^2 + nu^2) is the deviation of a non-member's observed score.
@@ -18,7 +18,7 @@ def threshold_advantage(m, sd):
 
 
 def label_free_advantage(sd):
-    """Theorem 4: advantage 2 Phi(1 / sd) - 1 of the attack |f| >= 1, which needs no label (m = 0)."""
+    """Theorem 4: advantage 2 Phi(1 / sd) - 1 of the attack abs(f) >= 1, which needs no label (m = 0)."""
     return 2 * ndtr(1 / sd) - 1
 
 
@@ -39,7 +39,7 @@ def lr_interval(m, sd_out, nu) -> Interval:
 
     Offsets from 1 rather than scores, so that nothing cancels as nu goes to 0.
     """
-    if not np.all((0 < np.asarray(nu)) & (np.asarray(nu) < np.asarray(sd_out))):
+    if not np.all((np.asarray(nu) > 0) & (np.asarray(nu) < np.asarray(sd_out))):
         raise ValueError("nu must be positive and below sd_out.")
     excess, gap = sd_out**2 - nu**2, 1 - m
     root = nu * sd_out * np.sqrt(gap**2 + 2 * excess * np.log(sd_out / nu))

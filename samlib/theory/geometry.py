@@ -1,4 +1,4 @@
-"""Minimum-G-norm interpolation: Theorem 3, the G-path, Propositions 3 and 4 (theory.md, section 3)."""
+"""Minimum-G-norm interpolation: Theorem 3, the G-path, Propositions 3 and 4."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data model, alignments, attacker and gaps (theory.md, section 1 and Lemmas 1-3, Propositions 1 and 2).
+"""Data model, alignments, attacker and gaps (Definitions 1 to 4, Lemmas 1 to 3, Propositions 1 and 2).
 
 A linear score f_w(x) = <w, x> enters almost everywhere only through its alignments M (majority) and A (minority) and its
 nuisance scale s; functions of (M, A, s) broadcast over arrays.
@@ -27,7 +27,7 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class DataModel:
-    """Definition 1, with e1 and e2 the first two coordinates; the defaults are those of theory.md's section 3.
+    """Definition 1, with e1 and e2 the first two coordinates; the defaults are those of the book's tables.
 
     x = y mu + xi; mu = a e1 for the majority and b e2 - c e1 for the minority (probability `pi`); xi is Gaussian with
     deviation `sigma_par` in the plane of e1, e2 and `sigma` off it. A training sample has p majority and q minority points.
@@ -45,14 +45,17 @@ class DataModel:
     pi: float = 0.1
 
     def __post_init__(self):
-        if self.p < 1 or self.q < 1:
-            raise ValueError(f"p and q must be at least 1, but they are {self.p} and {self.q}.")
+        for name in ("d", "p", "q"):
+            if getattr(self, name) != int(getattr(self, name)) or getattr(self, name) < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, but it is {getattr(self, name)}.")
         if self.d < self.n + 3:
             raise ValueError(f"d must be at least p + q + 3 = {self.n + 3}, but it is {self.d}.")
         for name, least in {"a": False, "b": False, "sigma": False, "c": True, "sigma_par": True}.items():
             value = getattr(self, name)
-            if not (0 <= value if least else 0 < value) or not math.isfinite(value):
-                raise ValueError(f"{name} must be {'at least 0' if least else 'positive'} and finite, but it is {value}.")
+            if not (value >= 0 if least else value > 0) or not math.isfinite(value):
+                raise ValueError(
+                    f"{name} must be {'at least 0' if least else 'positive'} and finite, but it is {value}."
+                )
         if not 0 < self.pi < 0.5:
             raise ValueError(f"pi must lie strictly between 0 and 1/2, but it is {self.pi}.")
 
@@ -201,7 +204,7 @@ def cap_measure(t, dim: int):
 
 
 class NearOrthogonality(NamedTuple):
-    """Lemma 1's three bounds: on |cosines|, on relative squared-norm deviations, on |<xi, e_k>|."""
+    """Lemma 1's three bounds: on absolute cosines, on relative squared-norm deviations, on absolute inner products with e_k."""
 
     cosine: float
     norm: float

@@ -1,4 +1,4 @@
-"""The MSA order, Theorems 1 and 2, the window of Corollary 1 and its counterexamples (theory.md, section 2)."""
+"""The MSA order, Theorems 1 and 2, the window of Corollary 1 and its counterexamples."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import ndtr
 
 from samlib.theory.model import DataModel, advantage, alignments, error, interpolates
 
@@ -18,8 +17,8 @@ def msa_at_least(w1, w2, z, model: DataModel, tolerance: float = 1e-9) -> bool:
         interpolates(w1, z, tolerance)
         and interpolates(w2, z, tolerance)
         and abs(first.s - second.s) <= tolerance
-        and first.A >= second.A - tolerance
-        and first.M <= second.M + tolerance
+        and second.A - tolerance <= first.A
+        and second.M + tolerance >= first.M
     )
 
 
@@ -114,7 +113,7 @@ class Comparison(NamedTuple):
 
 def ce1() -> Comparison:
     """No anti-alignment (kappa = 0): more A lowers error and also lowers advantage, so Theorem 2 needs (C4)."""
-    return Comparison(M1=0.9, A1=0.2, M2=0.9, A2=-0.2, s1=0.2, s2=0.2, pi=0.1)
+    return Comparison(M1=0.9, A1=0.5, M2=0.9, A2=0.1, s1=0.4, s2=0.4, pi=0.1)
 
 
 def ce2() -> tuple[Comparison, Comparison]:

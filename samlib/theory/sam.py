@@ -1,15 +1,15 @@
-"""Actual SAM: linear models (Proposition 5) and diagonal networks (experiments E1 and E2) (theory.md, section 4)."""
+"""Actual SAM: linear models (Proposition 5) and diagonal networks (experiments E1 and E2)."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 
 import numpy as np
 from scipy.special import expit
 
 from samlib.checks import as_array
-from samlib.theory.model import DataModel, alignments, best_advantage, error, variance
+from samlib.theory.geometry import diagonal_alignments, match_g
+from samlib.theory.model import DataModel, advantage, alignments, best_advantage, error, variance
 
 
 def offset_loss(w, phi, y, rho: float) -> float:
@@ -30,7 +30,9 @@ def sam_gradient(gradient: Callable, w, rho: float) -> np.ndarray:
     return gradient(w + rho / norm * g) if rho > 0 and norm > 0 else g
 
 
-def linear_descent(x, y, *, rho: float, lr: float, steps: int, start, batch_size: int | None = None, seed=0) -> np.ndarray:
+def linear_descent(
+    x, y, *, rho: float, lr: float, steps: int, start, batch_size: int | None = None, seed=0
+) -> np.ndarray:
     """SGD or SAM on the squared loss of a linear score (Proposition 5a): x (n, d), y (n,), start (d,), to (d,)."""
     rng, w = np.random.default_rng(seed), np.array(start, float)
     for _ in range(steps):
@@ -43,7 +45,7 @@ def linear_descent(x, y, *, rho: float, lr: float, steps: int, start, batch_size
 def diagonal_net(
     z, *, rho: float, lr: float, steps: int, init: float, full_batch: bool = False, seeds: Iterable[int] | None = None
 ) -> np.ndarray:
-    """Train w = theta_+^2 - theta_-^2 to margin 1 by SGD or SAM, many runs at once: z (runs, n, d) to w (runs, d).
+    """Train w = u^2 - v^2, theta = (u, v), to margin 1 by SGD or SAM, many runs at once: z (runs, n, d) to w (runs, d).
 
     Loss (margin - 1)^2 / 2, averaged over the batch; batch of 1 drawn with replacement from default_rng(seed) (seeds
     default to 0, 1, ...), or `full_batch`. theta starts at `init` in every coordinate.
@@ -87,7 +89,7 @@ def _full_gradient(rows):
 
 
 def measure(w, z, model: DataModel) -> dict[str, np.ndarray]:
-    """M, A, s, error, best-threshold advantage, v and largest residual of trained runs: w (runs, d), z (runs, n, d), each (runs,)."""
+    """M, A, s, error, best-threshold advantage, v and largest residual, each (runs,): w (runs, d), z (runs, n, d)."""
     align = alignments(w, model)
     margins = np.einsum("rnd,rd->rn", z, w)
     return align._asdict() | {
@@ -128,9 +130,6 @@ def e2(rho: float, model: DataModel | None = None, seeds=range(6), *, init: floa
     Returns `measure` per seed with "g" (the matched g), "A_gap" and "s_gap" (SAM minus the interpolator), and "advantage"
     replaced by the interpolator formula Adv* at threshold 1.
     """
-    from samlib.theory.geometry import diagonal_alignments, match_g
-    from samlib.theory.model import advantage
-
     model = model or DataModel()
     samples = [model.sample(seed) for seed in seeds]
     z = np.stack([sample.z for sample in samples])

@@ -1,0 +1,286 @@
+"""From `Runs` to what an audit reports: every model once the target, the others its shadows; SGD beside SAM, paired."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from scipy.special import expit
+from scipy.stats import spearmanr
+
+from samlib import attacks
+from samlib.estimators import memorization, memorization_terms
+from samlib.evaluation import Comparison, compare, two_way
+
+FPR = (0.001, 0.01, 0.1)
+THRESHOLD_SHADOWS = 8  # models that the thresholds of one target come from; 8 whole pools of examples are plenty
+
+
+class Pair(NamedTuple):
+    """Two paired runs, aligned: model k of each shares the subset, the initial weights and the batch order."""
+
+    sgd: xr.Dataset
+    sam: xr.Dataset
+    name: str  # of the second optimizer, as people write it
+
+
+def align(runs: Mapping[str, xr.Dataset]) -> Pair:
+    """`{"sgd": runs, other: runs}` as a Pair of the models that both hold (a model that diverged in one leaves both).
+
+    Raises ValueError where the two are not paired: other data, other subsets, fewer than 2 models in common.
+    """
+    if len(runs) != 2 or "sgd" not in runs:
+        raise ValueError(f"runs must hold 'sgd' and one other optimizer, not {', '.join(map(repr, runs))}.")
+    other = next(name for name in runs if name != "sgd")
+    if runs["sgd"].attrs["data_checksum"] != runs[other].attrs["data_checksum"]:
+        raise ValueError(f"sgd and {other} were trained on different data, so their models are not paired.")
+    common = np.intersect1d(runs["sgd"].model, runs[other].model)
+    if len(common) < 2:
+        raise ValueError(f"sgd and {other} have {len(common)} models in common, and at least 2 are needed.")
+    sgd, sam = (runs[name].sel(model=common) for name in ("sgd", other))
+    if not np.array_equal(sgd.member, sam.member):
+        raise ValueError(f"Model k of sgd and of {other} were trained on different subsets, so they are not paired.")
+    return Pair(sgd, sam, other.upper())
+
+
+class _Fold(NamedTuple):
+    """One target and its shadows, numpy arrays: target[name] (n,), shadow[name] (models, n), member (models, n)."""
+
+    target: Callable
+    shadow: Callable
+    member: np.ndarray
+    labels: np.ndarray
+    test_labels: np.ndarray
+
+
+def _lira(mode: str) -> Callable:
+    def scores(f: _Fold):
+        variance = "residual" if mode == "online" else "example"  # with few models, in deviations want pooling most
+        return attacks.lira(f.target("logit"), f.shadow("logit"), f.member, mode=mode, variance=variance)
+
+    return scores
+
+
+def _rmia(mode: str) -> Callable:
+    def scores(f: _Fold):
+        # The test set, which no model saw, is the population.
+        target, shadow, population, others = (
+            expit(get(name)) for name in ("logit", "test_logit") for get in (f.target, f.shadow)
+        )
+        return attacks.rmia(target, shadow, f.member, population=population, population_shadow=others, mode=mode)
+
+    return scores
+
+
+def _population(f: _Fold):
+    # The rank of an example among the test points of its class, which no model saw.
+    return attacks.population(
+        f.target("logit"), f.target("test_logit"), target_labels=f.labels, population_labels=f.test_labels
+    )
+
+
+def _quantile_regression(f: _Fold):
+    # The target's logit on the test points, regressed on what the shadows make of them: a difficulty, and how sure it is.
+    from sklearn.linear_model import LinearRegression
+
+    m, test = attacks.moments(f.shadow("logit"), f.member), f.shadow("test_logit")
+    public = np.stack([test.mean(0), test.std(0)], 1)
+    features = np.stack([m.mean_out, m.std_out], 1)
+    return attacks.quantile_regression(
+        public, f.target("test_logit"), features, f.target("logit"), regressor=LinearRegression()
+    )
+
+
+ATTACKS: dict[str, Callable[[_Fold], np.ndarray]] = {
+    "correctness": lambda f: f.target("correct"),
+    "confidence": lambda f: f.target("logit"),
+    "entropy": lambda f: -f.target("entropy"),
+    "modified entropy": lambda f: -f.target("modified_entropy"),
+    "population": _population,
+    "quantile regression": _quantile_regression,
+    "difficulty calibration": lambda f: attacks.difficulty_calibration(f.target("logit"), f.shadow("logit"), f.member),
+    "LiRA offline": _lira("offline"),
+    "LiRA online": _lira("online"),
+    "RMIA offline": _rmia("offline"),
+    "RMIA online": _rmia("online"),
+    "BASE": lambda f: attacks.base(expit(f.target("logit")), expit(f.shadow("logit")), f.member),
+}
+THRESHOLDED = {"confidence": ("logit", 1), "entropy": ("entropy", -1), "modified entropy": ("modified_entropy", -1)}
+
+
+class Attacked(NamedTuple):
+    """`scores[attack]` and `member`, (targets, examples), on the examples that every target's shadows can judge."""
+
+    scores: dict[str, np.ndarray]
+    member: np.ndarray
+
+
+def attack_scores(runs: xr.Dataset, names=tuple(ATTACKS)) -> Attacked:
+    """Every attack on every model, the target never among its shadows.
+
+    Examples with fewer than 3 models in or out are left out, with a warning that counts them: without one of them, a
+    target's shadows hold 2 on each side. Raises ValueError for an unknown attack, and where no example is left.
+    """
+    if unknown := set(names) - ATTACKS.keys():
+        raise ValueError(f"attack {sorted(unknown)[0]!r} is not one of {', '.join(ATTACKS)}.")
+    member, kept = usable(runs)
+    if lost := runs.sizes["example"] - len(kept):
+        warnings.warn(
+            f"{lost} of {runs.sizes['example']} examples have too few models in or out and are left out.", stacklevel=2
+        )
+    signals = {name: v.values[:, kept] for name, v in runs.items() if v.dims == ("model", "example")}
+    signals |= {name: v.values for name, v in runs.items() if v.dims == ("model", "test")}
+    labels = runs.label.values[kept], runs.test_label.values
+    scores = {name: [] for name in names}
+    for k in range(len(member)):
+        others = np.arange(len(member)) != k
+        fold = _Fold(
+            lambda name, k=k: signals[name][k],
+            lambda name, others=others: signals[name][others],
+            member[others],
+            *labels,
+        )
+        for name in names:
+            scores[name].append(ATTACKS[name](fold))
+    return Attacked({name: np.stack(rows) for name, rows in scores.items()}, member)
+
+
+def usable(runs: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Membership (models, kept examples), and the indices of the examples that at least 3 models saw and 3 did not."""
+    member = runs.member.values
+    n_in = member.sum(0)
+    kept = np.flatnonzero((n_in >= 3) & (len(member) - n_in >= 3))
+    if not len(kept):
+        raise ValueError(f"n_models must be larger: with {len(member)} no example has 3 models in and 3 out.")
+    return member[:, kept], kept
+
+
+def left_out(runs: xr.Dataset) -> int:
+    """How many examples `usable` leaves out."""
+    return runs.sizes["example"] - len(usable(runs)[1])
+
+
+def compare_attacks(sgd: Attacked, sam: Attacked, fpr=FPR) -> dict[str, Comparison]:
+    """`evaluation.compare` of each attack, SAM minus SGD, with both reports (`.a` is SAM's, `.b` SGD's)."""
+    return {name: compare(scores, sgd.scores[name], sam.member, fpr=fpr) for name, scores in sam.scores.items()}
+
+
+def membership_table(comparisons: Mapping[str, Comparison]) -> pd.DataFrame:
+    """Table 1: a row for each attack and measure; columns sgd, sam, difference, low, high (95 %), `too_few` (bool)."""
+    rows = []
+    for attack, found in comparisons.items():
+        measures = {"AUC": (found.a.auc, found.b.auc, found.auc)}
+        measures["balanced accuracy"] = (found.a.balanced_accuracy, found.b.balanced_accuracy, found.balanced_accuracy)
+        for rate, gap in found.tpr_at_fpr.items():
+            measures[f"TPR at {rate:.1%} FPR"] = (found.a.tpr_at_fpr[rate], found.b.tpr_at_fpr[rate], gap)
+        for measure, (a, b, gap) in measures.items():
+            few = measure in {f"TPR at {rate:.1%} FPR" for rate in found.too_few}
+            rows.append((attack, measure, b.value, a.value, *gap, few))
+    columns = ["attack", "measure", "sgd", "sam", "difference", "low", "high", "too_few"]
+    return pd.DataFrame(rows, columns=columns).set_index(["attack", "measure"])
+
+
+def threshold_table(pair: Pair) -> pd.DataFrame:
+    """Accuracy of the threshold attacks, thresholds from shadow models (Song and Mittal 2021), global and per class.
+
+    Rows (attack, thresholds); columns sgd, sam, difference, low, high; balanced over members and non-members.
+    """
+    rows = {}
+    for attack, (signal, sign) in THRESHOLDED.items():
+        for kind in ("global", "class-dependent"):
+            sam, sgd = (_balanced_hits(runs, signal, sign, kind) for runs in (pair.sam, pair.sgd))
+            rows[attack, kind] = _row(sgd, sam)
+    frame = pd.DataFrame.from_dict(rows, orient="index")
+    frame.index = pd.MultiIndex.from_tuples(frame.index, names=["attack", "thresholds"])
+    return frame
+
+
+def _balanced_hits(runs: xr.Dataset, signal: str, sign: int, kind: str) -> np.ndarray:
+    """Terms (targets, examples) whose mean is the balanced accuracy of decisions by thresholds from the next few models."""
+    scores, member, labels = sign * runs[signal].values, runs.member.values, runs.label.values
+    terms = np.empty(scores.shape)
+    for k, m in enumerate(member):
+        shadows = (k + 1 + np.arange(min(THRESHOLD_SHADOWS, len(member) - 1))) % len(member)
+        given = {}
+        if kind == "class-dependent":
+            given = {"shadow_labels": np.tile(labels, len(shadows)), "target_labels": labels}
+        hit = attacks.threshold(scores[shadows].ravel(), member[shadows].ravel(), scores[k], **given) == m
+        tpr, tnr = hit[m].mean(), hit[~m].mean()
+        terms[k] = (tpr + tnr) / 2
+        terms[k, m] += (hit[m] - tpr) / (2 * m.mean())
+        terms[k, ~m] += (hit[~m] - tnr) / (2 * (~m).mean())
+    return terms
+
+
+def accuracy_table(pair: Pair) -> pd.DataFrame:
+    """Train accuracy, train loss and test accuracy: rows; columns sgd, sam, difference, low, high."""
+    rows = {"test accuracy": _row(*(runs.test_correct.values.astype(float) for runs in pair[:2]))}
+    for name in ("train_accuracy", "train_loss"):
+        rows[name.replace("_", " ")] = _row(*(runs[name].values[:, None] for runs in pair[:2]))
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def memorization_table(pair: Pair) -> pd.DataFrame:
+    """The mean memorization score: columns sgd, sam, difference, low, high."""
+    terms = [memorization_terms(runs.correct.values, runs.member.values) for runs in pair[:2]]
+    terms = [each[:, ~np.isnan(each[0])] for each in terms]
+    return pd.DataFrame.from_dict({"mean memorization": _row(*terms)}, orient="index")
+
+
+def scores_of(pair: Pair) -> pd.DataFrame:
+    """Memorization of each example: columns sgd, sam, their standard errors, and label; index example."""
+    columns = {}
+    for name, runs in (("sgd", pair.sgd), ("sam", pair.sam)):
+        found = memorization(runs.correct.values, runs.member.values)
+        columns |= {name: found.value, f"{name}_stderr": found.stderr}
+    return pd.DataFrame(columns | {"label": pair.sgd.label.values}).rename_axis("example")
+
+
+def _row(sgd: np.ndarray, sam: np.ndarray) -> dict[str, float]:
+    """Means of two matrices of terms (models, examples), and their difference with a two-way bootstrap interval."""
+    low, high = np.quantile(two_way(sam - sgd), [0.025, 0.975])
+    return {"sgd": sgd.mean(), "sam": sam.mean(), "difference": sam.mean() - sgd.mean(), "low": low, "high": high}
+
+
+class Link(NamedTuple):
+    """Memorization of each example, from the even models, and how well an attack tells its in from its out models, from the odd.
+
+    `success` is an AUC over the odd targets, one example at a time; all (examples,). `correlation` is Spearman's, with a 95 %
+    bootstrap interval over examples.
+    """
+
+    memorization: np.ndarray
+    success: np.ndarray
+    correlation: float
+    low: float
+    high: float
+
+
+def link(runs: xr.Dataset, attack: str = "LiRA online", *, n_resamples: int = 1000, seed=0) -> Link:
+    """Is an example that is memorized an example that is found? Scores and attack come from different models.
+
+    Otherwise the same accident of training would show in both. Raises as `attack_scores`.
+    """
+    even, odd = (runs.isel(model=slice(start, None, 2)) for start in (0, 1))
+    kept = usable(odd)[1]
+    found = attack_scores(odd, (attack,))
+    score = memorization(even.correct.values, even.member.values, empty="zero").value[kept]
+    success = _example_auc(found.scores[attack], found.member)
+    picks = np.random.default_rng(seed).integers(0, len(kept), (n_resamples, len(kept)))
+    draws = [spearmanr(score[p], success[p])[0] for p in picks]
+    return Link(
+        score, success, float(spearmanr(score, success)[0]), *(float(v) for v in np.quantile(draws, [0.025, 0.975]))
+    )
+
+
+def _example_auc(scores: np.ndarray, member: np.ndarray) -> np.ndarray:
+    """Per example: the share of (in, out) pairs of targets in which the in target's score is higher, ties one half."""
+    above = np.zeros(scores.shape[1])
+    for k, inside in enumerate(member):
+        higher = (scores[k] > scores) + 0.5 * (scores[k] == scores)
+        above += inside * (higher * ~member).sum(0)
+    return above / (member.sum(0) * (~member).sum(0))

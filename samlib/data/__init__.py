@@ -1,0 +1,115 @@
+"""Data sets as frozen arrays: a training pool that subsets are drawn from, and a test set that no model ever sees."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from samlib.data import images, tables
+from samlib.data.files import cache_folder
+
+__all__ = ["NAMES", "Dataset", "cache_folder", "load_dataset"]
+
+_TABLES = {
+    "digits": tables.digits,
+    "location30": tables.location30,
+    "purchase100": tables.purchase100,
+    "texas100": tables.texas100,
+}
+NAMES = (*_TABLES, "cifar10", "cifar100", "cifar100-coarse", "fashion_mnist")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A classification data set.
+
+    Attributes: `x_train` (n, ...) and `y_train` (n,) int64, the pool; `x_test` (t, ...) and `y_test` (t,); `classes`, the
+    class names, so that labels lie in 0 .. len(classes) - 1; `name`; `checksum`, the sha256 of the four arrays, which a
+    store of runs records; `source`, which bytes they were read from.
+
+    Images that were decoded are uint8 (n, height, width, channels), mapped from a file and shared between processes;
+    `mean` and `std` are then each channel's, over the whole training set, in units of 255, and training feeds models
+    (x / 255 - mean) / std. Other features are numbers as they are, and `mean` and `std` None.
+    """
+
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+    classes: tuple[str, ...]
+    name: str
+    checksum: str
+    source: str = ""
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    def arrays(self) -> dict:
+        """What `samlib.training.train_group` takes: the four arrays, `n_classes`, and `mean` and `std` for images."""
+        given = {name: getattr(self, name) for name in ("x_train", "y_train", "x_test", "y_test")}
+        moments = {"mean": np.float32(self.mean), "std": np.float32(self.std)} if self.mean else {}
+        return given | moments | {"n_classes": len(self.classes)}
+
+
+def load_dataset(
+    name_or_path: str | os.PathLike,
+    *,
+    pool: int | None = None,
+    image_size: int | None = None,
+    label: str | None = None,
+) -> Dataset:
+    """Load a data set by name, or from a file or folder of your own.
+
+    Tables: `digits` (Alpaydin and Kaynak 1998; ships with scikit-learn): 1,437 8x8 images to draw from, 360 for test.
+    `location30`, `purchase100`, `texas100` (Shokri et al. 2017): 4,010 + 1,000 rows of 446 binary features in 30 classes;
+    177,324 + 20,000 of 600 and 60,000 + 7,330 of 6,169 in 100 classes; from the folder that `SAMLIB_DATA` names where that
+    holds the published archive as `location30/dataset_location.tgz` and so on, else downloaded once.
+    Images: `cifar10`, `cifar100`, `cifar100-coarse` (its 20 superclasses; Krizhevsky 2009), `fashion_mnist` (Xiao et al.
+    2017); from `SAMLIB_DATA` where that holds `cifar10/train.parquet` and `test.parquet`, else by torchvision's download.
+    Your own: an `.npz` of `x_train, y_train, x_test, y_test`; a folder of `train.parquet` and `test.parquet` in the Hugging
+    Face image layout; a folder of images with one folder a class, below `train` and `test` or without (then a fixed
+    random fifth is for test).
+
+    pool: keep only the first that many training examples. image_size: crop the images of a folder to squares of that many
+    pixels a side. label: the column of labels of a parquet folder; `label`, else `fine_label`, if None.
+    Raises ValueError, in one sentence, for an unknown name, a file that is missing or altered, or arrays that do not fit
+    together; OSError where the cache of decoded images cannot be written.
+    """
+    name = os.fspath(name_or_path)
+    if name in _TABLES or name.endswith(".npz"):
+        if image_size is not None or label is not None:
+            raise ValueError(f"image_size and label are for folders of images, and {name} is none.")
+        found = _TABLES[name]() if name in _TABLES else tables.from_npz(Path(name))
+    elif name in NAMES:
+        found = images.named(name, image_size, label)
+    elif (path := Path(name)).is_dir():
+        read = images.from_parquet if (path / "train.parquet").exists() else images.from_folder
+        found = read(path, image_size, label)
+    else:
+        raise ValueError(
+            f"dataset {name!r} is neither one of {', '.join(NAMES)} nor the path of an .npz file or an image folder."
+        )
+    arrays, mean, std = found["arrays"], None, None
+    if arrays[0].dtype == np.uint8 and arrays[0].ndim == 4:
+        mean, std = images.statistics(arrays[0])
+    if pool is not None:
+        if not 2 <= pool <= len(arrays[0]):
+            raise ValueError(f"pool must lie in 2 to {len(arrays[0])}, the training examples of {name}, not {pool}.")
+        arrays = (arrays[0][:pool], arrays[1][:pool], *arrays[2:])
+    digest = hashlib.sha256(f"{mean} {std}".encode() if mean else b"")
+    for array in arrays:
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array))
+        array.setflags(write=False)
+    return Dataset(
+        *arrays,
+        classes=tuple(found["classes"]),
+        name=name,
+        checksum=digest.hexdigest(),
+        source=found["source"],
+        mean=mean,
+        std=std,
+    )

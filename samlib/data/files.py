@@ -1,0 +1,127 @@
+"""Where files come from and where they are kept: checked downloads, archives that are never unpacked, the decoded cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+CACHE_FORMAT = 1
+
+
+def cache_folder() -> Path:
+    """Where downloads, decoded data sets and trained runs are kept: `SAMLIB_CACHE`, else the user's cache folder."""
+    if folder := os.environ.get("SAMLIB_CACHE"):
+        return Path(folder)
+    import pooch
+
+    return Path(pooch.os_cache("samlib"))
+
+
+def local_file(name: str, file_name: str) -> Path | None:
+    """`name/file_name` in the folder that `SAMLIB_DATA` names, where that exists."""
+    folder = os.environ.get("SAMLIB_DATA")
+    path = Path(folder or ".") / name / file_name
+    return path if folder and path.exists() else None
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def checked_file(name: str, url: str, sha256: str | None) -> tuple[Path, str]:
+    """The file of a public data set and its sha256: from the folder `SAMLIB_DATA`, else downloaded once and kept.
+
+    Raises ValueError where its sha256 is not the published one; with None any file is taken, and the caller records
+    the sha256 found.
+    """
+    file_name = url.rsplit("/", 1)[-1]
+    if path := local_file(name, file_name):
+        found = sha256_of(path)
+        if sha256 not in (None, found):
+            raise ValueError(f"{path} is not the published {name}: its sha256 is {found}, not {sha256}.")
+        return path, found
+    import pooch
+
+    try:
+        path = Path(pooch.retrieve(url, sha256, fname=file_name, path=cache_folder() / "data" / name))
+    except Exception as error:  # pooch passes on whatever the network raises
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ValueError(
+            f"{name} could not be downloaded ({reason}); put {file_name} into $SAMLIB_DATA/{name}/ instead."
+        ) from None
+    return path, sha256_of(path)
+
+
+@contextmanager
+def open_member(archive: Path, member: str, *, limit: int, alone: bool = False) -> Iterator[BinaryIO]:
+    """Open the plain file `member` of a tar archive, as a stream; nothing is ever unpacked to disk.
+
+    Raises ValueError where there is not exactly one such file, it is longer than `limit` bytes, or, with `alone`, the
+    archive holds anything else; and where the archive is damaged, which may show only while it is read.
+    """
+    try:
+        with tarfile.open(archive) as tar:
+            entries = tar.getmembers()
+            found = entries if alone else [entry for entry in entries if entry.name.removeprefix("./") == member]
+            names = [entry.name.removeprefix("./") for entry in found]
+            if names != [member] or not found[0].isreg() or found[0].size > limit:
+                said = ", ".join(repr(entry.name) for entry in entries[:5])
+                raise ValueError(f"{archive} must hold one plain file {member!r} of at most {limit} bytes, not {said}.")
+            yield tar.extractfile(found[0])
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{archive} is damaged: {error}.") from None
+
+
+def decoded(name: str, key: str, make: Callable[[Path], dict]) -> tuple[dict[str, np.ndarray], dict]:
+    """What `make(folder)` writes as .npy files, read back memory-mapped, with the facts that it returned.
+
+    Made once for a source whose checksum is `key`, under a lock, in a folder that is renamed when it is whole; other
+    processes wait for it, then share its pages. Raises ValueError where a file is no longer what was written, OSError
+    where the cache cannot be written.
+    """
+    from filelock import FileLock
+
+    home = cache_folder() / "data" / f"{name}-{hashlib.sha256(f'{CACHE_FORMAT} {key}'.encode()).hexdigest()[:16]}"
+    if not home.exists():
+        try:
+            home.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(home.with_suffix(".lock")):
+                if not home.exists():
+                    _make(home, make)
+        except OSError as error:
+            raise OSError(f"The cache {home.parent} cannot be written ({error}); set SAMLIB_CACHE.") from None
+    try:
+        facts = json.loads((home / "facts.json").read_text())
+        for file, sha256 in facts["files"].items():
+            if sha256_of(home / file) != sha256:
+                raise ValueError(f"{file} has changed")
+        # a plain array over the mapped pages, not the subclass
+        arrays = {Path(file).stem: np.asarray(np.load(home / file, mmap_mode="r")) for file in facts["files"]}
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"The decoded copy {home} is damaged ({error}); delete that folder and run again.") from None
+    return arrays, facts
+
+
+def _make(home: Path, make: Callable[[Path], dict]) -> None:
+    partial = home.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed: we hold its lock
+    partial.mkdir()
+    try:
+        facts = make(partial)
+        files = {path.name: sha256_of(path) for path in sorted(partial.glob("*.npy"))}
+        (partial / "facts.json").write_text(json.dumps({**facts, "files": files}, indent=1))
+        partial.rename(home)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise

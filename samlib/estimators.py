@@ -1,0 +1,322 @@
+"""Memorization, influence, influence entropy and entropy buckets (Feldman and Zhang 2020), from correctness and masks alone.
+
+The influence of 50,000 examples on 10,000 test points never stands in memory: it is made in blocks of test points, from
+an exact integer product of 0/1 matrices. (The room is not called memorization, because `samlib.memorization` is the function.)
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from samlib.checks import as_array, as_member
+
+BLOCK_BYTES = 100 << 20  # of one block of influences in float32
+
+
+class Estimate(NamedTuple):
+    """`value` and `stderr` (binomial, each side apart), and how many models saw each example and how many did not."""
+
+    value: np.ndarray
+    stderr: np.ndarray
+    n_in: np.ndarray
+    n_out: np.ndarray
+
+
+def memorization(correct, member, *, empty: str = "nan") -> Estimate:
+    """mem(i) = P[model is right on i | it trained on i] - P[right on i | it did not] (Feldman and Zhang 2020, eq. 1 and 4).
+
+    correct, member: 0/1 (models, examples): model k is right on example i; it trained on it. Returns values in [-1, 1] and
+    standard errors, float64, and counts, each (examples,).
+
+    An example that all models or none saw has no estimate: it is NaN, and a warning counts them. `empty="zero"` takes the
+    missing mean for 0, as the published code does. Raises ValueError for other than 0/1, shapes that disagree, or one model.
+    """
+    correct, member = _masks(correct, member, same=True)
+    n_in = member.sum(0)
+    right_in, right = (correct & member).sum(0), correct.sum(0)
+    return _difference(right_in, right, n_in, len(member) - n_in, empty)
+
+
+def influence(correct_test, member, *, empty: str = "nan", out: str | os.PathLike | None = None):
+    """infl(z, i): the difference of `memorization`, of correctness on test point z instead (Feldman and Zhang 2020, eq. 2).
+
+    correct_test: 0/1 (models, tests); member: 0/1 (models, examples). Returns an Estimate with `value` and `stderr`
+    float32 (tests, examples) and counts (examples,). `out`, the path of a new zarr array, receives the values block by
+    block instead, and that array is returned. `empty` and errors as `memorization`.
+    """
+    correct_test, member = _masks(correct_test, member)
+    n_in = member.sum(0)
+    n_out = len(member) - n_in
+    if out is None:
+        right_in = np.concatenate([block for _, block in _products(correct_test, member)])
+        return _difference(right_in, correct_test.sum(0)[:, None], n_in, n_out, empty, np.float32)
+    import zarr
+
+    blocks = influence_blocks(correct_test, member, empty=empty)
+    shape = (correct_test.shape[1], member.shape[1])
+    array = zarr.create_array(str(out), shape=shape, chunks=(min(64, shape[0]), shape[1]), dtype="float32")
+    for rows, block in blocks:
+        array[rows] = block
+    return array
+
+
+def influence_blocks(correct_test, member, *, empty: str = "nan") -> Iterator[tuple[slice, np.ndarray]]:
+    """The values of `influence`, a block of test points at a time: (slice of tests, float32 (block, examples))."""
+    correct_test, member = _masks(correct_test, member)
+    n_in = member.sum(0)
+    n_out = len(member) - n_in
+    _warn_empty(n_in, n_out, empty)
+    with np.errstate(divide="ignore"):
+        per_in, per_out = ((1 / n).astype(np.float32) for n in (n_in, n_out))
+    if empty == "zero":
+        per_in[n_in == 0] = per_out[n_out == 0] = 0
+    scale, right = per_in + per_out, correct_test.sum(0).astype(np.float32)
+    void = ~np.isfinite(scale)
+    scale[void] = np.nan
+    per_out[void] = 0
+    for rows, block in _products(correct_test, member):
+        # counts are far below 2^24, so exact in float32
+        value = np.multiply(block, scale, dtype=np.float32, casting="unsafe")
+        value -= right[rows, None] * per_out
+        yield rows, value
+
+
+def top_influences(correct_test, member, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k most influential training examples of each test point, best first: (indices, values), both (tests, k).
+
+    Streamed; the matrix is never held. Of equal values the lower index comes first. Examples with no estimate are never
+    chosen. Raises ValueError where fewer than k examples have one, and as `influence`.
+    """
+    correct_test, member = _masks(correct_test, member)
+    n_in = member.sum(0)
+    void = np.flatnonzero((n_in == 0) | (n_in == len(member)))
+    if not 1 <= k <= (known := len(n_in) - len(void)):
+        raise ValueError(f"k must lie in 1 to {known}, the number of examples with an estimate, not {k}.")
+    indices = np.empty((correct_test.shape[1], k), np.int64)
+    values = np.empty((correct_test.shape[1], k), np.float32)
+    for rows, block in influence_blocks(correct_test, member):
+        block[:, void] = -np.inf
+        indices[rows], values[rows] = _top(block, k)
+    return indices, values
+
+
+def _top(block: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    size = max(
+        1, min(128, block.shape[1] // k)
+    )  # at least k chunks, so their k-th largest maximum bounds the k-th value
+    starts = np.arange(0, block.shape[1], size)
+    largest = np.maximum.reduceat(block, starts, axis=1)
+    least = -np.partition(-largest, k - 1, axis=1)[:, k - 1]
+    indices = np.empty((len(block), k), np.int64)
+    for row, values in enumerate(block):
+        chunks = starts[largest[row] >= least[row], None] + np.arange(size)
+        candidates = chunks[chunks < block.shape[1]]
+        # a stable sort breaks ties by index, so that every machine names the same examples
+        indices[row] = candidates[np.argsort(-values[candidates], kind="stable")[:k]]
+    return indices, np.take_along_axis(block, indices, 1)
+
+
+class Strongest(NamedTuple):
+    """Of each training example, its largest influence on any test point, and that test point, each (examples,)."""
+
+    value: np.ndarray
+    test: np.ndarray
+
+
+def strongest_influence(correct_test, member) -> Strongest:
+    """Each training example's largest influence and where it falls, streamed; NaN (and test 0) where there is no estimate."""
+    best, test = None, None
+    for rows, block in influence_blocks(correct_test, member):
+        at = block.argmax(0)
+        value = np.take_along_axis(block, at[None], 0)[0]
+        if best is None:
+            best, test = value, at + rows.start
+        else:
+            better = value > best
+            best, test = np.where(better, value, best), np.where(better, at + rows.start, test)
+    return Strongest(best, test)
+
+
+def influential_by_interval(score, value, edges, k: int = 20) -> list[np.ndarray]:
+    """The k examples of largest `value` in each interval [edges[j], edges[j + 1]) of `score` (the last one closed), best first.
+
+    For Figure 2: score, memorization (examples,); value, influence (examples,). Fewer than k where an interval holds
+    fewer; NaN in either is never chosen. Raises ValueError where shapes disagree or edges do not rise.
+    """
+    score, value, edges = (np.asarray(a, float) for a in (score, value, edges))
+    if score.shape != value.shape or score.ndim != 1:
+        raise ValueError(f"score has shape {score.shape}, but value has shape {value.shape}: both must be (examples,).")
+    if edges.ndim != 1 or len(edges) < 2 or not (np.diff(edges) > 0).all():
+        raise ValueError("edges must hold at least 2 rising numbers.")
+    chosen = []
+    for j, (low, high) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+        inside = (score >= low) & ((score < high) | ((j == len(edges) - 2) & (score == high))) & ~np.isnan(value)
+        found = np.flatnonzero(inside)
+        chosen.append(found[np.argsort(-value[found], kind="stable")[:k]])
+    return chosen
+
+
+def influence_entropy(influence) -> np.ndarray:
+    """I_ent(z) = -sum_i p_i log p_i in nats, p_i = max(infl_i, 0) / sum of these: influence (tests, examples) to (tests,).
+
+    Low where few training examples carry a test point (the paper's atypical ones). Examples with no estimate (NaN) do
+    not count. A test point on which no example has a positive influence gets the limit of evenly spread influence, the
+    logarithm of the number of examples. The paper's exact form is unknown to us; this one is ours.
+    """
+    value = np.asarray(influence.value if isinstance(influence, Estimate) else influence, float)
+    if value.ndim != 2 or value.size == 0:
+        raise ValueError(f"influence must have shape (tests, examples), but its shape is {value.shape}.")
+    value = np.where(value > 0, value, 0)  # NaN > 0 is False
+    total = value.sum(1, keepdims=True)
+    p = np.divide(value, total, out=np.full_like(value, 1 / value.shape[1]), where=total > 0)
+    return -np.where(p > 0, p * np.log(np.where(p > 0, p, 1)), 0).sum(1)
+
+
+def streamed_entropy(correct_test, member) -> np.ndarray:
+    """`influence_entropy` of `influence(correct_test, member)` without holding the matrix: (tests,)."""
+    return np.concatenate([influence_entropy(block) for _, block in influence_blocks(correct_test, member)])
+
+
+def entropy_buckets(entropy, n_buckets: int = 5) -> np.ndarray:
+    """Equal-count buckets of entropy (tests,): integers 1 to n_buckets, 1 = lowest entropy. Ties go by index.
+
+    Raises ValueError for NaN or fewer test points than buckets.
+    """
+    entropy = as_array("entropy", entropy, ndim=1)
+    if not 1 <= n_buckets <= len(entropy):
+        raise ValueError(f"n_buckets must lie in 1 to {len(entropy)}, the number of test points, not {n_buckets}.")
+    bucket = np.empty(len(entropy), np.int64)
+    bucket[np.argsort(entropy, kind="stable")] = np.arange(len(entropy)) * n_buckets // len(entropy) + 1
+    return bucket
+
+
+def gain_beyond_difficulty(gain, entropy, difficulty, n_bins: int = 5) -> np.ndarray:
+    """Does entropy explain a gain beyond plain difficulty? The per-example terms of a stratified difference, (tests,).
+
+    gain: SAM's accuracy minus SGD's, per test point; difficulty: accuracy of held-out models. Within each of n_bins
+    equal-count bins of difficulty, test points split at their bin's median entropy. The mean of the returned terms is the
+    difference in mean gain, lower half minus upper half, averaged over bins; its interval comes from resampling them.
+    """
+    gain, entropy, difficulty = (
+        as_array(name, v, ndim=1) for name, v in (("gain", gain), ("entropy", entropy), ("difficulty", difficulty))
+    )
+    if not len(gain) == len(entropy) == len(difficulty):
+        raise ValueError("gain, entropy and difficulty must have one value for each test point.")
+    terms = np.zeros(len(gain))
+    for b in range(1, n_bins + 1):
+        inside = np.flatnonzero(entropy_buckets(difficulty, n_bins) == b)
+        if len(inside) < 2:
+            raise ValueError(f"n_bins must leave at least 2 test points in each bin, so {n_bins} is too many.")
+        low = entropy_buckets(entropy[inside], 2) == 1
+        for side, sign in ((low, 1), (~low, -1)):
+            terms[inside[side]] = sign * gain[inside[side]] * len(gain) / (n_bins * side.sum())
+    return terms
+
+
+def _masks(correct, member, *, same: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    name = "correct" if same else "correct_test"
+    correct, member = as_member(name, correct, ndim=2), as_member("member", member, ndim=2)
+    if correct.shape[: 1 + same] != member.shape[: 1 + same]:
+        what = "agree" if same else "have the same number of models"
+        raise ValueError(f"{name} has shape {correct.shape}, but member has shape {member.shape}: they must {what}.")
+    if len(member) < 2:
+        raise ValueError("member must hold at least 2 models, but it holds 1.")
+    return correct, member
+
+
+def _warn_empty(n_in, n_out, empty: str) -> None:
+    if empty not in ("nan", "zero"):
+        raise ValueError(f'empty must be "nan" or "zero", not {empty!r}.')
+    if empty == "nan" and (lost := int(((n_in == 0) | (n_out == 0)).sum())):
+        warnings.warn(
+            f"{lost} of {len(n_in)} examples were in all or in none of the models: no estimate.", stacklevel=4
+        )
+
+
+def _difference(right_in, right, n_in, n_out, empty, dtype=np.float64) -> Estimate:
+    """Mean in minus mean out from counts; `right_in` (..., examples), `right` broadcasts to it."""
+    _warn_empty(n_in, n_out, empty)
+    missing = np.nan if empty == "nan" else 0.0
+    with np.errstate(invalid="ignore", divide="ignore"):
+        value, variance = 0, 0
+        for count, n, sign in ((right_in, n_in, 1), (right - right_in, n_out, -1)):
+            p = np.where(n > 0, (count / n).astype(dtype), missing)
+            value, variance = value + sign * p, variance + np.where(n > 0, p * (1 - p) / n, missing)
+        return Estimate(value.astype(dtype), np.sqrt(variance).astype(dtype), n_in, n_out)
+
+
+def _products(correct_test, member) -> Iterator[tuple[slice, np.ndarray]]:
+    """Blocks of correct_test' member, exact counts (block, examples): how many models that saw i are right on z."""
+    product = _fastest_product()
+    prepared = product.prepare(member)
+    step = max(1, BLOCK_BYTES // (4 * member.shape[1]))
+    for start in range(0, correct_test.shape[1], step):
+        rows = slice(start, min(start + step, correct_test.shape[1]))
+        yield rows, product.multiply(correct_test[:, rows].T, prepared)
+
+
+class _Product(NamedTuple):
+    """A way to multiply 0/1 matrices exactly: `multiply(left (a, k) bool, prepare(right (k, b) bool))` to numbers (a, b)."""
+
+    name: str
+    prepare: callable
+    multiply: callable
+
+
+def _int8():
+    import torch
+
+    def tensor(matrix):
+        # A copy: torch misreads the strides that numpy gives a view whose first axis has length 1.
+        return torch.from_numpy(matrix.astype(np.int8, order="C", copy=True))
+
+    return _Product("int8", tensor, lambda left, right: torch._int_mm(tensor(left), right).numpy())
+
+
+def _float32():
+    return _Product(
+        "float32", lambda right: right.astype(np.float32), lambda left, right: left.astype(np.float32) @ right
+    )
+
+
+@functools.cache
+def _fastest_product() -> _Product:
+    """The fastest of the exact products on this machine, each checked against float64 at first use."""
+    rng = np.random.default_rng(0)
+    left, right = rng.random((256, 2048)) < 0.5, rng.random((2048, 1024)) < 0.5
+    expected, times = left.astype(np.float64) @ right.astype(np.float64), {}
+    for make in (_float32, _int8):
+        try:
+            product = make()
+            prepared = product.prepare(right)
+            if not np.array_equal(product.multiply(left, prepared), expected):
+                continue
+        except (RuntimeError, AttributeError, NotImplementedError):  # no such kernel here
+            continue
+        times[product] = min(_seconds(product, left, prepared) for _ in range(5))
+    return min(times, key=times.get)
+
+
+def _seconds(product: _Product, left, prepared) -> float:
+    start = time.perf_counter()
+    product.multiply(left, prepared)
+    return time.perf_counter() - start
+
+
+def memorization_terms(correct, member) -> np.ndarray:
+    """A matrix (models, examples) whose column means are `memorization`'s values, linear in the models to first order.
+
+    Resampling its rows and columns (`evaluation.two_way`) is resampling models and examples. NaN where there is no estimate.
+    """
+    correct, member = _masks(correct, member, same=True)
+    c, share = correct.astype(float), member.mean(0)
+    share = np.where((share > 0) & (share < 1), share, np.nan)
+    p_in, p_out = (c * member).mean(0) / share, (c * ~member).mean(0) / (1 - share)
+    return p_in - p_out + np.where(member, (c - p_in) / share, (p_out - c) / (1 - share))

@@ -1,0 +1,392 @@
+"""Scores and membership to AUC, balanced accuracy, advantage and TPR at FPR, with intervals, paired differences and epsilon.
+
+Conventions: a higher score means more likely a member; "member" is decided by score >= threshold, and all of a tie goes one
+way, so a rate that no threshold attains is never interpolated. With one target, scores (n,), intervals come from resampling
+examples; with several, (targets, n), from resampling targets and examples together (a two-way cluster bootstrap), since an
+interval over examples alone leaves out that another training run would have given another model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from samlib.checks import as_array, as_member, same_shape
+
+ENOUGH = 10  # false positives that a rate must allow before a true-positive rate at it is worth showing
+_BLOCK = 2_000_000  # resampled weights held at once
+
+
+class Measure(NamedTuple):
+    """A value with the ends of its interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
+
+
+@dataclass(frozen=True)
+class AttackReport:
+    """What `evaluate` finds, or, from `compare`, differences of it; `tpr_at_fpr` is keyed by the rate.
+
+    `too_few` names the rates that allow fewer than 10 false positives: shown, but not to be relied on.
+    """
+
+    auc: Measure
+    balanced_accuracy: Measure
+    advantage: Measure
+    tpr_at_fpr: dict[float, Measure]
+    n_members: int
+    n_nonmembers: int
+    too_few: tuple[float, ...]
+
+    def frame(self):
+        """The measures as a pandas frame with columns value, low, high."""
+        import pandas as pd
+
+        rows = {name: getattr(self, name) for name in ("auc", "balanced_accuracy", "advantage")}
+        rows |= {f"tpr_at_{rate:g}_fpr": measure for rate, measure in self.tpr_at_fpr.items()}
+        return pd.DataFrame.from_dict(rows, orient="index", columns=Measure._fields)
+
+
+@dataclass(frozen=True)
+class Comparison(AttackReport):
+    """Paired differences, a minus b, in the fields of an `AttackReport`; the reports of each beside."""
+
+    a: AttackReport
+    b: AttackReport
+
+
+def evaluate(
+    scores,
+    member,
+    *,
+    fpr: Sequence[float] = (0.001, 0.01, 0.1),
+    confidence: float = 0.95,
+    n_resamples: int = 2000,
+    seed=0,
+) -> AttackReport:
+    """How well scores tell members from non-members: (n,) for one target or (targets, n), `member` alike, bool.
+
+    `auc` counts a tie as one half. `advantage` is the largest TPR - FPR over thresholds (Yeom et al. 2018, def. 4, at the
+    best threshold), and `balanced_accuracy` (1 + advantage) / 2. With several targets these are means over targets, each
+    with a threshold of its own. `tpr_at_fpr` is the largest TPR of a threshold whose FPR is at most the rate, with the scores
+    of all targets pooled (Carlini et al. 2022, section 4). Intervals are percentiles of the bootstrap described above; for one
+    target, TPR's is Clopper and Pearson's, at the threshold found.
+
+    Raises ValueError for NaN, shapes that disagree, a target without members or non-members, a rate outside (0, 1).
+    """
+    scores, member = _checked(member, scores=scores)
+    drawn = _replicates([scores], member, fpr, n_resamples, seed)
+    return _report(_points(scores, member, fpr), {name: r[0] for name, r in drawn.items()}, member, fpr, confidence)
+
+
+def compare(
+    scores_a,
+    scores_b,
+    member,
+    *,
+    fpr: Sequence[float] = (0.001, 0.01, 0.1),
+    confidence: float = 0.95,
+    n_resamples: int = 2000,
+    seed=0,
+) -> Comparison:
+    """Paired differences of all that `evaluate` measures, a minus b: both attacks (or targets) on the same examples.
+
+    Row k of a and of b is a pair (same members), and both are resampled together, which is what makes the interval of the
+    difference narrow. Shapes, conventions and errors as `evaluate`.
+    """
+    b, _ = _checked(member, scores_b=scores_b)
+    a, member = _checked(member, scores_a=scores_a)
+    drawn = _replicates([a, b], member, fpr, n_resamples, seed)
+    points = [_points(scores, member, fpr) for scores in (a, b)]
+    alone = [
+        _report(point, {name: r[i] for name, r in drawn.items()}, member, fpr, confidence)
+        for i, point in enumerate(points)
+    ]
+    gap = {name: r[0] - r[1] for name, r in drawn.items()}
+    measures = {name: _interval(points[0][name] - points[1][name], values, confidence) for name, values in gap.items()}
+    return Comparison(**_fields(measures, member, fpr, base=0), a=alone[0], b=alone[1])
+
+
+def roc(scores, member) -> tuple[np.ndarray, np.ndarray]:
+    """The ROC curve as (fpr, tpr), one point for each distinct score, from (0, 0) to (1, 1); several targets are pooled.
+
+    For log-log axes leave out the points of rate 0. Raises as `evaluate`.
+    """
+    scores, member = _checked(member, scores=scores)
+    scores, member = scores.ravel(), member.ravel()
+    order = np.argsort(-scores, kind="stable")
+    ends = _tie_ends(scores[order])
+    hits = member[order]
+    tp, fp = np.cumsum(hits)[ends], np.cumsum(~hits)[ends]
+    return np.r_[0, fp / fp[-1]], np.r_[0, tp / tp[-1]]
+
+
+def tpr_at(scores, member, fpr: float) -> float:
+    """The largest TPR of a threshold whose FPR is at most `fpr`; several targets are pooled. Raises as `evaluate`."""
+    return _at(roc(scores, member), fpr)
+
+
+def clopper_pearson(successes, trials, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """The exact binomial interval (low, high) of a rate (Clopper and Pearson 1934), for counts of any one shape.
+
+    Raises ValueError for counts that are no counts, or a confidence outside (0, 1).
+    """
+    k, n = np.asarray(successes), np.asarray(trials)
+    if (k < 0).any() or (k > n).any() or (n < 1).any() or (k != np.floor(k)).any():
+        raise ValueError("successes must be whole numbers from 0 to trials, and trials at least 1.")
+    tail = (1 - _share("confidence", confidence)) / 2
+    with np.errstate(invalid="ignore"):
+        low, high = stats.beta.ppf(tail, k, n - k + 1), stats.beta.ppf(1 - tail, k + 1, n - k)
+    return np.where(k == 0, 0.0, low), np.where(k == n, 1.0, high)
+
+
+def epsilon_lower_bound(
+    true_positives, n_members, false_positives, n_nonmembers, *, delta: float = 0.0, confidence: float = 0.95
+) -> float:
+    """The differential-privacy epsilon that an attack's counts refute, at least 0 (Jagielski et al. 2020; Nasr et al. 2023).
+
+    (epsilon, delta)-DP forces TPR <= e^epsilon FPR + delta, and the same of the true-negative and false-negative rates. The
+    rates are Clopper and Pearson's worst ends, each at confidence 1 - (1 - confidence) / 2, so that both hold at once. The
+    threshold must have been chosen on other data. Raises ValueError as `clopper_pearson`.
+    """
+    tpr_low = clopper_pearson(true_positives, n_members, confidence)[0]  # a tail of (1 - confidence) / 2 each
+    fpr_high = clopper_pearson(false_positives, n_nonmembers, confidence)[1]
+    bounds = [0.0]
+    for gain, loss in ((tpr_low, fpr_high), (1 - fpr_high, 1 - tpr_low)):
+        if gain > delta:
+            bounds.append(math.log((gain - delta) / loss))
+    return float(max(bounds))
+
+
+class Vulnerability(NamedTuple):
+    """Per-example rates at one pooled threshold; all (n,) but `threshold` and `dispersion`.
+
+    `p` is the probability, were an example's own FPR the pooled one, of a count of false positives at least as unlikely.
+    `dispersion`: the variance of the examples' own FPR over what binomial chance alone would give; 1 where they all match.
+    """
+
+    tpr: np.ndarray
+    fpr: np.ndarray
+    n_in: np.ndarray
+    n_out: np.ndarray
+    p: np.ndarray
+    threshold: float
+    dispersion: float
+
+
+def vulnerability(scores, member, *, fpr: float = 0.1) -> Vulnerability:
+    """Does each example's own false-positive rate match the pooled one? scores, member (targets, n).
+
+    An attack whose FPR of 0.1 % is an average of examples at 0 and at 10 % accuses the same non-members in every model.
+    Rates of an example that was never in (or never out) are NaN. Raises as `evaluate`.
+    """
+    scores, member = _checked(member, scores=scores)
+    rates, order = roc(scores, member)[0], np.unique(-scores)
+    chosen = np.searchsorted(rates, _share("fpr", fpr) * (1 + 1e-12), side="right") - 1
+    threshold = np.inf if chosen == 0 else -order[chosen - 1]
+    hit = scores >= threshold
+    n_in, n_out = member.sum(0), (~member).sum(0)
+    true, false = (hit & member).sum(0), (hit & ~member).sum(0)
+    pooled = false.sum() / n_out.sum()
+    with np.errstate(invalid="ignore", divide="ignore"):
+        own = false / n_out
+        expected = pooled * (1 - pooled) / n_out
+    known = n_out > 0
+    p = np.full(len(own), np.nan)
+    p[known] = [stats.binomtest(int(k), int(n), pooled).pvalue for k, n in zip(false[known], n_out[known], strict=True)]
+    spread = ((own - pooled)[known] ** 2).mean()
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return Vulnerability(
+            true / n_in, own, n_in, n_out, p, float(threshold), float(np.divide(spread, expected[known].mean()))
+        )
+
+
+def auc_terms(scores, member) -> np.ndarray:
+    """A matrix like scores (targets, n) whose row means are the targets' AUCs, linear in the examples (DeLong et al. 1988).
+
+    Resampling its columns is, to first order, resampling the examples: the term of a member is AUC + (n / members)
+    (share of non-members below it - AUC), and alike for a non-member.
+    """
+    terms = np.empty(scores.shape)
+    for row, s, m in zip(terms, scores, member, strict=True):
+        members, others = np.sort(s[m]), np.sort(s[~m])
+        below = (np.searchsorted(others, s[m], "left") + np.searchsorted(others, s[m], "right")) / (2 * len(others))
+        above = 1 - (np.searchsorted(members, s[~m], "left") + np.searchsorted(members, s[~m], "right")) / (
+            2 * len(members)
+        )
+        auc = below.mean()
+        row[m], row[~m] = auc + len(s) / len(members) * (below - auc), auc + len(s) / len(others) * (above - auc)
+    return terms
+
+
+def advantage_terms(scores, member) -> np.ndarray:
+    """As `auc_terms`, of the advantage at each target's best threshold (which, being best, does not move to first order)."""
+    terms = np.empty(scores.shape)
+    for row, s, m in zip(terms, scores, member, strict=True):
+        order = np.argsort(-s, kind="stable")
+        hits, ends = m[order], _tie_ends(s[order])
+        tpr, fpr = np.cumsum(hits)[ends] / m.sum(), np.cumsum(~hits)[ends] / (~m).sum()
+        best = int(np.argmax(tpr - fpr))
+        hit = s >= s[order][ends[best]]
+        row[:] = tpr[best] - fpr[best]
+        row[m] += len(s) / m.sum() * (hit[m] - tpr[best])
+        row[~m] -= len(s) / (~m).sum() * (hit[~m] - fpr[best])
+    return terms
+
+
+def two_way(terms, *, n_resamples: int = 2000, seed=0) -> np.ndarray:
+    """Bootstrap replicates of means over models and examples: terms (..., models, examples) to (..., n_resamples).
+
+    Models and examples are each drawn with replacement (a single model is kept); all leading matrices share the draws, so
+    differences of replicates are paired. For a statistic that is not a mean, pass its first-order terms.
+    """
+    terms = np.asarray(terms, float)
+    flat, size = terms.reshape(-1, *terms.shape[-2:]), terms.shape[-2] * terms.shape[-1]
+
+    def means(rows, columns):
+        return np.stack([((rows @ matrix) * columns).sum(1) for matrix in flat], 1) / size
+
+    drawn = resampled(terms.shape[-2:], means, n_resamples=n_resamples, seed=seed)
+    return drawn.T.reshape(*terms.shape[:-2], n_resamples)
+
+
+def resampled(shape: tuple[int, int], statistic: Callable, *, n_resamples: int = 2000, seed=0) -> np.ndarray:
+    """Replicates of statistic(rows (b, models), columns (b, examples)) -> (b, ...), whole counts of how often each was drawn."""
+    return np.concatenate([statistic(*weights) for weights in _weights(shape, n_resamples, seed)])
+
+
+def _weights(shape: tuple[int, int], n_resamples: int, seed) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """How often each row and each column was drawn, in blocks of resamples: (block, rows), (block, columns)."""
+    rng, step = np.random.default_rng(seed), max(1, _BLOCK // shape[1])
+    for start in range(0, n_resamples, step):
+        size = min(step, n_resamples - start)
+        yield tuple(_counts(rng, size, n) if n > 1 else np.ones((size, 1)) for n in shape)
+
+
+def _counts(rng, size: int, n: int) -> np.ndarray:
+    picks = rng.integers(0, n, (size, n)) + n * np.arange(size)[:, None]
+    return np.bincount(picks.ravel(), minlength=size * n).reshape(size, n).astype(float)
+
+
+def _points(scores, member, fpr) -> dict:
+    """The measures themselves."""
+    curve = roc(scores, member)
+    values = {"auc": auc_terms(scores, member).mean(), "advantage": advantage_terms(scores, member).mean()}
+    return values | {rate: _at(curve, rate) for rate in fpr}
+
+
+def _at(curve, rate: float) -> float:
+    return float(curve[1][np.searchsorted(curve[0], _share("fpr", rate) * (1 + 1e-12), side="right") - 1])
+
+
+def _replicates(many: list[np.ndarray], member, fpr, n_resamples: int, seed) -> dict:
+    """Bootstrap replicates of every measure of each score matrix, (len(many), n_resamples), all from the same draws."""
+    drawn = {
+        name: two_way([terms(s, member) for s in many], n_resamples=n_resamples, seed=seed)
+        for name, terms in (("auc", auc_terms), ("advantage", advantage_terms))
+    }
+    if fpr and (len(member) > 1 or len(many) > 1):  # one target alone has Clopper and Pearson's interval
+        drawn |= dict(zip(fpr, tpr_replicates(many, member, fpr, n_resamples=n_resamples, seed=seed), strict=True))
+    return drawn
+
+
+def tpr_replicates(many, member, fpr, *, n_resamples: int = 2000, seed=0) -> np.ndarray:
+    """Bootstrap replicates of the pooled TPR at each FPR, for several score matrices (targets, n) over the same draws.
+
+    Returns (rates, len(many), n_resamples).
+    """
+    tops = [_rates_at(scores, member, fpr) for scores in many]
+    mask = member.astype(np.float32)
+
+    def statistic(rows, columns):
+        rows, columns = rows.astype(np.float32), columns.astype(np.float32)
+        members = ((rows @ mask) * columns).sum(1, dtype=float)
+        weights = zip(rows, columns, members, member.size - members, strict=True)
+        return np.array([[rates(np.outer(r, c).ravel(), n, others) for rates in tops] for r, c, n, others in weights])
+
+    return resampled(member.shape, statistic, n_resamples=n_resamples, seed=seed).transpose(2, 1, 0)
+
+
+def _rates_at(scores, member, fpr) -> Callable:
+    """A function of the weights (targets * n,) and their sums over members and over others: the TPR at each FPR."""
+    flat, hit = scores.ravel(), member.ravel()
+    order = np.argsort(-flat, kind="stable")
+    inside, outside = order[hit[order]], order[~hit[order]]  # flat indices of members and of non-members, best first
+    # A threshold short of non-member k lies above its score: so many members reach it.
+    reach = np.append(np.searchsorted(-flat[inside], -flat[outside], side="left"), len(inside))
+    top = int(1.5 * max(fpr) * len(outside)) + 200  # draws rarely allow more
+
+    def rates(weight, members, others):
+        limit = np.multiply(fpr, others * (1 + 1e-12))
+        for end in (top, len(outside)):
+            stop = np.searchsorted(np.cumsum(weight.take(outside[:end]), dtype=float), limit, side="right")
+            if stop.max() < min(end, len(outside)):
+                break
+        counts = reach[stop]
+        reached = weight.take(inside[: counts.max()])
+        return np.array([reached[:count].sum(dtype=float) for count in counts]) / members
+
+    return rates
+
+
+def _report(values, drawn, member, fpr, confidence) -> AttackReport:
+    measures = {name: _interval(value, drawn.get(name), confidence) for name, value in values.items()}
+    if len(member) == 1:
+        for rate in fpr:
+            n = int(member.sum())
+            ends = clopper_pearson(round(values[rate] * n), n, confidence)
+            measures[rate] = Measure(float(values[rate]), *map(float, ends))
+    return AttackReport(**_fields(measures, member, fpr, base=1))
+
+
+def _fields(measures: dict, member, fpr, base: float) -> dict:
+    non_members = int((~member).sum())
+    return {
+        "auc": measures["auc"],
+        "advantage": measures["advantage"],
+        "balanced_accuracy": Measure(*((base + v) / 2 for v in measures["advantage"])),
+        "tpr_at_fpr": {rate: measures[rate] for rate in fpr},
+        "n_members": int(member.sum()),
+        "n_nonmembers": non_members,
+        "too_few": tuple(rate for rate in fpr if rate * non_members < ENOUGH),
+    }
+
+
+def _interval(value, replicates, confidence) -> Measure:
+    if replicates is None:
+        return Measure(float(value), math.nan, math.nan)
+    tail = (1 - _share("confidence", confidence)) / 2
+    return Measure(float(value), *(float(v) for v in np.quantile(replicates, [tail, 1 - tail])))
+
+
+def _tie_ends(ordered: np.ndarray) -> np.ndarray:
+    """The last index of each run of equal values."""
+    return np.flatnonzero(np.r_[ordered[1:] != ordered[:-1], True])
+
+
+def _checked(member, **named) -> tuple[np.ndarray, np.ndarray]:
+    (name, scores), *_ = named.items()
+    scores = as_array(name, scores, ndim=(1, 2), infinite=True)
+    member = as_member("member", member, ndim=(1, 2))
+    same_shape(name, scores, "member", member)
+    member = np.atleast_2d(member)
+    if (lone := member.all(1) | ~member.any(1)).any():
+        which = f" of target {int(np.flatnonzero(lone)[0])}" if len(member) > 1 else ""
+        raise ValueError(f"member{which} must hold both members and non-members.")
+    return np.atleast_2d(scores).astype(float, copy=False), member
+
+
+def _share(name: str, value: float) -> float:
+    if not 0 < value < 1:
+        raise ValueError(f"{name} must lie strictly between 0 and 1, but it is {value}.")
+    return value

@@ -1,0 +1,155 @@
+"""`run(experiment)`: plan groups of models, dispatch them with Dask, write and resume the store, open it as xarray.
+
+A store is a zarr folder named by the experiment's key, a chunk a group of models. A group is trained and written whole,
+then marked complete; that is the whole checkpoint. What differs from run to run (machine, seconds) is in a log
+beside it, so that the store's bytes depend on the experiment alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import sys
+import time
+from contextlib import contextmanager, nullcontext
+
+import xarray as xr
+from tqdm import tqdm
+
+from samlib.experiment import Experiment
+from samlib.runs.store import Store, open_store
+from samlib.runs.transfer import export_job, import_group
+from samlib.training import train_group
+
+__all__ = ["Store", "export_job", "import_group", "run"]
+
+ATTEMPTS = 3  # rounds of dispatch before a group that workers keep losing is given up
+
+
+def run(experiment: Experiment, *, cluster=None, cache_dir=None, progress: bool = True) -> xr.Dataset:
+    """Train the experiment's models, or load those that exist, and return all of them as `Runs`.
+
+    cluster: None for this machine (a process a core with one torch thread each, or a process a GPU), a scheduler's address
+    ("tcp://..."), a `distributed.Client` or a Dask cluster object. Workers share no files: groups travel back as arrays.
+    cache_dir: folder of the stores; `SAMLIB_CACHE` or the user's cache folder if None.
+
+    Returns an `xarray.Dataset` with dims model, example, test: `member`, `correct`, `logit`, `entropy`,
+    `modified_entropy` (model, example); the signals with the prefix `test_` (model, test); `train_loss`,
+    `train_accuracy`, `test_accuracy` (model,); coordinates `model`, `label`, `test_label`; provenance as attributes.
+    Models that diverged are left out and named in a warning and in the attribute `diverged`.
+
+    A killed run goes on where it stopped; a second process that asks for the same experiment waits for the first.
+    Raises ValueError where all models diverged or the store is damaged or made with other data, OSError where the cache
+    cannot be written, RuntimeError where the cluster is lost (what was finished is kept).
+    """
+    store = open_store(experiment, cache_dir)
+    if store.missing():
+        with store.locked(progress):
+            store.prepare()
+            if missing := store.missing():
+                _train_missing(store, missing, cluster, progress)
+    return store.open()
+
+
+def _train_missing(store: Store, missing: list[range], cluster, progress: bool) -> None:
+    """Train on the cluster, writing each group as it comes; groups that workers lost are sent again."""
+    from distributed import as_completed
+    from distributed.scheduler import KilledWorker
+
+    experiment, dataset = store.experiment, store.dataset
+    recipe, data, wanted = experiment.model_dump(), dataset.arrays(), sum(map(len, missing))
+    bar = tqdm(
+        total=wanted, desc=f"training {experiment}", unit="model", disable=not progress, smoothing=0, mininterval=1
+    )
+    try:
+        with bar, _client(cluster, len(missing)) as client:
+            bar.unpause()
+            for _ in range(ATTEMPTS):
+                # Scattered once: the data set travels to each worker, not with each task.
+                on_workers = client.scatter(data, broadcast=True)
+                sent = {client.submit(_train, recipe, on_workers, models, pure=False): models for models in missing}
+                for future in as_completed(sent, loop=client.loop):
+                    if future.status == "finished":
+                        result, seconds, where = future.result()
+                        store.write(sent[future], result, seconds, where)
+                        if progress and any("out of memory" in said for said in result["strategy"]):
+                            bar.write(f"samlib: {result['strategy'][0]}", file=sys.stderr)
+                        bar.update(len(sent[future]))
+                        future.release()
+                    elif future.status == "error" and not isinstance(future.exception(), KilledWorker):
+                        future.result()
+                if not (missing := store.missing()):
+                    return
+    except (OSError, TimeoutError) as error:
+        if getattr(error, "errno", None) is not None:
+            raise OSError(
+                f"The store {store.path} could not be written ({error}); what was finished is kept."
+            ) from None
+        raise RuntimeError(
+            f"The Dask scheduler was lost ({error}); run again to go on from what is finished."
+        ) from None
+    lost = ", ".join(f"{models.start} to {models.stop - 1}" for models in missing)
+    raise RuntimeError(f"Workers were lost {ATTEMPTS} times at models {lost}; run again to go on from the rest.")
+
+
+def _train(recipe: dict, data: dict, models: range):
+    """One group on a worker."""
+    import torch
+
+    start, device = time.perf_counter(), _device()
+    if device == "cpu":
+        torch.set_num_threads(1)
+    result = train_group(recipe, data, models, device)
+    kind = torch.cuda.get_device_name() if device != "cpu" else f"CPU {torch.backends.cpu.get_cpu_capability()}"
+    return result, time.perf_counter() - start, f"{platform.machine()} {kind}, torch {torch.__version__}"
+
+
+def _device() -> str:
+    import torch
+    from distributed import get_worker
+
+    gpus = torch.cuda.device_count()
+    name = get_worker().name
+    return "cpu" if not gpus else f"cuda:{name % gpus if isinstance(name, int) else 0}"
+
+
+def _client(cluster, n_tasks: int):
+    """A context that yields a Dask client: the caller's own, or one that is closed afterwards."""
+    from distributed import Client
+
+    if isinstance(cluster, Client):
+        return nullcontext(cluster)
+    if cluster is None:
+        return _local_client(n_tasks)
+    try:
+        return Client(cluster, timeout="10s", set_as_default=False)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise RuntimeError(f"No Dask scheduler answers at {cluster!r} ({error}).") from None
+
+
+@contextmanager
+def _local_client(n_tasks: int):
+    import torch
+    from distributed import Client, LocalCluster
+
+    workers = torch.cuda.device_count() or getattr(os, "process_cpu_count", os.cpu_count)()
+    main = sys.modules["__main__"]
+    file = main.__dict__.pop("__file__", None)
+    spec, main.__spec__ = getattr(main, "__spec__", None), None
+    # Workers are spawned; hiding the main module keeps them from running a script that has no __main__ guard again.
+    try:
+        with (
+            LocalCluster(
+                n_workers=max(1, min(workers, n_tasks)),
+                threads_per_worker=1,
+                dashboard_address="127.0.0.1:0",  # any free port
+                silence_logs=logging.ERROR,
+            ) as cluster,
+            Client(cluster, set_as_default=False) as client,
+        ):
+            yield client
+    finally:
+        if file is not None:
+            main.__file__ = file
+        main.__spec__ = spec

@@ -1,0 +1,514 @@
+"""LiRA, RMIA and BASE against twins written from the papers in loops, closed forms, and the relations they must keep."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from samlib import attacks
+
+MODES = ("online", "offline", "offline-two-sided")
+VARIANCES = ("example", "residual", "reference")
+
+
+def auc(scores, member):
+    return stats.mannwhitneyu(scores[member], scores[~member]).statistic / (member.sum() * (~member).sum())
+
+
+def naive_lira(target, shadow, member, mode, variance, truncate):
+    """One example and query at a time; target (n, q), shadow (models, n, q). None where no deviation can be had."""
+    n, queries = target.shape
+    sides = [[shadow[keep[:, i], i] for i in range(n)] for keep in (member, ~member)]  # in, out: (models, q) each
+    if truncate:
+        sides = [[x[: min(map(len, side))] for x in side] for side in sides]
+    if variance != "reference" and any(max(map(len, side)) < 2 for side in (sides if mode == "online" else sides[1:])):
+        return None
+    centre = [[(np.median if variance == "reference" else np.mean)(x, axis=0) for x in side] for side in sides]
+    residuals = [np.concatenate([(x - x.mean(0)).ravel() for x in side]) for side in sides]
+    pooled = [np.sqrt(np.mean(r**2)) for r in residuals]
+    whole = [np.std(np.concatenate([x.ravel() for x in side])) for side in sides]
+    scores = []
+    for i in range(n):
+        total = 0.0
+        for q in range(queries):
+            std = []
+            for side in (0, 1):
+                x = sides[side][i][:, q]
+                own = np.std(x) if len(x) > 1 else pooled[side]
+                shared = whole[0] if mode == "online" else whole[side]
+                std.append({"example": own, "residual": pooled[side], "reference": shared}[variance] + 1e-30)
+            log_in = stats.norm.logpdf(target[i, q], centre[0][i][q], std[0])
+            log_out = stats.norm.logpdf(target[i, q], centre[1][i][q], std[1])
+            tail = -stats.norm.logsf(target[i, q], centre[1][i][q], std[1])
+            total += {"online": log_in - log_out, "offline": tail, "offline-two-sided": -log_out}[mode]
+        scores.append(total / queries)
+    return np.array(scores)
+
+
+@st.composite
+def shadow_runs(draw, low, high, unit, min_in=1):
+    """Signals on a grid whose sums are exact, with many ties, and masks with an in and an out model everywhere."""
+    models, n, queries = draw(st.integers(2, 7)), draw(st.integers(1, 5)), draw(st.integers(1, 3))
+    grid = st.integers(int(low / unit), int(high / unit)).map(lambda k: k * unit)
+    shadow = np.array(draw(st.lists(grid, min_size=models * n * queries, max_size=models * n * queries)))
+    target = np.array(draw(st.lists(grid, min_size=n * queries, max_size=n * queries)))
+    member = np.zeros((models, n), bool)
+    for i in range(n):
+        some = draw(st.lists(st.booleans(), min_size=models, max_size=models).filter(lambda m: 0 < sum(m) < len(m)))
+        member[:, i] = some
+    return target.reshape(n, queries), shadow.reshape(models, n, queries), member
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("variance", VARIANCES)
+@settings(deadline=None, max_examples=60)
+@given(run=shadow_runs(-5, 5, 1 / 8), truncate=st.booleans())
+def test_lira_equals_the_loop(run, truncate, mode, variance):
+    target, shadow, member = run
+    options = {"mode": mode, "variance": variance, "truncate": truncate}
+    wanted = naive_lira(target, shadow, member, **options)
+    if wanted is None:
+        with pytest.raises(ValueError, match="their deviation cannot be estimated"):
+            attacks.lira(target, shadow, member, **options)
+        return
+    np.testing.assert_allclose(attacks.lira(target, shadow, member, **options), wanted, rtol=1e-9, atol=1e-9)
+    if target.shape[1] == 1:
+        one = attacks.lira(target[:, 0], shadow[..., 0], member, **options)
+        np.testing.assert_allclose(one, wanted, rtol=1e-9, atol=1e-9)
+
+
+@pytest.fixture
+def gaussian():
+    """33 models, 600 examples, 2 queries; in and out counts differ from example to example."""
+    rng = np.random.default_rng(0)
+    member = rng.random((33, 600)) < rng.uniform(0.3, 0.7, 600)
+    signal = 2 * rng.normal(size=(1, 600, 2)) + 1.5 * member[..., None] + rng.normal(size=(33, 600, 2))
+    return signal, member
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("variance", VARIANCES)
+@pytest.mark.parametrize("truncate", [False, True])
+def test_lira_on_many_models(gaussian, mode, variance, truncate, monkeypatch):
+    signal, member = gaussian
+    options = {"mode": mode, "variance": variance, "truncate": truncate}
+    scores = attacks.lira(signal[0], signal[1:], member[1:], **options)
+    np.testing.assert_allclose(scores, naive_lira(signal[0], signal[1:], member[1:], **options), rtol=1e-9)
+    monkeypatch.setattr("samlib.attacks.likelihood._BLOCK", 1000)  # blocks of 15 examples
+    np.testing.assert_allclose(attacks.lira(signal[0], signal[1:], member[1:], **options), scores, rtol=1e-12)
+
+
+@pytest.mark.parametrize("separation", [0.5, 2.0])
+def test_lira_roc_of_gaussian_signals(separation):
+    # In N(difficulty + d, 1), out N(difficulty, 1), both known: the likelihood ratio has AUC Phi(d / sqrt 2) and
+    # TPR Phi(Phi^-1(FPR) + d); the one-sided test against out has the same, a two-sided one less.
+    rng = np.random.default_rng(1)
+    n = 40_000
+    difficulty, member = 3 * rng.normal(size=n), rng.random(n) < 0.5
+    target = difficulty + separation * member + rng.normal(size=n)
+    one, many = np.ones(n), np.full(n, 64)
+    known = attacks.Moments(difficulty + separation, difficulty, one, one, many, many, None, None, -9, 9)
+    curves = {}
+    for mode in MODES:
+        scores = attacks.lira(target, known, mode=mode)
+        cut = np.quantile(scores[~member], 0.9)
+        curves[mode] = auc(scores, member), (scores[member] > cut).mean()
+    wanted = stats.norm.cdf(separation / np.sqrt(2)), stats.norm.cdf(stats.norm.ppf(0.1) + separation)
+    np.testing.assert_allclose(curves["online"], wanted, atol=0.012)
+    np.testing.assert_allclose(curves["offline"], wanted, atol=0.012)
+    assert curves["offline-two-sided"][0] < wanted[0] - 0.03
+
+
+def test_lira_with_shadow_models_nears_the_known_roc():
+    # 64 models: means known to 1 / sqrt(32), so the attack at d = 2 loses little of Phi(sqrt 2) = 0.921.
+    rng = np.random.default_rng(9)
+    member = rng.random((65, 10_000)) < 0.5
+    signal = 3 * rng.normal(size=10_000) + 2 * member + rng.normal(size=(65, 10_000))
+    reached = {
+        (mode, variance): auc(attacks.lira(signal[0], signal[1:], member[1:], mode=mode, variance=variance), member[0])
+        for mode in ("online", "offline")
+        for variance in ("example", "residual")
+    }
+    assert all(0.9 < value < 0.93 for value in reached.values()), reached
+
+
+def test_lira_offline_orders_as_the_papers_probability_and_does_not_saturate():
+    rng = np.random.default_rng(2)
+    shadow = rng.normal(size=(40, 6))
+    member = np.zeros((40, 6), bool)
+    target = np.array([-3.0, -1.0, 0.0, 1.0, 20.0, 25.0])
+    mean, std = shadow.mean(0), shadow.std(0)
+    scores = attacks.lira(target, shadow, member, mode="offline")
+    np.testing.assert_allclose(1 - np.exp(-scores), stats.norm.cdf(target, mean, std), atol=1e-12)
+    same = attacks.lira([20.0, 25.0], shadow[:, :1].repeat(2, 1), member[:, :2], mode="offline")
+    assert same[1] > same[0] + 100  # both probabilities are 1.0 in double precision
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("variance", VARIANCES)
+def test_lira_metamorphic(gaussian, mode, variance):
+    signal, member = gaussian
+    options = {"mode": mode, "variance": variance}
+    target, shadow, seen = signal[:3], signal[3:], member[3:]
+    scores = attacks.lira(target, shadow, seen, **options)
+    close = {"rtol": 1e-9, "atol": 1e-12}
+    rng = np.random.default_rng(3)
+
+    for row, one in zip(target, scores, strict=True):  # stacked targets are one by one
+        np.testing.assert_array_equal(attacks.lira(row, shadow, seen, **options), one)
+    order = rng.permutation(600)  # examples
+    permuted = attacks.lira(target[:, order], shadow[:, order], seen[:, order], **options)
+    np.testing.assert_allclose(permuted, scores[:, order], **close)
+    order = rng.permutation(30)  # shadow models
+    np.testing.assert_allclose(attacks.lira(target, shadow[order], seen[order], **options), scores, **close)
+    single = attacks.lira(target[..., 0], shadow[..., 0], seen, **options)  # identical queries are one
+    copies = attacks.lira(target[..., [0, 0, 0]], shadow[..., [0, 0, 0]], seen, **options)
+    np.testing.assert_allclose(copies, single, **close)
+    np.testing.assert_allclose(attacks.lira(target + 7, shadow + 7, seen, **options), scores, rtol=1e-8)  # a shift
+    low = attacks.lira(target.astype(np.float32), shadow.astype(np.float32), seen, **options)
+    np.testing.assert_allclose(low, scores, rtol=2e-4, atol=2e-5)
+    low = attacks.lira(target.astype(np.float16), shadow.astype(np.float16), seen, **options)
+    np.testing.assert_allclose(low, scores, rtol=0.1, atol=0.05)
+    as_torch = attacks.lira(*(torch.from_numpy(v) for v in (target, shadow, seen)), **options)
+    np.testing.assert_array_equal(as_torch, scores)
+    shared = attacks.moments(shadow, seen, medians=True)
+    np.testing.assert_array_equal(attacks.lira(target, shared, **options), scores)
+    if mode != "online":  # models that saw everything are no out models
+        more = np.concatenate([shadow, 1e3 * np.ones((2, 600, 2))])
+        everything = np.concatenate([seen, np.ones((2, 600), bool)])
+        np.testing.assert_allclose(attacks.lira(target, more, everything, **options), scores, rtol=1e-12)
+
+
+def test_lira_counts_in_full_or_truncated():
+    # In models 0, 1, 2 of example 0, but only 0, 1 of example 1: truncated, model 2 no longer counts for example 0.
+    rng = np.random.default_rng(4)
+    shadow = rng.normal(size=(6, 2))
+    member = np.array([[1, 1], [1, 1], [1, 0], [0, 0], [0, 0], [0, 0]], bool)
+    changed = shadow.copy()
+    changed[2, 0] += 5
+    full, truncated = (
+        [attacks.lira([0.0, 0.0], s, member, truncate=t)[0] for s in (shadow, changed)] for t in (False, True)
+    )
+    assert full[0] != full[1]
+    assert truncated[0] == truncated[1]
+    m = attacks.moments(shadow, member, truncate=True)
+    assert m.n_in.tolist() == [2, 2]
+    assert m.n_out.tolist() == [3, 3]
+    assert attacks.moments(shadow, member).n_in.tolist() == [3, 2]
+
+
+def test_lira_takes_infinite_logits_as_the_extremes():
+    rng = np.random.default_rng(5)
+    shadow, member = rng.normal(size=(20, 30)), rng.random((20, 30)) < 0.5
+    target = rng.normal(size=(2, 30))
+    low, high = shadow.min(), shadow.max()
+    shadow[3, :5], shadow[4, 7] = np.inf, -np.inf
+    target[0, 0], target[1, 1], target[0, 2] = np.inf, -np.inf, 9.0
+    clipped, clipped_target = shadow.copy(), target.copy()
+    clipped[3, :5], clipped[4, 7] = shadow[np.isfinite(shadow)].max(), shadow[np.isfinite(shadow)].min()
+    # The target's own finite extreme where it lies further out: an infinity is not less than a finite signal.
+    clipped_target[0, 0] = 9.0
+    clipped_target[1, 1] = min(clipped.min(), target[1][np.isfinite(target[1])].min())
+    for mode in MODES:
+        for variance in VARIANCES:
+            options = {"mode": mode, "variance": variance}
+            scores = attacks.lira(target, shadow, member, **options)
+            np.testing.assert_allclose(scores, attacks.lira(clipped_target, clipped, member, **options), rtol=1e-12)
+            nothing_finite = attacks.lira(np.full(30, np.inf), np.where(member, np.inf, -np.inf), member, **options)
+            assert np.isfinite(nothing_finite).all()
+    assert low < 0 < high
+    assert (attacks.lira(np.full(30, np.inf), np.where(member, np.inf, -np.inf), member) > 0).all()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("variance", VARIANCES)
+@settings(deadline=None, max_examples=40)
+@given(data=st.data())
+def test_lira_is_finite_on_whatever_is_not_nan(mode, variance, data):
+    anything = st.one_of(st.floats(allow_nan=False), st.sampled_from([0.0, np.inf, -np.inf, 1.8e308, 5e-324]))
+    values = np.array(data.draw(st.lists(anything, min_size=15, max_size=15))).reshape(5, 3)
+    member = np.array([[1, 1, 1], [1, 0, 0], [0, 1, 0], [0, 0, 1]], bool)
+    assert np.isfinite(attacks.lira(values[0], values[1:], member, mode=mode, variance=variance)).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"target": np.full(4, np.nan)}, "target holds 4 NaN"),
+        ({"target": np.zeros(5)}, r"target has shape \(5,\), but the shadow models' examples have shape \(4,\)"),
+        ({"target": np.zeros((4, 2))}, r"target has shape \(4, 2\)"),
+        ({"shadow": np.full((6, 4), np.nan)}, "shadow holds 24 NaN"),
+        ({"shadow": np.zeros(4)}, r"shadow must have 2 or 3 dimension"),
+        ({"shadow": np.zeros((6, 0)), "member": np.zeros((6, 0), bool)}, "shadow is empty"),
+        ({"shadow": np.zeros((1, 4)), "member": np.ones((1, 4), bool)}, "shadow holds one model"),
+        ({"member": np.zeros((5, 4), bool)}, r"member has shape \(5, 4\), but shadow has shape \(6, 4\)"),
+        ({"member": np.full((6, 4), 2)}, "member must hold only True and False"),
+        ({"member": np.ones((6, 4), bool)}, r"member: 4 example\(s\) have no out model"),
+        ({"member": np.zeros((6, 4), bool)}, r"member: 4 example\(s\) have no in model"),
+        ({"member": None}, "member is missing"),
+        ({"mode": "both"}, "mode must be one of 'online', 'offline', 'offline-two-sided', not 'both'"),
+        ({"variance": "fixed"}, "variance must be one of 'example', 'residual', 'reference'"),
+        ({"member": np.arange(24).reshape(6, 4) < 4}, "no example two in models"),
+    ],
+)
+def test_lira_refuses_bad_input(change, message):
+    given = {
+        "target": np.zeros(4),
+        "shadow": np.zeros((6, 4)),
+        "member": np.arange(24).reshape(6, 4) < 12,
+    }
+    with pytest.raises(ValueError, match=message):
+        attacks.lira(**(given | change))
+
+
+def test_moments_refuse_what_they_cannot_serve(gaussian):
+    signal, member = gaussian
+    plain = attacks.moments(signal, member)
+    with pytest.raises(ValueError, match="shadow must hold medians"):
+        attacks.lira(signal[0], plain, variance="reference")
+    with pytest.raises(ValueError, match="member must be left out"):
+        attacks.lira(signal[0], plain, member)
+    with pytest.raises(ValueError, match="truncate must be given to moments"):
+        attacks.lira(signal[0], plain, truncate=True)
+    with pytest.raises(ValueError, match="shadow must be moments of probabilities"):
+        attacks.base(np.full((600, 2), 0.5), plain)
+
+
+def test_moments_equal_numpy(gaussian):
+    signal, member = gaussian
+    member = member.copy()
+    member[:, 0], member[:, 1] = True, False
+    m = attacks.moments(signal, member, medians=True)
+    for side, keep in (("in", member), ("out", ~member)):
+        assert getattr(m, f"n_{side}").tolist() == keep.sum(0).tolist()
+        empty = keep.sum(0) == 0
+        assert empty.sum() == 1
+        for name in ("mean", "std", "median"):
+            found = getattr(m, f"{name}_{side}")
+            assert np.isnan(found[empty]).all()
+            wanted = [getattr(np, name)(signal[keep[:, i], i], axis=0) for i in np.flatnonzero(~empty)]
+            np.testing.assert_allclose(found[~empty], wanted, rtol=1e-11)
+
+
+def naive_rmia(target, shadow, member, population, population_shadow, population_member, mode, gamma, a):
+    """All pairs; target (n, q), shadow (models, n, q), population (z,), population_shadow (models, z)."""
+
+    def average(values, seen):
+        p_in = np.mean(values[seen]) if seen.any() else None
+        p_out = np.mean(values[~seen]) if not seen.all() else None
+        if mode == "offline":
+            p = ((1 + a) * p_out + 1 - a) / 2
+        else:
+            p = p_out if p_in is None else p_in if p_out is None else (p_in + p_out) / 2
+        return max(p, np.finfo(float).tiny)
+
+    scores = []
+    for i in range(len(target)):
+        wins = 0
+        for z in range(len(population)):
+            ratio_z = population[z] / average(population_shadow[:, z], population_member[:, z])
+            votes = 0
+            for q in range(target.shape[1]):
+                ratio_x = target[i, q] / average(shadow[:, i, q], member[:, i])
+                votes += ratio_x >= gamma * ratio_z
+            wins += votes > target.shape[1] / 2
+        scores.append(wins / len(population))
+    return scores
+
+
+@pytest.mark.parametrize("mode", ["online", "offline"])
+@settings(deadline=None, max_examples=80)
+@given(
+    run=shadow_runs(0, 1, 1 / 8),
+    data=st.data(),
+    gamma=st.sampled_from([0.5, 1.0, 1.5, 2.0]),
+    a=st.sampled_from([0.0, 0.33, 1.0]),
+)
+def test_rmia_equals_all_pairs(run, data, gamma, a, mode):
+    target, shadow, member = run
+    grid = st.integers(0, 8).map(lambda k: k / 8)  # exact zeros and ones, and many ties
+    size = data.draw(st.integers(1, 6))
+    z = np.array(data.draw(st.lists(grid, min_size=size, max_size=size)))
+    cells = size * len(shadow)
+    z_shadow = np.array(data.draw(st.lists(grid, min_size=cells, max_size=cells))).reshape(len(shadow), size)
+    z_member = np.array(data.draw(st.lists(st.booleans(), min_size=cells, max_size=cells))).reshape(z_shadow.shape)
+    if mode == "offline":
+        z_member[0] = False
+    unseen = data.draw(st.booleans())
+    mask = np.zeros_like(z_member) if unseen else z_member
+    scores = attacks.rmia(
+        target,
+        shadow,
+        member,
+        population=z,
+        population_shadow=z_shadow,
+        population_member=None if unseen else z_member,
+        mode=mode,
+        gamma=gamma,
+        a=a,
+    )
+    np.testing.assert_array_equal(scores, naive_rmia(target, shadow, member, z, z_shadow, mask, mode, gamma, a))
+
+
+@pytest.fixture
+def probabilities(gaussian):
+    """True-class probabilities of 33 models on 600 examples and on a population of 400 that none saw."""
+    signal, member = gaussian
+    rng = np.random.default_rng(6)
+    population = 2 * rng.normal(size=(1, 400)) + rng.normal(size=(33, 400))
+    return 1 / (1 + np.exp(-signal)), member, 1 / (1 + np.exp(-population))
+
+
+@pytest.mark.parametrize("mode", ["online", "offline"])
+def test_rmia_metamorphic(probabilities, mode):
+    p, member, z = probabilities
+    options = {"mode": mode, "gamma": 1.25}
+    target, shadow, seen = p[:3], p[3:], member[3:]
+    shared = {"population": z[:3], "population_shadow": z[3:]}
+    scores = attacks.rmia(target, shadow, seen, **shared, **options)
+    # A last-bit change of a mean may move one comparison of 400.
+    close = {"rtol": 0, "atol": 1.5 / 400}
+    rng = np.random.default_rng(7)
+
+    for k in range(3):
+        one = attacks.rmia(target[k], shadow, seen, population=z[k], population_shadow=z[3:], **options)
+        np.testing.assert_array_equal(one, scores[k])
+    order, others, models = rng.permutation(600), rng.permutation(400), rng.permutation(30)
+    permuted = attacks.rmia(
+        target[:, order],
+        shadow[models][:, order],
+        seen[models][:, order],
+        population=z[:3, others],
+        population_shadow=z[3:][models][:, others],
+        **options,
+    )
+    np.testing.assert_allclose(permuted, scores[:, order], **close)
+    single = attacks.rmia(target[..., 0], shadow[..., 0], seen, **shared, **options)
+    for copies in ([0, 0], [0, 0, 0]):
+        copied = attacks.rmia(target[..., copies], shadow[..., copies], seen, **shared, **options)
+        np.testing.assert_allclose(copied, single, **close)
+    low = attacks.rmia(
+        target.astype(np.float32),
+        shadow.astype(np.float32),
+        seen,
+        population=torch.from_numpy(z[:3].astype(np.float32)),
+        population_shadow=z[3:].astype(np.float32),
+        **options,
+    )
+    np.testing.assert_allclose(low, scores, **close)
+    given = attacks.rmia(
+        target,
+        attacks.moments(shadow, seen),
+        population=z[:3],
+        population_shadow=attacks.moments(z[3:], np.zeros((30, 400), bool)),
+        **options,
+    )
+    np.testing.assert_array_equal(given, scores)
+    harder = attacks.rmia(target, shadow, seen, **shared, mode=mode, gamma=2.0)
+    assert (harder <= scores).all()
+    assert (harder < scores).any()
+    if mode == "offline":  # a model that saw everything is no out model; the population is one that it did see
+        more = attacks.rmia(
+            target,
+            np.concatenate([shadow, np.zeros((1, 600, 2))]),
+            np.concatenate([seen, np.ones((1, 600), bool)]),
+            population=z[:3],
+            population_shadow=np.concatenate([z[3:], np.zeros((1, 400))]),
+            population_member=np.concatenate([np.zeros((30, 400), bool), np.ones((1, 400), bool)]),
+            **options,
+        )
+        np.testing.assert_allclose(more, scores, **close)
+
+
+def test_rmia_is_uniform_on_points_like_the_population(probabilities):
+    # An example that no model saw is one more population point: its score is uniform, so its FPR is what it says.
+    p, _, _ = probabilities
+    rng = np.random.default_rng(8)
+    logit = 2 * rng.normal(size=(1, 6000)) + rng.normal(size=(33, 6000))
+    p = 1 / (1 + np.exp(-logit))
+    x, z = p[:, :2000], p[:, 2000:]
+    scores = attacks.rmia(x[0], x[1:], np.zeros((32, 2000), bool), population=z[0], population_shadow=z[1:])
+    assert stats.kstest(scores, "uniform").pvalue > 0.01
+
+
+def test_rmia_and_base_rank_members_first(probabilities):
+    p, member, z = probabilities
+    online, offline = (
+        attacks.rmia(p[0], p[1:], member[1:], population=z[0], population_shadow=z[1:], mode=mode)
+        for mode in ("online", "offline")
+    )
+    for scores in (online, offline, *(attacks.base(p[0], p[1:], member[1:], mode=m) for m in ("online", "offline"))):
+        assert auc(scores, member[0]) > 0.75
+
+
+def test_base_equals_log_mean_exp_of_losses(probabilities):
+    p, member, _ = probabilities
+    member = member.copy()
+    member[:, 0], member[0] = True, False  # online takes an example that all (or none) of the models saw
+    log_p = np.log(p)
+    online = [
+        np.mean([log_p[0, i, q] - np.log(np.mean(np.exp(log_p[1:, i, q]))) for q in range(2)]) for i in range(600)
+    ]
+    np.testing.assert_allclose(attacks.base(p[0], p[1:], member[1:]), online, rtol=1e-9)
+    offline = [
+        np.mean([log_p[0, i, q] - 0.4 * np.log(np.mean(p[1:][~member[1:, i], i, q])) for q in range(2)])
+        for i in range(1, 600)
+    ]
+    scores = attacks.base(p[:2, 1:], p[1:, 1:], member[1:, 1:], mode="offline", a=0.4)
+    np.testing.assert_allclose(scores[0], offline, rtol=1e-9)
+    assert np.isfinite(attacks.base([0.0, 1.0], [[0, 0], [0, 0]], [[1, 0], [0, 1]])).all()
+
+
+def test_base_orders_as_rmia_where_every_example_is_in_half_of_the_models(probabilities):
+    p, _, z = probabilities
+    member = np.arange(32)[:, None] % 2 == np.arange(600) % 2
+    base = attacks.base(p[0, :, 0], p[1:, :, 0], member)
+    rmia = attacks.rmia(p[0, :, 0], p[1:, :, 0], member, population=z[0], population_shadow=z[1:], mode="online")
+    assert (np.diff(rmia[np.argsort(base)]) >= 0).all()
+    assert len(np.unique(rmia)) > 100
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"target": np.full(4, 1.5)}, r"target must hold probabilities in \[0, 1\]"),
+        ({"target": np.full(4, np.nan)}, "target holds 4 NaN"),
+        ({"target": np.full(5, 0.5)}, r"target has shape \(5,\)"),
+        ({"shadow": np.full((6, 4), -0.1)}, r"shadow must hold probabilities in \[0, 1\]"),
+        ({"shadow": np.full((1, 4), 0.5), "member": np.zeros((1, 4))}, "shadow holds one model"),
+        ({"member": np.ones((6, 4), bool)}, r"member: 4 example\(s\) have no out model"),
+        ({"member": np.zeros((6, 4), bool), "mode": "online"}, r"member: 4 example\(s\) have no in model"),
+        ({"population": np.full(3, np.inf)}, "population must hold probabilities"),
+        ({"population": np.full(2, 0.5)}, r"population has shape \(2,\)"),
+        ({"population": np.full((2, 3), 0.5)}, "target and population must hold the same target models"),
+        ({"population_shadow": np.full(3, 0.5)}, "population_shadow must have 2 or 3 dimension"),
+        ({"population_shadow": np.full((6, 3, 2), 0.5)}, r"population_shadow must be \(models, z\)"),
+        ({"population_shadow": np.full((5, 3), 0.5)}, "population_shadow holds 5 models, but shadow holds 6"),
+        ({"population_member": np.zeros((6, 2))}, r"population_member has shape \(6, 2\)"),
+        ({"population_member": np.ones((6, 3))}, r"population_member: 3 example\(s\) have no out model"),
+        ({"gamma": 0.0}, "gamma must be a finite number above 0"),
+        ({"gamma": np.nan}, "gamma must be a finite number above 0"),
+        ({"a": 1.5}, r"a must lie in \[0, 1\]"),
+        ({"mode": "offline-two-sided"}, "mode must be one of 'online', 'offline'"),
+    ],
+)
+def test_rmia_refuses_bad_input(change, message):
+    given = {
+        "target": np.full(4, 0.5),
+        "shadow": np.full((6, 4), 0.5),
+        "member": np.arange(24).reshape(6, 4) < 12,
+        "population": np.full(3, 0.5),
+        "population_shadow": np.full((6, 3), 0.5),
+    }
+    with pytest.raises(ValueError, match=message):
+        attacks.rmia(**(given | change))
+
+
+def test_importing_the_attacks_leaves_torch_and_scikit_learn_alone():
+    code = "import sys, samlib.attacks; assert not {'torch', 'sklearn'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

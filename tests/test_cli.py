@@ -1,0 +1,89 @@
+"""The command line, as a user calls it: in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from samlib import Experiment
+
+
+def samlib(*arguments, cache=None):
+    environment = os.environ | ({"SAMLIB_CACHE": str(cache)} if cache else {})
+    return subprocess.run(
+        [sys.executable, "-m", "samlib.cli", *arguments], capture_output=True, text=True, env=environment
+    )
+
+
+def test_help_teaches_every_parameter_and_its_default():
+    overview = samlib("--help").stdout
+    for command in ("train", "attack", "memorize", "verdicts"):
+        assert command in overview
+    text = " ".join(samlib("train", "--help").stdout.split())
+    for name in Experiment.model_fields:
+        assert f"--{name.replace('_', '-')}" in text
+    assert "[the data set's recipe]" in text
+    assert "one of sgd, sam, asam" in text
+    assert "initial learning rate; falls to 0 by a cosine over all steps [0.1]" in text
+    assert "--precision <str>" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rho", "-1"], "samlib: Parameter 'rho' = -1.0: input should be greater than or equal to 0."),
+        (["--dataset", "nothing"], "samlib: dataset 'nothing' is neither one of"),
+        (["--optimizer", "sgd"], "samlib: optimizer names what SGD is compared with"),
+        (["--hidden", "12,x"], "samlib: hidden must be widths, such as 128,128, not '12,x'."),
+        (["--epochs", "many"], "Invalid value for '--epochs'"),
+        (["--rhoo", "1"], "No such option"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_a_status(arguments, message):
+    done = samlib("train", *arguments)
+    assert done.returncode in (1, 2)
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_train_attack_memorize_and_decide(small_npz, tmp_path):
+    options = ["--dataset", str(small_npz), "--hidden", "8", "--epochs", "8", "--batch-size", "16", "--n-models", "24"]
+    trained = samlib("train", *options, cache=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    assert trained.stdout.count("24 models") == 2
+    logs = [p.read_text() for p in tmp_path.rglob("*.jsonl")]
+    assert sorted(json.loads(line)["models"] for log in logs for line in log.splitlines()) == sorted(
+        2 * [[0, 8], [8, 16], [16, 24]]
+    )
+    attacked = samlib("attack", *options, cache=tmp_path)
+    assert attacked.returncode == 0, attacked.stderr
+    assert "LiRA online" in attacked.stdout
+    assert "training" not in attacked.stderr  # what exists is not trained again
+    assert "mean memorization" in samlib("memorize", *options, cache=tmp_path).stdout
+    decided = samlib("verdicts", *options, cache=tmp_path)
+    assert decided.returncode == 0, decided.stderr
+    assert decided.stdout.startswith("C1: ")
+
+
+@pytest.mark.slow
+def test_a_job_goes_out_and_its_groups_come_back(small_npz, tmp_path):
+    import re
+    import textwrap
+
+    options = ["--dataset", str(small_npz), "--hidden", "8", "--epochs", "2", "--batch-size", "16", "--n-models", "64"]
+    options += ["--optimizer", "sgd"]
+    out = samlib("export-job", str(tmp_path / "job.npz"), *options, cache=tmp_path / "a")
+    assert out.returncode == 0, out.stderr
+    script = textwrap.dedent(out.stdout.partition("these lines.\n")[2]).replace('"cuda"', '"cpu"')
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
+    groups = sorted(tmp_path.glob("group-*.npz"), key=lambda p: int(re.search(r"\d+", p.name)[0]))
+    assert len(groups) == 8
+    back = samlib("import-group", *map(str, groups), *options, cache=tmp_path / "a")
+    assert back.returncode == 0, back.stderr
+    assert "models 56 to 63" in back.stdout
+    wrong = samlib("import-group", str(groups[0]), *options, "--lr", "0.3", cache=tmp_path / "a")
+    assert wrong.returncode == 1
+    assert wrong.stderr.count("\n") == 1
