@@ -35,6 +35,7 @@ PAGES = {
     "introduction": ("introduction", {"datasets": list(DATASETS), "results": str(ROOT / "book" / "results")}, None),
     "synthetic_mixture": ("synthetic_mixture", {}, None),
     "theory_checks": ("theory_checks", {}, None),
+    "explorer": ("explorer", {}, None),
 }
 TIMEOUT = 1800  # seconds a cell may take
 

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 import anywidget
 import pandas as pd
 import traitlets
+from pydantic import BaseModel, ConfigDict, Field
 
 from samlib.mixture import Mixture, errors, fit
 from samlib.theory import model as theory
 from samlib.theory import order
 from samlib.widgets import page
 from samlib.widgets.draw import draw
+
+
+class Parameters(BaseModel):
+    """The parameters of the explorers' page, which does the same in every profile."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    profile: Literal["smoke", "quick", "full"] = "quick"
+    seed: Annotated[int, Field(ge=0, le=999)] = 0
 
 
 class Explorer(anywidget.AnyWidget):

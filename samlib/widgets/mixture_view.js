@@ -59,7 +59,7 @@ function mixtureExplorer(controls) {
         kept.replaceChildren(element("p", {}, "Keep a setting, move a slider, keep again: the two stand here, SGD \u2192 SAM."));
         return;
       }
-      const head = element("tr", {}, ...MEASURES.map((m) => element("th", { scope: "col" }, NAMES[m])));
+      const head = element("tr", {}, ...MEASURES.map((m) => element("th", { scope: "col" }, NAMES[m].replace("Disagreement", "Disagree\u00adment"))));
       const bodies = list.map((setting, i) => {
         const name = describe(setting);
         if (!known.has(name)) known.set(name, solve(setting));

@@ -77,7 +77,7 @@ p {{ max-width: 75ch; margin: 0.4rem 0 0.8rem; }}
 </head>
 <body>
 <main>
-<h1>Explore SAM and the points that it does not forget</h1>
+<h1>What SAM moves, and what it leaks</h1>
 {body}
 </main>
 </body>
