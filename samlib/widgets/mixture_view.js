@@ -18,7 +18,7 @@ function mixtureExplorer(controls) {
     const ui = panel({ model, el }, { name: "mixture", controls, extra: ["kept"], paint });
     const marks = layers(ui.svg);
     const mark = (name) => element("span", { class: `samlib-mark-${name.toLowerCase()}` }, name);
-    const numbers = table("Both fits and the Bayes rule", ["", mark("SGD"), mark("SAM"), "SAM\u00a0\u2212\u00a0SGD", mark("Bayes")], MEASURES.map((m) => NAMES[m]));
+    const numbers = table("Both fits and the Bayes rule", ["", mark("SGD"), mark("SAM"), "SAM \u2212 SGD", mark("Bayes")], MEASURES.map((m) => NAMES[m]));
     const kept = element("div", { class: "samlib-kept" });
     const settingOf = (values) => Object.fromEntries(controls.map(({ name }) => [name, values[name]]));
     const keep = () => ui.change({ kept: [...model.get("kept"), settingOf(ui.read())].slice(-MOST_KEPT) });
