@@ -106,9 +106,9 @@ def attack(experiments, cluster: CLUSTER = None):
     from samlib import audit
 
     pair = audit.align(_runs(experiments, cluster))
-    print(
-        audit.accuracy_table(pair).round(4).to_string(), audit.membership_table(pair).round(4).to_string(), sep="\n\n"
-    )
+    comparisons = audit.compare_attacks(*(audit.attack_scores(runs) for runs in (pair.sgd, pair.sam)))
+    for table in (audit.accuracy_table(pair), audit.membership_table(comparisons)):
+        print(table.round(4).to_string(), end="\n\n")
 
 
 @command
