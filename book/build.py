@@ -29,7 +29,7 @@ DATASETS = {"location30": "Location-30", "digits": "Digits"}
 # Page: (notebook, its parameters beside the profile, what is added to its title where one notebook makes several pages).
 PAGES = {
     f"{name}_{dataset}": (name, {"dataset": dataset}, title)
-    for name in ("membership_risk", "memorization")
+    for name in ("membership_risk", "memorization", "influence", "influence_entropy")
     for dataset, title in DATASETS.items()
 } | {
     "introduction": ("introduction", {"datasets": list(DATASETS), "results": str(ROOT / "book" / "results")}, None),
