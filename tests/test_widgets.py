@@ -254,7 +254,7 @@ def test_a_slider_moves_by_keyboard_and_by_pointer(page, name, slider):
     field.press("PageUp")
     seen.append(shown(page, name))
     box = field.bounding_box()
-    page.mouse.click(box["x"] + 0.8 * box["width"], box["y"] + box["height"] / 2)
+    page.mouse.click(box["x"] + 0.3 * box["width"], box["y"] + box["height"] / 2)
     seen.append(shown(page, name))
     for before, after in itertools.pairwise(seen):
         assert before["picture"] != after["picture"]
@@ -354,6 +354,37 @@ def test_two_settings_are_kept_compared_restored_and_removed(page):
     root.locator("input[name=seed]").press("End")
     root.get_by_role("button", name="Start over").click()
     assert shown(page, "mixture")["cells"] == first["cells"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [MixtureExplorer, TheoryExplorer])
+def test_the_kernel_s_module_follows_its_model_and_leaves_nothing_behind(browser, kind):
+    """As anywidget does it: import the ES module, render a model, change a trait from Python's side, close."""
+    page = browser.new_page()
+    name = next(iter(kind.sliders))
+    found = page.evaluate(
+        """async ([source, values, name, value]) => {
+          const module = await import(URL.createObjectURL(new Blob([source], { type: "text/javascript" })));
+          const heard = new Map(), frame = () => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+          const model = {
+            get: (trait) => values[trait], save_changes() {},
+            set(trait, to) { values[trait] = to; (heard.get(`change:${trait}`) ?? []).forEach((call) => call()); },
+            on: (event, call) => heard.set(event, [...(heard.get(event) ?? []), call]),
+            off: (event, call) => heard.set(event, heard.get(event).filter((other) => other !== call)),
+          };
+          const close = module.default.render({ model, el: document.body });
+          await frame();
+          const numbers = () => document.querySelector(".samlib-numbers").textContent, before = numbers();
+          model.set(name, value);
+          await frame();
+          const shown = Number(document.querySelector(`input[name=${name}]`).value), changed = numbers() !== before;
+          close();
+          return { shown, changed, left: [...heard.values()].flat().length };
+        }""",
+        [kind._esm, kind().setting | {"kept": []}, name, kind.sliders[name].max],
+    )
+    assert found == {"shown": kind.sliders[name].max, "changed": True, "left": 0}
+    page.close()
 
 
 @pytest.mark.slow
