@@ -164,27 +164,12 @@ def import_group(experiment, paths: Annotated[list[Path], typer.Argument(help="t
 
 @app.command()
 def explore(
-    output: Annotated[Path | None, typer.Option(help="the HTML file to write [a temporary one]")] = None,
-    open_: Annotated[bool, typer.Option("--open/--no-open", help="open it in the browser")] = True,
+    output: Annotated[
+        Path | None, typer.Option(help="HTML file to write [a temporary one]", show_default=False)
+    ] = None,
+    no_open: Annotated[bool, typer.Option("--no-open", help="only write the file and print where it is")] = False,
 ):
     """Write both explorers as one HTML file that works offline, print where it is, and open it in the browser."""
-    from samlib.widgets import open_app
-
-    try:
-        open_app(output, show=open_)
-    except OSError as error:
-        print(f"samlib: {error}", file=sys.stderr)
-        raise typer.Exit(1) from None
-
-
-@app.command()
-def explore(
-    output: Annotated[
-        Path | None, typer.Option(help="the HTML file to write [a temporary one]", show_default=False)
-    ] = None,
-    no_open: Annotated[bool, typer.Option("--no-open", help="write the page, but open no browser")] = False,
-):
-    """Open the explorers of the mixture and of the theory in a browser: one page, which needs neither Python nor a network."""
     from samlib.widgets import open_app
 
     try:

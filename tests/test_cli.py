@@ -87,16 +87,3 @@ def test_a_job_goes_out_and_its_groups_come_back(small_npz, tmp_path):
     wrong = samlib("import-group", str(groups[0]), *options, "--lr", "0.3", cache=tmp_path / "a")
     assert wrong.returncode == 1
     assert wrong.stderr.count("\n") == 1
-
-
-def test_explore_writes_one_page_and_says_where(tmp_path):
-    path = tmp_path / "explore.html"
-    done = samlib("explore", "--output", str(path), "--no-open")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == str(path)
-    assert path.read_text().count("<script>") == 2
-    (tmp_path / "file").touch()
-    wrong = samlib("explore", "--output", str(tmp_path / "file" / "explore.html"), "--no-open")
-    assert wrong.returncode == 1
-    assert wrong.stderr.startswith("samlib: ")
-    assert wrong.stderr.count("\n") == 1

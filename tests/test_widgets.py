@@ -1,5 +1,6 @@
 """The explorers: their traits in Python, and their page in a real browser with no network."""
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -22,7 +23,7 @@ PARTS = Path(widgets.__file__).parent
 
 def test_settings_are_traits_that_can_be_given_read_and_set():
     explorer = MixtureExplorer(rho=2, n_atypical=0)
-    assert (explorer.rho, explorer.n_atypical, explorer.seed) == (2, 0, 0)
+    assert (explorer.rho, explorer.n_atypical, explorer.degree) == (2, 0, 2)
     explorer.rho = 0
     assert explorer.setting["rho"] == 0
     assert list(explorer.setting) == list(explorer.sliders)
@@ -36,6 +37,9 @@ def test_settings_are_traits_that_can_be_given_read_and_set():
         (MixtureExplorer, {"n_blue": 0}, traitlets.TraitError, "'n_blue'"),
         (MixtureExplorer, {"n_blue": 2.5}, traitlets.TraitError, "'n_blue'"),
         (MixtureExplorer, {"spread": "wide"}, traitlets.TraitError, "'spread'"),
+        (MixtureExplorer, {"rho": float("nan")}, traitlets.TraitError, "'rho' trait must be a finite number, not nan."),
+        (MixtureExplorer, {"kept": [{"rho": 1}]}, traitlets.TraitError, "A kept setting must name each of rho, degree"),
+        (MixtureExplorer, {"kept": [MixtureExplorer().setting | {"rho": 9}]}, traitlets.TraitError, "'rho'"),
         (TheoryExplorer, {"pi": 0.6}, traitlets.TraitError, "'pi'"),
         (TheoryExplorer, {"kept": []}, TypeError, "only M, A, s, pi, kappa."),
     ],
@@ -85,6 +89,12 @@ def test_the_history_has_a_row_for_each_kept_setting():
     history = explorer.history()
     assert history["rho"].tolist() == [1, 0]
     assert history.loc[0, "SAM error"] == explorer.frame().loc["error", "SAM"]
+
+
+def test_the_widget_carries_a_page_for_where_there_is_no_kernel():
+    data, _ = MixtureExplorer(rho=3)._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" in data
+    assert '"rho": 3' in data["text/html"]
 
 
 def test_outside_the_window_one_of_the_two_slopes_has_the_other_sign():
@@ -159,7 +169,7 @@ def shown(page, name):
         """(name) => {
           const root = document.querySelector(`.samlib-explorer.samlib-${name}`);
           return {
-            paths: [...root.querySelectorAll(".samlib-picture path")].map((path) => path.getAttribute("d")),
+            picture: root.querySelector(".samlib-picture").innerHTML,
             sgd: root.querySelector(".samlib-picture .samlib-sgd")?.getAttribute("d"),
             sam: root.querySelector(".samlib-picture .samlib-sam")?.getAttribute("d"),
             cells: [...root.querySelectorAll(".samlib-numbers td")].map((cell) => cell.textContent),
@@ -171,9 +181,12 @@ def shown(page, name):
 
 
 def settings():
-    """The default, each slider at each end, and random settings, all of MixtureExplorer."""
+    """A grid of rho, degree and count; a class of one point; each slider at each end; random settings: of MixtureExplorer."""
     sliders, rng = MixtureExplorer.sliders, np.random.default_rng(0)
-    yield {}
+    for rho, degree, n_atypical in itertools.product((0.0, 0.35, 1.0, 4.0), (1, 2, 3, 4), (0, 2, 40)):
+        yield {"rho": rho, "degree": degree, "n_atypical": n_atypical}
+    yield {"n_typical": 1, "n_atypical": 0}
+    yield {"n_blue": 1, "degree": 4, "rho": 4.0}
     for name, slider in sliders.items():
         yield {name: slider.min}
         yield {name: slider.max}
@@ -181,7 +194,7 @@ def settings():
         steps = {n: rng.integers(round((s.max - s.min) / s.metadata["step"]) + 1) for n, s in sliders.items()}
         yield {
             n: type(s.min)(round(s.min + k * s.metadata["step"], 2))
-            for (n, s), k in zip(sliders.items(), steps.values())
+            for (n, s), k in zip(sliders.items(), steps.values(), strict=True)
         }
 
 
@@ -193,7 +206,8 @@ def test_the_browser_fits_and_measures_as_python_does(browser):
         explorer = MixtureExplorer(**given)
         found = page.evaluate(
             """(setting) => {
-              const { sgd, sam, bayes, sample } = solve(setting), plain = (fit) => ({ ...fit, weights: [...(fit.weights ?? [])] });
+              const { sgd, sam, bayes, sample } = solve(setting);
+              const plain = (fit) => ({ ...fit, weights: [...(fit.weights ?? [])] });
               return { SGD: plain(sgd), SAM: plain(sam), Bayes: plain(bayes), x: [...sample.x], y: [...sample.y] };
             }""",
             explorer.setting,
@@ -240,10 +254,10 @@ def test_a_slider_moves_by_keyboard_and_by_pointer(page, name, slider):
     field.press("PageUp")
     seen.append(shown(page, name))
     box = field.bounding_box()
-    page.mouse.click(box["x"] + 0.8 * box["width"], box["y"] + box["height"] / 2)
+    page.mouse.click(box["x"] + 0.3 * box["width"], box["y"] + box["height"] / 2)
     seen.append(shown(page, name))
-    for before, after in zip(seen, seen[1:]):
-        assert before["paths"] != after["paths"]
+    for before, after in itertools.pairwise(seen):
+        assert before["picture"] != after["picture"]
         assert before["cells"] != after["cells"]
         assert before["label"] != after["label"]
     said = float(field.locator("xpath=..").locator("output").inner_text().replace("−", "-"))
@@ -255,8 +269,17 @@ def test_at_rho_0_both_boundaries_are_one_and_the_numbers_agree(page):
     page.locator(".samlib-mixture input[name=rho]").press("Home")
     state = shown(page, "mixture")
     assert state["sgd"] == state["sam"] != ""
-    assert [cells for cells in state["cells"][0::4]] == state["cells"][1::4]
+    assert state["cells"][0::4] == state["cells"][1::4]
     assert all(float(difference) == 0 for difference in state["cells"][2::4])
+
+
+@pytest.mark.slow
+def test_the_numbers_on_the_page_are_python_s(page):
+    page.locator(".samlib-mixture input[name=rho]").fill("2")
+    cells = [float(cell.replace("−", "-")) for cell in shown(page, "mixture")["cells"]]
+    frame = MixtureExplorer(rho=2).frame()
+    frame.insert(2, "SAM - SGD", frame.SAM - frame.SGD)
+    np.testing.assert_allclose(np.reshape(cells, (4, 4)), frame, atol=5.1e-5)
 
 
 @pytest.mark.slow
@@ -334,6 +357,37 @@ def test_two_settings_are_kept_compared_restored_and_removed(page):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", [MixtureExplorer, TheoryExplorer])
+def test_the_kernel_s_module_follows_its_model_and_leaves_nothing_behind(browser, kind):
+    """As anywidget does it: import the ES module, render a model, change a trait from Python's side, close."""
+    page = browser.new_page()
+    name = next(iter(kind.sliders))
+    found = page.evaluate(
+        """async ([source, values, name, value]) => {
+          const module = await import(URL.createObjectURL(new Blob([source], { type: "text/javascript" })));
+          const heard = new Map(), frame = () => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+          const model = {
+            get: (trait) => values[trait], save_changes() {},
+            set(trait, to) { values[trait] = to; (heard.get(`change:${trait}`) ?? []).forEach((call) => call()); },
+            on: (event, call) => heard.set(event, [...(heard.get(event) ?? []), call]),
+            off: (event, call) => heard.set(event, heard.get(event).filter((other) => other !== call)),
+          };
+          const close = module.default.render({ model, el: document.body });
+          await frame();
+          const numbers = () => document.querySelector(".samlib-numbers").textContent, before = numbers();
+          model.set(name, value);
+          await frame();
+          const shown = Number(document.querySelector(`input[name=${name}]`).value), changed = numbers() !== before;
+          close();
+          return { shown, changed, left: [...heard.values()].flat().length };
+        }""",
+        [kind._esm, kind().setting | {"kept": []}, name, kind.sliders[name].max],
+    )
+    assert found == {"shown": kind.sliders[name].max, "changed": True, "left": 0}
+    page.close()
+
+
+@pytest.mark.slow
 def test_every_control_has_a_name_and_the_result_is_spoken(page):
     nameless = page.evaluate(
         """() => [...document.querySelectorAll(".samlib-explorer :is(input, button)")]
@@ -353,16 +407,17 @@ def test_every_control_has_a_name_and_the_result_is_spoken(page):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_fits_a_narrow_screen_in_both_schemes(page, scheme):
+@pytest.mark.parametrize(("width", "scheme"), [(320, "light"), (360, "light"), (360, "dark"), (720, "light")])
+def test_it_fits_narrow_screens_in_both_schemes(page, width, scheme):
     page.emulate_media(color_scheme=scheme)
-    page.set_viewport_size({"width": 360, "height": 740})
+    page.set_viewport_size({"width": width, "height": 740})
     page.get_by_role("button", name="Keep this setting").click()
     settled(page)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
     wide = page.evaluate(
-        """() => [...document.querySelectorAll(".samlib-explorer *:not(.samlib-hidden)")]
-          .filter((e) => !e.closest("svg") && e.getBoundingClientRect().right > 360).map((e) => e.outerHTML.slice(0, 80))"""
+        """(width) => [...document.querySelectorAll(".samlib-explorer *:not(.samlib-hidden)")]
+          .filter((e) => !e.closest("svg") && e.getBoundingClientRect().right > width).map((e) => e.outerHTML.slice(0, 80))""",
+        width,
     )
     assert not wide
     luminance = (

@@ -22,7 +22,7 @@ class Parameters(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     profile: Literal["smoke", "quick", "full"] = "quick"
-    seed: Annotated[int, Field(ge=0, le=999)] = 0
+    seed: Annotated[int, Field(ge=0, le=999)] = 1
 
 
 class Explorer(anywidget.AnyWidget):
@@ -84,7 +84,8 @@ class MixtureExplorer(Explorer):
     n_typical = page.slider(traitlets.Int, 40, 1, 200, 1, "Typical red")
     n_atypical = page.slider(traitlets.Int, 2, 0, 100, 1, "Atypical red")
     n_blue = page.slider(traitlets.Int, 40, 1, 200, 1, "Blue")
-    seed = page.slider(traitlets.Int, 0, 0, 999, 1, "Seed")
+    # Of forty draws at the other defaults, 1 lies nearest to their mean: an ordinary one.
+    seed = page.slider(traitlets.Int, 1, 0, 999, 1, "Seed")
     atypical_x = page.slider(page.Finite, 2.2, -3.5, 4.5, 0.05, "Across, x₁")
     atypical_y = page.slider(page.Finite, 0.6, -2.5, 2.5, 0.05, "Up, x₂")
     spread = page.slider(page.Finite, 0.35, 0.1, 1.0, 0.05, "Spread")

@@ -2,8 +2,8 @@
 
     python tests/benchmarks/bench_explorer.py [--moves 100]
 
-A move is timed from the slider's event until the browser has drawn the frame that follows. The sliders are moved to random places, at
-the default counts and at the largest ones, where a fit costs most; the atypical cluster is moved too, which redraws the densities.
+A move is timed from the slider's event until the browser has drawn the frame that follows. Sliders move to random places, at the
+default counts and at the largest ones, where a fit costs most; moving the atypical cluster redraws the densities as well.
 """
 
 import argparse
