@@ -12,7 +12,7 @@ NO_ESTIMATE = "ignore:.*no estimate"
 
 
 def carried(seed, weight, models=64, tests=60):
-    """Runs in which test point z is right only if its twin, example z of its class, was trained on (with probability `weight`)."""
+    """Runs in which test point z is right, with probability `weight`, only if its twin, example z, was trained on."""
     runs = simulate(seed, leak=0.5, skill=0, models=models, examples=90, tests=tests)
     rng = np.random.default_rng(seed)
     member = runs.member.values

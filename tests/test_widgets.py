@@ -1,8 +1,6 @@
 """The explorers: their traits in Python, and their page in a real browser with no network."""
 
 import itertools
-import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +13,6 @@ from samlib import widgets
 from samlib.mixture import Mixture, errors
 from samlib.widgets import MixtureExplorer, TheoryExplorer, draw, normals, uniforms, write_page
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PARTS = Path(widgets.__file__).parent
 
 # ---- Python
@@ -122,20 +119,6 @@ def test_explore_writes_one_page_and_says_where(tmp_path):
 
 
 # ---- the browser
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if not CHROMIUM:
-        assert not os.environ.get("CI"), "CI has to have Chromium"
-        pytest.skip("no Chromium on this machine")
-    from playwright.sync_api import sync_playwright
-
-    arguments = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*arguments, "--disable-component-update"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
