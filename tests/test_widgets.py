@@ -1,8 +1,6 @@
 """The explorers: their traits in Python, and their page in a real browser with no network."""
 
 import itertools
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -102,20 +100,6 @@ def test_outside_the_window_one_of_the_two_slopes_has_the_other_sign():
     assert outside["price"] == -np.inf
     assert not outside["advantage_rises"]
     assert outside["advantage_slope"] < 0
-
-
-def test_explore_writes_one_page_and_says_where(tmp_path):
-    command = [sys.executable, "-m", "samlib.cli", "explore", "--no-open", "--output"]
-    done = subprocess.run([*command, str(tmp_path / "new" / "page.html")], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert Path(done.stdout.strip()) == tmp_path / "new" / "page.html"
-    text = (tmp_path / "new" / "page.html").read_text()
-    assert "http" not in text.replace("http://www.w3.org/2000/svg", "")  # nothing to fetch
-    (tmp_path / "file").touch()
-    failed = subprocess.run([*command, str(tmp_path / "file" / "page.html")], capture_output=True, text=True)
-    assert failed.returncode == 1
-    assert failed.stderr.startswith("samlib: ")
-    assert "Traceback" not in failed.stderr
 
 
 # ---- the browser
