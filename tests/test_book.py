@@ -49,7 +49,10 @@ def site(book):
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=html)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/", sorted(p for f in html.rglob("*.html") if (p := f.relative_to(html)).parts[0] != "_static")
+        pages = sorted(
+            p.relative_to(html) for p in html.rglob("*.html") if "_static" not in p.parts
+        )  # the theme's templates
+        yield f"http://127.0.0.1:{server.server_port}/", pages
         server.shutdown()
 
 
