@@ -21,8 +21,8 @@ from pathlib import Path
 
 import nbformat
 
-from samlib.experiment import PROFILES, pair
-from samlib.runs import run
+from samlib.experiment import PROFILES, ablation_pairs, optimizer_pairs, pair
+from samlib.runs import run, workers
 
 ROOT = Path(__file__).resolve().parents[1]
 DATASETS = {"location30": "Location-30", "digits": "Digits"}
@@ -36,7 +36,12 @@ PAGES = {
     "synthetic_mixture": ("synthetic_mixture", {}, None),
     "theory_checks": ("theory_checks", {}, None),
     "explorer": ("explorer", {}, None),
+    "other_optimizers": ("other_optimizers", {"dataset": "digits"}, None),
+    "ablations": ("ablations", {"dataset": "digits"}, None),
 }
+# What a notebook that reads many experiments makes of its parameters, and how a profile has fewer of them.
+MAKERS = {"other_optimizers": optimizer_pairs, "ablations": ablation_pairs}
+FEWER = {("ablations", "smoke"): {"changed": ["rho", "epochs"]}}
 TIMEOUT = 1800  # seconds a cell may take
 
 
@@ -81,7 +86,7 @@ def say(message: str) -> None:
 def plan(name: str, parameters: dict, title: str | None, profile: str) -> dict:
     """What executes a page, and a fingerprint of all that the result depends on."""
     source = ROOT / "notebooks" / f"{name}.ipynb"
-    parameters = parameters | {"profile": profile}
+    parameters = parameters | FEWER.get((name, profile), {}) | {"profile": profile}
     used = [parameters, PROFILES[profile], title, sys.version_info[:2]]
     digest = hashlib.sha256(json.dumps(used, sort_keys=True).encode())
     for package in ("torch", "numpy", "scipy", "matplotlib", "seaborn", "xarray"):
@@ -100,10 +105,15 @@ def fingerprint_of(path: Path) -> str | None:
 
 def train(profile: str) -> None:
     """All models that the notebooks read, before any notebook, so that progress shows here and not inside a kernel."""
-    experiments = [e for d in DATASETS for e in pair(dataset=d, **PROFILES[profile]).values()]
-    for i, experiment in enumerate(experiments, 1):
-        say(f"models    {i} of {len(experiments)}: {experiment.n_models} of {experiment}")
-        run(experiment)
+    pairs = [pair(dataset=d, **PROFILES[profile]) for d in DATASETS]
+    for name, parameters, _ in PAGES.values():
+        if name in MAKERS:
+            pairs += MAKERS[name](**PROFILES[profile] | FEWER.get((name, profile), {}) | parameters).values()
+    experiments = list({(e.key, e.n_models): e for each in pairs for e in each.values()}.values())
+    with workers(experiments) as client:
+        for i, experiment in enumerate(experiments, 1):
+            say(f"models    {i} of {len(experiments)}: {experiment.n_models} of {experiment}")
+            run(experiment, cluster=client)
 
 
 def execute(stale: dict[str, dict], executed: Path) -> list[str]:

@@ -19,6 +19,7 @@ _HOME = {
     "Experiment": "experiment",
     "from_parameters": "experiment",
     "run": "runs",
+    "run_pairs": "runs",
     "memorization": "estimators",
     "influence": "estimators",
     "top_influences": "estimators",

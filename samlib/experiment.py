@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from types import ModuleType
 from typing import Annotated, Any, Literal
 
@@ -29,6 +29,19 @@ PROFILES: dict[str, dict[str, Any]] = {
 }
 ALPHA = {"gsam": 0.4, "looksam": 0.7}  # the papers'
 WITHOUT_RADIUS = ("sgd", "swa", "ema")
+SHARPNESS_AWARE = ("sam", "asam", "gsam", "looksam", "friendlysam")
+RADIUS = {
+    "asam": 10
+}  # times SAM's: ASAM's radius is of the weights' own scale, and its paper uses .5 where SAM's uses .05
+FEW_MODELS = {"optimizers": 24, "ablations": 16}  # where an experiment is one of many, enough to see what counts
+# What is changed one at a time; rho and epochs as multiples of the recipe's.
+ABLATIONS = {
+    "rho": (0.2, 0.5, 1, 2, 4, 8),
+    "subset_fraction": (0.3, 0.5, 0.7, 0.85),
+    "weight_decay": (0.0, 5e-4, 5e-3),
+    "epochs": (0.125, 0.25, 0.5, 1, 2),
+    "n_models": (8, 16, 32, 64),  # the first of one store
+}
 _Fraction = Annotated[float, Field(gt=0, lt=1)]
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -150,6 +163,47 @@ def pair(optimizer: str | None = "sam", **fields) -> dict[str, Experiment]:
     return {"sgd": other.but(optimizer="sgd"), other.optimizer: other}
 
 
+def optimizer_pairs(optimizers: Sequence[str] | None = None, **fields) -> dict[str, dict[str, Experiment]]:
+    """Table 3: `pair` of SGD with each other optimizer, keyed by its name; all if `optimizers` is None.
+
+    The radius is the recipe's, or `rho`; RADIUS times it where an optimizer measures it otherwise.
+    Raises ValueError as `pair`, and where `optimizers` is empty.
+    """
+    names = (*SHARPNESS_AWARE, *WITHOUT_RADIUS[1:]) if optimizers is None else optimizers
+    if isinstance(names, str) or not names:
+        raise ValueError("optimizers must be a list of names of optimizers.")
+    fields = {"n_models": FEW_MODELS["optimizers"]} | {k: v for k, v in fields.items() if v is not None}
+    rho = Experiment(**fields | {"optimizer": "sam"}).rho
+    return {name: pair(**fields | {"optimizer": name, "rho": _rounded(rho * RADIUS.get(name, 1))}) for name in names}
+
+
+def ablation_pairs(changed: Sequence[str] | None = None, **fields) -> dict[tuple[str, float], dict[str, Experiment]]:
+    """`pair`, and the same with one field changed, keyed by (field, value) for each of ABLATIONS and the recipe's own value.
+
+    changed: names of the fields of ABLATIONS to change, all if None. Raises ValueError for another name, and as `pair`.
+    """
+    wanted = list(ABLATIONS) if changed is None else changed
+    if isinstance(wanted, str) or not wanted or set(wanted) - ABLATIONS.keys():
+        raise ValueError(f"changed must be a list of some of {', '.join(ABLATIONS)}, not {changed!r}.")
+    fields = {"n_models": FEW_MODELS["ablations"]} | {k: v for k, v in fields.items() if v is not None}
+    base = pair(**fields)
+    other = next(e for e in base.values() if e.optimizer != "sgd")
+    pairs = {}
+    for name in wanted:
+        values, own = ABLATIONS[name], getattr(other, name)
+        if name == "rho":
+            values = [_rounded(own * factor) for factor in values]
+        elif name == "epochs":
+            values = [max(1, round(own * factor)) for factor in values]
+        for value in sorted({own, *values}):
+            pairs[name, value] = {key: e.but(**{name: value}) for key, e in base.items()}
+    return pairs
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.6g}")
+
+
 def public_parameters(namespace: Mapping[str, Any], *, ignore: Container[str] = ()) -> dict[str, Any]:
     """The public variables of a notebook's `globals()` that can be parameters: no function, no class, no module."""
     hidden = {"In", "Out", *ignore}
@@ -171,8 +225,8 @@ def check_parameters(namespace: Mapping[str, Any], model: type[BaseModel], *, ig
         raise ParameterError(_sentence(error, model)) from None
 
 
-def from_parameters(namespace: Mapping[str, Any], *, ignore: Container[str] = ()) -> dict[str, Experiment]:
-    """`pair` of a notebook's parameters: call it first, as `from_parameters(globals())`.
+def from_parameters(namespace: Mapping[str, Any], *, ignore: Container[str] = (), make: Callable = pair) -> dict:
+    """`pair`, or another `make`, of a notebook's parameters: call it first, as `from_parameters(globals())`.
 
     papermill only warns of a parameter that a notebook does not have, and passes any type; here every public variable
     must be a parameter of an experiment, or `profile`, a key of PROFILES, whose values stand in for parameters that are None.
@@ -183,7 +237,7 @@ def from_parameters(namespace: Mapping[str, Any], *, ignore: Container[str] = ()
     if profile not in PROFILES:
         raise ParameterError(f"profile must be one of {', '.join(PROFILES)}, not {profile!r}.")
     try:
-        return pair(**PROFILES[profile] | {name: value for name, value in fields.items() if value is not None})
+        return make(**PROFILES[profile] | {name: value for name, value in fields.items() if value is not None})
     except ValueError as error:
         raise ParameterError(str(error)) from None
 

@@ -17,9 +17,48 @@ from samlib.claims.ledger import (
     verdict,
 )  # fmt: skip
 from samlib.claims.records import provenance_of, read, record, with_recorded
+from samlib.claims.settings import (
+    ACCURACY,
+    TRAIN_LOSS,
+    ablation_table,
+    explained,
+    explained_sentence,
+    matched,
+    matched_sentence,
+    optimizer_ledger,
+    optimizer_table,
+    pattern_sentence,
+)
 from samlib.claims.statistics import Effect
 
 __all__ = [
-    "CLAIMS", "CONTRADICTED", "CONTROLS", "INCONCLUSIVE", "LEVEL", "NO_DIFFERENCE", "SUPPORTED", "VERDICTS", "Claim", "Effect",
-    "decide", "entropy_sentence", "ledger", "provenance_of", "read", "record", "sentence", "verdict", "with_recorded",
-]  # fmt: skip
+    "ACCURACY",
+    "CLAIMS",
+    "CONTRADICTED",
+    "CONTROLS",
+    "INCONCLUSIVE",
+    "LEVEL",
+    "NO_DIFFERENCE",
+    "SUPPORTED",
+    "TRAIN_LOSS",
+    "VERDICTS",
+    "Claim",
+    "Effect",
+    "ablation_table",
+    "decide",
+    "entropy_sentence",
+    "explained",
+    "explained_sentence",
+    "ledger",
+    "matched",
+    "matched_sentence",
+    "optimizer_ledger",
+    "optimizer_table",
+    "pattern_sentence",
+    "provenance_of",
+    "read",
+    "record",
+    "sentence",
+    "verdict",
+    "with_recorded",
+]

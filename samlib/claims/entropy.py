@@ -15,8 +15,8 @@ import xarray as xr
 from scipy.stats import spearmanr
 
 from samlib.audit import Pair
-from samlib.claims.influence import Models, compared, group_mean, of
-from samlib.claims.statistics import Effect, gain, halves, mean
+from samlib.claims.influence import Models, of
+from samlib.claims.statistics import Effect, compared, gain, group_mean, halves, mean
 from samlib.data import Dataset, load_dataset
 from samlib.estimators import (
     entropy_buckets,

@@ -13,7 +13,7 @@ import pandas as pd
 import xarray as xr
 
 from samlib.audit import Pair
-from samlib.claims.statistics import Effect, halves, mean
+from samlib.claims.statistics import Effect, compared, group_mean, halves, mean
 from samlib.estimators import influential_by_interval, memorization, memorization_terms, strongest_influence
 from samlib.evaluation import ENOUGH
 
@@ -111,22 +111,6 @@ def influence_by_interval(pair: Pair) -> pd.DataFrame:
         sgd, sam = (group_mean(terms, inside) for terms in (found.sgd, found.sam))
         rows[f"{low:.1f} to {high:.1f}"] = compared(sgd, sam) | {"examples": int(inside.sum())}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("memorization")
-
-
-def compared(sgd: np.ndarray, sam: np.ndarray) -> dict[str, float]:
-    """Means of two matrices of terms, and their difference with a 95 % interval."""
-    found = mean(sam - sgd)
-    low, high = np.quantile(found.replicates, [0.025, 0.975])
-    return {"sgd": sgd.mean(), "sam": sam.mean(), "difference": found.estimate, "low": low, "high": high}
-
-
-def group_mean(terms: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """First-order terms (models, n) of a weighted mean over the columns, so that a resampled column changes its weight too."""
-    known = ~np.isnan(terms).any(0)
-    weights = np.where(known, weights, 0) / np.sum(weights[known])
-    terms = np.where(known, terms, 0)
-    value = (terms.mean(0) * weights).sum()
-    return value + terms.shape[1] * weights * (terms - value)
 
 
 def leaning(pair: Pair) -> Effect | None:

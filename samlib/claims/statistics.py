@@ -43,6 +43,22 @@ def _by_examples(terms: np.ndarray) -> float:
     return max(float(between), 0.0)
 
 
+def compared(sgd: np.ndarray, sam: np.ndarray) -> dict[str, float]:
+    """Means of two matrices of terms, and their difference with a 95 % interval."""
+    found = mean(sam - sgd)
+    low, high = np.quantile(found.replicates, [0.025, 0.975])
+    return {"sgd": sgd.mean(), "sam": sam.mean(), "difference": found.estimate, "low": low, "high": high}
+
+
+def group_mean(terms: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """First-order terms (models, n) of a weighted mean over the columns, so that a resampled column changes its weight too."""
+    known = ~np.isnan(terms).any(0)
+    weights = np.where(known, weights, 0) / np.sum(weights[known])
+    terms = np.where(known, terms, 0)
+    value = (terms.mean(0) * weights).sum()
+    return value + terms.shape[1] * weights * (terms - value)
+
+
 def accuracy(pair: Pair) -> Effect:
     return mean(gain(pair))
 

@@ -1,5 +1,14 @@
 """One function per figure or table of the book: runs or arrays in, a matplotlib figure or a pandas Styler out."""
 
+from samlib.figures.ablations import (
+    ablations,
+    gain_against_gain,
+    matched_curves,
+    optimizer_comparison,
+    optimizer_differences,
+    recipe_of,
+    settings_table,
+)
 from samlib.figures.influence import (
     bucket_accuracy,
     distance_table,
@@ -34,6 +43,7 @@ from samlib.figures.tables import (
 
 __all__ = [
     "Agreement",
+    "ablations",
     "agreement",
     "agreement_table",
     "attack_differences",
@@ -45,6 +55,7 @@ __all__ = [
     "distance_table",
     "examples",
     "figure_3",
+    "gain_against_gain",
     "gain_by_difficulty",
     "influence_differences",
     "influence_scatter",
@@ -52,12 +63,17 @@ __all__ = [
     "ledger_table",
     "link_curve",
     "link_sentence",
+    "matched_curves",
     "memorization_density",
     "memorization_scatter",
+    "optimizer_comparison",
+    "optimizer_differences",
     "overview",
     "own_rates",
     "provenance",
+    "recipe_of",
     "roc_curves",
+    "settings_table",
     "table",
     "top_memorization",
     "training_cost",

@@ -12,6 +12,7 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 
 import xarray as xr
@@ -22,7 +23,7 @@ from samlib.runs.store import Store, open_store
 from samlib.runs.transfer import export_job, import_group
 from samlib.training import train_group
 
-__all__ = ["Store", "export_job", "import_group", "run"]
+__all__ = ["Store", "export_job", "import_group", "run", "run_pairs", "workers"]
 
 ATTEMPTS = 3  # rounds of dispatch before a group that workers keep losing is given up
 
@@ -50,6 +51,29 @@ def run(experiment: Experiment, *, cluster=None, cache_dir=None, progress: bool 
             if missing := store.missing():
                 _train_missing(store, missing, cluster, progress)
     return store.open()
+
+
+@contextmanager
+def workers(experiments: Iterable[Experiment], *, cluster=None, cache_dir=None) -> Iterator:
+    """One set of workers for several experiments: what `run(..., cluster=)` takes; None where nothing is left to train.
+
+    Starting workers takes seconds, which many small experiments would each pay. `cluster` and `cache_dir` as for `run`.
+    """
+    missing = sum(len(open_store(experiment, cache_dir).missing()) for experiment in experiments)
+    with _client(cluster, missing) if missing else nullcontext() as client:
+        yield client
+
+
+def run_pairs(pairs: Mapping[Hashable, Mapping[str, Experiment]], **options) -> dict[Hashable, dict[str, xr.Dataset]]:
+    """`run` of every experiment of many pairs, e.g. of `experiment.ablation_pairs`: the same keys, runs in place of experiments.
+
+    What several pairs share is run once. Options as `run`.
+    """
+    experiments = {e.model_dump_json(): e for pair in pairs.values() for e in pair.values()}
+    shared = {"cluster": options.pop("cluster", None), "cache_dir": options.get("cache_dir")}
+    with workers(experiments.values(), **shared) as client:
+        runs = {name: run(e, cluster=client, **options) for name, e in experiments.items()}
+    return {key: {name: runs[e.model_dump_json()] for name, e in pair.items()} for key, pair in pairs.items()}
 
 
 def _train_missing(store: Store, missing: list[range], cluster, progress: bool) -> None:
