@@ -32,9 +32,10 @@ PAGES = {
     for name in ("membership_risk", "memorization", "influence", "influence_entropy")
     for dataset, title in DATASETS.items()
 } | {
-    "introduction": ("introduction", {"datasets": list(DATASETS)}, None),
+    "introduction": ("introduction", {"datasets": list(DATASETS), "results": str(ROOT / "book" / "results")}, None),
     "synthetic_mixture": ("synthetic_mixture", {}, None),
     "theory_checks": ("theory_checks", {}, None),
+    "explorer": ("explorer", {}, None),
     "other_optimizers": ("other_optimizers", {"dataset": "digits"}, None),
     "ablations": ("ablations", {"dataset": "digits"}, None),
 }

@@ -106,9 +106,9 @@ def attack(experiments, cluster: CLUSTER = None):
     from samlib import audit
 
     pair = audit.align(_runs(experiments, cluster))
-    print(
-        audit.accuracy_table(pair).round(4).to_string(), audit.membership_table(pair).round(4).to_string(), sep="\n\n"
-    )
+    comparisons = audit.compare_attacks(*(audit.attack_scores(runs) for runs in (pair.sgd, pair.sam)))
+    for table in (audit.accuracy_table(pair), audit.membership_table(comparisons)):
+        print(table.round(4).to_string(), end="\n\n")
 
 
 @command
@@ -132,6 +132,18 @@ def verdicts(experiments, cluster: CLUSTER = None):
 
 
 @command
+def record(
+    experiments,
+    folder: Annotated[Path, typer.Option(help="folder of the records")] = Path("book/results"),
+    cluster: CLUSTER = None,
+):
+    """Decide every claim on these models and keep the ledger, with its provenance, for the book to show."""
+    from samlib import audit, claims
+
+    print(claims.record(audit.align(_runs(experiments, cluster)), folder))
+
+
+@command
 def export_job(experiment, path: Annotated[Path, typer.Argument(help="the .npz file to write")]):
     """Write one experiment and its data as a file, to train where only torch and numpy are installed."""
     from samlib.runs import transfer
@@ -148,6 +160,23 @@ def import_group(experiment, paths: Annotated[list[Path], typer.Argument(help="t
     for path in paths:
         models = transfer.import_group(experiment, path)
         print(f"{path}: models {models.start} to {models.stop - 1} of {experiment}")
+
+
+@app.command()
+def explore(
+    output: Annotated[
+        Path | None, typer.Option(help="HTML file to write [a temporary one]", show_default=False)
+    ] = None,
+    no_open: Annotated[bool, typer.Option("--no-open", help="only write the file and print where it is")] = False,
+):
+    """Write both explorers as one HTML file that works offline, print where it is, and open it in the browser."""
+    from samlib.widgets import open_app
+
+    try:
+        open_app(output, show=not no_open)
+    except OSError as error:
+        print(f"samlib: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
 
 
 if __name__ == "__main__":

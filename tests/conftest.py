@@ -1,4 +1,5 @@
 import os
+import shutil
 
 import pytest
 
@@ -36,3 +37,19 @@ def small_npz(tmp_path):
     path = tmp_path / "small.npz"
     np.savez(path, x_train=x[:120], y_train=y[:120], x_test=x[120:], y_test=y[120:])
     return path
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Headless Chromium, the machine's own; a machine without one skips, except in CI."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if not chromium:
+        assert not os.environ.get("CI"), "CI has to have Chromium"
+        pytest.skip("no Chromium on this machine")
+    from playwright.sync_api import sync_playwright
+
+    arguments = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=[*arguments, "--disable-component-update"])
+        yield browser
+        browser.close()

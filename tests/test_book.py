@@ -4,7 +4,6 @@ import contextlib
 import http.server
 import json
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -14,7 +13,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SHARED = ROOT.parent / "shared" / "data"
 PAGES = sum("notebooks/" in line for line in (ROOT / "book" / "_toc.yml").read_text().splitlines())
 pytestmark = [pytest.mark.slow]
@@ -51,22 +49,11 @@ def site(book):
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=html)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/", sorted(p.relative_to(html) for p in html.rglob("*.html"))
+        pages = sorted(
+            p.relative_to(html) for p in html.rglob("*.html") if "_static" not in p.parts
+        )  # the theme's templates
+        yield f"http://127.0.0.1:{server.server_port}/", pages
         server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if not CHROMIUM:
-        assert not os.environ.get("CI"), "CI has to have Chromium"
-        pytest.skip("no Chromium on this machine")
-    from playwright.sync_api import sync_playwright
-
-    arguments = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*arguments, "--disable-component-update"])
-        yield browser
-        browser.close()
 
 
 def test_every_page_reads_with_no_network_and_no_error(site, browser):
@@ -79,9 +66,11 @@ def test_every_page_reads_with_no_network_and_no_error(site, browser):
         page.on("pageerror", lambda e, t=trouble: t.append(str(e)))
         page.on("requestfailed", lambda r, t=trouble: t.append(f"failed {r.url}"))
         page.on("response", lambda r, t=trouble: t.append(f"{r.status} {r.url}") if r.status >= 400 else None)
-        page.on("request", lambda r, t=trouble: None if r.url.startswith((address, "data:")) else t.append(f"left: {r.url}"))
+        page.on(
+            "request", lambda r, t=trouble: None if r.url.startswith((address, "data:")) else t.append(f"left: {r.url}")
+        )
         page.goto(address + str(path), wait_until="networkidle")
-        images = page.locator("article img, main img")
+        images = page.locator(".cell_output img, figure img")
         for i in range(images.count()):
             image = images.nth(i)
             assert image.evaluate("e => e.complete && e.naturalWidth > 50"), f"{path}: an image is not drawn"
@@ -119,8 +108,16 @@ def test_a_second_build_reuses_every_page_and_one_changed_notebook_is_run_again(
 
 
 def papermill(tmp_path, env, name, *parameters):
-    command = [sys.executable, "-m", "papermill", str(ROOT / "notebooks" / f"{name}.ipynb"), str(tmp_path / "out.ipynb")]
-    return subprocess.run([*command, *parameters, "--no-progress-bar"], capture_output=True, text=True, env=env, cwd=tmp_path)
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        str(ROOT / "notebooks" / f"{name}.ipynb"),
+        str(tmp_path / "out.ipynb"),
+    ]
+    return subprocess.run(
+        [*command, *parameters, "--no-progress-bar"], capture_output=True, text=True, env=env, cwd=tmp_path
+    )
 
 
 def test_a_notebook_runs_alone_with_other_parameters(tmp_path, env):

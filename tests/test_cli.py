@@ -87,3 +87,16 @@ def test_a_job_goes_out_and_its_groups_come_back(small_npz, tmp_path):
     wrong = samlib("import-group", str(groups[0]), *options, "--lr", "0.3", cache=tmp_path / "a")
     assert wrong.returncode == 1
     assert wrong.stderr.count("\n") == 1
+
+
+def test_explore_writes_one_page_and_says_where(tmp_path):
+    done = samlib("explore", "--no-open", "--output", str(tmp_path / "new" / "page.html"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(tmp_path / "new" / "page.html")
+    text = (tmp_path / "new" / "page.html").read_text()
+    assert "http" not in text.replace("http://www.w3.org/2000/svg", "")  # nothing to fetch
+    (tmp_path / "file").touch()
+    failed = samlib("explore", "--no-open", "--output", str(tmp_path / "file" / "page.html"))
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("samlib: ")
+    assert "Traceback" not in failed.stderr

@@ -14,10 +14,10 @@ ROOT = Path(__file__).parents[1]
 CONDA_NAMES = {"torch": "pytorch", "dask": "dask-core", "matplotlib": "matplotlib-base"}
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # Each room imports only from rooms to its left.
-ORDER = (
-    "checks data models optim experiment signals training runs estimators attacks evaluation audit mixture theory "
-    "claims figures widgets cli"
-).split()
+ORDER = [
+    *("checks", "data", "models", "optim", "experiment", "signals", "training", "runs", "estimators", "attacks"),
+    *("evaluation", "audit", "mixture", "theory", "claims", "figures", "widgets", "cli"),
+]
 
 
 def pyproject():

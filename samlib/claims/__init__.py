@@ -16,6 +16,7 @@ from samlib.claims.ledger import (
     sentence,
     verdict,
 )  # fmt: skip
+from samlib.claims.records import provenance_of, read, record, with_recorded
 from samlib.claims.settings import (
     ACCURACY,
     TRAIN_LOSS,
@@ -54,6 +55,10 @@ __all__ = [
     "optimizer_ledger",
     "optimizer_table",
     "pattern_sentence",
+    "provenance_of",
+    "read",
+    "record",
     "sentence",
     "verdict",
+    "with_recorded",
 ]

@@ -34,7 +34,7 @@ def drawn(function: Callable) -> Callable:
 
 
 def dataset_title(name: str) -> str:
-    """A data set's name as people write it."""
-    return {"location30": "Location-30", "digits": "Digits", "cifar100-coarse": "CIFAR-100 (20 classes)"}.get(
-        name, name
-    )
+    """A data set's name as people write it; what follows a comma stays."""
+    known = {"location30": "Location-30", "digits": "Digits", "cifar100-coarse": "CIFAR-100 (20 classes)"}
+    name, comma, rest = name.partition(",")
+    return known.get(name, name) + comma + rest

@@ -113,6 +113,7 @@ def path(table: dict[str, np.ndarray], etas) -> Figure:
         axes.set(xlabel=r"$\eta$", ylim=(0, None))
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("test error")
+    panels[1].set_ylabel("advantage")
     panels[1].legend(frameon=False)
     return _closed(figure)
 

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 import anywidget
 import pandas as pd
 import traitlets
+from pydantic import BaseModel, ConfigDict, Field
 
 from samlib.mixture import Mixture, errors, fit
 from samlib.theory import model as theory
 from samlib.theory import order
 from samlib.widgets import page
 from samlib.widgets.draw import draw
+
+
+class Parameters(BaseModel):
+    """The parameters of the explorers' page, which does the same in every profile."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    profile: Literal["smoke", "quick", "full"] = "quick"
+    seed: Annotated[int, Field(ge=0, le=999)] = 1
 
 
 class Explorer(anywidget.AnyWidget):
@@ -67,18 +79,30 @@ class MixtureExplorer(Explorer):
         "Red has a rare, atypical cluster on the far side of blue. Drag its ring, or move a slider; both fits and their "
         "measures are computed as you do."
     )
-    rho = page.slider(traitlets.Float, 1.0, 0.0, 4.0, 0.05, "ρ, SAM’s radius")
+    rho = page.slider(page.Finite, 1.0, 0.0, 4.0, 0.05, "ρ, SAM’s radius")
     degree = page.slider(traitlets.Int, 2, 1, 4, 1, "Degree of features")
     n_typical = page.slider(traitlets.Int, 40, 1, 200, 1, "Typical red")
     n_atypical = page.slider(traitlets.Int, 2, 0, 100, 1, "Atypical red")
     n_blue = page.slider(traitlets.Int, 40, 1, 200, 1, "Blue")
-    seed = page.slider(traitlets.Int, 0, 0, 999, 1, "Seed")
-    atypical_x = page.slider(traitlets.Float, 2.2, -3.5, 4.5, 0.05, "Across, x₁")
-    atypical_y = page.slider(traitlets.Float, 0.6, -2.5, 2.5, 0.05, "Up, x₂")
-    spread = page.slider(traitlets.Float, 0.35, 0.1, 1.0, 0.05, "Spread")
+    # Of forty draws at the other defaults, 1 lies nearest to their mean: an ordinary one.
+    seed = page.slider(traitlets.Int, 1, 0, 999, 1, "Seed")
+    atypical_x = page.slider(page.Finite, 2.2, -3.5, 4.5, 0.05, "Across, x₁")
+    atypical_y = page.slider(page.Finite, 0.6, -2.5, 2.5, 0.05, "Up, x₂")
+    spread = page.slider(page.Finite, 0.35, 0.1, 1.0, 0.05, "Spread")
     kept = traitlets.List(traitlets.Dict(), help="settings kept to compare, oldest first").tag(sync=True)
     sliders, others = page.sliders(vars()), ("kept",)
     _esm = page.module(name, sliders)
+
+    @traitlets.validate("kept")
+    def _whole_settings(self, proposal):
+        for setting in proposal["value"]:
+            if setting.keys() != self.sliders.keys():
+                raise traitlets.TraitError(
+                    f"A kept setting must name each of {', '.join(self.sliders)}, and nothing else."
+                )
+            for name, value in setting.items():
+                self.sliders[name].validate(self, value)
+        return proposal["value"]
 
     def frame(self) -> pd.DataFrame:
         """Error, atypical accuracy, disagreement with Bayes and attacker's advantage of SGD, SAM and Bayes, as Python
@@ -127,11 +151,11 @@ class TheoryExplorer(Explorer):
         "A point is a model: how well it is aligned with the majority (M) and the minority (A). SAM trades M for A along "
         "the arrow. In the green window that trade lowers the error and raises the attacker’s advantage."
     )
-    M = page.slider(traitlets.Float, 0.9, -0.5, 1.5, 0.01, "M, majority")
-    A = page.slider(traitlets.Float, -0.2, -1.0, 1.25, 0.01, "A, minority")
-    s = page.slider(traitlets.Float, 0.2, 0.05, 1.0, 0.01, "s, noise")
-    pi = page.slider(traitlets.Float, 0.1, 0.01, 0.49, 0.01, "π, minority share")
-    kappa = page.slider(traitlets.Float, 2.3, 0.0, 10.0, 0.05, "κ, M paid per A")
+    M = page.slider(page.Finite, 0.9, -0.5, 1.5, 0.01, "M, majority")
+    A = page.slider(page.Finite, -0.2, -1.0, 1.25, 0.01, "A, minority")
+    s = page.slider(page.Finite, 0.2, 0.05, 1.0, 0.01, "s, noise")
+    pi = page.slider(page.Finite, 0.1, 0.01, 0.49, 0.01, "π, minority share")
+    kappa = page.slider(page.Finite, 2.3, 0.0, 10.0, 0.05, "κ, M paid per A")
     sliders = page.sliders(vars())
     _esm = page.module(name, sliders)
 

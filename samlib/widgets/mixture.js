@@ -8,10 +8,14 @@ const SCALE = 2; // features are monomials of x / SCALE
 const L2 = 1e-4;
 const MEASURES = ["error", "atypical_accuracy", "disagreement", "advantage"];
 
+// Means and spreads; log p(x, cluster) = levels[c] - curves[c] |x - means[c]|^2.
 function mixtureOf(setting) {
+  const spreads = [SPREADS[0], setting.spread, SPREADS[2]];
   return {
     means: [MEANS[0], [setting.atypical_x, setting.atypical_y], MEANS[2]],
-    spreads: [SPREADS[0], setting.spread, SPREADS[2]],
+    spreads,
+    curves: spreads.map((spread) => 1 / (2 * spread ** 2)),
+    levels: spreads.map((spread, c) => Math.log(SHARES[c]) - Math.log(2 * Math.PI * spread ** 2)),
   };
 }
 
@@ -166,20 +170,16 @@ function score(weights, x, n) {
 
 // ---- the population: densities, Bayes rule, quadrature, measures
 
-// log p(x, cluster) of the three clusters
-function logJoint(mixture, x1, x2, out) {
-  for (let c = 0; c < 3; c++) {
-    const d1 = x1 - mixture.means[c][0], d2 = x2 - mixture.means[c][1], variance = mixture.spreads[c] ** 2;
-    out[c] = -(d1 * d1 + d2 * d2) / (2 * variance) - Math.log(2 * Math.PI * variance) + Math.log(SHARES[c]);
-  }
-  return out;
+function logJoint({ means, curves, levels }, c, x1, x2) {
+  const d1 = x1 - means[c][0], d2 = x2 - means[c][1];
+  return levels[c] - curves[c] * (d1 * d1 + d2 * d2);
 }
 
-const joint = new Float64Array(3);
-
+// log p(x, red) - log p(x, blue)
 function logRatio(mixture, x1, x2) {
-  const [typical, atypical, blue] = logJoint(mixture, x1, x2, joint);
-  return Math.max(typical, atypical) + Math.log1p(Math.exp(-Math.abs(typical - atypical))) - blue;
+  const typical = logJoint(mixture, 0, x1, x2), atypical = logJoint(mixture, 1, x1, x2), gap = Math.abs(typical - atypical);
+  // Beyond a gap of 40 the smaller term is below the rounding of the larger.
+  return Math.max(typical, atypical) + (gap < 40 ? Math.log1p(Math.exp(-gap)) : 0) - logJoint(mixture, 2, x1, x2);
 }
 
 const NODES = Float64Array.from({ length: 160 }, (_, i) => -5 + 1 / 32 + i / 16);

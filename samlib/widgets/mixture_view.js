@@ -59,7 +59,7 @@ function mixtureExplorer(controls) {
         kept.replaceChildren(element("p", {}, "Keep a setting, move a slider, keep again: the two stand here, SGD \u2192 SAM."));
         return;
       }
-      const head = element("tr", {}, ...MEASURES.map((m) => element("th", { scope: "col" }, NAMES[m])));
+      const head = element("tr", {}, ...MEASURES.map((m) => element("th", { scope: "col" }, NAMES[m].replace("Disagreement", "Disagree\u00adment"))));
       const bodies = list.map((setting, i) => {
         const name = describe(setting);
         if (!known.has(name)) known.set(name, solve(setting));
@@ -138,13 +138,12 @@ function drawPicture(marks, svg, setting, { sample, mixture, sgd, sam }, cache, 
 // What moves only with the mixture: axes, density contours of both classes, the Bayes boundary.
 function backdrop(mixture, s, lines) {
   const size = GRID.x.length * GRID.y.length;
-  const red = new Float64Array(size), blue = new Float64Array(size), ratio = new Float64Array(size), logs = new Float64Array(3);
+  const red = new Float64Array(size), blue = new Float64Array(size), ratio = new Float64Array(size);
   let at = 0;
   for (const x of GRID.x)
     for (const y of GRID.y) {
-      logJoint(mixture, x, y, logs);
-      red[at] = Math.exp(logs[0]) + Math.exp(logs[1]);
-      blue[at] = Math.exp(logs[2]);
+      red[at] = Math.exp(logJoint(mixture, 0, x, y)) + Math.exp(logJoint(mixture, 1, x, y));
+      blue[at] = Math.exp(logJoint(mixture, 2, x, y));
       ratio[at++] = logRatio(mixture, x, y);
     }
   const contours = (density) => LEVELS.map((level) => shape("path", { d: lines(density, level) }));

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 import webbrowser
 from collections.abc import Iterable
@@ -18,8 +19,18 @@ PARTS = {
 STYLE = (HERE / "explorers.css").read_text(encoding="utf-8")
 
 
+class Finite(traitlets.Float):
+    """A float in a range; unlike traitlets's own it refuses NaN, which is neither below nor above a bound."""
+
+    def validate(self, owner, value):
+        value = super().validate(owner, value)
+        if not math.isfinite(value):
+            raise traitlets.TraitError(f"The value of the {self.name!r} trait must be a finite number, not {value}.")
+        return value
+
+
 def slider(kind, default, low, high, step, label: str):
-    """A synced trait in [low, high] that an explorer shows as a slider of this `step` and `label`; `kind` a traitlets class."""
+    """A synced trait in [low, high] that an explorer shows as a slider of this `step` and `label`; `kind` a trait class."""
     return kind(default, min=low, max=high, help=label).tag(sync=True, step=step)
 
 
@@ -53,10 +64,9 @@ def fragment(name: str, traits: dict, values: dict) -> str:
     state = json.dumps(values).replace("</", "<\\/")
     stand_in = (HERE / "stand_in.js").read_text(encoding="utf-8")
     return (
-        f"<div></div><style>{STYLE}</style><script>(() => {{\nconst el = document.currentScript.parentElement"
-        f".querySelector(':scope > div:first-child');\n{script(name, traits)}\n{stand_in}\n"
-        f"render({{ model: standIn({state}), el }});\n}})();</script>"
-    ).join(("<div>", "</div>"))
+        f"<div><style>{STYLE}</style><script>(() => {{\nconst el = document.currentScript.parentElement;\n"
+        f"{script(name, traits)}\n{stand_in}\nrender({{ model: standIn({state}), el }});\n}})();</script></div>"
+    )
 
 
 PAGE = """<!doctype html>
@@ -77,7 +87,7 @@ p {{ max-width: 75ch; margin: 0.4rem 0 0.8rem; }}
 </head>
 <body>
 <main>
-<h1>Explore SAM and the points that it does not forget</h1>
+<h1>What SAM moves, and what it leaks</h1>
 {body}
 </main>
 </body>

@@ -52,7 +52,8 @@ function panel({ model, el }, { name, controls, extra = [], paint }) {
     const id = `${unique}-${control.name}`;
     const { min, max, step } = control;
     const input = element("input", { type: "range", id, name: control.name, min, max, step });
-    const output = element("output", { for: id });
+    // The slider says its own value; `output` would say it again at each step.
+    const output = element("output", { for: id, "aria-live": "off" });
     const set = () => change({ [control.name]: Number(input.value) });
     input.addEventListener("input", set);
     inputs[control.name] = { input, output, control };

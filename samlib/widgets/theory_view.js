@@ -43,7 +43,7 @@ function theoryExplorer(controls) {
       axes.replaceChildren(...planeAxes(s));
       const regions = planeRegions(result.price, s);
       for (const name of ["falls", "rises", "both", "still", "calm"]) marks[name].setAttribute("d", regions[name]);
-      marks.diagonal.setAttribute("d", `M${s.x(-0.5)} ${s.y(-0.5)}L${s.x(1.25)} ${s.y(1.25)}`);
+      marks.diagonal.setAttribute("d", `M${s.x(-0.35)} ${s.y(-0.35)}L${s.x(1.25)} ${s.y(1.25)}`);
       const x = s.x(setting.M), y = s.y(setting.A);
       point.setAttribute("transform", `translate(${x.toFixed(1)} ${y.toFixed(1)})`);
       marks.arrow.setAttribute("d", arrow(x, y, s.x(-setting.kappa) - s.x(0), s.y(1) - s.y(0)));
@@ -73,19 +73,20 @@ function theoryExplorer(controls) {
       const text = (v, name, anchor) => shape("text", { x: x(v), y: 58, "text-anchor": anchor }, name);
       const ends = low < high ? [text(low, `low ${decimals(low, 2)}`, "end"), text(high, `high ${decimals(high, 2)}`, "start")] : [text(0, "the window is empty: A \u2265 M", "middle")];
       const anchor = at < width / 4 ? "start" : at > (3 * width) / 4 ? "end" : "middle";
-      labels.replaceChildren(...ends, shape("text", { x: at, y: 10, "text-anchor": anchor }, `s\u00b2 log \u039b = ${decimals(value, 2)}`));
+      labels.replaceChildren(...ends, shape("text", { x: at, y: 10, "text-anchor": anchor }, `price ${decimals(value, 2)}`));
     }
     return ui.close;
   };
 }
 
+// Numbers stay clear of the axes' names in the corners.
 function planeAxes(s) {
   const lines = [], text = (x, y, string, extra = {}) => shape("text", { x, y, ...extra }, string);
   for (const M of [0, 0.5, 1]) {
-    lines.push(shape("line", { x1: s.x(M), x2: s.x(M), y1: 0, y2: s.height }), text(s.x(M) + 3, s.height - 5, String(M)));
+    lines.push(shape("line", { x1: s.x(M), x2: s.x(M), y1: 0, y2: s.height }), ...(s.x(M) < s.width - 96 ? [text(s.x(M) + 3, s.height - 5, String(M))] : []));
   }
   for (const A of [-0.5, 0, 0.5, 1]) {
-    lines.push(shape("line", { x1: 0, x2: s.width, y1: s.y(A), y2: s.y(A) }), text(4, s.y(A) - 4, minus(String(A))));
+    lines.push(shape("line", { x1: 0, x2: s.width, y1: s.y(A), y2: s.y(A) }), ...(s.y(A) > 36 ? [text(4, s.y(A) - 4, minus(String(A)))] : []));
   }
   lines.push(text(s.width - 6, s.height - 5, "M, majority", { "text-anchor": "end" }), text(4, 14, "A, minority"));
   return lines;

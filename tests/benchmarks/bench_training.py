@@ -28,9 +28,8 @@ def plain_loop(recipe, data, streams, members):
         else:
             optimizer = torch.optim.SGD(model.parameters(), **settings)
         loader = DataLoader(TensorDataset(x[member], y[member]), batch_size=recipe["batch_size"], shuffle=True)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step, steps=len(loader) * recipe["epochs"]: cosine(step, steps)
-        )
+        steps = len(loader) * recipe["epochs"]
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step, steps=steps: cosine(step, steps))
         for _ in range(recipe["epochs"]):
             for inputs, labels in loader:
 
