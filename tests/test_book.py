@@ -121,7 +121,7 @@ def papermill(tmp_path, env, name, *parameters):
 
 
 def test_a_notebook_runs_alone_with_other_parameters(tmp_path, env):
-    done = papermill(tmp_path, env, "memorization", "-p", "dataset", "digits", "-p", "rho", "0.1", "-p", "n_models", "8",
+    done = papermill(tmp_path, env, "memorization", "-p", "dataset", "digits", "-p", "rho", "0.1", "-p", "n_models", "24",
                      "-p", "epochs", "3", "-p", "optimizer", "asam")  # fmt: skip
     assert done.returncode == 0, done.stderr
     said = (tmp_path / "out.ipynb").read_text()
