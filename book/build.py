@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -96,10 +97,15 @@ def plan(name: str, parameters: dict, title: str | None, profile: str) -> dict:
     digest = hashlib.sha256(json.dumps(used, sort_keys=True).encode())
     for package in ("torch", "numpy", "scipy", "matplotlib", "seaborn", "xarray"):
         digest.update(f"{package} {importlib.metadata.version(package)}".encode())
-    for file in [source, *sorted((ROOT / "samlib").rglob("*")), *sorted((ROOT / "book" / "results").rglob("*"))]:
-        if file.is_file() and file.suffix != ".pyc":
-            digest.update(file.read_bytes())
+    digest.update(source.read_bytes() + shared())
     return {"source": str(source), "parameters": parameters, "title": title, "fingerprint": digest.hexdigest()}
+
+
+@functools.cache
+def shared() -> bytes:
+    """What every page depends on: the library and the recorded results, read once."""
+    files = [*sorted((ROOT / "samlib").rglob("*")), *sorted((ROOT / "book" / "results").rglob("*"))]
+    return b"".join(file.read_bytes() for file in files if file.is_file() and file.suffix != ".pyc")
 
 
 def fingerprint_of(path: Path) -> str | None:

@@ -231,15 +231,6 @@ def memorization_table(pair: Pair) -> pd.DataFrame:
     return pd.DataFrame.from_dict({"mean memorization": _row(*terms)}, orient="index")
 
 
-def scores_of(pair: Pair) -> pd.DataFrame:
-    """Memorization of each example: columns sgd, sam, their standard errors, and label; index example."""
-    columns = {}
-    for name, runs in (("sgd", pair.sgd), ("sam", pair.sam)):
-        found = memorization(runs.correct.values, runs.member.values)
-        columns |= {name: found.value, f"{name}_stderr": found.stderr}
-    return pd.DataFrame(columns | {"label": pair.sgd.label.values}).rename_axis("example")
-
-
 def _row(sgd: np.ndarray, sam: np.ndarray) -> dict[str, float]:
     """Means of two matrices of terms (models, examples), and their difference with a two-way bootstrap interval."""
     low, high = np.quantile(two_way(sam - sgd), [0.025, 0.975])

@@ -10,7 +10,7 @@ import functools
 import os
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -331,3 +331,20 @@ def memorization_terms(correct, member) -> np.ndarray:
     share = np.where((share > 0) & (share < 1), share, np.nan)
     p_in, p_out = (c * member).mean(0) / share, (c * ~member).mean(0) / (1 - share)
     return p_in - p_out + np.where(member, (c - p_in) / share, (p_out - c) / (1 - share))
+
+
+def weighted_memorization(correct, member) -> Callable[[np.ndarray], np.ndarray]:
+    """`memorization`'s values as a function of how often each model counts: rows (b, models) to (b, examples).
+
+    For bootstraps of statistics that are not means (`evaluation.resampled`). NaN where a draw has no model on a side.
+    """
+    correct, member = _masks(correct, member, same=True)
+    right_in, seen, right_out, unseen = (
+        mask.astype(float) for mask in (correct & member, member, correct & ~member, ~member)
+    )
+
+    def values(rows):
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return (rows @ right_in) / (rows @ seen) - (rows @ right_out) / (rows @ unseen)
+
+    return values

@@ -244,3 +244,13 @@ def test_only_pairs_of_one_class_where_labels_are_given():
     np.testing.assert_allclose(found.value, expected.max(0), atol=1e-6)
     lonely = room.strongest_influence(correct, member, labels=(labels[0], np.where(np.arange(60) == 7, 9, labels[1])))
     assert np.isnan(lonely.value).tolist() == [i == 7 for i in range(60)]
+
+
+@pytest.mark.filterwarnings(NO_ESTIMATE)
+def test_weighted_memorization_is_memorization_with_models_repeated():
+    correct, _, member = draw(4, 30, 20)
+    rows = np.random.default_rng(0).integers(0, 3, (5, 30))
+    found = room.weighted_memorization(correct, member)(rows)
+    for row, values in zip(rows, found, strict=True):
+        repeated = np.repeat(np.arange(30), row)
+        np.testing.assert_allclose(values, samlib.memorization(correct[repeated], member[repeated]).value, atol=1e-12)

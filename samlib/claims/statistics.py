@@ -10,10 +10,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-import xarray as xr
 
 from samlib.audit import Pair, attack_scores
-from samlib.estimators import memorization, memorization_terms
+from samlib.estimators import memorization, memorization_terms, weighted_memorization
 from samlib.evaluation import ENOUGH, auc_terms, resampled, tpr_at, tpr_replicates, two_way
 
 N_RESAMPLES = 4000
@@ -90,22 +89,13 @@ def tpr(attack: str, rate: float) -> Callable[[Pair], Effect | None]:
 
 def lowest_range(pair: Pair) -> Effect:
     """SAM's minus SGD's share of examples with memorization below LOWEST; both have as many models, so the same noise."""
-    counts = [_counts(runs) for runs in (pair.sam, pair.sgd)]
+    scores = [weighted_memorization(runs.correct.values, runs.member.values) for runs in (pair.sam, pair.sgd)]
 
     def shares(rows, columns):
-        with np.errstate(invalid="ignore", divide="ignore"):
-            low = [
-                np.divide(rows @ right_in, rows @ seen) - np.divide(rows @ right_out, rows @ unseen) < LOWEST
-                for right_in, seen, right_out, unseen in counts
-            ]
+        low = [score(rows) < LOWEST for score in scores]
         return ((low[0].astype(float) - low[1]) * columns).sum(1) / columns.sum(1)
 
     return _centred(pair, shares)
-
-
-def _counts(runs: xr.Dataset) -> tuple[np.ndarray, ...]:
-    correct, member = runs.correct.values, runs.member.values
-    return tuple(mask.astype(float) for mask in (correct & member, member, correct & ~member, ~member))
 
 
 def output_spread(pair: Pair) -> Effect:

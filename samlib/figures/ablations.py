@@ -23,7 +23,7 @@ TITLES = {
     "n_models": "number of models",
 }
 MARKERS = dict(zip(TITLES, "osD^v", strict=True))
-COLOURS = dict(zip(TITLES, ("#0072B2", "#E69F00", "#CC79A7", "#009E73", GREY), strict=True))
+COLOURS = dict(zip(TITLES, (SGD, "#E69F00", "#CC79A7", GREEN, GREY), strict=True))
 
 
 def optimizer_comparison(frame: pd.DataFrame):

@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 
 from samlib.audit import Pair, link
 from samlib.data import Dataset
-from samlib.estimators import memorization
+from samlib.estimators import memorization, weighted_memorization
 from samlib.evaluation import resampled
 from samlib.figures.style import GREEN, GREY, RED, SAM, SGD, WIDTH, drawn
 
@@ -42,16 +42,12 @@ def memorization_density(pair: Pair, *, n_bins: int = 20, n_resamples: int = 500
 
 def _share_differences(pair: Pair, edges, n_resamples: int) -> np.ndarray:
     """Bootstrap replicates (resamples, bins) of the difference in the histograms' shares."""
-    counts = []
-    for runs in (pair.sam, pair.sgd):
-        correct, member = runs.correct.values, runs.member.values
-        counts.append([m.astype(float) for m in (correct & member, member, correct & ~member, ~member)])
+    scores = [weighted_memorization(runs.correct.values, runs.member.values) for runs in (pair.sam, pair.sgd)]
 
     def shares(rows, columns):
         result = []
-        for right_in, seen, right_out, unseen in counts:
-            with np.errstate(invalid="ignore", divide="ignore"):
-                score = (rows @ right_in) / (rows @ seen) - (rows @ right_out) / (rows @ unseen)
+        for values in scores:
+            score = values(rows)
             known = ~np.isnan(score)
             bins = np.clip(np.digitize(np.where(known, score, 0), edges) - 1, 0, len(edges) - 2)
             cell = bins + (len(edges) - 1) * np.arange(len(rows))[:, None]

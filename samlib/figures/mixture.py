@@ -10,9 +10,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from pydantic import BaseModel, ConfigDict, Field
 
+from samlib.figures.style import REFERENCE, SAM, SGD
 from samlib.mixture import BLUE, Mixture, PairedDraws, PairedTest, Predictor, errors, mass_apart
 
-SGD, SAM, REFERENCE = "#0072B2", "#D55E00", "#333333"
 RED_CLASS, BLUE_CLASS = "#CC79A7", "#56B4E9"  # told apart by markers as well
 WINDOW = ((-3.4, 3.6), (-2.1, 2.1))
 NAMES = {

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import matplotlib.pyplot as plt
 import seaborn as sns
 
-SGD, SAM, GREY, GREEN, RED = "#0072B2", "#D55E00", "#6e6e6e", "#009E73", "#CC3311"
+SGD, SAM, REFERENCE = "#0072B2", "#D55E00", "#333333"
+GREY, GREEN, RED = "#6e6e6e", "#009E73", "#CC3311"
 WIDTH = 7.2  # inches of a page's text
 
 

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from pydantic import BaseModel, ConfigDict, Field
 
 from samlib import theory
+from samlib.figures.style import GREEN, REFERENCE, SAM, SGD
 
-SGD, SAM, REFERENCE, OTHER = "#0072B2", "#D55E00", "#333333", "#009E73"
 RUNS = {"smoke": 2, "quick": 6, "full": 20}  # training samples of experiments E1 and E2
 TRIALS = {"smoke": 0.1, "quick": 1.0, "full": 20.0}  # scales the number of random parameters
 
@@ -67,7 +67,7 @@ def exchange(pi: float = 0.1, s: float = 0.4, M: float = 0.9, kappas=(0.0, 0.2, 
     """Changes of error and of Adv* as A rises from 0 at three exchange rates: free, inside the window, too dear."""
     figure, panels = plt.subplots(1, 2, figsize=(7.6, 3.3), layout="constrained")
     gain = np.linspace(0, 0.5, 60)
-    for kappa, colour, style in zip(kappas, (OTHER, SAM, SGD), (":", "-", "--"), strict=True):
+    for kappa, colour, style in zip(kappas, (GREEN, SAM, SGD), (":", "-", "--"), strict=True):
         for axes, f in zip(panels, (theory.error, theory.advantage), strict=True):
             change = f(M - kappa * gain, gain, s, pi) - f(M, 0, s, pi)
             axes.plot(gain, change, color=colour, ls=style, lw=2, label=rf"$\kappa$ = {kappa:g}")
@@ -104,7 +104,7 @@ def path(table: dict[str, np.ndarray], etas) -> Figure:
     for axes, name, colour, label in (
         (panels[0], table["error"], SGD, "test error"),
         (panels[1], table["advantage"], SAM, "Adv*"),
-        (panels[1], 1 - table["v"], OTHER, "guarantee 1 - v"),
+        (panels[1], 1 - table["v"], GREEN, "guarantee 1 - v"),
     ):
         axes.plot(etas, name.T, color=colour, lw=0.6, alpha=0.5)
         axes.plot(etas, name.mean(0), color=colour, lw=2.4, label=label, ls="--" if label.startswith("g") else "-")
@@ -122,7 +122,7 @@ def sign_flip(nus=(0.3, 0.1, 0.01), m: float = 0.0) -> Figure:
     """Theorem 5(c): the likelihood-ratio attacker's advantage over the deviation of non-members; Theorem 4's beside it."""
     figure, axes = plt.subplots(figsize=(7.2, 3.8), layout="constrained")
     sd = np.logspace(-1, 1, 300)
-    for nu, colour, style in zip(nus, (OTHER, SAM, SGD), (":", "-", "--"), strict=True):
+    for nu, colour, style in zip(nus, (GREEN, SAM, SGD), (":", "-", "--"), strict=True):
         axes.plot(
             sd, theory.lr_advantage(m, np.hypot(sd, nu), nu), color=colour, ls=style, lw=2, label=rf"$\nu$ = {nu}"
         )
