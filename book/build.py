@@ -43,7 +43,10 @@ PAGES = {
 # What a notebook that reads many experiments makes of its parameters, and how a profile has fewer of them.
 MAKERS = {"other_optimizers": optimizer_pairs, "ablations": ablation_pairs}
 FEWER = {
-    ("ablations", "quick"): {"changed": ["rho", "epochs"], "n_models": 8},  # the whole book in ten minutes on two cores
+    ("ablations", "quick"): {
+        "changed": ["rho", "epochs", "n_models"],
+        "n_models": 8,
+    },  # the whole book in ten minutes on two cores
     ("other_optimizers", "quick"): {"n_models": 16},
     ("ablations", "smoke"): {"changed": ["epochs"], "n_models": 8},
     ("other_optimizers", "smoke"): {"optimizers": ["sam", "looksam", "ema"]},

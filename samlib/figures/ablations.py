@@ -105,6 +105,7 @@ def gain_against_gain(frame: pd.DataFrame, found: Explained, name: str = "SAM"):
         label="at equal accuracy",
     )
     ax.set(xlabel=f"{ACCURACY}, {name} − SGD", ylabel=f"{AUC}, {name} − SGD")
+    ax.xaxis.set_major_locator(plt.MaxNLocator(4))  # labels of four decimals stand clear of each other
     ax.legend(title="what was changed", fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
