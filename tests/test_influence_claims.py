@@ -147,6 +147,18 @@ def test_near_duplicates_of_low_entropy_are_seen_and_flip(near, monkeypatch):
     assert rows[0]["estimate"] < -0.5
 
 
+def test_the_interval_of_near_duplicates_knows_that_other_models_would_choose_otherwise(near, monkeypatch):
+    """On the same test points, by models drawn anew: what changes is the choice alone, and the halves foretell how much."""
+    dataset, carried = near(np.arange(100)), np.repeat([0.9, 0.0], [100, 100])
+    monkeypatch.setattr(entropy, "dataset_of", lambda runs: dataset)
+    found = [
+        entropy.near_duplicates(audit.Pair(simulate(2 * s, carried), simulate(2 * s + 1, carried), "SAM"))
+        for s in range(16)
+    ]
+    foretold = np.sqrt(np.mean([each.replicates.var() - each.example_sd**2 for each in found]))
+    assert np.std([each.estimate for each in found], ddof=1) / foretold == pytest.approx(1, abs=0.45)
+
+
 def test_without_the_data_at_hand_there_is_no_verdict(pair):
     assert entropy.near_duplicates(pair) is None  # the checksum is not that of digits
 

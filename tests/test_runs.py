@@ -93,13 +93,36 @@ def test_the_same_bytes_from_one_worker_process_and_from_the_default_cluster(sma
     assert len(content(tmp_path / "one")) > 40
 
 
+def finished(folder: Path) -> set[int]:
+    """The first models of the groups that a cache's only store calls complete."""
+    flags = [zarr.open_array(p.parent, mode="r")[:] for p in folder.rglob("*.zarr/complete/zarr.json")]
+    return {int(k) for k in np.flatnonzero(flags[0]) if k % 8 == 0} if flags else set()
+
+
+class Kills:
+    """What each kill left finished, to see that none of it is trained again."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.left = folder, []
+
+    def __len__(self) -> int:
+        return len(self.left)
+
+    def note(self) -> None:
+        lines = [start for start, _ in trained(self.folder)]
+        self.left.append({start: lines.count(start) for start in finished(self.folder)})
+
+    def check(self) -> None:
+        lines = [start for start, _ in trained(self.folder)]
+        assert all(lines.count(start) == count for left in self.left for start, count in left.items())
+
+
 @pytest.mark.slow
-def test_killed_at_any_moment_and_started_again_it_ends_with_the_same_bytes(small_npz, tmp_path):
+def test_killed_with_its_workers_and_started_again_it_ends_with_the_same_bytes(small_npz, tmp_path):
     calm, rough = tmp_path / "calm", tmp_path / "rough"
     subprocess.run(script(small_npz, calm, 64, 40), check=True, capture_output=True)
-    rng = np.random.default_rng(0)
-    kills = 0
-    for _ in range(12):
+    rng, kills = np.random.default_rng(0), Kills(rough)
+    for _ in range(6):
         process = subprocess.Popen(script(small_npz, rough, 64, 40), stderr=subprocess.DEVNULL, start_new_session=True)
         try:
             process.wait(timeout=2 + 3 * rng.random())
@@ -107,11 +130,57 @@ def test_killed_at_any_moment_and_started_again_it_ends_with_the_same_bytes(smal
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-            kills += 1
+            kills.note()
     subprocess.run(script(small_npz, rough, 64, 40), check=True, capture_output=True)
-    assert kills > 0
+    assert len(kills) > 0
     assert content(rough) == content(calm)
-    assert trained(rough) == trained(calm)  # no finished group was trained twice
+    kills.check()
+
+
+RUNNER = """
+import os, sys, distributed, samlib, zarr
+
+experiment = samlib.Experiment(dataset=sys.argv[1], hidden=(8,), epochs=20, batch_size=16)
+for n_models in sys.stdin:  # each line starts a run, in a process that has all imported
+    pid = os.fork()
+    if not pid:
+        e = experiment.but(n_models=int(n_models))
+        samlib.run(e, cluster=sys.argv[3], cache_dir=sys.argv[2], progress=False)
+        os._exit(0)
+    print(pid, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_fifty_kills_at_random_moments_in_a_row_lose_nothing(small_npz, client, tmp_path):
+    """Of the process that writes the store; the workers live on, as on a cluster."""
+    calm, rough = tmp_path / "calm", tmp_path / "rough"
+    rng, kills, n_models = np.random.default_rng(0), Kills(rough), 8
+    command = [sys.executable, "-c", RUNNER, str(small_npz), str(rough), client.scheduler.address]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, text=True, bufsize=1, **pipes) as runner:
+
+        def start() -> int:
+            runner.stdin.write(f"{n_models}\n")
+            return int(runner.stdout.readline())
+
+        while len(kills) < 50:
+            n_models = max(n_models, 8 * (len(finished(rough)) + 10))
+            pid = start()
+            time.sleep(0.3 + rng.random())
+            os.kill(pid, signal.SIGKILL)
+            status = int(runner.stdout.readline())
+            assert status in (0, -signal.SIGKILL)
+            if status:
+                kills.note()
+        start()
+        assert runner.stdout.readline() == "0\n"
+        runner.stdin.close()
+    run(experiment(small_npz, epochs=20, n_models=n_models), cluster=client, cache_dir=calm, progress=False)
+    assert content(rough) == content(calm)
+    kills.check()
+    assert len({len(left) for left in kills.left}) > 5  # many struck while groups were being written
 
 
 @pytest.mark.slow

@@ -30,6 +30,7 @@ from samlib.evaluation import ENOUGH
 
 FEWEST = 3  # models that must be right on a test point, and wrong, for it to have a most influential example
 N_BUCKETS = 5
+N_HALVES = 24  # random halves of the models, to see how far choices by other models would be off
 
 
 def mixed(correct: np.ndarray) -> np.ndarray:
@@ -236,11 +237,28 @@ def top_distances(pair: Pair, dataset: Dataset) -> tuple[Top, Distances] | None:
 def near_duplicates(pair: Pair) -> Effect | None:
     """C8: distance of the top-1 influential example over the class's typical one, bucket 1 minus the last bucket.
 
-    Only test points are resampled: the distance is no property of models, and each point's choice is an accident of its own.
+    A distance is no property of the models, but they choose whose it is. Choosing the largest is no smooth function of the
+    models, so their share of the variance comes from random halves, each choosing anew (Politis and Romano 1994: at one half
+    the spread of the subsamples needs no rescaling); the test points' share is the bootstrap's.
     """
     dataset = dataset_of(pair.sgd)
-    found = None if dataset is None else top_distances(pair, dataset)
+    terms = None if dataset is None else _duplicate_terms(pair, dataset)
+    if terms is None:
+        return None
+    found, rng, n_models = mean(terms), np.random.default_rng(0), pair.sgd.sizes["model"]
+    picks = (np.sort(rng.permutation(n_models)[: n_models // 2]) for _ in range(N_HALVES))
+    parts = (_duplicate_terms(Pair(*(r.isel(model=p) for r in pair[:2]), pair.name), dataset) for p in picks)
+    values = [part.mean() for part in parts if part is not None]
+    if len(values) < N_HALVES // 2:
+        return None  # half of the models is too few to choose by, and then there is no telling how far all of them are off
+    noise = np.std(values, ddof=1) * rng.standard_normal(len(found.replicates))
+    return found._replace(replicates=found.replicates + noise)
+
+
+def _duplicate_terms(pair: Pair, dataset: Dataset) -> np.ndarray | None:
+    """First-order terms (1, test points) of C8's statistic."""
+    found = top_distances(pair, dataset)
     if found is None or (ends := _ends(found[0])) is None:
         return None
     ratio = (found[1].example / found[1].typical)[None]
-    return mean(group_mean(ratio, ends[0].astype(float)) - group_mean(ratio, ends[1].astype(float)))
+    return group_mean(ratio, ends[0].astype(float)) - group_mean(ratio, ends[1].astype(float))

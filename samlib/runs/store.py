@@ -8,7 +8,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -126,22 +126,37 @@ class Store:
         self._check(dict(group.attrs))
 
     def write(self, models: range, result: dict[str, np.ndarray], seconds: float, where: str) -> None:
-        """One group, whole, then marked complete; how it was made goes to the log. Needs the lock."""
+        """One group, whole; how it was made goes to the log; then it is marked complete. Needs the lock."""
         result = dict(result)
         strategy = sorted(set(result.pop("strategy").tolist()))
         group, rows = zarr.open_group(self.path, mode="r+"), slice(models.start, models.stop)
         for name, values in result.items():
             group[name][rows] = values
-        group["complete"][rows] = True
         entry = {
             "models": [models.start, models.stop],
             "seconds": round(seconds, 3),
             "machine": where,
             "strategy": strategy,
             "samlib": __version__,
+            "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
         with self.log.open("a") as log:
-            log.write(json.dumps(entry | {"date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}) + "\n")
+            log.write("\n" * self._torn() + json.dumps(entry) + "\n")
+        group["complete"][rows] = True
+
+    def _torn(self) -> bool:
+        """Whether a full disk cut the log's last line short."""
+        text = self.log.read_bytes() if self.log.exists() else b""
+        return bool(text) and not text.endswith(b"\n")
+
+    def _logged(self) -> list[dict]:
+        """How each group that is asked for was made: its last entry, for one written before a kill was written again."""
+        entries = {}
+        for line in self.log.read_text().splitlines() if self.log.exists() else ():
+            with suppress(json.JSONDecodeError):
+                entry = json.loads(line)
+                entries[entry["models"][0]] = entry
+        return [entry for start, entry in sorted(entries.items()) if start < self.experiment.n_models]
 
     def open(self) -> xr.Dataset:
         """The complete models asked for, without the diverged, in memory, checked against their own summaries."""
@@ -173,7 +188,7 @@ class Store:
         return runs
 
     def _attributes(self, diverged: list[int]) -> dict:
-        entries = [json.loads(line) for line in self.log.read_text().splitlines()] if self.log.exists() else []
+        entries = self._logged()
         return {
             "experiment": self.experiment.model_dump_json(),
             "key": self.experiment.key,
