@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import entr
 
 from samlib.checks import as_array, as_member
 
@@ -187,7 +188,7 @@ def influence_entropy(influence) -> np.ndarray:
     value = np.where(value > 0, value, 0)  # NaN > 0 is False
     total = value.sum(1, keepdims=True)
     p = np.divide(value, total, out=np.full_like(value, 1 / value.shape[1]), where=total > 0)
-    return -np.where(p > 0, p * np.log(np.where(p > 0, p, 1)), 0).sum(1)
+    return entr(p).sum(1)
 
 
 def streamed_entropy(correct_test, member) -> np.ndarray:

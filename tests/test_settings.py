@@ -86,6 +86,20 @@ def test_table_3_is_what_the_runs_say(optimizers):
     plt.close("all")
 
 
+def test_the_general_row_of_c14_is_the_mean_over_optimizers_and_flips(optimizers):
+    given = {"sam": optimizers["sam"], "asam": optimizers["sam"], "gsam": optimizers["swa"], "swa": optimizers["ema"]}
+    found = claims.optimizers_ledger(given)
+    assert found.index.tolist() == [("C14 accuracy", "digits"), ("C14 confidence", "digits")]
+    row = found.loc[("C14 accuracy", "digits")]
+    gains = [float(p.sam.test_correct.mean() - p.sgd.test_correct.mean()) for p in (given["asam"], given["gsam"])]
+    assert row.estimate == pytest.approx(np.mean(gains))
+    assert "mean of asam, gsam, - SGD" in row.statistic
+    assert row.models == 3 * given["sam"].sgd.sizes["model"]
+    assert claims.optimizers_ledger({"asam": optimizers["sam"]})["verdict"].tolist() == [SUPPORTED, SUPPORTED]
+    assert claims.optimizers_ledger({"asam": optimizers["ema"]})["verdict"].tolist() == [CONTRADICTED, CONTRADICTED]
+    assert claims.optimizers_ledger({"sam": optimizers["sam"], "ema": optimizers["ema"]}).empty
+
+
 def test_flipping_the_data_flips_c14(optimizers):
     ledger = claims.optimizer_ledger(optimizers)
     said = {name: settings.pattern(ledger.loc[name]) for name in optimizers}

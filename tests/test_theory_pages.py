@@ -8,10 +8,11 @@ import pytest
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from samlib.claims import CONTRADICTED, SUPPORTED, general
 from samlib.experiment import ParameterError, check_parameters
 from samlib.figures import mixture as page
 from samlib.figures import theory as checks
-from samlib.mixture import Mixture, PairedDraws, PairedTest, fit, paired_draws
+from samlib.mixture import Mixture, PairedDraws, fit, paired_draws
 from samlib.theory import verify
 
 MIX = Mixture()
@@ -72,16 +73,43 @@ def test_a_profile_gives_what_is_left_out_and_only_that():
 
 
 def test_verdicts_follow_the_numbers():
-    assert page.verdict_few(draws(0.03)) == "supported"
-    assert page.verdict_few(draws(-0.03)) == "contradicted"
-    assert page.verdict_few(draws(0.0)) == "no difference that counts"
-    assert page.verdict_few(draws(0.01, spread=0.2)) == "inconclusive"
-    bayes = page.bayes_error(MIX)
-    assert page.verdict_many(draws(0.0, bayes + 0.001), MIX) == "supported"
-    assert page.verdict_many(draws(0.0, bayes + 0.02), MIX) == "contradicted"
-    lone = PairedTest(0.5, 0.53, 0.03, 5.0, 1e-6, 0.02, 0.04)
-    assert page.gain_verdict(lone) == "supported"
-    assert page.gain_verdict(lone, least=0.05) == "no difference that counts"
+    assert general.verdict_few(draws(0.03)) == "supported"
+    assert general.verdict_few(draws(-0.03)) == "contradicted"
+    assert general.verdict_few(draws(0.0)) == "no difference that counts"
+    assert general.verdict_few(draws(0.01, spread=0.2)) == "inconclusive"
+    bayes = general.bayes_error(MIX)
+    assert general.verdict_many(draws(0.0, bayes + 0.001), MIX) == "supported"
+    assert general.verdict_many(draws(0.0, bayes + 0.02), MIX) == "contradicted"
+
+
+def test_the_ledger_of_the_mixture_flips_with_the_draws():
+    bayes = general.bayes_error(MIX)
+    good = general.mixture_ledger(draws(0.03), draws(0.0, bayes + 0.001), MIX)
+    bad = general.mixture_ledger(draws(-0.03), draws(0.0, bayes + 0.02), MIX)
+    assert good["verdict"].tolist() == [SUPPORTED, SUPPORTED]
+    assert bad["verdict"].tolist() == [CONTRADICTED, CONTRADICTED]
+    few = good.loc[("C11 few", general.MIXTURE)]
+    assert few.low < few.estimate < few.high
+    assert few.estimate == pytest.approx(0.03, abs=0.005)
+    assert "over 40 draws" in few.statistic
+
+
+def test_the_ledger_of_the_theorems_counts_what_breaks_them(monkeypatch):
+    found = general.theorem_ledger(20_000)
+    assert found["verdict"].tolist() == [SUPPORTED, SUPPORTED]
+    assert found["estimate"].tolist() == [0, 0]
+    assert (found["high"] < general.BROKEN).all()
+    whole = verify.alignment.random_pairs
+
+    def swapped(rng, trials):  # the higher alignment called the lower one, which the theorems say is worse
+        drawn = whole(rng, trials)
+        names = {"M1": "M2", "A1": "A2", "M2": "M1", "A2": "A1"}
+        return {name: drawn[names.get(name, name)] for name in drawn}
+
+    monkeypatch.setattr(general, "random_pairs", swapped)
+    monkeypatch.setattr(general.order, "theorem1_condition", lambda **drawn: np.arange(20_000) % 2 == 0)
+    monkeypatch.setattr(general.order, "theorem2_condition", lambda **drawn: np.arange(20_000) % 2 == 0)
+    assert general.theorem_ledger(20_000)["verdict"].tolist() == [CONTRADICTED, CONTRADICTED]
 
 
 def test_the_mixture_pages_figures_tables_and_words():

@@ -1,6 +1,7 @@
 """The claims ledger: what the paper claims, how it is decided here, and the verdicts that a run's data give."""
 
 from samlib.claims.entropy import entropy_sentence
+from samlib.claims.general import mixture_ledger, optimizers_ledger, theorem_ledger
 from samlib.claims.ledger import (
     CLAIMS,
     CONTRADICTED,
@@ -52,13 +53,16 @@ __all__ = [
     "ledger",
     "matched",
     "matched_sentence",
+    "mixture_ledger",
     "optimizer_ledger",
     "optimizer_table",
+    "optimizers_ledger",
     "pattern_sentence",
     "provenance_of",
     "read",
     "record",
     "sentence",
+    "theorem_ledger",
     "verdict",
     "with_recorded",
 ]

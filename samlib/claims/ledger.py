@@ -108,7 +108,7 @@ def ledger(pairs: Mapping[str, Pair], claims: tuple[Claim, ...] = CLAIMS) -> pd.
             )  # halves of few models; the tables say so
             effects = {claim.id: claim.measure(pair) for claim in claims}
         rows += [
-            {"claim": claim.id, "dataset": dataset, **row, **_cost(pair)}
+            {"claim": claim.id, "dataset": dataset, **row, **cost(pair)}
             for claim, row in zip(claims, decide(effects, claims, pair.sgd.sizes["model"]), strict=True)
         ]
     return pd.DataFrame(rows).set_index(["claim", "dataset"])
@@ -199,7 +199,8 @@ def _needed(found: Effect, smallest: float, level: float, n_models: int) -> floa
     return math.ceil(n_models * max(found.replicates.var() - by_examples, 0) / (target**2 - by_examples))
 
 
-def _cost(pair: Pair) -> dict:
+def cost(pair: Pair) -> dict:
+    """Columns models, seconds and machine of a pair of runs."""
     return {
         "models": 2 * pair.sgd.sizes["model"],
         "seconds": pair.sgd.attrs["seconds"] + pair.sam.attrs["seconds"],

@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from pydantic import BaseModel, ConfigDict, Field
 
+from samlib.claims.general import NEAR_BAYES, NEAR_EACH_OTHER, bayes_error, verdict_few, verdict_many
 from samlib.figures.style import REFERENCE, SAM, SGD
 from samlib.mixture import BLUE, Mixture, PairedDraws, PairedTest, Predictor, errors, mass_apart
 
@@ -22,8 +23,6 @@ NAMES = {
     "advantage": "confidence attacker's advantage",
 }
 DRAWS = {"smoke": (12, 4), "quick": (60, 20), "full": (400, 100)}  # of the claim, of each setting of the map
-# A gain that counts, and what "coincides" means: ours, set after trial runs, NEAR_EACH_OTHER alone before them.
-LEAST_GAIN, NEAR_EACH_OTHER, NEAR_BAYES = 0.01, 0.002, 0.005
 
 _Count = Annotated[int, Field(ge=0, le=100_000)]
 
@@ -191,41 +190,6 @@ def failure_table(rows: list[dict]) -> pd.DataFrame:
         for row in rows
     ]
     return pd.DataFrame(table).set_index(["what varies", "value"])
-
-
-def verdict_few(draws: PairedDraws) -> str:
-    """The verdict on "few": "supported", "contradicted", "no difference that counts" or "inconclusive"."""
-    return gain_verdict(draws.summary()["atypical_accuracy"])
-
-
-def gain_verdict(test: PairedTest, least: float = LEAST_GAIN) -> str:
-    """Of a gain in accuracy: its interval clear of 0 and the estimate at least `least`, or the interval within it."""
-    if test.low > 0 and test.difference >= least:
-        return "supported"
-    if test.high < 0 and test.difference <= -least:
-        return "contradicted"
-    return "no difference that counts" if max(abs(test.low), abs(test.high)) < least else "inconclusive"
-
-
-def verdict_many(draws: PairedDraws, mixture: Mixture) -> str:
-    """The verdict on "many": both within `NEAR_BAYES` of the Bayes error and within `NEAR_EACH_OTHER` of each other."""
-    bayes, test = bayes_error(mixture), draws.summary()["error"]
-    near = max(test.sgd, test.sam) - bayes <= NEAR_BAYES
-    if near and max(abs(test.low), abs(test.high)) <= NEAR_EACH_OTHER:
-        return "supported"
-    apart = (
-        max(abs(test.low), abs(test.high)) > NEAR_EACH_OTHER and min(abs(test.low), abs(test.high)) < NEAR_EACH_OTHER
-    )
-    return "inconclusive" if near and apart else "contradicted"
-
-
-def bayes_error(mixture: Mixture) -> float:
-    """The error of the Bayes rule, by quadrature."""
-
-    class Bayes:
-        decision = staticmethod(mixture.log_density_ratio)
-
-    return errors(Bayes, mixture)["error"]
 
 
 def summary(few: PairedDraws, many: PairedDraws, rows: list[dict], mixture: Mixture) -> str:
