@@ -135,12 +135,17 @@ def verdicts(experiments, cluster: CLUSTER = None):
 def record(
     experiments,
     folder: Annotated[Path, typer.Option(help="folder of the records")] = Path("book/results"),
+    signals: Annotated[bool, typer.Option("--signals", help="keep the models' signals too, for whole pages")] = False,
     cluster: CLUSTER = None,
 ):
     """Decide every claim on these models and keep the ledger, with its provenance, for the book to show."""
     from samlib import audit, claims
+    from samlib.runs import save_runs
 
-    print(claims.record(audit.align(_runs(experiments, cluster)), folder))
+    found = _runs(experiments, cluster)
+    print(claims.record(audit.align(found), folder))
+    for runs in found.values() if signals else ():
+        print(save_runs(runs, folder))
 
 
 @command

@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 
 from samlib import Experiment, audit, claims, figures
-from samlib.claims import CONTRADICTED, NO_DIFFERENCE, SUPPORTED, entropy, influence, statistics
+from samlib.claims import CONTRADICTED, NO_DIFFERENCE, SUPPORTED, distance, entropy, influence, statistics
 from samlib.data import Dataset
 from samlib.estimators import memorization
 
@@ -163,9 +163,26 @@ def test_without_the_data_at_hand_there_is_no_verdict(pair):
     assert entropy.near_duplicates(pair) is None  # the checksum is not that of digits
 
 
+@pytest.mark.parametrize("far", [True, False])
+def test_examples_that_sam_memorizes_more_are_atypical_or_the_reverse(monkeypatch, far):
+    rng, y = np.random.default_rng(0), np.arange(EXAMPLES) % CLASSES
+    direction = rng.normal(size=(EXAMPLES, 8))
+    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    special = np.arange(EXAMPLES) % 20 == 3
+    x = (direction * np.where(special, 5 if far else 0, 1)[:, None]).astype(np.float32)
+    dataset = Dataset(x, y, x, y, tuple("abcd"), "made up", "0" * 64)
+    assert (distance.atypicality(dataset)[special] > 0.5).all() == far
+    monkeypatch.setattr(distance, "dataset_of", lambda runs: dataset)
+    nothing = np.zeros(EXAMPLES)
+    pair = audit.Pair(*(simulate(s, nothing, memorized=m) for s, m in ((1, nothing), (2, 0.9 * special))), "SAM")
+    (row,) = decided(distance.more_memorized, "C5", pair)
+    assert row["verdict"] == (SUPPORTED if far else CONTRADICTED)
+    assert abs(row["estimate"]) > 0.3
+
+
 def test_distances_are_those_of_the_class(near):
     dataset = near(np.array([8]))
-    found = entropy.distances(dataset, np.array([8, 5]), np.array([8, 1]))
+    found = distance.distances(dataset, np.array([8, 5]), np.array([8, 1]))
     gap = np.linalg.norm(dataset.x_test[5] - dataset.x_train[1])
     np.testing.assert_allclose(found.example, [0.01 * np.sqrt(8), gap], rtol=1e-4)
     every = np.linalg.norm(dataset.x_train[1::CLASSES] - dataset.x_test[5], axis=1)

@@ -1,5 +1,6 @@
 """The claims ledger: what the paper claims, how it is decided here, and the verdicts that a run's data give."""
 
+from samlib.claims.distance import dataset_of
 from samlib.claims.entropy import entropy_sentence
 from samlib.claims.general import mixture_ledger, optimizers_ledger, theorem_ledger
 from samlib.claims.ledger import (
@@ -46,6 +47,7 @@ __all__ = [
     "Claim",
     "Effect",
     "ablation_table",
+    "dataset_of",
     "decide",
     "entropy_sentence",
     "explained",

@@ -5,19 +5,17 @@ Buckets and the most influential examples come from the even models, accuracies 
 
 from __future__ import annotations
 
-import functools
-import json
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import xarray as xr
 from scipy.stats import spearmanr
 
 from samlib.audit import Pair
+from samlib.claims.distance import Distances, by_halves, dataset_of, distances
 from samlib.claims.influence import Models, of
 from samlib.claims.statistics import Effect, compared, gain, group_mean, halves, mean
-from samlib.data import Dataset, load_dataset
+from samlib.data import Dataset
 from samlib.estimators import (
     entropy_buckets,
     gain_beyond_difficulty,
@@ -30,7 +28,6 @@ from samlib.evaluation import ENOUGH
 
 FEWEST = 3  # models that must be right on a test point, and wrong, for it to have a most influential example
 N_BUCKETS = 5
-N_HALVES = 24  # random halves of the models, to see how far choices by other models would be off
 
 
 def mixed(correct: np.ndarray) -> np.ndarray:
@@ -188,46 +185,6 @@ def top_memorization(pair: Pair) -> Effect | None:
     return mean(group_mean(terms, ends[0].astype(float)) - group_mean(terms, ends[1].astype(float)))
 
 
-@functools.lru_cache(2)
-def _dataset(name: str, pool: int | None, image_size: int | None) -> Dataset | None:
-    try:
-        return load_dataset(name, pool=pool, image_size=image_size)
-    except (ValueError, OSError):
-        return None
-
-
-def dataset_of(runs: xr.Dataset) -> Dataset | None:
-    """The data that the runs were trained on, or None where they are not at hand."""
-    fields = json.loads(runs.attrs["experiment"])
-    found = _dataset(fields["dataset"], fields["pool"], fields["image_size"])
-    return found if found and found.checksum == runs.attrs["data_checksum"] else None
-
-
-class Distances(NamedTuple):
-    """Of each test point: distance to `example`, to the `nearest` of its class, and the `typical` (median) one in it."""
-
-    example: np.ndarray
-    nearest: np.ndarray
-    typical: np.ndarray
-
-
-def distances(dataset: Dataset, test: np.ndarray, example: np.ndarray) -> Distances:
-    """Euclidean distances of test points (m,) to an example each (m,) and to all examples of their class."""
-    scale = 255 if dataset.x_train.dtype == np.uint8 else 1
-    result = np.empty((3, len(test)))
-    for label in np.unique(dataset.y_test[test]):
-        rows = np.flatnonzero(dataset.y_test[test] == label)
-        ours = np.flatnonzero(dataset.y_train == label)
-        a, b, c = (
-            x.reshape(len(x), -1).astype(np.float64) / scale
-            for x in (dataset.x_test[test[rows]], dataset.x_train[ours], dataset.x_train[example[rows]])
-        )
-        squared = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T
-        all_of_them = np.sqrt(np.maximum(squared, 0))
-        result[:, rows] = np.linalg.norm(a - c, axis=1), all_of_them.min(1), np.median(all_of_them, 1)
-    return Distances(*result)
-
-
 def top_distances(pair: Pair, dataset: Dataset) -> tuple[Top, Distances] | None:
     """The top-1 influential examples by all models of both optimizers, and how far they are: distance chooses nothing here."""
     found = top(of(pair.sgd, pair.sam))
@@ -235,24 +192,9 @@ def top_distances(pair: Pair, dataset: Dataset) -> tuple[Top, Distances] | None:
 
 
 def near_duplicates(pair: Pair) -> Effect | None:
-    """C8: distance of the top-1 influential example over the class's typical one, bucket 1 minus the last bucket.
-
-    A distance is no property of the models, but they choose whose it is. Choosing the largest is no smooth function of the
-    models, so their share of the variance comes from random halves, each choosing anew (Politis and Romano 1994: at one half
-    the spread of the subsamples needs no rescaling); the test points' share is the bootstrap's.
-    """
+    """C8: distance of the top-1 influential example over the class's typical one, bucket 1 minus the last bucket."""
     dataset = dataset_of(pair.sgd)
-    terms = None if dataset is None else _duplicate_terms(pair, dataset)
-    if terms is None:
-        return None
-    found, rng, n_models = mean(terms), np.random.default_rng(0), pair.sgd.sizes["model"]
-    picks = (np.sort(rng.permutation(n_models)[: n_models // 2]) for _ in range(N_HALVES))
-    parts = (_duplicate_terms(Pair(*(r.isel(model=p) for r in pair[:2]), pair.name), dataset) for p in picks)
-    values = [part.mean() for part in parts if part is not None]
-    if len(values) < N_HALVES // 2:
-        return None  # half of the models is too few to choose by, and then there is no telling how far all of them are off
-    noise = np.std(values, ddof=1) * rng.standard_normal(len(found.replicates))
-    return found._replace(replicates=found.replicates + noise)
+    return None if dataset is None else by_halves(pair, lambda part: _duplicate_terms(part, dataset))
 
 
 def _duplicate_terms(pair: Pair, dataset: Dataset) -> np.ndarray | None:

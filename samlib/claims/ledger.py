@@ -15,6 +15,7 @@ import pandas as pd
 from scipy import stats
 
 from samlib.audit import Pair
+from samlib.claims.distance import MORE, more_memorized
 from samlib.claims.entropy import beyond_difficulty, low_entropy_gain, near_duplicates, top_memorization
 from samlib.claims.influence import EDGES, PER_INTERVAL, leaning, slope
 from samlib.claims.statistics import (
@@ -65,6 +66,9 @@ CLAIMS = (
           f"share of examples with memorization below {LOWEST}, SAM - SGD", -1, 0.005, lowest_range),
     Claim("C4", "SAM memorizes more samples of the lower score range.",
           f"memorization, SAM - SGD, of examples that SGD memorizes by {LOWEST} to {LOW}", 1, 0.005, lower_scores),
+    Claim("C5", "The examples that SAM memorizes more look atypical.",
+          f"atypicality (share of the class that is nearer to its mean) of the {MORE:.0%} of examples that SAM memorizes more by "
+          "most, less that of all", 1, 0.02, more_memorized),
     Claim("C6", "SGD's influence leans on a narrow set of highly memorized examples, SAM's is spread more smoothly.",
           f"influence (odd models) of the {PER_INTERVAL} most influential examples (even models) of memorization {EDGES[-2]:.1f} "
           f"to 1, less those of {EDGES[1]:.1f} to {EDGES[-2]:.1f}, SAM - SGD",
@@ -163,7 +167,7 @@ def verdict(estimate: float, low: float, high: float, direction: int, smallest: 
 def sentence(row: pd.Series) -> str:
     """One sentence on a row of `ledger`, for the text under a figure."""
     if math.isnan(row.estimate):
-        return f"**Inconclusive.** {row.text} These runs are too small to decide it ({row.statistic})."
+        return f"**Inconclusive.** {row.text} These runs are too small to decide it, or their data not at hand ({row.statistic})."
     text = (
         f"**{row.verdict.capitalize()}.** {row.text} Measured: {row.statistic}, {row.estimate:+.4f} "
         f"({1 - row.level:.1%} interval {row.low:+.4f} to {row.high:+.4f}; smallest effect that counts {row.smallest:g})."

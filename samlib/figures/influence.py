@@ -22,7 +22,7 @@ from samlib.claims.influence import EDGES, differences, figure_2, influence_by_i
 from samlib.claims.statistics import halves
 from samlib.data import Dataset
 from samlib.estimators import memorization
-from samlib.figures.style import GREEN, GREY, RED, SAM, SGD, WIDTH, drawn
+from samlib.figures.style import GREEN, GREY, RED, SAM, SGD, WIDTH, drawn, needs_data
 from samlib.figures.tables import table
 
 NEAR = 0.25  # of the class's typical distance: below, two images are called near duplicates
@@ -210,6 +210,7 @@ def _frame(ax, colour: str) -> None:
     ax.add_patch(Rectangle((0, 0), 1, 1, transform=ax.transAxes, fill=False, ec=colour, lw=2.2, clip_on=False))
 
 
+@needs_data
 def distance_table(pair: Pair, dataset: Dataset):
     """How near the most influential example and the nearest one of the class are, first and last bucket of entropy.
 
@@ -249,6 +250,7 @@ def gallery_table(pair: Pair, dataset: Dataset, *, k: int = 10, n: int = 3):
     return pd.DataFrame.from_dict(rows, orient="index").style
 
 
+@needs_data
 def figure_3(pair: Pair, dataset: Dataset):
     """Figure 3: `influential_images` where the data are images, else `gallery_table`."""
     is_image = dataset.x_train.ndim > 2

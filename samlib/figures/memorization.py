@@ -10,10 +10,11 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from samlib.audit import Pair, link
+from samlib.claims import distance
 from samlib.data import Dataset
 from samlib.estimators import memorization, weighted_memorization
 from samlib.evaluation import resampled
-from samlib.figures.style import GREEN, GREY, RED, SAM, SGD, WIDTH, drawn
+from samlib.figures.style import GREEN, GREY, RED, SAM, SGD, WIDTH, drawn, needs_data
 
 
 @drawn
@@ -148,8 +149,9 @@ def differ_most(pair: Pair, k: int = 10) -> pd.DataFrame:
     return frame.iloc[chosen].rename_axis("example")
 
 
+@needs_data
 @drawn
-def examples(dataset: Dataset, frame: pd.DataFrame, *, per_row: int = 5):
+def examples(dataset: Dataset | None, frame: pd.DataFrame, *, per_row: int = 5):
     """Figure 1c: the examples of `differ_most` with their class and scores (on models that they were not chosen by).
 
     Images as images; other data as bars of their features, grey, over the class's mean, black.
@@ -172,15 +174,9 @@ def examples(dataset: Dataset, frame: pd.DataFrame, *, per_row: int = 5):
     return figure
 
 
-def atypicality(dataset: Dataset, frame: pd.DataFrame) -> pd.DataFrame:
-    """How atypical examples are of their class: share of the class that lies nearer to the class mean; 1 = the farthest one."""
-    x, y = dataset.x_train.reshape(len(dataset.y_train), -1), dataset.y_train
-    share = np.empty(len(y))
-    for label in np.unique(y):
-        rows = np.flatnonzero(y == label)
-        distance = np.linalg.norm(x[rows] - x[rows].mean(0), axis=1)
-        share[rows] = np.argsort(np.argsort(distance)) / max(len(rows) - 1, 1)
-    return frame.assign(atypicality=share[frame.index])
+def atypicality(dataset: Dataset | None, frame: pd.DataFrame) -> pd.DataFrame:
+    """`differ_most` with how atypical each example is of its class (`claims.distance`); NaN where the data are not at hand."""
+    return frame.assign(atypicality=np.nan if dataset is None else distance.atypicality(dataset)[frame.index])
 
 
 @drawn

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import matplotlib.pyplot as plt
 import seaborn as sns
+from IPython.display import Markdown
 
 SGD, SAM, REFERENCE = "#0072B2", "#D55E00", "#333333"
 GREY, GREEN, RED = "#6e6e6e", "#009E73", "#CC3311"
@@ -30,6 +31,18 @@ def drawn(function: Callable) -> Callable:
             figure = function(*args, **kwargs)
             plt.close(figure)
             return figure
+
+    return wrapped
+
+
+def needs_data(function: Callable) -> Callable:
+    """Let a function of a data set say in a sentence that it shows nothing where that is None, as for recorded runs it may be."""
+
+    @functools.wraps(function)
+    def wrapped(first, second, *args, **kwargs):
+        if first is None or second is None:
+            return Markdown("*Not shown: the data that these runs were trained on are not at hand on this machine.*")
+        return function(first, second, *args, **kwargs)
 
     return wrapped
 

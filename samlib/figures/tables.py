@@ -12,7 +12,7 @@ from samlib.audit import Pair, left_out
 from samlib.claims import CONTRADICTED, INCONCLUSIVE, NO_DIFFERENCE, SUPPORTED
 from samlib.data import Dataset
 from samlib.figures.memorization import agreement
-from samlib.figures.style import dataset_title
+from samlib.figures.style import dataset_title, needs_data
 
 # Light and dark pages both: colours with their own text colour.
 TONES = {
@@ -74,6 +74,7 @@ def agreement_table(pair: Pair):
     return pd.DataFrame({"value": rows}).map("{:.3f}".format).style
 
 
+@needs_data
 def differ_most_table(frame: pd.DataFrame, dataset: Dataset, *, name: str = "SAM"):
     """`differ_most` with class names, scores and atypicality."""
     shown = pd.DataFrame({"class": [dataset.classes[int(label)] for label in frame["label"]]}, index=frame.index)

@@ -19,21 +19,23 @@ import xarray as xr
 from tqdm import tqdm
 
 from samlib.experiment import Experiment
+from samlib.runs.recorded import load_runs, save_runs
 from samlib.runs.store import Store, open_store
 from samlib.runs.transfer import export_job, import_group
 from samlib.training import train_group
 
-__all__ = ["Store", "export_job", "import_group", "run", "run_pairs", "workers"]
+__all__ = ["Store", "export_job", "import_group", "load_runs", "run", "run_pairs", "save_runs", "workers"]
 
 ATTEMPTS = 3  # rounds of dispatch before a group that workers keep losing is given up
 
 
-def run(experiment: Experiment, *, cluster=None, cache_dir=None, progress: bool = True) -> xr.Dataset:
+def run(experiment: Experiment, *, cluster=None, cache_dir=None, progress: bool = True, recorded=None) -> xr.Dataset:
     """Train the experiment's models, or load those that exist, and return all of them as `Runs`.
 
     cluster: None for this machine (a process a core with one torch thread each, or a process a GPU), a scheduler's address
     ("tcp://..."), a `distributed.Client` or a Dask cluster object. Workers share no files: groups travel back as arrays.
     cache_dir: folder of the stores; `SAMLIB_CACHE` or the user's cache folder if None.
+    recorded: folder of recorded runs (`samlib record --signals`), which are returned where it holds these models.
 
     Returns an `xarray.Dataset` with dims model, example, test: `member`, `correct`, `logit`, `entropy`,
     `modified_entropy` (model, example); the signals with the prefix `test_` (model, test); `train_loss`,
@@ -44,6 +46,8 @@ def run(experiment: Experiment, *, cluster=None, cache_dir=None, progress: bool 
     Raises ValueError where all models diverged or the store is damaged or made with other data, OSError where the cache
     cannot be written, RuntimeError where the cluster is lost (what was finished is kept).
     """
+    if recorded is not None and (found := load_runs(experiment, recorded)) is not None:
+        return found
     store = open_store(experiment, cache_dir)
     if store.missing():
         with store.locked(progress):

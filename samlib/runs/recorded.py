@@ -1,0 +1,89 @@
+"""Runs as one small file each, for a reader who has no time to train them: what `run(..., recorded=folder)` looks for.
+
+Masks as bits, logits and entropies in half precision, which moves a statistic in its fourth digit; the test points' entropies,
+which nothing here reads, are left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from samlib.experiment import Experiment
+
+BITS = {"member": "example", "correct": "example", "test_correct": "test"}
+HALVES = {"logit": "example", "entropy": "example", "modified_entropy": "example", "test_logit": "test"}
+PER_MODEL = ("train_loss", "train_accuracy", "test_accuracy")
+ABOUT = ("experiment", "key", "classes", "data_checksum", "data_source", "diverged", "seconds", "machine", "strategy", "samlib")
+
+
+def save_runs(runs: xr.Dataset, folder) -> Path:
+    """Write what `run` returned as `<key>.npz` into a folder; returns the path."""
+    arrays = {name: np.packbits(runs[name].values, axis=1) for name in BITS}
+    arrays |= {name: _planes(runs[name].values.astype(np.float16)) for name in HALVES}
+    arrays |= {name: runs[name].values for name in (*PER_MODEL, "model")}
+    arrays |= {name: runs[name].values.astype(np.uint16) for name in ("label", "test_label")}
+    about = {name: runs.attrs[name] for name in ABOUT} | {"date": time.strftime("%Y-%m-%d", time.gmtime())}
+    path = Path(folder) / f"{runs.attrs['key']}.npz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(path, about=json.dumps(about), digest=_digest(arrays, about), **arrays)
+    return path
+
+
+def load_runs(experiment: Experiment, folder) -> xr.Dataset | None:
+    """The recorded runs of an experiment, as `run` returns them, or None where the folder has none, or too few models.
+
+    Raises ValueError, one sentence, for a file that is damaged or was changed.
+    """
+    path = Path(folder) / f"{experiment.key}.npz"
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        about, digest = json.loads(str(arrays.pop("about"))), str(arrays.pop("digest"))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
+        raise ValueError(f"{path} holds no recorded runs ({error}); record them again.") from None
+    if digest != _digest(arrays, about) or about["key"] != experiment.key:
+        raise ValueError(f"{path} was changed after it was recorded; record it again.")
+    n_models = json.loads(about["experiment"])["n_models"]
+    if n_models < experiment.n_models:
+        return None
+    sizes = {"example": len(arrays["label"]), "test": len(arrays["test_label"])}
+    variables = {
+        name: (("model", dim), np.unpackbits(arrays[name], axis=1, count=sizes[dim]).astype(bool))
+        for name, dim in BITS.items()
+    }
+    variables |= {name: (("model", dim), _whole(arrays[name]).astype(np.float32)) for name, dim in HALVES.items()}
+    variables |= {name: ("model", arrays[name]) for name in PER_MODEL}
+    labels = {name: (dim, arrays[name].astype(np.int64)) for name, dim in (("label", "example"), ("test_label", "test"))}
+    attributes = about | {
+        "experiment": experiment.model_dump_json(),
+        "seconds": round(about["seconds"] * experiment.n_models / n_models, 3),
+        "diverged": [k for k in about["diverged"] if k < experiment.n_models],
+        "store": str(path),
+    }
+    runs = xr.Dataset(variables, {"model": arrays["model"]} | labels, attributes)
+    return runs.sel(model=arrays["model"] < experiment.n_models)
+
+
+def _planes(values: np.ndarray) -> np.ndarray:
+    """The low bytes, then the high ones, which compress better apart."""
+    return np.ascontiguousarray(np.moveaxis(values.view(np.uint8).reshape(*values.shape, 2), -1, 0))
+
+
+def _whole(planes: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(np.moveaxis(planes, 0, -1)).view(np.float16)[..., 0]
+
+
+def _digest(arrays: dict[str, np.ndarray], about: dict) -> str:
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name, values in sorted(arrays.items()):
+        digest.update(f"{name} {values.shape} {values.dtype}".encode() + np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
