@@ -66,6 +66,10 @@ def test_train_attack_memorize_and_decide(small_npz, tmp_path):
     decided = samlib("verdicts", *options, cache=tmp_path)
     assert decided.returncode == 0, decided.stderr
     assert decided.stdout.startswith("C1: ")
+    kept = samlib("record", *options, "--folder", str(tmp_path / "kept"), "--signals", cache=tmp_path)
+    assert kept.returncode == 0, kept.stderr
+    assert sorted(kept.stdout.split()) == sorted(map(str, (tmp_path / "kept").iterdir()))
+    assert {p.suffix for p in (tmp_path / "kept").iterdir()} == {".parquet", ".npz"}
 
 
 @pytest.mark.slow

@@ -2,13 +2,17 @@
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 from test_claims import simulate
 
+import samlib
 from samlib import claims, figures
 from samlib.audit import align
 from samlib.experiment import Experiment
+from samlib.runs import load_runs, save_runs
 
 
 @pytest.fixture(scope="module")
@@ -71,4 +75,58 @@ def test_a_record_that_was_changed_or_is_of_another_experiment_is_refused(pair, 
     (tmp_path / "junk.parquet").write_bytes(b"junk")
     with pytest.raises(ValueError, match="is not a record") as error:
         claims.read(tmp_path / "junk.parquet")
+    assert "\n" not in str(error.value)
+
+
+@pytest.fixture
+def trained(small_npz, client, tmp_path):
+    experiment = Experiment(dataset=str(small_npz), hidden=(8,), epochs=2, batch_size=16, n_models=16)
+    return experiment, samlib.run(experiment, cluster=client, cache_dir=tmp_path / "store")
+
+
+def test_recorded_runs_come_back_to_half_precision_and_need_no_data(trained, small_npz, tmp_path):
+    experiment, runs = trained
+    path = save_runs(runs, tmp_path / "results")
+    small_npz.unlink()
+    again = samlib.run(experiment, recorded=tmp_path / "results")
+    for name in again:
+        if runs[name].dtype == bool or runs[name].ndim == 1:
+            xr.testing.assert_equal(again[name], runs[name])
+        else:
+            assert again[name].dtype == np.float32
+            np.testing.assert_array_equal(again[name], runs[name].values.astype(np.float16).astype(np.float32))
+    assert set(runs) - set(again) == {"test_entropy", "test_modified_entropy"}
+    for name, value in runs.attrs.items():
+        assert again.attrs[name] == (value if name != "store" else str(path)), name
+    few = samlib.run(experiment.but(n_models=3), recorded=tmp_path / "results")
+    xr.testing.assert_equal(few, again.isel(model=slice(3)))
+    assert few.attrs["seconds"] == pytest.approx(runs.attrs["seconds"] * 3 / 16, abs=1e-3)
+
+
+def test_what_is_not_recorded_is_trained(trained, client, tmp_path):
+    experiment, runs = trained
+    save_runs(runs, tmp_path / "results")
+    assert load_runs(experiment.but(n_models=24), tmp_path / "results") is None
+    assert load_runs(experiment.but(seed=1), tmp_path / "results") is None
+    assert load_runs(experiment, tmp_path / "nowhere") is None
+    more = samlib.run(experiment.but(n_models=24), cluster=client, cache_dir=tmp_path / "store", recorded=tmp_path)
+    assert more.sizes["model"] == 24
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "other key"])
+def test_recorded_runs_that_were_changed_are_refused(trained, tmp_path, damage):
+    experiment, runs = trained
+    path = save_runs(runs, tmp_path)
+    if damage == "other key":
+        path = path.rename(tmp_path / f"{experiment.but(seed=1).key}.npz")
+        experiment = experiment.but(seed=1)
+    elif damage == "cut":
+        path.write_bytes(path.read_bytes()[:-30])
+    else:
+        with np.load(path) as file:
+            arrays = dict(file)
+        arrays["logit"][0, 0, 0] ^= 1
+        np.savez(path, **arrays)
+    with pytest.raises(ValueError, match=r"recorded.*record (it|them) again\.$") as error:
+        samlib.run(experiment, recorded=tmp_path)
     assert "\n" not in str(error.value)

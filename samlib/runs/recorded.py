@@ -10,6 +10,7 @@ import hashlib
 import json
 import time
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -45,10 +46,10 @@ def load_runs(experiment: Experiment, folder) -> xr.Dataset | None:
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         about, digest = json.loads(str(arrays.pop("about"))), str(arrays.pop("digest"))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} holds no recorded runs ({error}); record them again.") from None
     if digest != _digest(arrays, about) or about["key"] != experiment.key:
         raise ValueError(f"{path} was changed after it was recorded; record it again.")
