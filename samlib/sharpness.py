@@ -20,8 +20,8 @@ from samlib.optim import SAM
 from samlib.training.common import Inputs, Streams
 from samlib.training.each import EVALUATED, train_one
 
-GRID = np.linspace(0, 3, 13)  # steps from the weights, in units of rho; GRID[AT_RHO] is 1
-AT_RHO = 4
+GRID = np.linspace(0, 3, 7)  # steps from the weights, in units of rho; GRID[AT_RHO] is 1
+AT_RHO = 2
 N_RANDOM = 2  # random directions, each both ways: in thousands of dimensions one is much like the next
 TOLERANCE, LANCZOS = 1e-4, 10  # of the largest eigenvalue, relative; vectors that are kept
 
@@ -35,7 +35,7 @@ class Effort(NamedTuple):
 
 
 EFFORT = {"mlp": Effort(6, 3000, 100)}  # six pairs are the fewest that can all agree at 5 %: 2 / 2**6
-LESS = Effort(2, 500, 5)  # of any other architecture
+LESS = Effort(2, 200, 5)  # of any other architecture
 
 
 class Loss:
@@ -104,7 +104,7 @@ class Loss:
 class Landscape(NamedTuple):
     """What `measure` finds; of several models, each with a leading axis over models.
 
-    `loss` and `gradient_norm` at the weights. How far the loss rises GRID * rho away from them, each (13,): `ascent`, along the
+    `loss` and `gradient_norm` at the weights. How far the loss rises GRID * rho away from them, each (7,): `ascent`, along the
     gradient (at rho, Foret et al. 2021, eq. 1 to first order); `batches`, the mean over batches of the rise of each one's
     loss along its own gradient, as in training (m-sharpness, section 4.1); `random`, the mean over random directions.
     `adaptive`, the rise after ASAM's step (Kwon et al. 2021, eq. 5) of 10 rho, which no rescaling of the weights that keeps

@@ -148,6 +148,7 @@ def sharpness_sentence(found: Landscapes) -> str:
     unscaled = [found.rho * (one.gradient_norm**2).mean() for one in (found.sgd, found.sam)]
     return (
         f"**{head}** {dataset_title(found.dataset)}, means over {pairs} pairs, at distance {found.rho:g}, with {found.epochs} "
-        f"epochs{cut}, each model on the {found.examples} examples that it was trained on: {numbers}. The whole gradient's own length is {norm.sgd:.2g} and "
-        f"{norm.sam:.2g}: without scaling, the step ρ∇L would raise the loss by about {unscaled[0]:.1g} and {unscaled[1]:.1g}."
+        f"epochs{cut}, each model on the {found.examples} examples that it was trained on: {numbers}. "
+        f"The whole gradient's own length is {norm.sgd:.2g} and {norm.sam:.2g}: without scaling, the step ρ∇L would raise "
+        f"the loss by about {unscaled[0]:.1g} and {unscaled[1]:.1g}."
     )
