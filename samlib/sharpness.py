@@ -160,7 +160,7 @@ def _unit(v: torch.Tensor) -> torch.Tensor:
 
 
 class Landscapes(NamedTuple):
-    """Paired models of SGD and of another optimizer: two `Landscape`s of arrays, and what was trained."""
+    """Paired models of SGD and of another optimizer: a `Landscape` of arrays of each, and what was trained."""
 
     sgd: Landscape
     sam: Landscape
