@@ -188,7 +188,8 @@ def test_a_costly_recipe_is_cut_and_says_so(small_npz, monkeypatch):
 def made(factors, pairs=6):
     """Landscapes where the other's rise along a batch's and the whole gradient and its eigenvalue are `factors` times SGD's."""
     level, both = 1 + 0.01 * np.arange(pairs), []
-    for f, of in (((1, 1, 1), level), (factors, level[::-1])):  # reversed, so that pairs do not agree where the means do
+    # reversed for the other, so that pairs do not agree where the means do
+    for f, of in (((1, 1, 1), level), (factors, level[::-1])):
         rise = of[:, None] * GRID
         both.append(Landscape(of, of, f[1] * rise, f[0] * rise, rise, of, f[2] * of))
     return Landscapes(*both, "SAM", "digits", 0.05, 100, 40, False)
