@@ -28,7 +28,7 @@ _HOME = {
     "evaluate": "evaluation",
     "compare": "evaluation",
 }
-_ROOMS = ("attacks", "audit", "claims", "estimators", "figures", "mixture", "signals", "theory", "widgets")
+_ROOMS = ("attacks", "audit", "claims", "estimators", "figures", "mixture", "sharpness", "signals", "theory", "widgets")
 __all__ = sorted([*_HOME, *_ROOMS])
 
 

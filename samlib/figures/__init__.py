@@ -31,6 +31,14 @@ from samlib.figures.memorization import (
     memorization_density,
     memorization_scatter,
 )
+from samlib.figures.sharpness import (
+    loss_around,
+    sharpness_differences,
+    sharpness_sentence,
+    sharpness_table,
+    two_passes,
+    two_passes_sentence,
+)
 from samlib.figures.tables import (
     agreement_table,
     differ_most_table,
@@ -63,6 +71,7 @@ __all__ = [
     "ledger_table",
     "link_curve",
     "link_sentence",
+    "loss_around",
     "matched_curves",
     "memorization_density",
     "memorization_scatter",
@@ -74,7 +83,12 @@ __all__ = [
     "recipe_of",
     "roc_curves",
     "settings_table",
+    "sharpness_differences",
+    "sharpness_sentence",
+    "sharpness_table",
     "table",
     "top_memorization",
     "training_cost",
+    "two_passes",
+    "two_passes_sentence",
 ]
