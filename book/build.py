@@ -50,6 +50,7 @@ FEWER = {
     ("other_optimizers", "quick"): {"n_models": 16},
     ("ablations", "smoke"): {"changed": ["epochs"], "n_models": 8},
     ("other_optimizers", "smoke"): {"optimizers": ["sam", "looksam", "ema"]},
+    ("introduction", "smoke"): {"others": {"dataset": "digits", "optimizers": ["looksam"]}},
 }
 TIMEOUT = 1800  # seconds a cell may take
 

@@ -2,7 +2,7 @@
 
 from samlib.claims.distance import dataset_of
 from samlib.claims.entropy import entropy_sentence
-from samlib.claims.general import mixture_ledger, optimizers_ledger, theorem_ledger
+from samlib.claims.general import general_ledger, mixture_ledger, optimizers_ledger, theorem_ledger
 from samlib.claims.ledger import (
     CLAIMS,
     CONTRADICTED,
@@ -52,6 +52,7 @@ __all__ = [
     "entropy_sentence",
     "explained",
     "explained_sentence",
+    "general_ledger",
     "ledger",
     "matched",
     "matched_sentence",

@@ -15,7 +15,7 @@ from samlib.claims.ledger import CONTRADICTED, INCONCLUSIVE, LEVEL, SUPPORTED, C
 from samlib.claims.statistics import mean
 from samlib.evaluation import auc_terms
 from samlib.experiment import SHARPNESS_AWARE
-from samlib.mixture import Mixture, PairedDraws, PairedTest, errors
+from samlib.mixture import Mixture, PairedDraws, PairedTest, errors, paired_draws
 from samlib.theory import order
 from samlib.theory.model import advantage, error
 from samlib.theory.verify.alignment import random_pairs
@@ -25,6 +25,17 @@ LEAST_GAIN, NEAR_EACH_OTHER, NEAR_BAYES = 0.01, 0.002, 0.005
 BROKEN = 1e-3  # share of random pairs that may break a theorem before it counts as refuted: rounding alone breaks none
 FEW, MANY = (40, 2, 40), (1600, 400, 2000)  # typical, atypical and blue samples of a draw
 MIXTURE, THEORY = "the mixture", "random alignments"
+
+
+def general_ledger(pairs: Mapping[str, Pair], *, n_draws: int = 60, trials: int = 100_000, seed: int = 0) -> pd.DataFrame:
+    """All of them: C11 on `n_draws` draws with few atypical samples and a third as many with many, the theorems on `trials`
+    random pairs, and C14 on `pairs`, as of `experiment.optimizer_pairs`, aligned."""
+    names, mixture = ("n_typical", "n_atypical", "n_blue"), Mixture()
+    few, many = (
+        paired_draws(n, **dict(zip(names, counts, strict=True)), seed=seed)
+        for n, counts in ((n_draws, FEW), (max(n_draws // 3, 2), MANY))
+    )
+    return pd.concat([mixture_ledger(few, many, mixture), theorem_ledger(trials, seed), optimizers_ledger(pairs)])
 
 
 def mixture_ledger(few: PairedDraws, many: PairedDraws, mixture: Mixture) -> pd.DataFrame:

@@ -40,7 +40,7 @@ def table(frame: pd.DataFrame, *, digits: int = 3, name: str = "SAM"):
 
 def overview(ledger: pd.DataFrame):
     """The first page's table: what is claimed, and the verdict on each data set."""
-    verdicts = ledger["verdict"].unstack("dataset")[list(dict.fromkeys(ledger.index.get_level_values("dataset")))]
+    verdicts = ledger["verdict"].unstack("dataset").fillna("")[list(dict.fromkeys(ledger.index.get_level_values("dataset")))]
     verdicts = verdicts.loc[list(dict.fromkeys(ledger.index.get_level_values("claim")))].rename(columns=dataset_title)
     verdicts.insert(0, "the paper claims", ledger["text"].groupby("claim").first())
     names = verdicts.columns[1:]

@@ -11,6 +11,7 @@ import json
 import time
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +25,10 @@ PER_MODEL = ("train_loss", "train_accuracy", "test_accuracy")
 ABOUT = ("experiment", "key", "classes", "data_checksum", "data_source", "diverged", "seconds", "machine", "strategy", "samlib")
 
 
-def save_runs(runs: xr.Dataset, folder) -> Path:
-    """Write what `run` returned as `<key>.npz` into a folder; returns the path."""
+def save_runs(runs: xr.Dataset, folder, signals: Sequence[str] = tuple(HALVES)) -> Path:
+    """Write what `run` returned as `<key>.npz` into a folder; returns the path. signals: those of HALVES to keep."""
     arrays = {name: np.packbits(runs[name].values, axis=1) for name in BITS}
-    arrays |= {name: _planes(runs[name].values.astype(np.float16)) for name in HALVES}
+    arrays |= {name: _planes(runs[name].values.astype(np.float16)) for name in signals}
     arrays |= {name: runs[name].values for name in (*PER_MODEL, "model")}
     arrays |= {name: runs[name].values.astype(np.uint16) for name in ("label", "test_label")}
     about = {name: runs.attrs[name] for name in ABOUT} | {"date": time.strftime("%Y-%m-%d", time.gmtime())}
@@ -61,7 +62,8 @@ def load_runs(experiment: Experiment, folder) -> xr.Dataset | None:
         name: (("model", dim), np.unpackbits(arrays[name], axis=1, count=sizes[dim]).astype(bool))
         for name, dim in BITS.items()
     }
-    variables |= {name: (("model", dim), _whole(arrays[name]).astype(np.float32)) for name, dim in HALVES.items()}
+    kept = {name: dim for name, dim in HALVES.items() if name in arrays}
+    variables |= {name: (("model", dim), _whole(arrays[name]).astype(np.float32)) for name, dim in kept.items()}
     variables |= {name: ("model", arrays[name]) for name in PER_MODEL}
     labels = {name: (dim, arrays[name].astype(np.int64)) for name, dim in (("label", "example"), ("test_label", "test"))}
     attributes = about | {
