@@ -9,7 +9,7 @@ from test_claims import simulate
 from samlib import Experiment, audit, claims, figures
 from samlib.claims import CONTRADICTED, INCONCLUSIVE, NO_DIFFERENCE, SUPPORTED, settings
 from samlib.evaluation import auc_terms
-from samlib.experiment import ABLATIONS, PROFILES, ablation_pairs, from_parameters, optimizer_pairs
+from samlib.experiment import ABLATIONS, ablation_pairs, from_parameters, in_profile, optimizer_pairs
 
 matplotlib.use("Agg")
 
@@ -63,7 +63,7 @@ def test_ablations_change_one_field_at_a_time():
 
 def test_a_notebooks_parameters_reach_the_pairs():
     made = from_parameters({"dataset": "digits", "changed": ["rho"], "profile": "smoke"}, make=ablation_pairs)
-    assert {e.epochs for pair in made.values() for e in pair.values()} == {PROFILES["smoke"]["epochs"]}
+    assert {e.epochs for pair in made.values() for e in pair.values()} == {in_profile("smoke")["epochs"]}
     with pytest.raises(ValueError, match="magic"):
         from_parameters({"dataset": "digits", "magic": 1}, make=optimizer_pairs)
 
