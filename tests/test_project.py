@@ -15,7 +15,7 @@ CONDA_NAMES = {"torch": "pytorch", "dask": "dask-core", "matplotlib": "matplotli
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # Each room imports only from rooms to its left.
 ORDER = [
-    *("checks", "data", "models", "optim", "experiment", "signals", "training", "runs", "estimators", "attacks"),
+    *("checks", "data", "models", "optim", "experiment", "signals", "training", "runs", "planning", "estimators", "attacks"),
     *("evaluation", "audit", "mixture", "theory", "claims", "figures", "widgets", "cli"),
 ]
 
