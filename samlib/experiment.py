@@ -66,7 +66,13 @@ ABLATIONS = {
     "weight_decay": (0.0, 5e-4, 5e-3),
     "epochs": (0.125, 0.25, 0.5, 1, 2),
     "n_models": (8, 16, 32, 64),  # the first of one store
+    "norm": NORMS,
+    "augment": (False, True),
 }
+NO_PART = {
+    "norm": WITHOUT_NORM,
+    "augment": ("mlp",),
+}  # models that such an ablation is not for; an mlp's data may be no images
 _Fraction = Annotated[float, Field(gt=0, lt=1)]
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -202,19 +208,24 @@ def optimizer_pairs(optimizers: Sequence[str] | None = None, **fields) -> dict[s
     return {name: pair(**fields | {"optimizer": name, "rho": _rounded(rho * RADIUS.get(name, 1))}) for name in names}
 
 
-def ablation_pairs(changed: Sequence[str] | None = None, **fields) -> dict[tuple[str, float], dict[str, Experiment]]:
+def ablation_pairs(changed: Sequence[str] | None = None, **fields) -> dict[tuple[str, Any], dict[str, Experiment]]:
     """`pair`, and the same with one field changed, keyed by (field, value) for each of ABLATIONS and the recipe's own value.
 
-    changed: names of the fields of ABLATIONS to change, all if None. Raises ValueError for another name, and as `pair`.
+    changed: names of the fields of ABLATIONS to change; if None, all that the model has. Raises ValueError for another
+    name, for one that plays no part in the model, and as `pair`.
     """
-    wanted = list(ABLATIONS) if changed is None else changed
-    if isinstance(wanted, str) or not wanted or set(wanted) - ABLATIONS.keys():
+    if changed is not None and (isinstance(changed, str) or not changed or set(changed) - ABLATIONS.keys()):
         raise ValueError(f"changed must be a list of some of {', '.join(ABLATIONS)}, not {changed!r}.")
     fields = {"n_models": FEW_MODELS["ablations"]} | {k: v for k, v in fields.items() if v is not None}
     base = pair(**fields)
     other = next(e for e in base.values() if e.optimizer != "sgd")
+    without = [name for name, models in NO_PART.items() if other.model in models]
+    if refused := [name for name in changed or () if name in without]:
+        raise ValueError(
+            f"changed cannot hold {' or '.join(refused)} where model is {other.model!r}; give another model."
+        )
     pairs = {}
-    for name in wanted:
+    for name in changed or [name for name in ABLATIONS if name not in without]:
         values, own = ABLATIONS[name], getattr(other, name)
         if name == "rho":
             values = [_rounded(own * factor) for factor in values]

@@ -13,6 +13,7 @@ from samlib.claims import CONTRADICTED, INCONCLUSIVE, NO_DIFFERENCE, SUPPORTED
 from samlib.data import Dataset
 from samlib.figures.memorization import agreement
 from samlib.figures.style import dataset_title
+from samlib.runs import seconds
 
 # Light and dark pages both: colours with their own text colour.
 TONES = {
@@ -95,7 +96,7 @@ def provenance(pair: Pair):
         columns[name] = {name: str(value) for name, value in fields.items()} | {
             "models that diverged": str(len(runs.attrs["diverged"])),
             "examples that the attacks leave out": str(left_out(runs)),
-            "core seconds": f"{runs.attrs['seconds']:.0f}",
+            "core seconds": f"{seconds(runs):.0f}",
             "machine": ", ".join(runs.attrs["machine"]),
             "samlib": ", ".join(runs.attrs["samlib"]),
             "data (sha256)": runs.attrs["data_checksum"][:12],
@@ -114,7 +115,7 @@ def training_cost(pairs: Mapping[str, Pair]):
                 "rho": f"{json.loads(runs.attrs['experiment'])['rho']:g}",
                 "train accuracy": f"{float(runs.train_accuracy.mean()):.3f}",
                 "test accuracy": f"{float(runs.test_accuracy.mean()):.3f}",
-                "core seconds": f"{runs.attrs['seconds']:.0f}",
+                "core seconds": f"{seconds(runs):.0f}",
                 "machine": ", ".join(runs.attrs["machine"]),
             }
     return pd.DataFrame.from_dict(rows, orient="index").style

@@ -7,6 +7,7 @@ beside it, so that the store's bytes depend on the experiment alone.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import platform
@@ -14,6 +15,7 @@ import sys
 import time
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 import xarray as xr
 from tqdm import tqdm
@@ -23,7 +25,7 @@ from samlib.runs.store import Store, open_store
 from samlib.runs.transfer import export_job, import_group
 from samlib.training import train_group
 
-__all__ = ["Store", "export_job", "import_group", "n_workers", "run", "run_pairs", "workers"]
+__all__ = ["Store", "export_job", "import_group", "n_workers", "run", "run_pairs", "seconds", "workers"]
 
 ATTEMPTS = 3  # rounds of dispatch before a group that workers keep losing is given up
 
@@ -74,6 +76,20 @@ def run_pairs(pairs: Mapping[Hashable, Mapping[str, Experiment]], **options) -> 
     with workers(experiments.values(), **shared) as client:
         runs = {name: run(e, cluster=client, **options) for name, e in experiments.items()}
     return {key: {name: runs[e.model_dump_json()] for name, e in pair.items()} for key, pair in pairs.items()}
+
+
+def seconds(runs: xr.Dataset) -> float:
+    """What the models of `runs` took to train, in seconds of one core or GPU, by the log beside their store.
+
+    `runs.attrs["seconds"]` is of the whole store, which may hold more models; so is this where the log is gone.
+    """
+    log = Path(runs.attrs.get("store", "gone")).with_suffix(".jsonl")
+    if not log.exists():
+        return runs.attrs["seconds"]
+    asked = json.loads(runs.attrs["experiment"])["n_models"]
+    entries = [json.loads(line) for line in log.read_text().splitlines()]
+    last = {start: (stop, entry["seconds"]) for entry in entries for start, stop in [entry["models"]]}
+    return sum(spent * max(min(stop, asked) - start, 0) / (stop - start) for start, (stop, spent) in last.items())
 
 
 def _train_missing(store: Store, missing: list[range], cluster, progress: bool) -> None:
