@@ -21,25 +21,32 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 import nbformat
+import yaml
 
-from samlib.experiment import PROFILES, ablation_pairs, optimizer_pairs, pair
+from samlib.data import shape_of
+from samlib.experiment import (
+    FEW_MODELS,
+    PROFILES,
+    ablation_pairs,
+    from_parameters,
+    in_profile,
+    optimizer_pairs,
+    planned,
+)
+from samlib.figures.style import dataset_title
 from samlib.runs import run, workers
 
 ROOT = Path(__file__).resolve().parents[1]
-DATASETS = {"location30": "Location-30", "digits": "Digits"}
-# Page: (notebook, its parameters beside the profile, what is added to its title where one notebook makes several pages).
-PAGES = {
-    f"{name}_{dataset}": (name, {"dataset": dataset}, title)
-    for name in ("membership_risk", "memorization", "influence", "influence_entropy")
-    for dataset, title in DATASETS.items()
-} | {
-    "introduction": ("introduction", {"datasets": list(DATASETS), "results": str(ROOT / "book" / "results")}, None),
-    "synthetic_mixture": ("synthetic_mixture", {}, None),
-    "theory_checks": ("theory_checks", {}, None),
-    "explorer": ("explorer", {}, None),
-    "other_optimizers": ("other_optimizers", {"dataset": "digits"}, None),
-    "ablations": ("ablations", {"dataset": "digits"}, None),
+# Notebooks that make a page for each data set, and the others with their parameters.
+EACH = ("membership_risk", "memorization", "influence", "influence_entropy")
+ALONE = {
+    "synthetic_mixture": {},
+    "theory_checks": {},
+    "explorer": {},
+    "other_optimizers": {"dataset": "digits"},
+    "ablations": {"dataset": "digits"},
 }
+TRAIN_NOTHING = ("synthetic_mixture", "theory_checks", "explorer")  # their profiles are smoke, quick and full
 # What a notebook that reads many experiments makes of its parameters, and how a profile has fewer of them.
 MAKERS = {"other_optimizers": optimizer_pairs, "ablations": ablation_pairs}
 FEWER = {
@@ -51,6 +58,10 @@ FEWER = {
     ("ablations", "smoke"): {"changed": ["epochs"], "n_models": 8},
     ("other_optimizers", "smoke"): {"optimizers": ["sam", "looksam", "ema"]},
     ("introduction", "smoke"): {"others": {"dataset": "digits", "optimizers": ["looksam"]}},
+} | {
+    (name, profile): {"n_models": FEW_MODELS[few]}
+    for name, few in (("ablations", "ablations"), ("other_optimizers", "optimizers"))
+    for profile in ("standard", "paper")
 }
 TIMEOUT = 1800  # seconds a cell may take
 
@@ -65,7 +76,9 @@ def main() -> int:
     start, clock = time.perf_counter(), {}
     executed = args.output / "notebooks"
     executed.mkdir(parents=True, exist_ok=True)
-    pages = {f"{page}.ipynb": plan(*source, args.profile) for page, source in PAGES.items()}
+    datasets = datasets_of(args.profile)
+    sources = pages_of(datasets)
+    pages = {f"{page}.ipynb": plan(*source, args.profile) for page, source in sources.items()}
     stale = {page: todo for page, todo in pages.items() if fingerprint_of(executed / page) != todo["fingerprint"]}
     for page in pages.keys() - stale.keys():
         say(f"reused    {page}: nothing that it depends on has changed")
@@ -73,11 +86,12 @@ def main() -> int:
         (executed / left).unlink()
 
     if stale:
-        train(args.profile)
+        train(args.profile, datasets)
         clock["training"] = time.perf_counter() - start
     failed = execute(stale, executed)
     clock["notebooks"] = time.perf_counter() - start - sum(clock.values())
-    status = build(args.output)
+    (executed / "_toc.yml").write_text(yaml.safe_dump(contents(sources), sort_keys=False))
+    status = build(args.output, executed / "_toc.yml")
     clock["book"] = time.perf_counter() - start - sum(clock.values())
     say("seconds: " + ", ".join(f"{what} {seconds:.0f}" for what, seconds in clock.items()))
     if status:
@@ -93,11 +107,43 @@ def say(message: str) -> None:
     print(message, flush=True)
 
 
+def datasets_of(profile: str) -> list[str]:
+    """The data sets that have pages: the profile's, but for folders that are not there; quick leaves out what takes longest."""
+    named = [name for name in PROFILES[profile] if name and (profile, name) != ("quick", "cifar100-coarse")]
+    for name in named.copy():
+        try:
+            shape_of(name)
+        except ValueError as error:
+            say(f"left out  {name}: {error}")
+            named.remove(name)
+    return named
+
+
+def pages_of(datasets: list[str]) -> dict[str, tuple]:
+    """Page: (notebook, its parameters beside the profile, what is added to its title where one notebook makes several pages)."""
+    first = {"introduction": ("introduction", {"datasets": datasets, "results": str(ROOT / "book" / "results")}, None)}
+    each = {f"{name}_{d}": (name, {"dataset": d}, dataset_title(d)) for name in EACH for d in datasets}
+    return first | each | {name: (name, parameters, None) for name, parameters in ALONE.items()}
+
+
+def contents(pages: dict[str, tuple]) -> dict:
+    """`book/_toc.yml`, in which a chapter stands for each of its notebook's pages."""
+    toc = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text())
+    for part in toc["parts"]:
+        chapters, part["chapters"] = part["chapters"], []
+        for chapter in chapters:
+            made = [page for page, (source, *_) in pages.items() if chapter["file"] == f"notebooks/{source}"]
+            part["chapters"] += [{"file": f"notebooks/{page}"} for page in made] or [chapter]
+    return toc
+
+
 def plan(name: str, parameters: dict, title: str | None, profile: str) -> dict:
     """What executes a page, and a fingerprint of all that the result depends on."""
     source = ROOT / "notebooks" / f"{name}.ipynb"
-    parameters = parameters | FEWER.get((name, profile), {}) | {"profile": profile}
-    used = [parameters, PROFILES[profile], title, sys.version_info[:2]]
+    own = {"standard": "quick", "paper": "full"}.get(profile, profile) if name in TRAIN_NOTHING else profile
+    parameters = parameters | FEWER.get((name, profile), {}) | {"profile": own}
+    changed = [in_profile(profile, name) for name in parameters.get("datasets", [parameters.get("dataset", "")])]
+    used = [parameters, changed, title, sys.version_info[:2]]
     digest = hashlib.sha256(json.dumps(used, sort_keys=True).encode())
     for package in ("torch", "numpy", "scipy", "matplotlib", "seaborn", "xarray"):
         digest.update(f"{package} {importlib.metadata.version(package)}".encode())
@@ -118,12 +164,12 @@ def fingerprint_of(path: Path) -> str | None:
     return None
 
 
-def train(profile: str) -> None:
+def train(profile: str, datasets: list[str]) -> None:
     """All models that the notebooks read, before any notebook, so that progress shows here and not inside a kernel."""
-    pairs = [pair(dataset=d, **PROFILES[profile]) for d in DATASETS]
-    for name, parameters, _ in PAGES.values():
-        if name in MAKERS:
-            pairs += MAKERS[name](**PROFILES[profile] | FEWER.get((name, profile), {}) | parameters).values()
+    pairs = [pair for d in datasets for pair in planned(profile, dataset=d)]
+    for name, make in MAKERS.items():
+        parameters = ALONE[name] | FEWER.get((name, profile), {}) | {"profile": profile}
+        pairs += from_parameters(parameters, make=make).values()
     experiments = list({(e.key, e.n_models): e for each in pairs for e in each.values()}.values())
     with workers(experiments) as client:
         for i, experiment in enumerate(experiments, 1):
@@ -185,7 +231,7 @@ def execute_page(page: str, todo: dict, executed: Path) -> tuple[float, str | No
     return time.perf_counter() - start, error, list(warned)
 
 
-def build(output: Path) -> int:
+def build(output: Path, toc: Path) -> int:
     """Sphinx, by jupyter-book, warnings as errors; quiet unless it fails."""
     say("book      building")
     book = ROOT / "book"
@@ -201,7 +247,7 @@ def build(output: Path) -> int:
             "--config",
             str(ROOT / "_config.yml"),
         ),
-        *("--path-output", str(output / "build"), "-W", "-n", "--keep-going"),
+        *("--toc", str(toc), "--path-output", str(output / "build"), "-W", "-n", "--keep-going"),
     ]
     # in ROOT, because _config.yml names the local extension from there
     done = subprocess.run(

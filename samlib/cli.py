@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, get_args, get_origin
 
 import typer
 
-from samlib.experiment import RECIPES, Experiment, pair
+from samlib.experiment import PROFILES, RECIPES, Experiment, pair, planned
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,9 +26,10 @@ CLUSTER = Annotated[str, typer.Option(help="address of a Dask scheduler [this ma
 
 
 def command(function):
-    """Register a function whose first argument is a pair of experiments, or one, named `experiment`; options are their fields.
+    """Register a function whose first argument is a pair of experiments; options are their fields.
 
-    Its further arguments are the command's own. Errors become one line and status 1.
+    Named `experiment`, it is one; named `pairs`, all of a profile, which is then among the function's further arguments, the
+    command's own. Errors become one line and status 1.
     """
     first, *own = inspect.signature(function, eval_str=True).parameters.values()
     options = [
@@ -48,7 +50,8 @@ def command(function):
         try:
             if "hidden" in fields:
                 fields["hidden"] = _widths(fields["hidden"])
-            function(Experiment(**fields) if first.name == "experiment" else pair(**fields), **others)
+            make = {"experiment": Experiment, "pairs": partial(planned, others.get("profile"))}.get(first.name, pair)
+            function(make(**fields), **others)
         except (ValueError, OSError, RuntimeError) as error:
             print(f"samlib: {error}", file=sys.stderr)
             raise typer.Exit(1) from None
@@ -98,6 +101,22 @@ def train(experiments, cluster: CLUSTER = None):
             f"{name}: {runs.sizes['model']} models, train accuracy {runs.train_accuracy.mean():.3f}, "
             f"test accuracy {runs.test_accuracy.mean():.3f}, {runs.attrs['seconds']:.0f} s, {runs.attrs['store']}"
         )
+
+
+@command
+def plan(
+    pairs,
+    profile: Annotated[str, typer.Option(help=f"what to plan: {', '.join(PROFILES)}")] = "quick",
+):
+    """Print what training a profile, or one data set by it, would take: models to train and there, time, disk. Trains nothing.
+
+    Time is measured on this machine, in up to a minute, with a few steps on random data; nothing is fetched or written. With
+    options, `samlib plan --profile paper --dataset cifar10 --n-models 64` plans just that; a data set that the profile does not
+    name takes its own recipe.
+    """
+    from samlib import planning
+
+    print(planning.in_words(planning.plan(e for pair in pairs for e in pair.values())))
 
 
 @command

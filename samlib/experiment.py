@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Container, Mapping, Sequence
+from itertools import product
+from pathlib import PurePath
 from types import ModuleType
 from typing import Annotated, Any, Literal
 
@@ -23,9 +25,32 @@ RECIPES: dict[str, dict[str, Any]] = {
     "cifar10": _SMALL_IMAGES,
     "fashion_mnist": _SMALL_IMAGES,
 }
-PROFILES: dict[str, dict[str, Any]] = {
-    "quick": {},  # each data set's own recipe
-    "smoke": {"n_models": 16, "epochs": 8},  # for tests of the book itself; its numbers mean little
+_LAPTOP = {"pool": 10_000, "n_models": 128}
+_GPU = {"subset_fraction": [0.5, 0.7], "n_models": 256}
+_GPU_IMAGES = _GPU | {"model": "resnet18", "batch_size": 128, "augment": True}
+_GPU_TABLES = _GPU | {"hidden": (512, 256), "rho": 0.1, "precision": "bf16"}
+# The data sets of each profile, and what it changes in their recipes; None: in any other data set's. A list holds several
+# values, each an experiment of the plan, of which a notebook takes the first. The paper's own settings are not known to us:
+# these are ours, with SAM's published radii for CIFAR (Foret et al. 2021).
+PROFILES: dict[str, dict[str | None, dict[str, Any]]] = {
+    "quick": {"location30": {}, "digits": {}, "cifar100-coarse": {}},
+    "standard": {
+        "location30": {"n_models": 256},
+        "digits": {"n_models": 256},
+        "cifar100-coarse": _LAPTOP,
+        "cifar10": _LAPTOP,
+    },
+    "paper": {
+        "cifar100": _GPU_IMAGES | {"epochs": 50, "rho": 0.1},
+        "cifar10": _GPU_IMAGES | {"epochs": 50, "rho": 0.05},
+        # as many rows for each model as others train on, 20,000 and 10,000, at half
+        "purchase100": _GPU_TABLES | {"pool": 40_000},
+        "texas100": _GPU_TABLES | {"pool": 20_000},
+        "eyepacs": _GPU_IMAGES | {"image_size": 64, "epochs": 30, "weight_decay": 5e-4, "precision": "bf16"},
+        None: {"n_models": 256},
+    },
+    # for tests of the book itself; its numbers mean little
+    "smoke": {name: {"n_models": 16, "epochs": 8} for name in ("location30", "digits", None)},
 }
 ALPHA = {"gsam": 0.4, "looksam": 0.7}  # the papers'
 WITHOUT_RADIUS = ("sgd", "swa", "ema")
@@ -41,7 +66,13 @@ ABLATIONS = {
     "weight_decay": (0.0, 5e-4, 5e-3),
     "epochs": (0.125, 0.25, 0.5, 1, 2),
     "n_models": (8, 16, 32, 64),  # the first of one store
+    "norm": NORMS,
+    "augment": (False, True),
 }
+NO_PART = {
+    "norm": WITHOUT_NORM,
+    "augment": ("mlp",),
+}  # models that such an ablation is not for; an mlp's data may be no images
 _Fraction = Annotated[float, Field(gt=0, lt=1)]
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -177,19 +208,24 @@ def optimizer_pairs(optimizers: Sequence[str] | None = None, **fields) -> dict[s
     return {name: pair(**fields | {"optimizer": name, "rho": _rounded(rho * RADIUS.get(name, 1))}) for name in names}
 
 
-def ablation_pairs(changed: Sequence[str] | None = None, **fields) -> dict[tuple[str, float], dict[str, Experiment]]:
+def ablation_pairs(changed: Sequence[str] | None = None, **fields) -> dict[tuple[str, Any], dict[str, Experiment]]:
     """`pair`, and the same with one field changed, keyed by (field, value) for each of ABLATIONS and the recipe's own value.
 
-    changed: names of the fields of ABLATIONS to change, all if None. Raises ValueError for another name, and as `pair`.
+    changed: names of the fields of ABLATIONS to change; if None, all that the model has. Raises ValueError for another
+    name, for one that plays no part in the model, and as `pair`.
     """
-    wanted = list(ABLATIONS) if changed is None else changed
-    if isinstance(wanted, str) or not wanted or set(wanted) - ABLATIONS.keys():
+    if changed is not None and (isinstance(changed, str) or not changed or set(changed) - ABLATIONS.keys()):
         raise ValueError(f"changed must be a list of some of {', '.join(ABLATIONS)}, not {changed!r}.")
     fields = {"n_models": FEW_MODELS["ablations"]} | {k: v for k, v in fields.items() if v is not None}
     base = pair(**fields)
     other = next(e for e in base.values() if e.optimizer != "sgd")
+    without = [name for name, models in NO_PART.items() if other.model in models]
+    if refused := [name for name in changed or () if name in without]:
+        raise ValueError(
+            f"changed cannot hold {' or '.join(refused)} where model is {other.model!r}; give another model."
+        )
     pairs = {}
-    for name in wanted:
+    for name in changed or [name for name in ABLATIONS if name not in without]:
         values, own = ABLATIONS[name], getattr(other, name)
         if name == "rho":
             values = [_rounded(own * factor) for factor in values]
@@ -225,19 +261,49 @@ def check_parameters(namespace: Mapping[str, Any], model: type[BaseModel], *, ig
         raise ParameterError(_sentence(error, model)) from None
 
 
+def in_profile(profile: str, dataset: str = "location30") -> dict[str, Any]:
+    """What a profile changes in a data set's recipe, a folder of one's own known by its name. A list holds several values.
+
+    Raises ValueError for another name than those of PROFILES.
+    """
+    if profile not in PROFILES:
+        raise ValueError(f"profile must be one of {', '.join(PROFILES)}, not {profile!r}.")
+    sets = PROFILES[profile]
+    return sets.get(PurePath(dataset).name, sets.get(None, {}))
+
+
+def planned(profile: str = "quick", **fields) -> list[dict[str, Experiment]]:
+    """`pair` for each data set of a profile, or for `dataset`, and for each of the profile's several values of a field.
+
+    A field that is given replaces the profile's. Raises ValueError as `in_profile` and `pair`.
+    """
+    given = {name: value for name, value in fields.items() if value is not None}
+    in_profile(profile)  # refuses an unknown name
+    names = [given["dataset"]] if "dataset" in given else [name for name in PROFILES[profile] if name]
+    pairs = []
+    for name in names:
+        changed = in_profile(profile, name) | given
+        several = {
+            field: values for field, values in changed.items() if isinstance(values, list) and field not in given
+        }
+        for values in product(*several.values()):
+            pairs.append(pair(**changed | {"dataset": name} | dict(zip(several, values, strict=True))))
+    return pairs
+
+
 def from_parameters(namespace: Mapping[str, Any], *, ignore: Container[str] = (), make: Callable = pair) -> dict:
     """`pair`, or another `make`, of a notebook's parameters: call it first, as `from_parameters(globals())`.
 
     papermill only warns of a parameter that a notebook does not have, and passes any type; here every public variable
-    must be a parameter of an experiment, or `profile`, a key of PROFILES, whose values stand in for parameters that are None.
-    So a misspelt one fails at once. Raises ParameterError, one sentence.
+    must be a parameter of an experiment, or `profile`, a key of PROFILES, whose values stand in for parameters that are None
+    (the first of several). So a misspelt one fails at once. Raises ParameterError, one sentence.
     """
     fields = public_parameters(namespace, ignore=ignore)
-    profile = fields.pop("profile", "quick")
-    if profile not in PROFILES:
-        raise ParameterError(f"profile must be one of {', '.join(PROFILES)}, not {profile!r}.")
+    given = {name: value for name, value in fields.items() if value is not None}
     try:
-        return make(**PROFILES[profile] | {name: value for name, value in fields.items() if value is not None})
+        dataset = given.get("dataset", Experiment.model_fields["dataset"].default)
+        changed = in_profile(given.pop("profile", "quick"), str(dataset))
+        return make(**{name: value[0] if isinstance(value, list) else value for name, value in changed.items()} | given)
     except ValueError as error:
         raise ParameterError(str(error)) from None
 

@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
-PAGES = sum("notebooks/" in line for line in (ROOT / "book" / "_toc.yml").read_text().splitlines())
+PAGES = len(list((ROOT / "notebooks").glob("*.ipynb"))) + 4  # four have a page for each of two data sets
 pytestmark = [pytest.mark.slow]
 
 

@@ -19,7 +19,7 @@ def samlib(*arguments, cache=None):
 
 def test_help_teaches_every_parameter_and_its_default():
     overview = samlib("--help").stdout
-    for command in ("train", "attack", "memorize", "verdicts"):
+    for command in ("plan", "train", "attack", "memorize", "verdicts"):
         assert command in overview
     text = " ".join(samlib("train", "--help").stdout.split())
     for name in Experiment.model_fields:
@@ -46,6 +46,20 @@ def test_bad_input_is_one_sentence_and_a_status(arguments, message):
     assert done.returncode in (1, 2)
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_plan_is_a_table_and_leaves_no_trace(small_npz, tmp_path):
+    done = samlib("plan", "--dataset", str(small_npz), "--hidden", "8", "--n-models", "16", cache=tmp_path / "new")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("measuring") == 2
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert [row[2] for row in rows[1:3]] == ["sgd", "sam"]
+    assert rows[3][:4] == ["total", "32", "0", "32"]
+    assert "Time: about " in done.stdout
+    assert not (tmp_path / "new").exists()
+    wrong = samlib("plan", "--profile", "evening", cache=tmp_path / "new")
+    assert wrong.returncode == 1
+    assert wrong.stderr == "samlib: profile must be one of quick, standard, paper, smoke, not 'evening'.\n"
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from samlib import Experiment
-from samlib.experiment import ParameterError, from_parameters, pair
+from samlib.experiment import PROFILES, ParameterError, from_parameters, in_profile, pair, planned
 
 
 def test_recipes_fill_in_what_is_left_out_or_none():
@@ -154,3 +154,37 @@ def test_a_notebooks_globals_become_experiments_and_a_misspelt_one_is_refused():
         from_parameters({**namespace, "rho": -1})
     with pytest.raises(ParameterError, match="'rho' = -1"):
         from_parameters({**namespace, "rho": -1, "optimizer": "sgd"})
+
+
+def test_a_profile_stands_in_for_parameters_that_are_none():
+    namespace = {"dataset": "cifar100", "profile": "paper", "model": None, "n_models": None, "rho": None}
+    sam = from_parameters(namespace)["sam"]
+    assert (sam.model, sam.n_models, sam.subset_fraction, sam.rho) == ("resnet18", 256, 0.5, 0.1)
+    assert from_parameters(namespace | {"model": "cnn", "n_models": 8})["sam"].model == "cnn"
+    assert from_parameters(namespace | {"dataset": "/my/eyepacs"})["sam"].image_size == 64
+    assert from_parameters({"profile": "quick", "dataset": "digits"}) == pair(dataset="digits")
+    with pytest.raises(ParameterError, match="profile must be one of quick, standard, paper, smoke, not 'papers'"):
+        from_parameters({"profile": "papers"})
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_plan_has_every_data_set_and_every_value_of_a_profile(profile):
+    pairs = planned(profile)
+    wanted = [
+        (name, fraction)
+        for name in PROFILES[profile]
+        if name
+        for fraction in in_profile(profile, name).get("subset_fraction", [pair(dataset=name)["sgd"].subset_fraction])
+    ]
+    assert [(two["sam"].dataset, two["sam"].subset_fraction) for two in pairs] == wanted
+    assert len({e.key for two in pairs for e in two.values()}) == 2 * len(pairs)
+
+
+def test_a_plan_takes_what_is_given_instead_of_the_profiles():
+    pairs = planned("paper", dataset="cifar10", n_models=64, rho=None)
+    assert [two["sam"].subset_fraction for two in pairs] == [0.5, 0.7]
+    assert {two["sam"].n_models for two in pairs} == {64}
+    assert len(planned("paper", dataset="cifar10", subset_fraction=0.6)) == 1
+    assert planned("paper", dataset="digits") == [pair(dataset="digits", n_models=256)]
+    with pytest.raises(ValueError, match="profile must be one of"):
+        planned("evening")

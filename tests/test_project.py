@@ -15,8 +15,8 @@ CONDA_NAMES = {"torch": "pytorch", "dask": "dask-core", "matplotlib": "matplotli
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # Each room imports only from rooms to its left.
 ORDER = [
-    *("checks", "data", "models", "optim", "experiment", "signals", "training", "sharpness", "runs", "estimators"),
-    *("attacks", "evaluation", "audit", "mixture", "theory", "claims", "figures", "widgets", "cli"),
+    *("checks", "data", "models", "optim", "experiment", "signals", "training", "sharpness", "runs", "planning"),
+    *("estimators", "attacks", "evaluation", "audit", "mixture", "theory", "claims", "figures", "widgets", "cli"),
 ]
 
 

@@ -9,7 +9,7 @@ from test_claims import simulate
 from samlib import Experiment, audit, claims, figures
 from samlib.claims import CONTRADICTED, INCONCLUSIVE, NO_DIFFERENCE, SUPPORTED, settings
 from samlib.evaluation import auc_terms
-from samlib.experiment import ABLATIONS, PROFILES, ablation_pairs, from_parameters, optimizer_pairs
+from samlib.experiment import ABLATIONS, ablation_pairs, from_parameters, in_profile, optimizer_pairs
 
 matplotlib.use("Agg")
 
@@ -47,7 +47,7 @@ def test_optimizers_share_sgd_and_have_radii_of_their_own():
 
 def test_ablations_change_one_field_at_a_time():
     pairs = ablation_pairs(dataset="digits")
-    assert {field for field, _ in pairs} == set(ABLATIONS)
+    assert {field for field, _ in pairs} == ABLATIONS.keys() - {"norm", "augment"}  # an mlp has none of them
     base = pairs["rho", 0.05]
     for (field, value), pair in pairs.items():
         for name, experiment in pair.items():
@@ -61,9 +61,82 @@ def test_ablations_change_one_field_at_a_time():
             ablation_pairs(wrong, dataset="digits")
 
 
+def test_what_plays_no_part_in_a_model_is_left_out_and_refused_by_name():
+    convolutional = ablation_pairs(dataset="digits", model="cnn")
+    assert {field for field, _ in convolutional} == ABLATIONS.keys()
+    assert [value for field, value in convolutional if field == "norm"] == ["batch", "group", "none"]
+    assert [value for field, value in convolutional if field == "augment"] == [False, True]
+    assert len({pair["sam"].key for (field, _), pair in convolutional.items() if field == "norm"}) == 3
+    assert {field for field, _ in ablation_pairs(dataset="digits", model="vit_tiny")} == ABLATIONS.keys() - {"norm"}
+    for model, changed, name in (
+        ("mlp", ["rho", "norm"], "norm"),
+        ("mlp", ["augment"], "augment"),
+        ("vit_tiny", ["norm"], "norm"),
+    ):
+        with pytest.raises(
+            ValueError, match=f"changed cannot hold {name} where model is '{model}'; give another model."
+        ):
+            ablation_pairs(changed, dataset="digits", model=model)
+
+
+def test_settings_that_are_no_numbers_have_words():
+    made = ablation_pairs(["norm", "augment", "epochs"], dataset="digits", model="cnn", epochs=1)
+    pairs = {}
+    for k, (setting, two) in enumerate(made.items()):
+        runs = [run(1), run(2 + k, leak=1 + 0.1 * k, optimizer="sam")]
+        for each, e in zip(runs, two.values(), strict=True):
+            each.attrs |= {"experiment": e.model_dump_json(), "key": e.key}
+        pairs[setting] = pair_of(*runs)
+    frame, recipe = claims.ablation_table(pairs), figures.recipe_of(pairs)
+    assert list(frame.loc["augment"].index.unique("value")) == ["off", "on"]  # and not 1, which is a number of epochs
+    assert (recipe["norm"], recipe["augment"], recipe["epochs"]) == ("batch", "off", 1)
+    axes = figures.ablations(frame, recipe).axes
+    labels = [[label.get_text() for label in ax.get_xticklabels()] for ax in axes[3:]]
+    assert labels == [["1", "2"], ["batch", "group", "none"], ["off", "on"]]
+    filled = [tuple(colour) != (1, 1, 1, 1) for colour in axes[4].collections[-1].get_facecolors()]
+    assert filled == [True, False, False]
+    gaps = frame.xs(("norm", "AUC, confidence"), level=("field", "measure"))["difference"]
+    np.testing.assert_allclose(axes[4].collections[-1].get_offsets()[:, 1], gaps)
+    labels = figures.gain_against_gain(frame, claims.explained(pairs)).axes[0].get_legend_handles_labels()[1]
+    assert {"normalization", "augmentation"} < set(labels)
+    table = figures.settings_table(pairs).data
+    assert list(table["normalization"]) == ["batch"] * 2 + ["group"] * 2 + ["none"] * 2 + ["batch"] * 4
+    assert list(table["augmentation"]) == ["off"] * 6 + ["on"] * 2 + ["off"] * 2
+    plt.close("all")
+
+
+def test_numbers_beside_the_curves_lie_clear_of_each_other():
+    epochs = np.array([1, 2, 4, 8, 16])
+    auc = 0.5 + 0.01 * np.stack([epochs, epochs + 0.5], 1)
+    x = 1 - 0.5 ** np.stack([epochs, epochs + 0.1], 1)  # both curves saturate in one place
+    curves = settings.Matched(x, auc, epochs, 0, 0, 0)
+    figure = figures.matched_curves(curves, curves)
+    figure.canvas.draw()
+    for ax in figure.axes:
+        boxes = [text.get_window_extent() for text in ax.texts]
+        assert len(boxes) > 6
+        assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    plt.close("all")
+
+
+def test_seconds_are_those_of_the_models_shown(small_npz, client, tmp_path):
+    import json
+    from pathlib import Path
+
+    import samlib
+
+    experiment = Experiment(dataset=str(small_npz), hidden=(8,), epochs=1, batch_size=16, n_models=24)
+    every = samlib.run(experiment, cluster=client, cache_dir=tmp_path)
+    few = samlib.run(experiment.but(n_models=12), cluster=client, cache_dir=tmp_path)
+    log = [json.loads(line) for line in Path(every.attrs["store"]).with_suffix(".jsonl").read_text().splitlines()]
+    each = {entry["models"][0]: entry["seconds"] for entry in log}
+    assert every.attrs["seconds"] == pytest.approx(sum(each.values()), abs=2e-3)
+    assert few.attrs["seconds"] == pytest.approx(each[0] + each[8] / 2, abs=2e-3)
+
+
 def test_a_notebooks_parameters_reach_the_pairs():
     made = from_parameters({"dataset": "digits", "changed": ["rho"], "profile": "smoke"}, make=ablation_pairs)
-    assert {e.epochs for pair in made.values() for e in pair.values()} == {PROFILES["smoke"]["epochs"]}
+    assert {e.epochs for pair in made.values() for e in pair.values()} == {in_profile("smoke")["epochs"]}
     with pytest.raises(ValueError, match="magic"):
         from_parameters({"dataset": "digits", "magic": 1}, make=optimizer_pairs)
 

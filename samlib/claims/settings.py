@@ -6,7 +6,7 @@ import dataclasses
 import math
 import warnings
 from collections.abc import Hashable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -90,9 +90,18 @@ def pattern_sentence(ledger: pd.DataFrame, optimizer: str) -> str:
     return f"{start} tests better than SGD and is easier to attack. {parts}."
 
 
-def ablation_table(pairs: Mapping[tuple[str, float], Pair]) -> pd.DataFrame:
-    """Gains in each setting of `experiment.ablation_pairs`: index (field, value, measure), columns as `measured`."""
-    return measured(pairs, (ACCURACY, AUC), ("field", "value"))
+def ablation_table(pairs: Mapping[tuple[str, Any], Pair]) -> pd.DataFrame:
+    """Gains in each setting of `experiment.ablation_pairs`: index (field, value, measure), columns as `measured`.
+
+    A value that is no number stands as `category` names it.
+    """
+    named = {(field, category(value)): pair for (field, value), pair in pairs.items()}
+    return measured(named, (ACCURACY, AUC), ("field", "value"))
+
+
+def category(value: Any) -> Any:
+    """A setting that is no number, in a word; numbers as they are. pandas would take True and 1 for the same setting."""
+    return ("on" if value else "off") if isinstance(value, bool) else value
 
 
 class Explained(NamedTuple):
@@ -109,7 +118,7 @@ class Explained(NamedTuple):
     settings: int
 
 
-def explained(pairs: Mapping[tuple[str, float], Pair], *, n_resamples: int = 2000) -> Explained:
+def explained(pairs: Mapping[tuple[str, Any], Pair], *, n_resamples: int = 2000) -> Explained:
     """Does test accuracy alone explain attack success? A line through AUC gains over accuracy gains, one point a setting.
 
     Both gains are noisy, and the noise that few models leave in accuracy would bend the least-squares line away from the
@@ -164,7 +173,7 @@ class Matched(NamedTuple):
 TRAIN_LOSS = "train loss"
 
 
-def matched(pairs: Mapping[tuple[str, float], Pair], by: str, *, n_resamples: int = 1000) -> Matched:
+def matched(pairs: Mapping[tuple[str, Any], Pair], by: str, *, n_resamples: int = 1000) -> Matched:
     """The two optimizers at equal train loss (`by` TRAIN_LOSS) or equal test accuracy (ACCURACY), interpolating over epochs."""
     over = {value: pair for (field, value), pair in pairs.items() if field == "epochs"}
     auc = _per_model(over.values(), AUC)

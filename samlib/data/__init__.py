@@ -11,8 +11,9 @@ import numpy as np
 
 from samlib.data import images, tables
 from samlib.data.files import cache_folder
+from samlib.data.shapes import NAMES, Shape, folder, shape_of
 
-__all__ = ["NAMES", "Dataset", "cache_folder", "load_dataset"]
+__all__ = ["NAMES", "Dataset", "Shape", "cache_folder", "load_dataset", "shape_of"]
 
 _TABLES = {
     "digits": tables.digits,
@@ -20,7 +21,6 @@ _TABLES = {
     "purchase100": tables.purchase100,
     "texas100": tables.texas100,
 }
-NAMES = (*_TABLES, "cifar10", "cifar100", "cifar100-coarse", "fashion_mnist")
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def load_dataset(
     2017); from `SAMLIB_DATA` where that holds `cifar10/train.parquet` and `test.parquet`, else by torchvision's download.
     Your own: an `.npz` of `x_train, y_train, x_test, y_test`; a folder of `train.parquet` and `test.parquet` in the Hugging
     Face image layout; a folder of images with one folder a class, below `train` and `test` or without (then a fixed
-    random fifth is for test).
+    random fifth is for test). A folder in the one that `SAMLIB_DATA` names needs no more than its name.
 
     pool: keep only the first that many training examples. image_size: crop the images of a folder to squares of that many
     pixels a side. label: the column of labels of a parquet folder; `label`, else `fine_label`, if None.
@@ -85,7 +85,7 @@ def load_dataset(
         found = _TABLES[name]() if name in _TABLES else tables.from_npz(Path(name))
     elif name in NAMES:
         found = images.named(name, image_size, label)
-    elif (path := Path(name)).is_dir():
+    elif path := folder(name):
         read = images.from_parquet if (path / "train.parquet").exists() else images.from_folder
         found = read(path, image_size, label)
     else:

@@ -113,14 +113,14 @@ def from_folder(folder: Path, image_size: int | None, label: str | None) -> dict
     if label is not None:
         raise ValueError(f"In an image folder the class is the folder's name: {folder} has no label {label!r}.")
     parts = {side: folder / side for side in ("train", "test")} if (folder / "train").is_dir() else {"": folder}
-    listed = {side: list(_list(part)) for side, part in parts.items()}
-    classes = sorted({path.parent.name for files in listed.values() for path in files})
-    if len(classes) < 2 or not all(listed.values()):
+    found = {side: list(listed(part)) for side, part in parts.items()}
+    classes = sorted({path.parent.name for files in found.values() for path in files})
+    if len(classes) < 2 or not all(found.values()):
         raise ValueError(
             f"The folder {folder} must hold images in one folder a class, or train.parquet and test.parquet."
         )
     rng = np.random.default_rng(0)
-    files = {side: [paths[i] for i in rng.permutation(len(paths))] for side, paths in listed.items()}
+    files = {side: [paths[i] for i in rng.permutation(len(paths))] for side, paths in found.items()}
     if "" in files:
         n_test = max(1, len(files[""]) // 5)
         files = {"train": files[""][n_test:], "test": files[""][:n_test]}
@@ -142,7 +142,8 @@ def from_folder(folder: Path, image_size: int | None, label: str | None) -> dict
     return _pick(arrays, facts, None, f"{folder.name}, {len(described)} image files, listing sha256 {key}")
 
 
-def _list(folder: Path) -> Iterator[Path]:
+def listed(folder: Path) -> Iterator[Path]:
+    """The image files in the folders of a folder, sorted."""
     for path in sorted(folder.glob("*/*")):
         if path.suffix.lower() in SUFFIXES and path.is_file():
             yield path

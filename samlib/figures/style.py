@@ -49,6 +49,10 @@ def needs_data(function: Callable) -> Callable:
 
 def dataset_title(name: str) -> str:
     """A data set's name as people write it; what follows a comma stays."""
-    known = {"location30": "Location-30", "digits": "Digits", "cifar100-coarse": "CIFAR-100 (20 classes)"}
+    known = {
+        "location30": "Location-30", "digits": "Digits", "purchase100": "Purchase-100", "texas100": "Texas-100",
+        "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "cifar100-coarse": "CIFAR-100 (20 classes)",
+        "fashion_mnist": "Fashion-MNIST", "eyepacs": "EyePACS",
+    }  # fmt: skip
     name, comma, rest = name.partition(",")
     return known.get(name, name) + comma + rest

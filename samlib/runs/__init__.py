@@ -24,7 +24,7 @@ from samlib.runs.store import Store, open_store
 from samlib.runs.transfer import export_job, import_group
 from samlib.training import train_group
 
-__all__ = ["Store", "export_job", "import_group", "load_runs", "run", "run_pairs", "save_runs", "workers"]
+__all__ = ["Store", "export_job", "import_group", "load_runs", "n_workers", "run", "run_pairs", "save_runs", "workers"]
 
 ATTEMPTS = 3  # rounds of dispatch before a group that workers keep losing is given up
 
@@ -134,6 +134,13 @@ def _train(recipe: dict, data: dict, models: range):
     return result, time.perf_counter() - start, f"{platform.machine()} {kind}, torch {torch.__version__}"
 
 
+def n_workers() -> int:
+    """How many groups this machine trains at once: one on each GPU, or, without, on each core."""
+    import torch
+
+    return torch.cuda.device_count() or getattr(os, "process_cpu_count", os.cpu_count)()
+
+
 def _device() -> str:
     import torch
     from distributed import get_worker
@@ -159,10 +166,8 @@ def _client(cluster, n_tasks: int):
 
 @contextmanager
 def _local_client(n_tasks: int):
-    import torch
     from distributed import Client, LocalCluster
 
-    workers = torch.cuda.device_count() or getattr(os, "process_cpu_count", os.cpu_count)()
     main = sys.modules["__main__"]
     file = main.__dict__.pop("__file__", None)
     spec, main.__spec__ = getattr(main, "__spec__", None), None
@@ -170,7 +175,7 @@ def _local_client(n_tasks: int):
     try:
         with (
             LocalCluster(
-                n_workers=max(1, min(workers, n_tasks)),
+                n_workers=max(1, min(n_workers(), n_tasks)),
                 threads_per_worker=1,
                 dashboard_address="127.0.0.1:0",  # any free port
                 silence_logs=logging.ERROR,

@@ -196,12 +196,17 @@ class Store:
             "data_checksum": self.dataset.checksum,
             "data_source": self.dataset.source,
             "diverged": diverged,
-            "seconds": round(sum(entry["seconds"] for entry in entries), 3),  # of one core or one GPU
+            "seconds": round(sum(self._share(entry) * entry["seconds"] for entry in entries), 3),  # of one core or one GPU
             "machine": sorted({entry["machine"] for entry in entries}),
             "strategy": sorted({said for entry in entries for said in entry["strategy"]}),
             "samlib": sorted({entry["samlib"] for entry in entries}),
             "store": str(self.path),
         }
+
+    def _share(self, entry: dict) -> float:
+        """Of a group's models, those asked for."""
+        start, stop = entry["models"]
+        return (min(stop, self.experiment.n_models) - start) / (stop - start)
 
     def _check(self, attributes: dict) -> None:
         if attributes.get("format") != FORMAT or attributes.get("key") != self.experiment.key:
