@@ -23,6 +23,7 @@ from pathlib import Path
 import nbformat
 import yaml
 
+from samlib.claims import read
 from samlib.data import shape_of
 from samlib.experiment import (
     FEW_MODELS,
@@ -31,12 +32,14 @@ from samlib.experiment import (
     from_parameters,
     in_profile,
     optimizer_pairs,
+    pair,
     planned,
 )
 from samlib.figures.style import dataset_title
 from samlib.runs import run, workers
 
 ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "book" / "results"
 # Notebooks that make a page for each data set, and the others with their parameters.
 EACH = ("membership_risk", "memorization", "influence", "influence_entropy")
 ALONE = {
@@ -121,9 +124,30 @@ def datasets_of(profile: str) -> list[str]:
 
 def pages_of(datasets: list[str]) -> dict[str, tuple]:
     """Page: (notebook, its parameters beside the profile, what is added to its title where one notebook makes several pages)."""
-    first = {"introduction": ("introduction", {"datasets": datasets, "results": str(ROOT / "book" / "results")}, None)}
+    first = {"introduction": ("introduction", {"datasets": datasets, "results": str(RESULTS)}, None)}
     each = {f"{name}_{d}": (name, {"dataset": d}, dataset_title(d)) for name in EACH for d in datasets}
-    return first | each | {name: (name, parameters, None) for name, parameters in ALONE.items()}
+    kept = {
+        f"{name}_{parameters['dataset']}_recorded": (name, parameters, dataset_title(f"{parameters['dataset']}, recorded"))
+        for name in EACH
+        for parameters in recorded()
+    } | {
+        f"{path.stem.replace('-', '_', 1)}_recorded": ("ablations", json.loads(path.read_text()) | {"results": str(RESULTS)},
+                             dataset_title(f"{path.stem.partition('-')[2]}, recorded"))
+        for path in sorted(RESULTS.glob("ablations-*.json"))
+    }  # fmt: skip
+    return first | each | kept | {name: (name, parameters, None) for name, parameters in ALONE.items()}
+
+
+def recorded() -> list[dict]:
+    """Parameters of the recorded runs that have pages: those of a data set's own recipe, kept with their models' signals."""
+    found = []
+    for path in sorted(RESULTS.glob("*.parquet")):
+        about = read(path)[1]
+        parameters = {"dataset": about["experiments"][1]["dataset"], "optimizer": about["experiments"][1]["optimizer"]}
+        whole = all((RESULTS / f"{key}.npz").exists() for key in about["keys"])
+        if whole and [e.key for e in pair(**parameters).values()] == about["keys"]:
+            found.append(parameters | {"n_models": about["models"][0], "results": str(RESULTS)})
+    return found
 
 
 def contents(pages: dict[str, tuple]) -> dict:
@@ -141,7 +165,10 @@ def plan(name: str, parameters: dict, title: str | None, profile: str) -> dict:
     """What executes a page, and a fingerprint of all that the result depends on."""
     source = ROOT / "notebooks" / f"{name}.ipynb"
     own = {"standard": "quick", "paper": "full"}.get(profile, profile) if name in TRAIN_NOTHING else profile
-    parameters = parameters | FEWER.get((name, profile), {}) | {"profile": own}
+    if name != "introduction" and "results" in parameters:
+        parameters = parameters | {"profile": "quick"}  # recorded is a data set's own recipe
+    else:
+        parameters = parameters | FEWER.get((name, profile), {}) | {"profile": own}
     changed = [in_profile(profile, name) for name in parameters.get("datasets", [parameters.get("dataset", "")])]
     used = [parameters, changed, title, sys.version_info[:2]]
     digest = hashlib.sha256(json.dumps(used, sort_keys=True).encode())
@@ -166,7 +193,7 @@ def fingerprint_of(path: Path) -> str | None:
 
 def train(profile: str, datasets: list[str]) -> None:
     """All models that the notebooks read, before any notebook, so that progress shows here and not inside a kernel."""
-    pairs = [pair for d in datasets for pair in planned(profile, dataset=d)]
+    pairs = [each for d in datasets for each in planned(profile, dataset=d)]
     for name, make in MAKERS.items():
         parameters = ALONE[name] | FEWER.get((name, profile), {}) | {"profile": profile}
         pairs += from_parameters(parameters, make=make).values()

@@ -24,6 +24,8 @@ app = typer.Typer(
 
 CLUSTER = Annotated[str, typer.Option(help="address of a Dask scheduler [this machine]", show_default=False)]
 
+FOLDER = Annotated[Path, typer.Option(help="folder of the records")]
+
 
 def command(function):
     """Register a function whose first argument is a pair of experiments; options are their fields.
@@ -153,7 +155,7 @@ def verdicts(experiments, cluster: CLUSTER = None):
 @command
 def record(
     experiments,
-    folder: Annotated[Path, typer.Option(help="folder of the records")] = Path("book/results"),
+    folder: FOLDER = Path("book/results"),
     signals: Annotated[bool, typer.Option("--signals", help="keep the models' signals too, for whole pages")] = False,
     cluster: CLUSTER = None,
 ):
@@ -165,6 +167,21 @@ def record(
     print(claims.record(audit.align(found), folder))
     for runs in found.values() if signals else ():
         print(save_runs(runs, folder))
+
+
+@command
+def record_ablations(
+    experiments,
+    changed: Annotated[list[str] | None, typer.Option(help="a field to change; may be repeated [all]")] = None,
+    folder: FOLDER = Path("book/results"),
+):
+    """Run these models with one field changed at a time, and keep what the book's page of ablations reads."""
+    from samlib import claims
+
+    other = next(e for e in experiments.values() if e.optimizer != "sgd")
+    fields, recipe = other.model_dump(mode="json"), Experiment(dataset=other.dataset).model_dump(mode="json")
+    own = {name: v for name, v in fields.items() if v != recipe[name] or name in ("dataset", "n_models")}
+    print(claims.record_ablations(folder, changed=changed, **own))
 
 
 @command

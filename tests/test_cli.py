@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -84,6 +85,23 @@ def test_train_attack_memorize_and_decide(small_npz, tmp_path):
     assert kept.returncode == 0, kept.stderr
     assert sorted(kept.stdout.split()) == sorted(map(str, (tmp_path / "kept").iterdir()))
     assert {p.suffix for p in (tmp_path / "kept").iterdir()} == {".parquet", ".npz"}
+
+
+@pytest.mark.slow
+def test_recorded_ablations_come_back_without_the_data(small_npz, tmp_path):
+    from samlib.experiment import ablation_pairs
+    from samlib.runs import run_pairs
+
+    options = ["--dataset", str(small_npz), "--hidden", "8", "--epochs", "8", "--batch-size", "16", "--n-models", "8"]
+    kept = samlib("record-ablations", *options, "--changed", "rho", "--folder", str(tmp_path / "kept"), cache=tmp_path)
+    assert kept.returncode == 0, kept.stderr
+    parameters = json.loads(Path(kept.stdout.strip()).read_text())
+    assert parameters["changed"] == ["rho"]
+    pairs = ablation_pairs(**parameters)
+    assert len(list((tmp_path / "kept").glob("*.npz"))) == len({e.key for p in pairs.values() for e in p.values()})
+    small_npz.unlink()
+    found = run_pairs(pairs, recorded=tmp_path / "kept")
+    assert [pair["sam"].attrs["key"] for pair in found.values()] == [pair["sam"].key for pair in pairs.values()]
 
 
 @pytest.mark.slow

@@ -44,6 +44,27 @@ def test_a_record_reads_back_beside_a_live_ledger(pair, tmp_path):
     assert claims.provenance_of(None).empty
 
 
+def test_verdicts_are_those_recorded_of_just_these_models(pair, tmp_path):
+    path = claims.record(pair, tmp_path)
+    computed = claims.verdicts(pair)
+    pd.testing.assert_frame_equal(claims.verdicts(pair, tmp_path), computed, check_dtype=False)
+    rewrite_whole(path, "estimate", 7.0)
+    assert (claims.verdicts(pair, tmp_path)["estimate"] == 7).all()
+    fewer = type(pair)(*(runs.isel(model=slice(23)) for runs in pair[:2]), pair.name)
+    assert not (claims.verdicts(fewer, tmp_path)["estimate"] == 7).any()
+
+
+def rewrite_whole(path, column, value):
+    """A record with another number and the digest that belongs to it."""
+    from samlib.claims import records
+
+    frame, about = records.read(path)
+    frame = frame.reset_index().assign(**{column: value})
+    frame["dataset"] = frame["dataset"].str.removesuffix(records.SUFFIX)
+    about["digest"] = records._digest(frame, about)
+    rewrite(path, lambda f: f.__setitem__(column, value), lambda a: a.__setitem__("digest", about["digest"]))
+
+
 def rewrite(path, change_frame=None, change_about=None):
     import pyarrow as pa
     import pyarrow.parquet as pq

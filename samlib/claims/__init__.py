@@ -18,7 +18,7 @@ from samlib.claims.ledger import (
     sentence,
     verdict,
 )  # fmt: skip
-from samlib.claims.records import provenance_of, read, record, with_recorded
+from samlib.claims.records import provenance_of, read, record, record_ablations, verdicts, with_recorded
 from samlib.claims.settings import (
     ACCURACY,
     TRAIN_LOSS,
@@ -64,8 +64,10 @@ __all__ = [
     "provenance_of",
     "read",
     "record",
+    "record_ablations",
     "sentence",
     "theorem_ledger",
     "verdict",
+    "verdicts",
     "with_recorded",
 ]

@@ -17,7 +17,8 @@ import pandas as pd
 from samlib import __version__
 from samlib.audit import Pair, accuracy_table, memorization_table
 from samlib.claims.ledger import ledger
-from samlib.experiment import Experiment
+from samlib.experiment import Experiment, ablation_pairs
+from samlib.runs import run_pairs, save_runs
 
 SUFFIX = ", recorded"
 
@@ -42,10 +43,29 @@ def record(pair: Pair, folder: str | os.PathLike) -> Path:
         "means": means.to_dict("index"),
     }
     about["digest"] = _digest(frame, about)
-    path = Path(folder) / f"{experiment.dataset.replace('/', '_')}-{pair.name.lower()}-{about['keys'][1]}.parquet"
+    path = Path(folder) / f"{_file_name(experiment.dataset)}-{pair.name.lower()}-{about['keys'][1]}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pandas(frame).replace_schema_metadata({"samlib": json.dumps(about)}), path)
     return path
+
+
+def record_ablations(folder: str | os.PathLike, **parameters) -> Path:
+    """Run `experiment.ablation_pairs(**parameters)` and keep what the page of ablations reads; returns the list of parameters.
+
+    That is a small `ablations-*.json`, by which the book knows the page, beside a file for each run.
+    """
+    pairs = run_pairs(ablation_pairs(**parameters))
+    for pair in pairs.values():
+        for runs in pair.values():
+            save_runs(runs, folder, ("logit",))
+    first = next(iter(next(iter(pairs.values())).values()))
+    path = Path(folder) / f"ablations-{_file_name(json.loads(first.attrs['experiment'])['dataset'])}.json"
+    path.write_text(json.dumps(parameters, indent=1) + "\n")
+    return path
+
+
+def _file_name(dataset: str) -> str:
+    return dataset.replace("/", "_")
 
 
 def read(path: str | os.PathLike) -> tuple[pd.DataFrame, dict]:
@@ -72,6 +92,16 @@ def read(path: str | os.PathLike) -> tuple[pd.DataFrame, dict]:
             )
     frame["dataset"] += SUFFIX
     return frame.set_index(["claim", "dataset"]), about
+
+
+def verdicts(pair: Pair, folder: str | os.PathLike | None = None) -> pd.DataFrame:
+    """The `ledger` of one pair of runs, a row for each claim: as recorded in `folder` of just these models, or computed."""
+    keys, models = [runs.attrs["key"] for runs in pair[:2]], [runs.sizes["model"] for runs in pair[:2]]
+    for path in sorted(Path(folder).glob("*.parquet")) if folder else []:
+        frame, about = read(path)
+        if about["keys"] == keys and about["models"] == models:
+            return frame.droplevel("dataset")
+    return ledger({"": pair}).droplevel("dataset")
 
 
 def with_recorded(live: pd.DataFrame, folder: str | os.PathLike | None) -> pd.DataFrame:

@@ -22,7 +22,7 @@ from samlib.claims.influence import EDGES, differences, figure_2, influence_by_i
 from samlib.claims.statistics import halves
 from samlib.data import Dataset
 from samlib.estimators import memorization
-from samlib.figures.style import GREEN, GREY, RED, SAM, SGD, WIDTH, drawn, needs_data
+from samlib.figures.style import GREEN, GREY, RED, SAM, SGD, WIDTH, class_title, drawn, needs_data
 from samlib.figures.tables import table
 
 NEAR = 0.25  # of the class's typical distance: below, two images are called near duplicates
@@ -184,14 +184,15 @@ def influential_images(pair: Pair, dataset: Dataset, *, k: int = 10, n: int = 3)
     """
     found = gallery(pair, k, n)
     rows = len(found.test)
-    figure, axes = plt.subplots(rows, k + 1, figsize=(WIDTH, 0.94 * rows), squeeze=False)
+    names = [class_title(dataset.classes[int(label)], 12) for label in dataset.y_test[found.test]]
+    height = 0.66 + 0.11 * max(name.count("\n") + 2 for name in names)
+    figure, axes = plt.subplots(rows, k + 1, figsize=(WIDTH, height * rows), squeeze=False)
     grey = "gray_r" if dataset.x_train.ndim == 3 else None
     for row, test in enumerate(found.test):
         near = distances(dataset, np.repeat(test, k), found.example[row])
         ratio = near.example / near.typical
         axes[row, 0].imshow(dataset.x_test[test], cmap=grey, interpolation="nearest")
-        name = dataset.classes[int(dataset.y_test[test])]
-        axes[row, 0].set_title(f"{name}, bucket {found.bucket[row]}", fontsize=6.5, fontweight="bold", pad=3)
+        axes[row, 0].set_title(f"{names[row]}\nbucket {found.bucket[row]}", fontsize=6, fontweight="bold", pad=3)
         _frame(axes[row, 0], "black")
         for ax, example, value, away in zip(axes[row, 1:], found.example[row], found.value[row], ratio, strict=True):
             if not np.isfinite(value):

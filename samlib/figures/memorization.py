@@ -14,7 +14,7 @@ from samlib.claims import distance
 from samlib.data import Dataset
 from samlib.estimators import memorization, weighted_memorization
 from samlib.evaluation import resampled
-from samlib.figures.style import GREEN, GREY, RED, SAM, SGD, WIDTH, drawn, needs_data
+from samlib.figures.style import GREEN, GREY, RED, SAM, SGD, WIDTH, class_title, drawn, needs_data
 
 
 @drawn
@@ -157,10 +157,12 @@ def examples(dataset: Dataset | None, frame: pd.DataFrame, *, per_row: int = 5):
     Images as images; other data as bars of their features, grey, over the class's mean, black.
     """
     rows, is_image = -(-len(frame) // per_row), dataset.x_train.ndim > 2
-    figure, axes = plt.subplots(rows, per_row, figsize=(WIDTH, (1.75 if is_image else 1.5) * rows), squeeze=False)
+    names = [class_title(dataset.classes[int(label)], 19) for label in frame["label"]]
+    height = (1.65 if is_image else 1.4) + 0.14 * max(name.count("\n") + 1 for name in names)
+    figure, axes = plt.subplots(rows, per_row, figsize=(WIDTH, height * rows), squeeze=False)
     for ax in axes.flat:
         ax.set_axis_off()
-    for ax, (example, row) in zip(axes.flat, frame.iterrows(), strict=False):
+    for ax, name, (example, row) in zip(axes.flat, names, frame.iterrows(), strict=False):
         x = dataset.x_train[example]
         if is_image:
             ax.imshow(x, cmap="gray_r" if x.ndim == 2 else None, interpolation="nearest")
@@ -169,8 +171,7 @@ def examples(dataset: Dataset | None, frame: pd.DataFrame, *, per_row: int = 5):
             kept = np.argsort(-mean, kind="stable")[:60]  # the features that are commonest in the class
             ax.bar(np.arange(len(kept)), x[kept], width=1, color="0.75")
             ax.step(np.arange(len(kept)), mean[kept], color="black", lw=1, where="mid")
-        name = dataset.classes[int(row.label)]
-        ax.set_title(f"{'' if is_image else 'class '}{name}: {row.sgd:.2f} → {row.sam:.2f}", fontsize="small")
+        ax.set_title(f"{'' if is_image else 'class '}{name}\n{row.sgd:.2f} → {row.sam:.2f}", fontsize="small")
     return figure
 
 

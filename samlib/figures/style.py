@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import textwrap
 from collections.abc import Callable
 
 import matplotlib.pyplot as plt
@@ -45,6 +46,11 @@ def needs_data(function: Callable) -> Callable:
         return function(first, second, *args, **kwargs)
 
     return wrapped
+
+
+def class_title(name: str, width: int) -> str:
+    """A class's name in lines of at most so many letters, to stand over an image."""
+    return textwrap.fill(name.replace("_", " "), width)
 
 
 def dataset_title(name: str) -> str:

@@ -75,8 +75,11 @@ def run_pairs(pairs: Mapping[Hashable, Mapping[str, Experiment]], **options) -> 
     """
     experiments = {e.model_dump_json(): e for pair in pairs.values() for e in pair.values()}
     shared = {"cluster": options.pop("cluster", None), "cache_dir": options.get("cache_dir")}
-    with workers(experiments.values(), **shared) as client:
-        runs = {name: run(e, cluster=client, **options) for name, e in experiments.items()}
+    recorded = options.pop("recorded", None)
+    runs = {name: load_runs(e, recorded) for name, e in experiments.items()} if recorded is not None else {}
+    missing = {name: e for name, e in experiments.items() if runs.get(name) is None}
+    with workers(missing.values(), **shared) as client:
+        runs |= {name: run(e, cluster=client, **options) for name, e in missing.items()}
     return {key: {name: runs[e.model_dump_json()] for name, e in pair.items()} for key, pair in pairs.items()}
 
 

@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python tests/benchmarks/bench_planning.py
 
 A prediction is of a machine that does nothing else, so on a CPU the processor's time is compared; the wall clock stands beside
-it. Measured once, on two AVX-512 cores under a load of 6: real over planned 0.87 to 1.01, wall over planned 2.3 to 4.6.
+it. Measured twice, on two AVX-512 cores under a load of 4 to 6: real over planned .61 to 1.09, most within .1 of 1.
 What workers lose to each other on shared caches, and take to start (seconds), is not predicted.
 """
 
