@@ -74,7 +74,7 @@ def theorem_ledger(trials: int = 100_000, seed: int = 0) -> pd.DataFrame:
         kept = SUPPORTED if found.high < BROKEN else CONTRADICTED if found.low > BROKEN else INCONCLUSIVE
         where = f"of {len(under)} ordered pairs under the theorem's condition"
         rows[claim, THEORY] = {
-            "statistic": f"share {where} that {said} (where it fails: {outside.mean():.0%})",
+            "statistic": f"share {where} that {said} (where the condition fails: {outside.mean():.0%})",
             "estimate": float(under.mean()), "low": found.low, "high": found.high, "level": LEVEL, "verdict": kept,
             "direction": 1, "smallest": BROKEN, "text": text,
         }  # fmt: skip

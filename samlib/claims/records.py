@@ -105,9 +105,12 @@ def verdicts(pair: Pair, folder: str | os.PathLike | None = None) -> pd.DataFram
 
 
 def with_recorded(live: pd.DataFrame, folder: str | os.PathLike | None) -> pd.DataFrame:
-    """A ledger with those of the records in `folder` below it; None or an empty folder adds nothing."""
+    """A ledger with those of the records in `folder`, each below its data set's own; None or an empty folder adds nothing."""
     paths = sorted(Path(folder).glob("*.parquet")) if folder else []
-    return pd.concat([live, *(read(path)[0] for path in paths)])
+    both = pd.concat([live, *(read(path)[0] for path in paths)])
+    names = list(dict.fromkeys(both.index.get_level_values("dataset")))
+    order = sorted(names, key=lambda name: (names.index(next(n for n in names if n.split(",")[0] == name.split(",")[0])), name))
+    return pd.concat([both.xs(name, level="dataset", drop_level=False) for name in order])
 
 
 def provenance_of(folder: str | os.PathLike | None) -> pd.DataFrame:

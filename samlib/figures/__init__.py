@@ -41,6 +41,7 @@ from samlib.figures.sharpness import (
 )
 from samlib.figures.tables import (
     agreement_table,
+    claims_table,
     differ_most_table,
     ledger_table,
     overview,
@@ -57,6 +58,7 @@ __all__ = [
     "attack_differences",
     "atypicality",
     "bucket_accuracy",
+    "claims_table",
     "confidence_distributions",
     "differ_most",
     "differ_most_table",

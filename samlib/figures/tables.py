@@ -21,6 +21,7 @@ TONES = {
     NO_DIFFERENCE: "background-color: #e3e3e3; color: #222222",
     INCONCLUSIVE: "background-color: #f7edc4; color: #3d3307",
 }
+WIDE = {"min-width": "13em"}  # a column of sentences
 
 
 def table(frame: pd.DataFrame, *, digits: int = 3, name: str = "SAM"):
@@ -40,23 +41,44 @@ def table(frame: pd.DataFrame, *, digits: int = 3, name: str = "SAM"):
 
 def overview(ledger: pd.DataFrame):
     """The first page's table: what is claimed, and the verdict on each data set."""
-    verdicts = ledger["verdict"].unstack("dataset").fillna("")[list(dict.fromkeys(ledger.index.get_level_values("dataset")))]
-    verdicts = verdicts.loc[list(dict.fromkeys(ledger.index.get_level_values("claim")))].rename(columns=dataset_title)
+    verdicts = _by_dataset(ledger, ledger["verdict"])
+    names = verdicts.columns
     verdicts.insert(0, "the paper claims", ledger["text"].groupby("claim").first())
-    names = verdicts.columns[1:]
-    return verdicts.rename_axis(index=None, columns=None).style.map(TONES.get, subset=list(names))
+    return verdicts.style.map(TONES.get, subset=list(names)).set_properties(["the paper claims"], **WIDE)
 
 
 def ledger_table(ledger: pd.DataFrame):
-    """Every claim and data set: the statistic, its estimate, the Holm-adjusted interval, the smallest effect that counts."""
-    shown = pd.DataFrame(index=ledger.index)
-    shown["statistic"] = ledger["statistic"]
-    shown["estimate"] = ledger["estimate"].map("{:+.4f}".format)
-    shown["interval"] = _intervals(ledger, 4)
-    shown["counts from"] = (ledger["direction"] * ledger["smallest"]).map("{:+g}".format)
-    shown["verdict"] = ledger["verdict"]
-    shown.loc[ledger["estimate"].isna(), ["estimate", "interval"]] = ""
-    return shown.rename(index=dataset_title, level="dataset").style.map(TONES.get, subset=["verdict"])
+    """Every claim's statistic, from where an effect counts, the estimate on each data set with its Holm-adjusted interval, in
+    the verdict's colour, and what the paper reports."""
+    cells = _estimates(ledger) + " (" + pd.Series(_intervals(ledger, 4), ledger.index) + ")"
+    shown = _by_dataset(ledger, cells.mask(ledger["estimate"].isna(), "too few"))
+    tones = _by_dataset(ledger, ledger["verdict"].map(TONES))
+    names = shown.columns
+    first = ledger.groupby("claim", sort=False).first()
+    shown.insert(0, "statistic", first["statistic"])
+    shown.insert(1, "counts from", (first["direction"] * first["smallest"]).map("{:+g}".format))
+    shown["the paper reports"] = first["reported"]
+    return shown.style.apply(lambda _: tones, axis=None, subset=list(names)).set_properties(
+        ["statistic", "the paper reports"], **WIDE
+    )
+
+
+def claims_table(ledger: pd.DataFrame):
+    """The same for claims that each stand on one data set: a column for each part."""
+    shown = ledger[["statistic"]].assign(estimate=_estimates(ledger), interval=_intervals(ledger, 4), verdict=ledger["verdict"])
+    shown = shown.rename(index=dataset_title, level="dataset").rename_axis([None, None])
+    return shown.style.map(TONES.get, subset=["verdict"]).set_properties(["statistic"], **WIDE)
+
+
+def _by_dataset(ledger: pd.DataFrame, values: pd.Series) -> pd.DataFrame:
+    """Claims x data sets, both in the order of the ledger; empty where a claim has no row."""
+    claims, datasets = (list(dict.fromkeys(ledger.index.get_level_values(level))) for level in ("claim", "dataset"))
+    frame = values.unstack("dataset").loc[claims, datasets].fillna("")
+    return frame.rename(columns=dataset_title).rename_axis(index=None, columns=None)
+
+
+def _estimates(ledger: pd.DataFrame) -> pd.Series:
+    return ledger["estimate"].map("{:+.4f}".format)
 
 
 def agreement_table(pair: Pair):
