@@ -193,7 +193,7 @@ def threshold_table(pair: Pair) -> pd.DataFrame:
     for attack, (signal, sign) in THRESHOLDED.items():
         for kind in ("global", "class-dependent"):
             sam, sgd = (_balanced_hits(runs, signal, sign, kind) for runs in (pair.sam, pair.sgd))
-            rows[attack, kind] = _row(sgd, sam)
+            rows[attack, kind] = compared(sgd, sam)
     frame = pd.DataFrame.from_dict(rows, orient="index")
     frame.index = pd.MultiIndex.from_tuples(frame.index, names=["attack", "thresholds"])
     return frame
@@ -218,21 +218,25 @@ def _balanced_hits(runs: xr.Dataset, signal: str, sign: int, kind: str) -> np.nd
 
 def accuracy_table(pair: Pair) -> pd.DataFrame:
     """Train accuracy, train loss and test accuracy: rows; columns sgd, sam, difference, low, high."""
-    rows = {"test accuracy": _row(*(runs.test_correct.values.astype(float) for runs in pair[:2]))}
+    rows = {"test accuracy": compared(*(runs.test_correct.values.astype(float) for runs in pair[:2]))}
     for name in ("train_accuracy", "train_loss"):
-        rows[name.replace("_", " ")] = _row(*(runs[name].values[:, None] for runs in pair[:2]))
+        rows[name.replace("_", " ")] = compared(*(runs[name].values[:, None] for runs in pair[:2]))
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def memorization_table(pair: Pair) -> pd.DataFrame:
     """The mean memorization score: columns sgd, sam, difference, low, high."""
     terms = [memorization_terms(runs.correct.values, runs.member.values) for runs in pair[:2]]
-    terms = [each[:, ~np.isnan(each[0])] for each in terms]
-    return pd.DataFrame.from_dict({"mean memorization": _row(*terms)}, orient="index")
+    return pd.DataFrame.from_dict({"mean memorization": compared(*terms)}, orient="index")
 
 
-def _row(sgd: np.ndarray, sam: np.ndarray) -> dict[str, float]:
-    """Means of two matrices of terms (models, examples), and their difference with a two-way bootstrap interval."""
+def compared(sgd: np.ndarray, sam: np.ndarray) -> dict[str, float]:
+    """Means of two matrices of terms (models, examples), and their difference with a 95 % two-way bootstrap interval.
+
+    A column with NaN in either is left out of all.
+    """
+    known = ~(np.isnan(sgd) | np.isnan(sam)).any(0)
+    sgd, sam = sgd[:, known], sam[:, known]
     low, high = np.quantile(two_way(sam - sgd), [0.025, 0.975])
     return {"sgd": sgd.mean(), "sam": sam.mean(), "difference": sam.mean() - sgd.mean(), "low": low, "high": high}
 

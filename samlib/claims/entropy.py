@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from samlib.audit import Pair
+from samlib.audit import Pair, compared
 from samlib.claims.distance import Distances, by_halves, dataset_of, distances
 from samlib.claims.influence import Models, of
-from samlib.claims.statistics import Effect, compared, gain, group_mean, halves, mean
+from samlib.claims.statistics import Effect, gain, group_mean, halves, mean
 from samlib.data import Dataset
 from samlib.estimators import (
     entropy_buckets,

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from samlib.audit import Pair
-from samlib.claims.statistics import Effect, compared, group_mean, halves, mean
+from samlib.audit import Pair, compared
+from samlib.claims.statistics import Effect, group_mean, halves, mean
 from samlib.estimators import influential_by_interval, memorization, memorization_terms, strongest_influence
 from samlib.evaluation import ENOUGH
 

@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from samlib.audit import Pair, attack_scores
+from samlib.audit import Pair, attack_scores, compared
 from samlib.claims.ledger import CLAIMS, CONTRADICTED, INCONCLUSIVE, NO_DIFFERENCE, SUPPORTED, decide, verdict
-from samlib.claims.statistics import compared
 from samlib.estimators import memorization_terms
 from samlib.evaluation import auc_terms, resampled
 from samlib.experiment import SHARPNESS_AWARE

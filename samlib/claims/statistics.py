@@ -42,13 +42,6 @@ def _by_examples(terms: np.ndarray) -> float:
     return max(float(between), 0.0)
 
 
-def compared(sgd: np.ndarray, sam: np.ndarray) -> dict[str, float]:
-    """Means of two matrices of terms, and their difference with a 95 % interval."""
-    found = mean(sam - sgd)
-    low, high = np.quantile(found.replicates, [0.025, 0.975])
-    return {"sgd": sgd.mean(), "sam": sam.mean(), "difference": found.estimate, "low": low, "high": high}
-
-
 def group_mean(terms: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """First-order terms (models, n) of a weighted mean over the columns, so that a resampled column changes its weight too."""
     known = ~np.isnan(terms).any(0)

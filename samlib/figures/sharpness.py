@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from samlib.claims.statistics import compared
+from samlib.audit import compared
 from samlib.figures.style import GREY, REFERENCE, SAM, SGD, WIDTH, dataset_title, drawn
 from samlib.sharpness import AT_RHO, EFFORT, GRID, Landscapes, descent, valley, valley_eigenvalue
 
