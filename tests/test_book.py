@@ -110,6 +110,23 @@ def test_a_second_build_reuses_every_page_and_one_changed_notebook_is_run_again(
     assert "executed  memorization_digits.ipynb" in third.stdout
 
 
+def test_a_notebook_that_fails_shows_its_own_error_and_the_others_are_built(book, env):
+    output, _ = book
+    driver = (
+        "import sys, build; build.ALONE['theory_checks'] = {'trialz': 1};"
+        f"sys.argv = ['build', '--profile', 'smoke', '--output', {str(output)!r}]; sys.exit(build.main())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", driver], capture_output=True, text=True, env=env | {"PYTHONPATH": str(ROOT / "book")}
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert done.stdout.count("reused    ") == PAGES - 1
+    assert "FAILED: theory_checks.ipynb; its page shows the error." in done.stdout
+    page = (output / "build" / "_build" / "html" / "notebooks" / "theory_checks.html").read_text()
+    assert "There is no parameter" in page
+    assert "trialz" in page
+
+
 def papermill(tmp_path, env, name, *parameters):
     command = [
         sys.executable,
