@@ -62,7 +62,7 @@ def site(book):
 def test_every_page_reads_with_no_network_and_no_error(site, browser):
     """No failed request, none that leaves the machine, nothing in the console, every figure drawn and described."""
     address, pages = site
-    figures = {}
+    figures, sources = {}, []
     for path in pages:
         page, trouble = browser.new_page(), []
         page.on("console", lambda m, t=trouble: t.append(m.text) if m.type in ("error", "warning") else None)
@@ -78,10 +78,12 @@ def test_every_page_reads_with_no_network_and_no_error(site, browser):
             image = images.nth(i)
             assert image.evaluate("e => e.complete && e.naturalWidth > 50"), f"{path}: an image is not drawn"
             assert len(image.get_attribute("alt") or "") > 20, f"{path}: a figure without a description"
+            sources.append(image.get_attribute("src"))
         figures[path.stem] = images.count()
         assert page.locator(".output.traceback, .cell_output .stderr").count() == 0, path
         assert not trouble, f"{path}: {trouble}"
         page.close()
+    assert {source.rpartition(".")[2] for source in sources} == {"png", "svg"}
     for name in ("membership_risk", "memorization"):
         for dataset in ("location30", "digits", "cifar100-coarse_recorded"):
             assert figures[f"{name}_{dataset}"] >= 1, figures

@@ -3,6 +3,7 @@
 import math
 import warnings
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,6 +14,7 @@ from sklearn.metrics import roc_auc_score
 import samlib
 from samlib import Experiment, attacks, audit, claims, figures
 from samlib.claims import CONTRADICTED, INCONCLUSIVE, NO_DIFFERENCE, SUPPORTED, Claim, Effect
+from samlib.figures import style
 
 
 def simulate(seed, *, leak, skill, spread=1.0, models=24, examples=300, tests=300, like=None):
@@ -246,7 +248,6 @@ def test_tables_and_figures_show_the_numbers(pair):
     import matplotlib
 
     matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
 
     comparisons = compared(pair, "confidence", "LiRA online")
     html = figures.table(audit.membership_table(comparisons), name=pair.name).to_html()
@@ -269,6 +270,22 @@ def test_tables_and_figures_show_the_numbers(pair):
     assert SUPPORTED in figures.overview(ledger).to_html()
     assert "test accuracy" in figures.ledger_table(ledger).to_html()
     plt.close("all")
+
+
+def test_a_figure_of_few_points_is_vectors_and_one_of_many_or_of_images_is_not():
+    @style.drawn
+    def draw(n, image=False):
+        figure, ax = plt.subplots()
+        ax.scatter(np.arange(n), np.arange(n))
+        if image:
+            ax.imshow(np.eye(3))
+        return figure
+
+    few = draw(50)
+    assert few._repr_svg_() == draw(50)._repr_svg_()
+    assert "<svg" in few._repr_svg_()
+    assert style.points(few) >= 50
+    assert not any(hasattr(figure, "_repr_svg_") for figure in (draw(style.FEW_POINTS + 1), draw(50, image=True)))
 
 
 def test_the_regression_sees_through_noise():
