@@ -59,13 +59,18 @@ def site(book):
         server.shutdown()
 
 
+def is_trouble(message) -> bool:
+    """An error or a warning; that the page which only leads on to the first one has no icon is none."""
+    return message.type in ("error", "warning") and not message.location["url"].endswith("/favicon.ico")
+
+
 def test_every_page_reads_with_no_network_and_no_error(site, browser):
     """No failed request, none that leaves the machine, nothing in the console, every figure drawn and described."""
     address, pages = site
     figures, sources = {}, []
     for path in pages:
         page, trouble = browser.new_page(), []
-        page.on("console", lambda m, t=trouble: t.append(m.text) if m.type in ("error", "warning") else None)
+        page.on("console", lambda m, t=trouble: t.append(f"{m.text} {m.location['url']}") if is_trouble(m) else None)
         page.on("pageerror", lambda e, t=trouble: t.append(str(e)))
         page.on("requestfailed", lambda r, t=trouble: t.append(f"failed {r.url}"))
         page.on("response", lambda r, t=trouble: t.append(f"{r.status} {r.url}") if r.status >= 400 else None)
