@@ -15,7 +15,7 @@ import pytest
 import xarray as xr
 import zarr
 
-from samlib import Experiment, load_dataset, run
+from samlib import Experiment, load_dataset, run, runs
 from samlib.runs import Store
 from samlib.training import train_group
 
@@ -202,6 +202,12 @@ def test_a_script_without_a_main_guard_just_works(small_npz, tmp_path):
     path.write_text(script(small_npz, tmp_path / "cache")[2].replace("; ", "\n") + "\nprint('once')\n")
     done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "once\n"), done.stderr
+
+
+def test_local_workers_keep_their_memory():
+    with runs._local_client(1) as client:
+        (found,) = client.run(lambda: {name: os.environ.get(name) for name in runs.KEEP_MEMORY}).values()
+    assert found == {name: str(value) for name, value in runs.KEEP_MEMORY.items()}
 
 
 @pytest.mark.slow
