@@ -204,10 +204,13 @@ def test_a_script_without_a_main_guard_just_works(small_npz, tmp_path):
     assert (done.returncode, done.stdout) == (0, "once\n"), done.stderr
 
 
-def test_local_workers_keep_their_memory():
-    with runs._local_client(1) as client:
-        (found,) = client.run(lambda: {name: os.environ.get(name) for name in runs.KEEP_MEMORY}).values()
-    assert found == {name: str(value) for name, value in runs.KEEP_MEMORY.items()}
+def test_local_workers_keep_their_memory(client):
+    """Also beside a cluster of Dask's own settings; and the environment is as it was."""
+    before = dict(os.environ)
+    with runs._local_client(1) as local:
+        (found,) = local.run(lambda: {name: os.environ.get(name) for name in runs.KEEP_MEMORY}).values()
+    assert found == runs.KEEP_MEMORY
+    assert dict(os.environ) == before
 
 
 @pytest.mark.slow

@@ -28,7 +28,7 @@ __all__ = ["Store", "export_job", "import_group", "load_runs", "n_workers", "run
 
 # glibc gives large blocks back to the system after each step, as Dask tells it to, and takes page faults to get them again: a
 # cnn trains 1.4 times as fast without (tests/benchmarks/bench_engine.py).
-KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": 2**30, "MALLOC_MMAP_THRESHOLD_": 2**25}
+KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
 ATTEMPTS = 3  # rounds of dispatch before a group that workers keep losing is given up
 
 
@@ -172,17 +172,16 @@ def _client(cluster, n_tasks: int):
 
 @contextmanager
 def _local_client(n_tasks: int):
-    import dask
     from distributed import Client, LocalCluster
 
-    environment = "distributed.nanny.pre-spawn-environ"
+    before = {name: os.environ.get(name) for name in KEEP_MEMORY}
     main = sys.modules["__main__"]
     file = main.__dict__.pop("__file__", None)
     spec, main.__spec__ = getattr(main, "__spec__", None), None
     # Workers are spawned; hiding the main module keeps them from running a script that has no __main__ guard again.
+    os.environ |= KEEP_MEMORY  # over Dask's own settings, which an earlier cluster leaves in the environment
     try:
         with (
-            dask.config.set({environment: dask.config.get(environment, {}) | KEEP_MEMORY}),
             LocalCluster(
                 n_workers=max(1, min(n_workers(), n_tasks)),
                 threads_per_worker=1,
@@ -196,3 +195,5 @@ def _local_client(n_tasks: int):
         if file is not None:
             main.__file__ = file
         main.__spec__ = spec
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})

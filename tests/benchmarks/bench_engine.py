@@ -118,7 +118,7 @@ def cnn(rounds, device, n=1280):
     inputs = Inputs(data, "train", "cpu")
     x, y = inputs.prepared(inputs.stored).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels)
     recipe = samlib.Experiment(dataset="cifar100-coarse").model_dump()
-    os.environ |= {name: str(value) for name, value in KEEP_MEMORY.items()}  # of the processes that start now, as of workers
+    os.environ |= KEEP_MEMORY  # of the processes that start now, as of workers
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         ways = {
             "one process": (1, lambda: pool.apply(train_cnn, (n, device))),
