@@ -135,7 +135,7 @@ def pages_of(datasets: list[str]) -> dict[str, tuple]:
                              dataset_title(f"{path.stem.partition('-')[2]}, recorded"))
         for path in sorted(RESULTS.glob("ablations-*.json"))
     }  # fmt: skip
-    return first | each | kept | {name: (name, parameters, None) for name, parameters in ALONE.items()}
+    return first | each | {name: (name, parameters, None) for name, parameters in ALONE.items()} | kept
 
 
 def recorded() -> list[dict]:

@@ -21,7 +21,7 @@ TONES = {
     NO_DIFFERENCE: "background-color: #e3e3e3; color: #222222",
     INCONCLUSIVE: "background-color: #f7edc4; color: #3d3307",
 }
-WIDE = {"min-width": "13em"}  # a column of sentences
+WIDE = {"min-width": "9em"}  # a column of sentences
 
 
 def table(frame: pd.DataFrame, *, digits: int = 3, name: str = "SAM"):
