@@ -241,5 +241,10 @@ def test_the_figures_show_the_numbers(pair):
     assert shows(figures.gain_by_difficulty(pair).axes[0], entropy.difficulty_table(pair)["difference"])
     titles = [ax.get_title() for ax in figures.top_memorization(pair).axes]
     top = entropy.top(influence.of(statistics.halves(pair)[0].sam))
-    assert titles == [f"bucket {b}: {(top.bucket == b).sum()} test points" for b in (1, 5)]
+    odd = statistics.halves(pair)[1].sam
+    score = memorization(odd.correct.values, odd.member.values).value[top.example[:, 0]]
+    assert titles == [
+        f"bucket {b}: {(top.bucket == b).sum()} test points\nmean {score[top.bucket == b].mean():.2f} (dashed)"
+        for b in (1, 5)
+    ]
     plt.close("all")

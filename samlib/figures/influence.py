@@ -128,13 +128,13 @@ def top_memorization(pair: Pair):
     edges = np.linspace(-0.3, 1, 14)
     for ax, b in zip(axes, (1, N_BUCKETS), strict=True):
         values = np.empty(0) if found is None else score[found.example[found.bucket == b, 0]]
+        said = f"bucket {b}: {len(values)} test point" + "s" * (len(values) != 1)
         if len(values):
             share = np.histogram(np.clip(values, *edges[[0, -1]]), edges)[0] / len(values)
             ax.stairs(share, edges, fill=True, color=SAM, alpha=0.75)
-            ax.axvline(values.mean(), color="black", lw=1.3, ls="--", label=f"mean {values.mean():.2f}")
-            ax.legend(loc="upper right")
-        plural = "test point" if len(values) == 1 else "test points"
-        ax.set(xlabel="memorization (odd models)", title=f"bucket {b}: {len(values)} {plural}")
+            ax.axvline(values.mean(), color="black", lw=1.3, ls="--")
+            said += f"\nmean {values.mean():.2f} (dashed)"
+        ax.set(xlabel="memorization (odd models)", title=said)
     axes[0].set_ylabel("share of test points")
     return figure
 
