@@ -46,7 +46,7 @@ ALONE = {
     "synthetic_mixture": {},
     "theory_checks": {},
     "explorer": {},
-    "other_optimizers": {"dataset": "digits"},
+    "other_optimizers": {"dataset": "digits", "architectures": ["cnn"]},
     "ablations": {"dataset": "digits"},
 }
 TRAIN_NOTHING = ("synthetic_mixture", "theory_checks", "explorer")  # their profiles are smoke, quick and full

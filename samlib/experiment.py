@@ -194,18 +194,23 @@ def pair(optimizer: str | None = "sam", **fields) -> dict[str, Experiment]:
     return {"sgd": other.but(optimizer="sgd"), other.optimizer: other}
 
 
-def optimizer_pairs(optimizers: Sequence[str] | None = None, **fields) -> dict[str, dict[str, Experiment]]:
+def optimizer_pairs(
+    optimizers: Sequence[str] | None = None, architectures: Sequence[str] | None = None, **fields
+) -> dict[str, dict[str, Experiment]]:
     """Table 3: `pair` of SGD with each other optimizer, keyed by its name; all if `optimizers` is None.
 
-    The radius is the recipe's, or `rho`; RADIUS times it where an optimizer measures it otherwise.
-    Raises ValueError as `pair`, and where `optimizers` is empty.
+    architectures: other models, on which SGD is compared with SAM, keyed as "sam, cnn". The radius is the recipe's, or `rho`;
+    RADIUS times it where an optimizer measures it otherwise. Raises ValueError as `pair`, and where a list is none.
     """
     names = (*SHARPNESS_AWARE, *WITHOUT_RADIUS[1:]) if optimizers is None else optimizers
     if isinstance(names, str) or not names:
         raise ValueError("optimizers must be a list of names of optimizers.")
+    if isinstance(architectures, str):
+        raise ValueError("architectures must be a list of names of models.")
     fields = {"n_models": FEW_MODELS["optimizers"]} | {k: v for k, v in fields.items() if v is not None}
     rho = Experiment(**fields | {"optimizer": "sam"}).rho
-    return {name: pair(**fields | {"optimizer": name, "rho": _rounded(rho * RADIUS.get(name, 1))}) for name in names}
+    pairs = {name: pair(**fields | {"optimizer": name, "rho": _rounded(rho * RADIUS.get(name, 1))}) for name in names}
+    return pairs | {f"sam, {model}": pair(**fields | {"model": model}) for model in architectures or ()}
 
 
 def ablation_pairs(changed: Sequence[str] | None = None, **fields) -> dict[tuple[str, Any], dict[str, Experiment]]:

@@ -40,6 +40,13 @@ def test_optimizers_share_sgd_and_have_radii_of_their_own():
     rho = {name: pair[name].rho for name, pair in pairs.items()}
     assert rho == {"sam": 0.05, "asam": 0.5, "gsam": 0.05, "looksam": 0.05, "friendlysam": 0.05, "swa": 0, "ema": 0}
     assert optimizer_pairs(["asam"], dataset="digits", rho=0.02)["asam"]["asam"].rho == 0.2
+    both = optimizer_pairs(["asam"], ["cnn", "resnet9"], dataset="digits")
+    assert list(both) == ["asam", "sam, cnn", "sam, resnet9"]
+    assert {o: (e.model, e.optimizer, e.rho) for o, e in both["sam, cnn"].items()} == {
+        "sgd": ("cnn", "sgd", 0), "sam": ("cnn", "sam", 0.05),
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="architectures must be a list of names of models"):
+        optimizer_pairs(["asam"], "cnn", dataset="digits")
     for wrong in ([], "sam", ["sgd"], ["magic"]):
         with pytest.raises(ValueError, match=r"optimizer|sgd"):
             optimizer_pairs(wrong, dataset="digits")

@@ -80,7 +80,7 @@ def pattern(rows: pd.DataFrame) -> str:
 def pattern_sentence(ledger: pd.DataFrame, optimizer: str) -> str:
     """One optimizer's rows of `optimizer_ledger` in a sentence."""
     rows = ledger.loc[optimizer]
-    kind = "" if optimizer in SHARPNESS_AWARE else ", which averages weights and seeks no sharpness,"
+    kind = "" if optimizer.partition(",")[0] in SHARPNESS_AWARE else ", which averages weights and seeks no sharpness,"
     parts = "; ".join(
         f"{row.statistic.removesuffix(', SAM - SGD')} {row.estimate:+.4f} ({row.low:+.4f} to {row.high:+.4f}): {row.verdict}"
         for row in rows.itertuples()

@@ -188,6 +188,7 @@ def settings_table(pairs: Mapping[Hashable, Pair]):
         fields = json.loads(runs.attrs["experiment"])
         without = {name for name, models in NO_PART.items() if fields["model"] in models}
         rows[key] = {
+            "model": fields["model"],
             "optimizer": fields["optimizer"],
             **{title: "" if name in without else _label(fields[name]) for name, title in TITLES.items()},
             "diverged": f"{len(runs.attrs['diverged'])}",
