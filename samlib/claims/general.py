@@ -8,12 +8,12 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
 
 from samlib.audit import Pair
 from samlib.claims.ledger import CONTRADICTED, INCONCLUSIVE, LEVEL, SUPPORTED, Claim, cost, decide, verdict
+from samlib.claims.settings import ACCURACY, AUC, terms
 from samlib.claims.statistics import mean
-from samlib.evaluation import auc_terms
+from samlib.evaluation import clopper_pearson
 from samlib.experiment import SHARPNESS_AWARE
 from samlib.mixture import Mixture, PairedDraws, PairedTest, errors, paired_draws
 from samlib.theory import order
@@ -70,12 +70,12 @@ def theorem_ledger(trials: int = 100_000, seed: int = 0) -> pd.DataFrame:
     ):  # fmt: skip
         broken = difference < -1e-12  # rounding
         under, outside = broken[condition], broken[~condition]
-        found = binomtest(int(under.sum()), len(under)).proportion_ci(1 - LEVEL)
-        kept = SUPPORTED if found.high < BROKEN else CONTRADICTED if found.low > BROKEN else INCONCLUSIVE
+        low, high = (float(end) for end in clopper_pearson(under.sum(), len(under), 1 - LEVEL))
+        kept = SUPPORTED if high < BROKEN else CONTRADICTED if low > BROKEN else INCONCLUSIVE
         where = f"of {len(under)} ordered pairs under the theorem's condition"
         rows[claim, THEORY] = {
             "statistic": f"share {where} that {said} (where the condition fails: {outside.mean():.0%})",
-            "estimate": float(under.mean()), "low": found.low, "high": found.high, "level": LEVEL, "verdict": kept,
+            "estimate": float(under.mean()), "low": low, "high": high, "level": LEVEL, "verdict": kept,
             "direction": 1, "smallest": BROKEN, "text": text,
         }  # fmt: skip
     return _frame(rows)
@@ -92,21 +92,20 @@ def optimizers_ledger(pairs: Mapping[str, Pair]) -> pd.DataFrame:
     aligned = [Pair(*(runs.sel(model=common) for runs in pair[:2]), pair.name) for pair in others.values()]
     named, sgd = ", ".join(others), aligned[0].sgd
     measures = {
-        "accuracy": ("test better than SGD", "test accuracy", 0.002, lambda runs: runs.test_correct.values.astype(float)),
-        "confidence": ("are easier to attack", "AUC of the confidence attack", 0.005,
-                       lambda runs: auc_terms(runs.logit.values, runs.member.values)),
-    }  # fmt: skip
+        "accuracy": ("test better than SGD", "test accuracy", 0.002, ACCURACY),
+        "confidence": ("are easier to attack", "AUC of the confidence attack", 0.005, AUC),
+    }
     claims, effects = [], {}
-    for name, (text, statistic, smallest, terms) in measures.items():
+    for name, (text, statistic, smallest, measure) in measures.items():
         claims.append(
             Claim(f"C14 {name}", f"Other sharpness-aware optimizers {text}.", f"{statistic}, mean of {named}, - SGD", 1,
                   smallest, lambda pair: None)
         )  # fmt: skip
-        effects[claims[-1].id] = mean(np.mean([terms(pair.sam) for pair in aligned], axis=0) - terms(sgd))
+        gains = [other - own for own, other in (terms(pair, measure) for pair in aligned)]
+        effects[claims[-1].id] = mean(np.mean(gains, axis=0))
     dataset = json.loads(sgd.attrs["experiment"])["dataset"]
     rows = decide(effects, tuple(claims), len(common))
-    spent = [cost(pair) for pair in aligned]
-    total = spent[0] | {
+    total = cost(aligned[0]) | {
         "models": len(common) * (1 + len(others)),
         "seconds": sgd.attrs["seconds"] + sum(pair.sam.attrs["seconds"] for pair in aligned),
     }

@@ -26,8 +26,8 @@ from samlib.training import train_group
 
 __all__ = ["Store", "export_job", "import_group", "load_runs", "n_workers", "run", "run_pairs", "save_runs", "workers"]
 
-# glibc gives large blocks back to the system after each step, as Dask tells it to, and takes page faults to get them again: a
-# cnn trains 1.4 times as fast without (tests/benchmarks/bench_engine.py).
+# glibc gives large blocks back to the system after each step, as Dask tells it to, and takes page faults to get them
+# again, which convolutional nets feel most.
 KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
 ATTEMPTS = 3  # rounds of dispatch before a group that workers keep losing is given up
 

@@ -18,10 +18,10 @@ import numpy as np
 import xarray as xr
 
 from samlib.experiment import Experiment
+from samlib.runs.store import PER_MODEL
 
 BITS = {"member": "example", "correct": "example", "test_correct": "test"}
 HALVES = {"logit": "example", "entropy": "example", "modified_entropy": "example", "test_logit": "test"}
-PER_MODEL = ("train_loss", "train_accuracy", "test_accuracy")
 ABOUT = ("experiment", "key", "classes", "data_checksum", "data_source", "diverged", "seconds", "machine", "strategy", "samlib")
 
 
