@@ -4,6 +4,7 @@ import ast
 import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,9 @@ def test_environment_yml_has_the_packages_and_bounds_of_pyproject():
 def test_the_constraints_satisfy_pyproject():
     pinned = dict(line.lower().split("==") for line in (ROOT / "constraints.txt").read_text().split())
     project = pyproject()
-    for text in project["dependencies"] + project["optional-dependencies"]["book"] + project["optional-dependencies"]["test"]:
+    for text in (
+        project["dependencies"] + project["optional-dependencies"]["book"] + project["optional-dependencies"]["test"]
+    ):
         requirement = Requirement(text)
         assert requirement.specifier.contains(pinned[requirement.name]), text
 
@@ -90,9 +93,21 @@ def test_no_number_of_a_run_is_typed_into_a_notebooks_text(path):
             assert not re.search(r"\d\.\d|\d\s?%", re.sub(r"\$[^$]*\$|\(.*?\d{4}.*?\)", "", "".join(cell["source"])))
 
 
+@pytest.mark.parametrize("command", ["check", "format --check"])
+def test_the_code_is_linted_and_formatted(command):
+    done = subprocess.run([sys.executable, "-m", "ruff", *command.split(), ROOT], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_no_registry_host_or_machine_path_in_the_tree():
     files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    hosts = ["pypi" + ".org", "files.pythonhosted" + ".org", "registry.npmjs" + ".org", "deb.debian" + ".org", "/work" + "/"]
+    hosts = [
+        "pypi" + ".org",
+        "files.pythonhosted" + ".org",
+        "registry.npmjs" + ".org",
+        "deb.debian" + ".org",
+        "/work" + "/",
+    ]
     for file in files:
         text = (ROOT / file).read_text(errors="ignore")
         assert not [host for host in hosts if host in text], file

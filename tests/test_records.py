@@ -120,7 +120,11 @@ def test_recorded_runs_come_back_to_half_precision_and_need_no_data(trained, sma
     for name, value in runs.attrs.items():
         assert again.attrs[name] == (value if name != "store" else str(path)), name
     save_runs(runs, tmp_path / "some", ["logit"])
-    assert set(samlib.run(experiment, recorded=tmp_path / "some")) == set(again) - {"entropy", "modified_entropy", "test_logit"}
+    assert set(samlib.run(experiment, recorded=tmp_path / "some")) == set(again) - {
+        "entropy",
+        "modified_entropy",
+        "test_logit",
+    }
     few = samlib.run(experiment.but(n_models=3), recorded=tmp_path / "results")
     xr.testing.assert_equal(few, again.isel(model=slice(3)))
     assert few.attrs["seconds"] == pytest.approx(runs.attrs["seconds"] * 3 / 16, abs=1e-3)

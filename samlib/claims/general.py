@@ -27,7 +27,9 @@ FEW, MANY = (40, 2, 40), (1600, 400, 2000)  # typical, atypical and blue samples
 MIXTURE, THEORY = "the mixture", "random alignments"
 
 
-def general_ledger(pairs: Mapping[str, Pair], *, n_draws: int = 60, trials: int = 100_000, seed: int = 0) -> pd.DataFrame:
+def general_ledger(
+    pairs: Mapping[str, Pair], *, n_draws: int = 60, trials: int = 100_000, seed: int = 0
+) -> pd.DataFrame:
     """All of them: C11 on `n_draws` draws with few atypical samples and a third as many with many, the theorems on `trials`
     random pairs, and C14 on `pairs`, as of `experiment.optimizer_pairs`, aligned."""
     names, mixture = ("n_typical", "n_atypical", "n_blue"), Mixture()
@@ -138,7 +140,14 @@ def bayes_error(mixture: Mixture) -> float:
 
 
 def _tested(test: PairedTest, said: str, smallest: float) -> dict:
-    row = {"estimate": test.difference, "low": test.low, "high": test.high, "level": LEVEL, "p": test.p, "verdict": said}
+    row = {
+        "estimate": test.difference,
+        "low": test.low,
+        "high": test.high,
+        "level": LEVEL,
+        "p": test.p,
+        "verdict": said,
+    }
     return row | {"direction": 1, "smallest": smallest}
 
 

@@ -109,7 +109,9 @@ def with_recorded(live: pd.DataFrame, folder: str | os.PathLike | None) -> pd.Da
     paths = sorted(Path(folder).glob("*.parquet")) if folder else []
     both = pd.concat([live, *(read(path)[0] for path in paths)])
     names = list(dict.fromkeys(both.index.get_level_values("dataset")))
-    order = sorted(names, key=lambda name: (names.index(next(n for n in names if n.split(",")[0] == name.split(",")[0])), name))
+    order = sorted(
+        names, key=lambda name: (names.index(next(n for n in names if n.split(",")[0] == name.split(",")[0])), name)
+    )
     return pd.concat([both.xs(name, level="dataset", drop_level=False) for name in order])
 
 

@@ -65,7 +65,9 @@ def ledger_table(ledger: pd.DataFrame):
 
 def claims_table(ledger: pd.DataFrame):
     """The same for claims that each stand on one data set: a column for each part."""
-    shown = ledger[["statistic"]].assign(estimate=_estimates(ledger), interval=_intervals(ledger, 4), verdict=ledger["verdict"])
+    shown = ledger[["statistic"]].assign(
+        estimate=_estimates(ledger), interval=_intervals(ledger, 4), verdict=ledger["verdict"]
+    )
     shown = shown.rename(index=dataset_title, level="dataset").rename_axis([None, None])
     return shown.style.map(TONES.get, subset=["verdict"]).set_properties(["statistic"], **WIDE)
 

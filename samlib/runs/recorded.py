@@ -22,7 +22,18 @@ from samlib.runs.store import PER_MODEL
 
 BITS = {"member": "example", "correct": "example", "test_correct": "test"}
 HALVES = {"logit": "example", "entropy": "example", "modified_entropy": "example", "test_logit": "test"}
-ABOUT = ("experiment", "key", "classes", "data_checksum", "data_source", "diverged", "seconds", "machine", "strategy", "samlib")
+ABOUT = (
+    "experiment",
+    "key",
+    "classes",
+    "data_checksum",
+    "data_source",
+    "diverged",
+    "seconds",
+    "machine",
+    "strategy",
+    "samlib",
+)
 
 
 def save_runs(runs: xr.Dataset, folder, signals: Sequence[str] = tuple(HALVES)) -> Path:
@@ -65,7 +76,9 @@ def load_runs(experiment: Experiment, folder) -> xr.Dataset | None:
     kept = {name: dim for name, dim in HALVES.items() if name in arrays}
     variables |= {name: (("model", dim), _whole(arrays[name]).astype(np.float32)) for name, dim in kept.items()}
     variables |= {name: ("model", arrays[name]) for name in PER_MODEL}
-    labels = {name: (dim, arrays[name].astype(np.int64)) for name, dim in (("label", "example"), ("test_label", "test"))}
+    labels = {
+        name: (dim, arrays[name].astype(np.int64)) for name, dim in (("label", "example"), ("test_label", "test"))
+    }
     attributes = about | {
         "experiment": experiment.model_dump_json(),
         "seconds": round(about["seconds"] * experiment.n_models / n_models, 3),

@@ -196,7 +196,8 @@ class Store:
             "data_checksum": self.dataset.checksum,
             "data_source": self.dataset.source,
             "diverged": diverged,
-            "seconds": round(sum(self._share(entry) * entry["seconds"] for entry in entries), 3),  # of one core or one GPU
+            # of one core or one GPU
+            "seconds": round(sum(self._share(entry) * entry["seconds"] for entry in entries), 3),
             "machine": sorted({entry["machine"] for entry in entries}),
             "strategy": sorted({said for entry in entries for said in entry["strategy"]}),
             "samlib": sorted({entry["samlib"] for entry in entries}),

@@ -38,7 +38,9 @@ def main():
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # before the twin's float32 copies
     left, right = correct.T.astype(np.float32), member.astype(np.float32)
     twin = [seconds(np.matmul, left, right) for _ in range(args.rounds)]
-    print(f"influence, {args.models} models, {args.examples} examples x {args.tests} test points, top {args.k} included")
+    print(
+        f"influence, {args.models} models, {args.examples} examples x {args.tests} test points, top {args.k} included"
+    )
     print(f"  ours ({kind})  {median(ours):6.2f} s, peak memory {peak:.2f} GiB")
     print(f"  numpy float32 product alone {median(twin):6.2f} s: {median(twin) / median(ours):.2f} times ours")
 
