@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from samlib import SAM
 
@@ -170,6 +171,32 @@ def test_batchnorm_statistics_move_on_the_first_pass_only(momentum):
     assert model[1].num_batches_tracked == 2
 
 
+def test_batchnorm_statistics_of_every_module_that_a_closure_calls_move_once():
+    model, x, y = problem(batchnorm=True)
+    body, head = model[:2], nn.Sequential(nn.BatchNorm1d(7), *model[2:]).double()
+    optimizer = SAM([*body.parameters(), *head.parameters()], torch.optim.SGD, lr=0.1)
+    optimizer.step(closure_of(lambda x: head(body(x)), x, y))
+    assert body[1].num_batches_tracked == head[0].num_batches_tracked == 1
+    assert body[1].track_running_stats == head[0].track_running_stats == True  # noqa: E712
+    assert not torch.nn.modules.module._global_forward_pre_hooks
+    assert not body._forward_hooks
+    assert not head._forward_hooks
+
+
+@pytest.mark.filterwarnings("ignore:Using `torch.compile")
+def test_a_compiled_model_takes_the_same_steps():
+    model, x, y = problem(batchnorm=True)
+    twin, compilations = copy.deepcopy(model), CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(model, backend=compilations)
+    for called, of in ((compiled, model), (twin, twin)):
+        optimizer = SAM(of.parameters(), torch.optim.SGD, rho=0.5, lr=0.1, momentum=0.9)
+        for _ in range(5):
+            optimizer.step(closure_of(called, x, y))
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, twin.state_dict()[name]), name
+    assert compilations.frame_count == 2  # statistics that move, and that do not
+
+
 def test_a_closure_that_fails_leaves_batchnorm_as_it_was():
     model, x, y = problem(batchnorm=True)
     optimizer = SAM(model.parameters(), torch.optim.SGD, lr=0.1)
@@ -184,6 +211,7 @@ def test_a_closure_that_fails_leaves_batchnorm_as_it_was():
     with pytest.raises(KeyboardInterrupt):
         optimizer.step(closure)
     assert model[1].track_running_stats
+    assert not torch.nn.modules.module._global_forward_pre_hooks
 
 
 @settings(max_examples=30, deadline=None)

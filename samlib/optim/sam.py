@@ -186,18 +186,37 @@ def dot(left: Sequence[torch.Tensor], right: Sequence[torch.Tensor]) -> torch.Te
 
 @contextmanager
 def batchnorm_statistics_frozen():
-    """While open, BatchNorm in training mode normalizes with batch statistics but leaves its running ones as they are."""
+    """While open, BatchNorm in training mode normalizes with batch statistics but leaves its running ones as they are.
+
+    Those of a model that is compiled as `torch.compile(model)` too, whatever torch warns of global hooks; but not where no call
+    of a module is seen: after `model.compile()`, or in a compiled function that calls the model.
+    """
     frozen = []
 
     def before(module, _):
-        if isinstance(module, _BatchNorm) and module.training and module.track_running_stats:
-            module.track_running_stats = False
-            frozen.append(module)
+        # From the outermost call on all below it, so that no hook is there when torch.compile traces the layers: it would
+        # compile them again in each step.
+        for below in module.modules():
+            if isinstance(below, _BatchNorm) and below.training and below.track_running_stats:
+                below.track_running_stats = False
+                frozen.append(below)
 
-    hook = torch_module.register_module_forward_pre_hook(before)
+        def after(*_):
+            called.remove()
+            watch()
+
+        watching.pop().remove()
+        called = module.register_forward_hook(after, always_call=True)
+
+    def watch():
+        watching.append(torch_module.register_module_forward_pre_hook(before))
+
+    watching = []
+    watch()
     try:
         yield
     finally:
-        hook.remove()
+        for hook in watching:
+            hook.remove()
         for module in frozen:
             module.track_running_stats = True

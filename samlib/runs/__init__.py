@@ -91,7 +91,7 @@ def _train_missing(store: Store, missing: list[range], cluster, progress: bool) 
     from distributed import as_completed
     from distributed.scheduler import KilledWorker
 
-    experiment, dataset = store.experiment, store.dataset
+    experiment, dataset, said = store.experiment, store.dataset, set()
     recipe, data, wanted = experiment.model_dump(), dataset.arrays(), sum(map(len, missing))
     bar = tqdm(
         total=wanted, desc=f"training {experiment}", unit="model", disable=not progress, smoothing=0, mininterval=1
@@ -108,8 +108,10 @@ def _train_missing(store: Store, missing: list[range], cluster, progress: bool) 
                     if future.status == "finished":
                         result, seconds, where = future.result()
                         store.write(sent[future], result, seconds, where)
-                        if progress and any("out of memory" in said for said in result["strategy"]):
-                            bar.write(f"samlib: {result['strategy'][0]}", file=sys.stderr)
+                        for strategy in sorted(set(result["strategy"].tolist()) - said):
+                            said.add(strategy)
+                            if progress and any(trouble in strategy for trouble in ("out of memory", "not compiled")):
+                                bar.write(f"samlib: {strategy}", file=sys.stderr)
                         bar.update(len(sent[future]))
                         future.release()
                     elif future.status == "error" and not isinstance(future.exception(), KilledWorker):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
+from functools import lru_cache
+from types import FunctionType
 
 import numpy as np
 import torch
@@ -14,37 +17,42 @@ from samlib.training.common import AVERAGED, Average, Inputs, rate, sizes
 
 SHARPNESS_AWARE = {"sam": SAM, "asam": ASAM, "gsam": GSAM, "looksam": LookSAM, "friendlysam": FriendlySAM}
 EVALUATED = 1024  # examples at once
+# `torch.compile` by kind of device. On a CPU it gains a tenth at best, and compiling takes as long as a small model.
+COMPILERS = {"cuda": "inductor"}
 
 
 def train_each(recipe: Mapping, data: Mapping, streams, members, device: str):
     """Train models one by one. Returns logits (k, n, c), (k, t, c) and how it was done.
 
     The data set lies on the device as stored; batches are cut, augmented and normalized there. Weights and images are
-    channels-last, products bfloat16 where the recipe says so; weights, updates and evaluation are float32.
+    channels-last, products bfloat16 where the recipe says so; weights, updates and evaluation are float32. On a GPU the two
+    passes of a step are compiled, or, where that fails, made as they are, which is said with the reason.
     """
     train, test = Inputs(data, "train", device), Inputs(data, "test", device)
     y = torch.tensor(np.asarray(data["y_train"]), device=device)
     results, size = [], EVALUATED
     for stream, member in zip(streams, members, strict=True):
         model = stream.build(recipe, train.shape, int(data["n_classes"])).to(device, memory_format=torch.channels_last)
-        train_one(model, recipe, train, y, stream, np.flatnonzero(member))
+        compiled = train_one(model, recipe, train, y, stream, np.flatnonzero(member))
         logits = []
         for side in (train, test):
             values, size = evaluate(model, side, size)
             logits.append(values)
         results.append(logits)
     said = "" if size == EVALUATED else f", {size} evaluated at once: out of memory with more"
-    return *(np.stack(part) for part in zip(*results, strict=True)), f"one at a time, channels-last{said}"
+    return *(np.stack(part) for part in zip(*results, strict=True)), f"one at a time, channels-last{compiled}{said}"
 
 
-def train_one(model: nn.Module, recipe: Mapping, inputs: Inputs, y: torch.Tensor, stream, examples: np.ndarray) -> None:
-    """Train a model in place on the given examples (indices)."""
+def train_one(model: nn.Module, recipe: Mapping, inputs: Inputs, y: torch.Tensor, stream, examples: np.ndarray) -> str:
+    """Train a model in place on the given examples (indices). Returns, in words, whether it was compiled."""
     model.train()
     parameters = list(model.parameters())
     optimizer = make_optimizer(recipe, parameters)
     batches = sizes(len(examples), recipe)
     steps, step = len(batches) * recipe["epochs"], 0
     average = Average(recipe, steps, len(batches)) if recipe["optimizer"] in AVERAGED else None
+    first = inputs.prepared(inputs.stored[examples[: min(batches[0], recipe["m_sharpness"] or batches[0])]])
+    called, said = compiled(model, recipe, first, set(batches))
     for _ in range(recipe["epochs"]):
         order = torch.as_tensor(stream.epoch(examples), device=y.device)
         for batch in order.split(batches):
@@ -52,7 +60,7 @@ def train_one(model: nn.Module, recipe: Mapping, inputs: Inputs, y: torch.Tensor
             x = inputs.prepared(inputs.augmented(x, stream) if recipe["augment"] else x)
             for group in optimizer.param_groups:
                 group["lr"] = rate(recipe, step, steps)
-            optimizer.step(closures(model, recipe, x, y[batch], optimizer))
+            optimizer.step(closures(called, recipe, x, y[batch], optimizer))
             if average:
                 average.update(step, parameters)
             step += 1
@@ -65,6 +73,51 @@ def train_one(model: nn.Module, recipe: Mapping, inputs: Inputs, y: torch.Tensor
         with autocast(recipe, y.device):
             update_bn([inputs.prepared(inputs.stored[batch]) for batch in members], model)
     model.eval()
+    return said
+
+
+class Compiled(nn.Module):
+    """The training passes of a model, compiled. A module, for what is called here and not compiled with it is hooks."""
+
+    def __init__(self, model: nn.Module, call):
+        super().__init__()
+        self.model, self.call = model, call
+
+    def forward(self, x):
+        return self.call(self.model, x)
+
+
+def compiled(model: nn.Module, recipe: Mapping, x: torch.Tensor, batches: set[int]) -> tuple[nn.Module, str]:
+    """The model for the passes of training, compiled for its device, and in words that it is, or why it is not."""
+    backend = COMPILERS.get(x.device.type)
+    if backend is None:
+        return model, ""
+    call = _compiler(backend, str(model), x.shape[1:], recipe["precision"], recipe["m_sharpness"], *sorted(batches))
+    try:
+        # compilers fail at the first call, forward and backward: on a copy, of which nothing stays
+        with autocast(recipe, x.device):
+            loss = Compiled(deepcopy(model), call)(x).float().sum()
+        loss.backward()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # of many kinds; what is not the compiler's fault, training itself will raise
+        cause = getattr(error, "inner_exception", error)
+        return model, f", not compiled ({(str(cause).strip() or type(cause).__name__).splitlines()[0]})"
+    return Compiled(model, call), ", compiled"
+
+
+@lru_cache
+def _compiler(backend: str, *what):
+    """`torch.compile`, once for each architecture and set of batch sizes: all its models share what it makes of them.
+
+    A batch size is a form of its own, and so is SAM's second pass. torch keeps 8 forms of one code object, so each has its own.
+    """
+
+    def call(model, x):
+        return model(x)
+
+    own = FunctionType(call.__code__.replace(), globals())
+    return torch.compile(own, backend=backend, fullgraph=True, dynamic=False)
 
 
 def closures(model, recipe, x, y, optimizer):
