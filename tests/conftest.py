@@ -39,6 +39,17 @@ def small_npz(tmp_path):
     return path
 
 
+@pytest.fixture
+def gaussian():
+    """33 models, 600 examples, 2 queries; in and out counts differ from example to example."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    member = rng.random((33, 600)) < rng.uniform(0.3, 0.7, 600)
+    signal = 2 * rng.normal(size=(1, 600, 2)) + 1.5 * member[..., None] + rng.normal(size=(33, 600, 2))
+    return signal, member
+
+
 @pytest.fixture(scope="session")
 def browser():
     """Headless Chromium, the machine's own; a machine without one skips, except in CI."""

@@ -47,7 +47,7 @@ def run(experiment: Experiment, *, cluster=None, cache_dir=None, progress: bool 
 
     A killed run goes on where it stopped; a second process that asks for the same experiment waits for the first.
     Raises ValueError where all models diverged or the store is damaged or made with other data, OSError where the cache
-    cannot be written, RuntimeError where the cluster is lost (what was finished is kept).
+    cannot be written, RuntimeError where the cluster is lost (what was finished is kept) or the store deleted meanwhile.
     """
     if recorded is not None and (found := load_runs(experiment, recorded)) is not None:
         return found

@@ -107,7 +107,7 @@ class Store:
                     found[name].resize((k, *found[name].shape[1:]))
                 continue
             boolean = name in ("member", "correct", "test_correct", *FLAGS)
-            group.create_array(
+            found[name] = group.create_array(
                 name,
                 shape=(k, size) if dim else (k,),
                 chunks=(self.group, size) if dim else (self.group,),
@@ -124,14 +124,17 @@ class Store:
                 data_checksum=self.dataset.checksum,
             )
         self._check(dict(group.attrs))
+        self.arrays = found  # kept open: to open them takes half as long as to write a group
 
     def write(self, models: range, result: dict[str, np.ndarray], seconds: float, where: str) -> None:
-        """One group, whole; how it was made goes to the log; then it is marked complete. Needs the lock."""
+        """One group, whole, after `prepare`; how it was made goes to the log; then it is marked complete. Needs the lock."""
         result = dict(result)
         strategy = sorted(set(result.pop("strategy").tolist()))
-        group, rows = zarr.open_group(self.path, mode="r+"), slice(models.start, models.stop)
+        if not (self.path / "zarr.json").exists():
+            raise RuntimeError(f"The store {self.path} was deleted while its models were trained; run again.")
+        rows = slice(models.start, models.stop)
         for name, values in result.items():
-            group[name][rows] = values
+            self.arrays[name][rows] = values
         entry = {
             "models": [models.start, models.stop],
             "seconds": round(seconds, 3),
@@ -142,7 +145,7 @@ class Store:
         }
         with self.log.open("a") as log:
             log.write("\n" * self._torn() + json.dumps(entry) + "\n")
-        group["complete"][rows] = True
+        self.arrays["complete"][rows] = True
 
     def _torn(self) -> bool:
         """Whether a full disk cut the log's last line short."""
