@@ -20,11 +20,10 @@ import pandas as pd
 
 from samlib.data import Shape, cache_folder, shape_of
 from samlib.experiment import Experiment
-from samlib.models import build_model, image_shape
 from samlib.runs import n_workers
-from samlib.runs.store import FLAGS, PER_MODEL, SIGNALS, Store
+from samlib.runs.store import FLAGS, PER_MODEL, SIGNALS, Store, check_takes
 from samlib.training import group_size, train_group
-from samlib.training.common import sizes
+from samlib.training.common import sizes, subset_size
 
 SLOW = 0.5  # seconds that the first batch may take on a CPU; after more, smaller ones stand for the recipe's
 FEW = 32  # examples of such a batch
@@ -121,7 +120,7 @@ class Speed(NamedTuple):
 
     def seconds(self, experiment: Experiment, shape: Shape) -> float:
         """What a whole group takes."""
-        steps = experiment.epochs * len(sizes(_members(experiment, shape), experiment.model_dump()))
+        steps = experiment.epochs * len(_sizes(experiment, shape))
         return self.fixed + steps * self.step + (shape.n_train + shape.n_test) * self.evaluated
 
 
@@ -131,7 +130,7 @@ def probe(experiment: Experiment, shape: Shape) -> Speed:
 
     device, threads = "cuda:0" if torch.cuda.device_count() else "cpu", torch.get_num_threads()
     recipe = experiment.model_dump() | {"lr": 1e-3, "subset_fraction": 0.5}  # noise is not to diverge
-    batch = sizes(_members(experiment, shape), recipe)[0]
+    batch = _sizes(experiment, shape)[0]
     clock = time.process_time if device == "cpu" else time.perf_counter  # of one thread: what else runs does not count
 
     def seconds(examples: int, steps: int = 1, evaluated: int = 1) -> float:
@@ -171,26 +170,22 @@ def bytes_a_model(shape: Shape) -> int:
 
 def _shape(e: Experiment) -> Shape:
     """What an experiment trains on, its pool instead of the whole training set. Raises ValueError as `run` would."""
-    import torch
-
     shape = shape_of(e.dataset, e.image_size)
     if e.pool is not None and e.pool > shape.n_train:
         raise ValueError(f"pool must lie in 2 to {shape.n_train}, the training examples of {e.dataset}, not {e.pool}.")
-    with torch.device("meta"):
-        build_model(e.model, shape.example, shape.classes, hidden=e.hidden, norm=e.norm)
-    if e.augment:
-        image_shape(shape.example)
+    check_takes(e, shape.example, shape.classes)
     return shape._replace(n_train=e.pool or shape.n_train)
 
 
-def _members(e: Experiment, shape: Shape) -> int:
-    return min(max(round(e.subset_fraction * shape.n_train), 1), shape.n_train - 1)
+def _sizes(e: Experiment, shape: Shape) -> list[int]:
+    """Of an epoch's batches."""
+    return sizes(subset_size(shape.n_train, e.subset_fraction), e.model_dump())
 
 
 def _alike(e: Experiment, shape: Shape) -> tuple:
     """What a group's speed depends on."""
     fields = e.augment, e.model, e.hidden, e.norm, e.optimizer, e.rho > 0, e.m_sharpness, e.precision
-    return *fields, sizes(_members(e, shape), e.model_dump())[0], shape.example, shape.dtype
+    return *fields, _sizes(e, shape)[0], shape.example, shape.dtype
 
 
 def _noise(shape: Shape) -> dict:

@@ -34,18 +34,22 @@ def open_store(experiment: Experiment, cache_dir=None) -> Store:
 
     Raises ValueError where the data set cannot be loaded, or is none that the model or the augmentation can take.
     """
+    dataset = load_dataset(experiment.dataset, pool=experiment.pool, image_size=experiment.image_size)
+    check_takes(experiment, dataset.x_train.shape[1:], len(dataset.classes))
+    return Store(Path(cache_dir or cache_folder()) / "runs", experiment, dataset)
+
+
+def check_takes(experiment: Experiment, in_shape: tuple[int, ...], n_classes: int) -> None:
+    """Raises ValueError where the experiment's model or its augmentation cannot take examples of a shape."""
     import torch
 
-    dataset = load_dataset(experiment.dataset, pool=experiment.pool, image_size=experiment.image_size)
-    in_shape = dataset.x_train.shape[1:]
     with torch.device("meta"):
-        build_model(experiment.model, in_shape, len(dataset.classes), hidden=experiment.hidden, norm=experiment.norm)
+        build_model(experiment.model, in_shape, n_classes, hidden=experiment.hidden, norm=experiment.norm)
     if experiment.augment:
         try:
             image_shape(in_shape)
         except ValueError as error:
             raise ValueError(f"augment shifts and mirrors images: {error}") from None
-    return Store(Path(cache_dir or cache_folder()) / "runs", experiment, dataset)
 
 
 class Store:

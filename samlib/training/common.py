@@ -11,11 +11,15 @@ from torch import nn
 
 from samlib.models import build_model, image_shape
 
-SWA_START = (
-    0.75  # share of the steps after which SWA holds the learning rate and averages (Izmailov et al. 2018, sec. 4)
-)
+# share of the steps after which SWA holds the learning rate and averages (Izmailov et al. 2018, section 4)
+SWA_START = 0.75
 EMA_DECAY = 0.99  # a memory of 100 steps, reached from shorter ones while the average is young
 AVERAGED = ("swa", "ema")
+
+
+def subset_size(n: int, fraction: float) -> int:
+    """How many of n examples a model is trained on: round(fraction n), at least 1 and at most n - 1."""
+    return min(max(round(fraction * n), 1), n - 1)
 
 
 class Streams:
@@ -28,9 +32,9 @@ class Streams:
         self._augment = np.random.default_rng(sequence[3])
 
     def member(self, n: int, fraction: float) -> np.ndarray:
-        """A subset of round(fraction n) examples, at least 1 and at most n - 1, as a mask (n,)."""
+        """A subset of `subset_size(n, fraction)` examples, as a mask (n,)."""
         mask = np.zeros(n, bool)
-        mask[self._subset.permutation(n)[: min(max(round(fraction * n), 1), n - 1)]] = True
+        mask[self._subset.permutation(n)[: subset_size(n, fraction)]] = True
         return mask
 
     def epoch(self, examples: np.ndarray) -> np.ndarray:
