@@ -4,13 +4,17 @@
 
 1. A SAM step over an SGD step, resnet18 and mlp (two passes and a little: at most 2.05 and 2.2).
 2. The cnn trained as samlib does it (channels-last, bfloat16, data resident, one thread a process and a process a core)
-   against the loop that one would write first (two threads, float32, channels first, a DataLoader): at least 2.5 times as
-   many models on the same two cores.
-3. With --workers: two worker processes against one (at least 1.8 times on an idle machine), and what store and dispatch
-   add to the training itself.
+   against the loop that one would write first (two threads, float32, channels first, a DataLoader). 2.5 times as many images
+   on the same two cores was the goal; a little less than 2 is what this reaches with torch's kernels, of which the
+   convolutions alone take half of the time, and no choice of layout, fusion or compiler that was tried made the rest faster.
+   Beside it, the same two processes where memory goes back to the system as Dask has it.
+3. With --workers: two worker processes against one (at least 1.8 times on an idle machine; what two bare processes gain in
+   the same run, printed above it, is the most that can be had), and what store and dispatch add to the training itself (less
+   than 3 %).
 """
 
 import argparse
+import contextlib
 import multiprocessing
 import os
 import platform
@@ -30,6 +34,8 @@ from samlib.runs import KEEP_MEMORY, _local_client
 from samlib.training import Streams, train_group, train_stacked
 from samlib.training.common import Inputs
 from samlib.training.each import make_optimizer, train_one
+
+DASK = {"MALLOC_TRIM_THRESHOLD_": "65536"}  # what distributed sets for its workers
 
 
 def seconds(step, device):
@@ -112,17 +118,30 @@ def train_cnn(n, device="cpu"):
     train_one(model, recipe, Inputs(data, "train", device), y, Streams(0, 0), np.arange(n))
 
 
+@contextlib.contextmanager
+def processes(environment):
+    """Two, with these variables set from their start."""
+    before = dict(os.environ)
+    os.environ.update(environment)
+    try:
+        with multiprocessing.get_context("spawn").Pool(2) as pool:
+            yield pool
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
 def cnn(rounds, device, n=1280):
     """Images a second of samlib, in one process and in two at once, and of the plain loop, taken in turn."""
     data, labels = cnn_data(n)
     inputs = Inputs(data, "train", "cpu")
     x, y = inputs.prepared(inputs.stored).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels)
     recipe = samlib.Experiment(dataset="cifar100-coarse").model_dump()
-    os.environ |= KEEP_MEMORY  # of the processes that start now, as of workers
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
+    with processes(KEEP_MEMORY) as pool, processes(DASK) as giving_back:
         ways = {
             "one process": (1, lambda: pool.apply(train_cnn, (n, device))),
             "two processes": (2, lambda: pool.starmap(train_cnn, [(n, device)] * 2)),
+            "two processes with Dask's memory settings": (2, lambda: giving_back.starmap(train_cnn, [(n, device)] * 2)),
             "plain loop": (1, lambda: plain_loop(x, y, recipe, 1)),
         }
         taken = {name: [] for name in ways}
@@ -134,22 +153,23 @@ def cnn(rounds, device, n=1280):
     return taken
 
 
-def workers(folder):
-    """Seconds of the same run by one and by two worker processes, and of its training alone."""
+def workers(folder, rounds):
+    """Seconds of the same run by one and by two worker processes, in turn, and of the training within."""
     rng = np.random.default_rng(0)
     path = Path(folder) / "images.npz"
     sides = {s: rng.integers(0, 256, (n, 32, 32, 3), np.uint8) for s, n in (("train", 1500), ("test", 500))}
     y = {f"y_{s}": rng.integers(0, 20, len(x)) for s, x in sides.items()}
     np.savez(path, **{f"x_{s}": x for s, x in sides.items()}, **y)
-    experiment = samlib.Experiment(dataset=str(path), model="cnn", precision="bf16", epochs=10, n_models=16)
-    wall = {}
-    for n in (1, 2):
-        with _local_client(n) as client:
-            client.run(train_group, experiment.but(epochs=1).model_dump(), samlib.load_dataset(path).arrays(), [0])
-            start = time.perf_counter()
-            runs = samlib.run(experiment, cluster=client, cache_dir=Path(folder) / str(n), progress=False)
-            wall[n] = time.perf_counter() - start, runs.attrs["seconds"]
-    return wall
+    experiment = samlib.Experiment(dataset=str(path), model="cnn", precision="bf16", epochs=40, n_models=12)
+    taken = {1: [], 2: []}
+    for r in range(rounds):
+        for n in taken:
+            with _local_client(n) as client:
+                client.run(train_group, experiment.but(epochs=1).model_dump(), samlib.load_dataset(path).arrays(), [0])
+                start = time.perf_counter()
+                runs = samlib.run(experiment, cluster=client, cache_dir=Path(folder) / f"{r}-{n}", progress=False)
+                taken[n].append((time.perf_counter() - start, runs.attrs["seconds"]))
+    return taken
 
 
 def main():
@@ -174,15 +194,19 @@ def main():
     plain = taken.pop("plain loop")
     for name, rates in taken.items():
         ratio = median(a / b for a, b in zip(rates, plain, strict=True))
-        print(f"cnn, {name}: {median(rates):.0f} images/s, plain loop {median(plain):.0f}: ratio {ratio:.2f}")
+        print(
+            f"cnn, {name}: {median(rates):.0f} images/s, plain loop {median(plain):.0f}: ratio {ratio:.2f} (goal 2.5)"
+        )
+    scaling = median(two / one for two, one in zip(taken["two processes"], taken["one process"], strict=True))
+    print(f"two bare processes do {scaling:.2f} times what one does on this machine now")
     if args.workers:
         with tempfile.TemporaryDirectory() as folder:
-            wall = workers(folder)
-        share = 1 - wall[1][1] / wall[1][0]
-        print(
-            f"one worker {wall[1][0]:.1f} s, two {wall[2][0]:.1f} s: ratio {wall[1][0] / wall[2][0]:.2f} (at least 1.8)"
-        )
-        print(f"store and dispatch: {wall[1][0] - wall[1][1]:.2f} s over 16 models, {share:.1%} of that short run")
+            taken = workers(folder, min(args.rounds, 3))
+        one, two = ([wall for wall, _ in taken[n]] for n in taken)
+        ratio = median(a / b for a, b in zip(one, two, strict=True))
+        print(f"one worker {median(one):.1f} s, two {median(two):.1f} s: ratio {ratio:.2f} (at least 1.8)")
+        more, share = median(w - t for w, t in taken[1]), median(1 - t / w for w, t in taken[1])
+        print(f"store and dispatch: {more:.2f} s over 12 models, {share:.1%} of that run (under 3 %)")
 
 
 if __name__ == "__main__":
