@@ -214,6 +214,27 @@ def test_a_closure_that_fails_leaves_batchnorm_as_it_was():
     assert not torch.nn.modules.module._global_forward_pre_hooks
 
 
+def test_an_interrupt_within_the_second_pass_leaves_no_hook():
+    model, x, y = problem(batchnorm=True)
+    optimizer = SAM(model.parameters(), torch.optim.SGD, lr=0.1)
+    calls = []
+
+    def interrupt(*_):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    model[0].register_forward_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.step(closure_of(model, x, y))
+    assert not model._forward_hooks
+    for _ in range(3):
+        model(x)
+    assert not torch.nn.modules.module._global_forward_pre_hooks
+    assert model[1].track_running_stats
+    assert model[1].num_batches_tracked == 4
+
+
 @settings(max_examples=30, deadline=None)
 @given(rho=st.floats(1e-3, 10), scale=st.floats(1e-3, 1e3))
 def test_the_perturbation_has_length_rho_whatever_the_scale_of_the_loss(rho, scale):

@@ -8,9 +8,11 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 import zarr
 
@@ -114,12 +116,39 @@ def test_a_script_without_a_main_guard_just_works(small_npz, tmp_path):
 
 
 def test_local_workers_keep_their_memory(client):
-    """Also beside a cluster of Dask's own settings; and the environment is as it was."""
+    """Also beside a cluster of Dask's own settings; and the environment is as it was. They alone are marked as local."""
     before = dict(os.environ)
     with runs._local_client(1) as local:
-        (found,) = local.run(lambda: {name: os.environ.get(name) for name in runs.KEEP_MEMORY}).values()
-    assert found == runs.KEEP_MEMORY
+        (found,) = local.run(lambda: {name: os.environ.get(name) for name in (*runs.KEEP_MEMORY, runs.LOCAL)}).values()
+    assert found == runs.KEEP_MEMORY | {runs.LOCAL: "1"}
     assert dict(os.environ) == before
+    assert not any(client.run(lambda: runs.LOCAL in os.environ).values())
+
+
+@pytest.mark.parametrize(
+    ("local", "name", "device"), [(True, 3, "cuda:1"), (False, 3, "cuda:0"), (False, "a", "cuda:0")]
+)
+def test_only_local_workers_share_out_the_gpus_they_see(monkeypatch, local, name, device):
+    """A cluster of the caller's own, such as LocalCUDACluster, shows each worker its own GPU first."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr("distributed.get_worker", lambda: SimpleNamespace(name=name))
+    if local:
+        monkeypatch.setenv(runs.LOCAL, "1")
+    assert runs._device() == device
+
+
+def test_a_worker_with_many_threads_trains_the_same_models(small_npz, client, tmp_path):
+    """One group after the other: the random state of initial weights, and SAM's hook for BatchNorm, are the process's."""
+    from distributed import Client, LocalCluster
+
+    e = experiment(small_npz, optimizer="gsam", n_models=12)
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=4, dashboard_address="127.0.0.1:0", silence_logs=50) as cluster,
+        Client(cluster, set_as_default=False) as threads,
+    ):
+        run(e, cluster=threads, cache_dir=tmp_path / "threads", progress=False)
+    run(e, cluster=client, cache_dir=tmp_path / "calm", progress=False)
+    assert content(tmp_path / "threads") == content(tmp_path / "calm")
 
 
 def test_models_that_diverge_are_named_and_left_out(small_npz, client, tmp_path):

@@ -189,9 +189,10 @@ def batchnorm_statistics_frozen():
     """While open, BatchNorm in training mode normalizes with batch statistics but leaves its running ones as they are.
 
     Those of a model that is compiled as `torch.compile(model)` too, whatever torch warns of global hooks; but not where no call
-    of a module is seen: after `model.compile()`, or in a compiled function that calls the model.
+    of a module is seen: after `model.compile()`, in a compiled function that calls the model, or below a module that does not
+    have it among its `modules()`. One thread at a time: the hook sees those of all.
     """
-    frozen = []
+    frozen, watching, called = [], [], []
 
     def before(module, _):
         # From the outermost call on all below it, so that no hook is there when torch.compile traces the layers: it would
@@ -200,23 +201,21 @@ def batchnorm_statistics_frozen():
             if isinstance(below, _BatchNorm) and below.training and below.track_running_stats:
                 below.track_running_stats = False
                 frozen.append(below)
-
-        def after(*_):
-            called.remove()
-            watch()
-
         watching.pop().remove()
-        called = module.register_forward_hook(after, always_call=True)
+        called.append(module.register_forward_hook(after, always_call=True))
+
+    def after(*_):
+        called.pop().remove()
+        watch()
 
     def watch():
         watching.append(torch_module.register_module_forward_pre_hook(before))
 
-    watching = []
     watch()
     try:
         yield
     finally:
-        for hook in watching:
+        for hook in watching + called:  # a KeyboardInterrupt inside the call leaves the second
             hook.remove()
         for module in frozen:
             module.track_running_stats = True

@@ -11,6 +11,7 @@ import logging
 import os
 import platform
 import sys
+import threading
 import time
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -29,6 +30,8 @@ __all__ = ["Store", "export_job", "import_group", "load_runs", "n_workers", "run
 # glibc gives large blocks back to the system after each step, as Dask tells it to, and takes page faults to get them
 # again, which convolutional nets feel most.
 KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
+LOCAL = "SAMLIB_LOCAL_WORKER"  # set in workers of `_local_client`
+ONE_AT_A_TIME = threading.Lock()
 ATTEMPTS = 3  # rounds of dispatch before a group that workers keep losing is given up
 
 
@@ -131,15 +134,17 @@ def _train_missing(store: Store, missing: list[range], cluster, progress: bool) 
 
 
 def _train(recipe: dict, data: dict, models: range):
-    """One group on a worker."""
+    """One group on a worker; one at a time, for random states and hooks are the process's, whatever threads the worker has."""
     import torch
 
-    start, device = time.perf_counter(), _device()
-    if device == "cpu":
-        torch.set_num_threads(1)
-    result = train_group(recipe, data, models, device)
+    with ONE_AT_A_TIME:
+        start, device = time.perf_counter(), _device()
+        if device == "cpu":
+            torch.set_num_threads(1)
+        result = train_group(recipe, data, models, device)
+        seconds = time.perf_counter() - start
     kind = torch.cuda.get_device_name() if device != "cpu" else f"CPU {torch.backends.cpu.get_cpu_capability()}"
-    return result, time.perf_counter() - start, f"{platform.machine()} {kind}, torch {torch.__version__}"
+    return result, seconds, f"{platform.machine()} {kind}, torch {torch.__version__}"
 
 
 def n_workers() -> int:
@@ -153,9 +158,10 @@ def _device() -> str:
     import torch
     from distributed import get_worker
 
-    gpus = torch.cuda.device_count()
-    name = get_worker().name
-    return "cpu" if not gpus else f"cuda:{name % gpus if isinstance(name, int) else 0}"
+    if not (gpus := torch.cuda.device_count()):
+        return "cpu"
+    # Only `_local_client`'s workers see all GPUs and are numbered for them; another cluster shows each worker its own.
+    return f"cuda:{get_worker().name % gpus if LOCAL in os.environ else 0}"
 
 
 def _client(cluster, n_tasks: int):
@@ -189,6 +195,7 @@ def _local_client(n_tasks: int):
                 threads_per_worker=1,
                 dashboard_address="127.0.0.1:0",  # any free port
                 silence_logs=logging.ERROR,
+                env={LOCAL: "1"},
             ) as cluster,
             Client(cluster, set_as_default=False) as client,
         ):

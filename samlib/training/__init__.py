@@ -2,8 +2,8 @@
 
 Measured choice (tests/benchmarks): MLPs are trained stacked, K models as batched matrix products with the backward pass
 written out (`samlib.training.stacked`); all else goes one at a time through autograd (`samlib.training.each`), where
-channels-last and bfloat16 are what makes convolutional nets fast on a CPU. One thread a process in both cases. On a GPU what
-goes through autograd is compiled.
+channels-last and bfloat16 are what makes convolutional nets fast on a CPU. One thread a process in both cases. On a GPU, not
+measured yet, the same groups are trained, and what goes through autograd is compiled.
 
 A group can be trained where nothing but torch and numpy is installed, and put into a store later (`samlib.runs.import_group`).
 """

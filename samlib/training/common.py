@@ -116,7 +116,7 @@ def sizes(n: int, recipe: Mapping) -> list[int]:
 
 
 class Average:
-    """An average of weights along the way: of the last quarter's epochs (SWA) or exponential (EMA; Polyak and Juditsky 1992)."""
+    """An average of weights: of the last quarter's epochs (SWA) or exponential (EMA; Kingma and Ba 2015, section 7.2)."""
 
     def __init__(self, recipe: Mapping, steps: int, per_epoch: int):
         self.kind, self.steps, self.per_epoch = recipe["optimizer"], steps, per_epoch

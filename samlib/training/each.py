@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from copy import deepcopy
 from functools import lru_cache
 from types import FunctionType
@@ -13,34 +14,37 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 
 from samlib.optim import ASAM, GSAM, SAM, FriendlySAM, LookSAM
+from samlib.optim.sam import batchnorm_statistics_frozen
 from samlib.training.common import AVERAGED, Average, Inputs, rate, sizes
 
 SHARPNESS_AWARE = {"sam": SAM, "asam": ASAM, "gsam": GSAM, "looksam": LookSAM, "friendlysam": FriendlySAM}
 EVALUATED = 1024  # examples at once
 # `torch.compile` by kind of device. On a CPU it gains a tenth at best, and compiling takes as long as a small model.
 COMPILERS = {"cuda": "inductor"}
+COMPILED = ", compiled"
 
 
 def train_each(recipe: Mapping, data: Mapping, streams, members, device: str):
     """Train models one by one. Returns logits (k, n, c), (k, t, c) and how it was done.
 
     The data set lies on the device as stored; batches are cut, augmented and normalized there. Weights and images are
-    channels-last, products bfloat16 where the recipe says so; weights, updates and evaluation are float32. On a GPU the two
-    passes of a step are compiled, or, where that fails, made as they are, which is said with the reason.
+    channels-last, products bfloat16 where the recipe says so; weights, updates and evaluation are float32, with torch's usual
+    rounding: a GPU's convolutions take TF32. On a GPU the two passes of a step are compiled, or, where that fails, made as
+    they are, which is said with the reason.
     """
     train, test = Inputs(data, "train", device), Inputs(data, "test", device)
     y = torch.tensor(np.asarray(data["y_train"]), device=device)
     results, size = [], EVALUATED
     for stream, member in zip(streams, members, strict=True):
         model = stream.build(recipe, train.shape, int(data["n_classes"])).to(device, memory_format=torch.channels_last)
-        compiled = train_one(model, recipe, train, y, stream, np.flatnonzero(member))
+        how = train_one(model, recipe, train, y, stream, np.flatnonzero(member))
         logits = []
         for side in (train, test):
             values, size = evaluate(model, side, size)
             logits.append(values)
         results.append(logits)
     said = "" if size == EVALUATED else f", {size} evaluated at once: out of memory with more"
-    return *(np.stack(part) for part in zip(*results, strict=True)), f"one at a time, channels-last{compiled}{said}"
+    return *(np.stack(part) for part in zip(*results, strict=True)), f"one at a time, channels-last{how}{said}"
 
 
 def train_one(model: nn.Module, recipe: Mapping, inputs: Inputs, y: torch.Tensor, stream, examples: np.ndarray) -> str:
@@ -51,8 +55,7 @@ def train_one(model: nn.Module, recipe: Mapping, inputs: Inputs, y: torch.Tensor
     batches = sizes(len(examples), recipe)
     steps, step = len(batches) * recipe["epochs"], 0
     average = Average(recipe, steps, len(batches)) if recipe["optimizer"] in AVERAGED else None
-    first = inputs.prepared(inputs.stored[examples[: min(batches[0], recipe["m_sharpness"] or batches[0])]])
-    called, said = compiled(model, recipe, first, set(batches))
+    called, said = compiled(model, recipe, inputs.prepared(inputs.stored[examples[: batches[0]]]), batches)
     for _ in range(recipe["epochs"]):
         order = torch.as_tensor(stream.epoch(examples), device=y.device)
         for batch in order.split(batches):
@@ -71,7 +74,7 @@ def train_one(model: nn.Module, recipe: Mapping, inputs: Inputs, y: torch.Tensor
         # BatchNorm's statistics are the averaged model's own (Izmailov et al. 2018, section 3.2)
         members = torch.as_tensor(examples, device=y.device).split(batches)
         with autocast(recipe, y.device):
-            update_bn([inputs.prepared(inputs.stored[batch]) for batch in members], model)
+            update_bn((inputs.prepared(inputs.stored[batch]) for batch in members), model)
     model.eval()
     return said
 
@@ -87,28 +90,40 @@ class Compiled(nn.Module):
         return self.call(self.model, x)
 
 
-def compiled(model: nn.Module, recipe: Mapping, x: torch.Tensor, batches: set[int]) -> tuple[nn.Module, str]:
-    """The model for the passes of training, compiled for its device, and in words that it is, or why it is not."""
-    backend = COMPILERS.get(x.device.type)
+def compiled(model: nn.Module, recipe: Mapping, x: torch.Tensor, batches: Sequence[int]) -> tuple[nn.Module, str]:
+    """The model for the passes of training, compiled for its device, and in words that it is, or why it is not.
+
+    x: as many examples as the largest batch has. batches: the sizes of all.
+    """
+    backend, aware = COMPILERS.get(x.device.type), recipe["optimizer"] in SHARPNESS_AWARE
     if backend is None:
         return model, ""
-    call = _compiler(backend, str(model), x.shape[1:], recipe["precision"], recipe["m_sharpness"], *sorted(batches))
+    parts = sorted({len(part) for size in set(batches) for part in x[:size].split(recipe["m_sharpness"] or size)})
+    call, said = _compiler(backend, str(model), x.device, x.shape[1:], recipe["precision"], aware, *parts)
+    if not said:
+        said.append(_tried(Compiled(deepcopy(model), call), recipe, [x[:part] for part in parts], aware))
+    return (Compiled(model, call) if said[0] == COMPILED else model), said[0]
+
+
+def _tried(model: nn.Module, recipe: Mapping, inputs: Sequence[torch.Tensor], aware: bool) -> str:
+    """Call a model, of which nothing is kept, in all ways that training will: compilers fail at the first call of each."""
     try:
-        # compilers fail at the first call, forward and backward: on a copy, of which nothing stays
-        with autocast(recipe, x.device):
-            loss = Compiled(deepcopy(model), call)(x).float().sum()
-        loss.backward()
+        for statistics in (nullcontext, batchnorm_statistics_frozen)[: 1 + aware]:
+            for x in inputs:
+                with statistics(), autocast(recipe, x.device):
+                    loss = model(x).float().sum()
+                loss.backward()
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # of many kinds; what is not the compiler's fault, training itself will raise
         cause = getattr(error, "inner_exception", error)
-        return model, f", not compiled ({(str(cause).strip() or type(cause).__name__).splitlines()[0]})"
-    return Compiled(model, call), ", compiled"
+        return f", not compiled ({(str(cause).strip() or type(cause).__name__).splitlines()[0]})"
+    return COMPILED
 
 
 @lru_cache
 def _compiler(backend: str, *what):
-    """`torch.compile`, once for each architecture and set of batch sizes: all its models share what it makes of them.
+    """`torch.compile`, and what came of it, once for each architecture and set of batch sizes: all its models share it.
 
     A batch size is a form of its own, and so is SAM's second pass. torch keeps 8 forms of one code object, so each has its own.
     """
@@ -117,7 +132,7 @@ def _compiler(backend: str, *what):
         return model(x)
 
     own = FunctionType(call.__code__.replace(), globals())
-    return torch.compile(own, backend=backend, fullgraph=True, dynamic=False)
+    return torch.compile(own, backend=backend, fullgraph=True, dynamic=False), []
 
 
 def closures(model, recipe, x, y, optimizer):

@@ -5,7 +5,8 @@
 Half of the data set, SGD and SAM, bfloat16, no label smoothing; each trained compiled, as samlib does it on a GPU, and not. A
 first model of one epoch pays for the compiler and is named apart. The rate is that of a product of two 8192 x 8192 matrices
 in bfloat16, measured in the same run; the operations of a model are counted by torch, forward and backward, and those of SAM's
-second pass with them. Train accuracy says whether the models were trained for long enough (at least 99 %).
+second pass with them. The time is that of a whole model, its building and the evaluation of all examples too. Train accuracy
+says whether the models were trained for long enough (at least 99 %).
 """
 
 import argparse
