@@ -1,8 +1,10 @@
 """The SAM family against twins written from the papers, and what each must have in common with SAM."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
+import pytorch_optimizer
 import torch
 from torch import nn
 
@@ -326,3 +328,38 @@ def test_schedulers_and_late_groups(cls):
         scheduler.step()
     assert [g["lr"] for g in optimizer.base_optimizer.param_groups] == [0.0125, 0.0125]
     assert [g["rho"] for g in optimizer.param_groups][1] == 0.01
+
+
+PEERS = {
+    "sam": (SAM, {"rho": 0.3}),
+    "asam": (ASAM, {"rho": 0.3}),
+    "gsam": (GSAM, {"rho": 0.3, "alpha": 0.4}),
+}
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_steps_equal_those_of_another_library(name):
+    """Of the family's others there, FriendlySAM follows the published script, and LookSAM is not the paper's."""
+    kind, options = PEERS[name]
+    model, batches = problem()
+    ours = kind(model.parameters(), torch.optim.SGD, **options, **SGD)
+    twin = copy.deepcopy(model)
+    if name == "gsam":
+        constant = SimpleNamespace(step=lambda: options["rho"])
+        base = torch.optim.SGD(twin.parameters(), **SGD)
+        peer = pytorch_optimizer.GSAM(twin.parameters(), base, twin, constant, alpha=options["alpha"])
+    else:
+        peer = pytorch_optimizer.SAM(
+            twin.parameters(), torch.optim.SGD, rho=options["rho"], adaptive=name == "asam", **SGD
+        )
+    for x, y in batches:
+        ours.step(closure_of(model, x, y))
+        if name == "gsam":
+            peer.set_closure(nn.functional.cross_entropy, x, y)
+            peer.step()
+        else:
+            peer.zero_grad()
+            closure_of(twin, x, y)()  # its first pass is the caller's
+            peer.step(closure_of(twin, x, y))
+        for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+            torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-8)
