@@ -116,6 +116,7 @@ def test_the_membership_table_is_what_evaluation_says(pair):
     assert not table.loc[("confidence", "TPR at 1.0% FPR"), "too_few"]
 
 
+@pytest.mark.slow
 def test_the_link_sees_memorized_examples_and_not_accidents():
     """Examples whose logit rises when they are trained on are found; noise alone, however shared, is not a link."""
     rng = np.random.default_rng(0)

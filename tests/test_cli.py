@@ -18,6 +18,7 @@ def samlib(*arguments, cache=None):
     )
 
 
+@pytest.mark.slow
 def test_help_teaches_every_parameter_and_its_default():
     overview = samlib("--help").stdout
     for command in ("plan", "train", "attack", "memorize", "verdicts"):
@@ -31,6 +32,7 @@ def test_help_teaches_every_parameter_and_its_default():
     assert "--precision <str>" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -49,6 +51,7 @@ def test_bad_input_is_one_sentence_and_a_status(arguments, message):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_plan_is_a_table_and_leaves_no_trace(small_npz, tmp_path):
     done = samlib("plan", "--dataset", str(small_npz), "--hidden", "8", "--n-models", "16", cache=tmp_path / "new")
     assert done.returncode == 0, done.stderr
@@ -125,6 +128,7 @@ def test_a_job_goes_out_and_its_groups_come_back(small_npz, tmp_path):
     assert wrong.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_explore_writes_one_page_and_says_where(tmp_path):
     done = samlib("explore", "--no-open", "--output", str(tmp_path / "new" / "page.html"))
     assert done.returncode == 0, done.stderr

@@ -125,6 +125,7 @@ def simulate(rng, targets, n, shift, common=0.3):
     return rng.normal(size=(targets, n)) + member * (strength + example), member
 
 
+@pytest.mark.slow
 def test_the_interval_covers_with_both_sources_of_randomness():
     rng, covered, alone, runs = np.random.default_rng(0), 0, 0, 200
     truth = np.mean([room.auc_terms(*simulate(rng, 40, 400, 0.7)).mean() for _ in range(300)])
@@ -138,6 +139,7 @@ def test_the_interval_covers_with_both_sources_of_randomness():
     assert alone < covered - 15  # examples alone: too narrow
 
 
+@pytest.mark.slow
 def test_the_interval_of_one_target_covers():
     rng, runs = np.random.default_rng(1), 300
     hits = {"auc": 0, "advantage": 0, "tpr": 0}

@@ -147,6 +147,7 @@ def test_near_duplicates_of_low_entropy_are_seen_and_flip(near, monkeypatch):
     assert rows[0]["estimate"] < -0.5
 
 
+@pytest.mark.slow
 def test_the_interval_of_near_duplicates_knows_that_other_models_would_choose_otherwise(near, monkeypatch):
     """On the same test points, by models drawn anew: what changes is the choice alone, and the halves foretell how much."""
     dataset, carried = near(np.arange(100)), np.repeat([0.9, 0.0], [100, 100])

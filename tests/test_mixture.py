@@ -110,6 +110,7 @@ def test_features_are_the_monomials_in_their_order():
     np.testing.assert_allclose(found, wanted, rtol=1e-12)
 
 
+@pytest.mark.slow
 @fixed
 @given(
     counts=st.tuples(*[st.integers(0, 30)] * 3).filter(any), seed=st.integers(0, 99), rho=st.floats(0, 5),
@@ -318,6 +319,7 @@ def exact():
     return {n: paired_draws(120, n_atypical=n) for n in TABLE}
 
 
+@pytest.mark.slow
 def test_with_few_atypical_samples_sam_generalizes_better(exact):
     for n in (1, 2):
         tests = exact[n].summary()
@@ -327,6 +329,7 @@ def test_with_few_atypical_samples_sam_generalizes_better(exact):
             assert tests[name].low * tests[name].high > 0  # the bootstrap agrees
 
 
+@pytest.mark.slow
 def test_the_optimizer_itself_gains_too():
     tests = paired_draws(60, solver="minibatch").summary()
     for name in MEASURES:
@@ -334,6 +337,7 @@ def test_the_optimizer_itself_gains_too():
         assert (tests[name].difference > 0) == (name == "atypical_accuracy")
 
 
+@pytest.mark.slow
 def test_the_gain_shrinks_with_more_atypical_samples(exact):
     gains = [exact[n].summary()["atypical_accuracy"].difference for n in TABLE]
     assert gains == sorted(gains, reverse=True)
@@ -371,6 +375,7 @@ def test_an_origin_beyond_the_clusters_reverses_the_gain():
         assert test.p < 1e-4
 
 
+@pytest.mark.slow
 def test_full_batch_sam_and_a_small_network_do_not_share_the_gain():
     full = paired_draws(40, solver="minibatch", batch_size=100).summary()["atypical_accuracy"]
     assert 0 < full.difference < 0.02

@@ -24,6 +24,7 @@ def no_probe(monkeypatch):
     monkeypatch.setattr(planning, "probe", lambda experiment, shape: planning.Speed(2.0, 0.01, 1.0))
 
 
+@pytest.mark.slow
 def test_there_to_train_and_bytes_are_what_a_run_finds(experiment, client, tmp_path, no_probe):
     before = planning.plan([experiment], cache_dir=tmp_path, progress=False).iloc[0]
     assert (before["models"], before["there"], before["to train"]) == (20, 0, 24)  # whole groups of 8
@@ -50,6 +51,7 @@ def test_time_is_steps_and_evaluation_over_the_workers(experiment, tmp_path, no_
     assert row["hours"] == pytest.approx(2 * group / 3600)  # three groups on two workers
 
 
+@pytest.mark.slow
 def test_a_probe_measures_real_groups_of_any_kind_and_writes_nothing(experiment, tmp_path):
     for changes in ({}, {"optimizer": "sam"}, {"optimizer": "looksam"}, {"optimizer": "swa", "precision": "bf16"}):
         e = experiment.but(**changes)

@@ -76,6 +76,7 @@ def test_what_exists_is_loaded_and_more_models_extend_it(small_npz, client, tmp_
     assert content(tmp_path / "a") == content(tmp_path / "b")
 
 
+@pytest.mark.slow
 def test_the_same_bytes_from_one_worker_process_and_from_the_default_cluster(small_npz, client, tmp_path):
     from distributed import Client, LocalCluster
 
@@ -115,6 +116,7 @@ def test_a_script_without_a_main_guard_just_works(small_npz, tmp_path):
     assert (done.returncode, done.stdout) == (0, "once\n"), done.stderr
 
 
+@pytest.mark.slow
 def test_local_workers_keep_their_memory(client):
     """Also beside a cluster of Dask's own settings; and the environment is as it was. They alone are marked as local."""
     before = dict(os.environ)
@@ -137,6 +139,7 @@ def test_only_local_workers_share_out_the_gpus_they_see(monkeypatch, local, name
     assert runs._device() == device
 
 
+@pytest.mark.slow
 def test_a_worker_with_many_threads_trains_the_same_models(small_npz, client, tmp_path):
     """One group after the other: the random state of initial weights, and SAM's hook for BatchNorm, are the process's."""
     from distributed import Client, LocalCluster

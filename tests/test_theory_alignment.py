@@ -104,6 +104,7 @@ def test_lemma3_the_best_threshold_is_the_member_level(M, A, s, pi, tau):
     assert best >= theory.error(M, A, s, pi) - 1e-12
 
 
+@pytest.mark.slow
 @fixed
 @given(seed=st.integers(0, 10_000), n=st.integers(1, 12))
 def test_the_best_advantage_of_any_margins_is_that_of_the_best_threshold(seed, n):

@@ -78,6 +78,7 @@ E1 = {  # (q, row): M, A, err, Adv, v, and how far a mean over 6 draws may be (S
 E2 = {0.0: (0.99, 0.0837, 0.735), 0.02: (1.81, 0.0784, 0.803), 0.03: (3.49, 0.0696, 0.869), 0.04: (7.14, 0.0839, 0.910)}
 
 
+@pytest.mark.slow
 def test_e1_signs_boundary_reversal_and_the_table_within_its_spread():
     runs, checks = verify.experiment1()
     holds(checks)
@@ -92,6 +93,7 @@ def test_e1_signs_boundary_reversal_and_the_table_within_its_spread():
         assert runs[3, row]["residual"].max() < 1e-3
 
 
+@pytest.mark.slow
 def test_e2_sam_follows_the_g_path():
     runs, checks = verify.experiment2()
     holds(checks)
@@ -101,6 +103,7 @@ def test_e2_sam_follows_the_g_path():
         assert runs[rho]["advantage"].mean() == pytest.approx(advantage, abs=3e-3)
 
 
+@pytest.mark.slow
 def test_e2_leaves_the_path_as_the_initial_weights_shrink():
     gaps = [np.abs(theory.e2(0.03, init=init)["A_gap"]).max() for init in (1.0, 0.6, 0.3)]
     assert gaps[0] < 0.003

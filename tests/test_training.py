@@ -198,6 +198,7 @@ def test_weight_averages_are_the_same_stacked_and_one_by_one(data, optimizer, pr
         np.testing.assert_allclose(stacked, each, atol=2e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("m", [1, 5, 16])
 @pytest.mark.parametrize("optimizer", ["sam", "asam"])
 def test_m_sharpness_is_the_same_stacked_and_one_by_one(data, m, optimizer):

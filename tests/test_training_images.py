@@ -203,6 +203,7 @@ COMPILED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("changes", "forms"), COMPILED, ids=str)
 def test_compiled_models_are_the_same_and_share_what_is_compiled(images, compiler, changes, forms):
     r = image_recipe(epochs=2, **changes)
@@ -216,6 +217,7 @@ def test_compiled_models_are_the_same_and_share_what_is_compiled(images, compile
         assert compiled_forms() == forms
 
 
+@pytest.mark.slow
 def test_architectures_do_not_take_each_others_place_in_the_compilers_cache(images, compiler):
     compiler(EAGER)
     for norm in ("batch", "group", "none"):
@@ -225,6 +227,7 @@ def test_architectures_do_not_take_each_others_place_in_the_compilers_cache(imag
     assert compiled_forms() == 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("half", ["forward", "backward"])
 def test_where_the_compiler_fails_models_are_trained_as_they_are_which_is_said(images, compiler, half):
     def fails(graph, _):
@@ -239,6 +242,7 @@ def test_where_the_compiler_fails_models_are_trained_as_they_are_which_is_said(i
     assert np.array_equal(plain["logit"], result["logit"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", range(1, 5))
 def test_a_compiler_that_fails_at_any_form_is_left_for_good(images, compiler, form):
     """Two batch sizes, and statistics that move or not: each is tried before training, by the first model alone."""

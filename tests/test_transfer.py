@@ -34,6 +34,7 @@ def group(path, models=range(8), **changes):
     return {"key": sam.key, "models": models, **train_group(sam.model_dump(), load_dataset(path).arrays(), models)}
 
 
+@pytest.mark.slow
 def test_the_docstrings_script_on_a_bare_machine(small_npz, client, tmp_path):
     sam = experiment(small_npz)
     export_job(sam, tmp_path / "job.npz")
@@ -106,6 +107,7 @@ def test_what_a_model_cannot_take_is_refused_before_any_work(small_npz, tmp_path
     assert not list(tmp_path.rglob("*.zarr"))
 
 
+@pytest.mark.slow
 def test_image_models_run_through_the_store(tmp_path, client):
     rng = np.random.default_rng(0)
     arrays = {f"x_{s}": rng.integers(0, 256, (n, 8, 8, 3), np.uint8) for s, n in (("train", 40), ("test", 10))}
