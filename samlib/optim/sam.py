@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from torch.nn.modules import module as torch_module
-from torch.nn.modules.batchnorm import _BatchNorm
+
+from samlib.optim.buffers import alike, buffers_kept
+
+Part = tuple[dict, list[torch.Tensor]]  # a group, and those of its parameters that share a device and a dtype
 
 
 class SAM(torch.optim.Optimizer):
@@ -20,7 +21,8 @@ class SAM(torch.optim.Optimizer):
     base_optimizer: a `torch.optim.Optimizer` class, made with `**base_kwargs`.
 
     `step(closure)` calls the closure exactly twice; it computes the loss, calls `backward` and returns the loss.
-    Gradients are cleared for it, and BatchNorm's running statistics move on the first call only. `step` also takes a
+    Gradients are cleared for it, and buffers such as BatchNorm's running statistics move on the first call only
+    (`buffers_kept`). `step` also takes a
     sequence of closures, one for each micro-batch (m-sharpness, Foret et al. 2021, section 4.1): each is called twice, has
     a perturbation of its own, and their gradients are added, so let each loss be its share of the batch's mean.
     Without a closure, call `first_step()`, a second backward pass, and `second_step()`. `state_dict` holds the base
@@ -32,8 +34,10 @@ class SAM(torch.optim.Optimizer):
     Raises ValueError for a negative or infinite rho, TypeError where step has no closure.
     """
 
-    kept_state: tuple[str, ...] = ()  # what a class keeps from step to step, beside the base optimizer's state
-    needs_gradient = False  # of the first pass, when the two are combined
+    # A step neither waits for a device nor branches on a tensor, and what is kept from step to step stays where it is in
+    # memory, so that a CUDA graph can replay it.
+    noted: tuple[str, ...] = ("unmoved",)  # what a parameter's state keeps from the first pass to the second
+    kept_state: tuple[str, ...] = ()  # and from step to step, beside the base optimizer's
     micro_batches = True
 
     def __init__(self, params, base_optimizer, rho: float = 0.05, adaptive: bool = False, **base_kwargs):
@@ -61,47 +65,69 @@ class SAM(torch.optim.Optimizer):
         self.base_optimizer.load_state_dict(state_dict)
         self._share()
 
-    def with_gradient(self) -> list[tuple[torch.nn.Parameter, dict]]:
-        """The parameters that have a gradient now, each with its group."""
-        return [(p, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
+    def parts(self, chosen: Callable[[torch.Tensor], bool]) -> list[Part]:
+        """The chosen parameters."""
+        return [
+            (group, params) for group in self.param_groups for params in alike(p for p in group["params"] if chosen(p))
+        ]
 
-    def direction(self, p: torch.Tensor, group: dict) -> torch.Tensor:
-        """What the move of a parameter follows."""
-        return p.grad
+    def has(self, p: torch.Tensor, name: str) -> bool:
+        """Whether a parameter's state holds this."""
+        return name in self.state.get(p, ())
 
-    def radius(self, group: dict) -> float:
+    def moves(self, p: torch.Tensor) -> bool:
+        return p.grad is not None
+
+    def direction(self, params: list[torch.Tensor], group: dict) -> Sequence[torch.Tensor]:
+        """What the move of parameters follows."""
+        return [p.grad for p in params]
+
+    def radius(self, group: dict) -> float | torch.Tensor:
         return group["rho"]
 
-    def combine(self) -> None:
-        """Turn the moved point's gradients, in `p.grad`, into what the base optimizer applies; the weights are back."""
+    def combine(self, first: Mapping[torch.Tensor, torch.Tensor]) -> None:
+        """Turn the moved point's gradients, in `p.grad`, into what the base optimizer applies; the weights are back.
+
+        first: what `noted` names last, of each parameter that had a gradient in the first pass.
+        """
 
     @torch.no_grad()
     def first_step(self, zero_grad: bool = False) -> None:
         """Move the weights to the point of highest loss within rho, to first order (Foret et al. 2021, eq. 2)."""
-        moved = self.with_gradient()
-        if not moved:
+        parts = self.parts(self.moves)
+        if not parts:
             return
-        directions = [self.direction(p, group) for p, group in moved]
-        scaled = [p.abs() * d if group["adaptive"] else d for (p, group), d in zip(moved, directions, strict=True)]
+        sizes = [torch._foreach_abs(params) if group["adaptive"] else None for group, params in parts]
+        scaled = [self.direction(params, group) for group, params in parts]
+        scaled = [s if size is None else torch._foreach_mul(size, s) for s, size in zip(scaled, sizes, strict=True)]
         norm = norm_of(scaled)
-        # a zero gradient moves nothing
-        moves = {rho: torch.where(norm > 0, rho / norm, 0) for rho in {self.radius(group) for _, group in moved}}
-        for (p, group), s in zip(moved, scaled, strict=True):
-            self.state[p]["unmoved"] = p.detach().clone()
-            if self.needs_gradient:
-                self.state[p]["gradient"] = p.grad.clone()
-            p.addcmul_(s * p.abs() if group["adaptive"] else s, moves[self.radius(group)].to(p))
+        for (group, params), s, size in zip(parts, scaled, sizes, strict=True):
+            self._note("unmoved", params, params)
+            if "gradient" in self.noted:
+                had = [p for p in params if p.grad is not None]
+                self._note("gradient", had, [p.grad for p in had])
+            add_(params, s if size is None else torch._foreach_mul(s, size), ratio(self.radius(group), norm))
         if zero_grad:
             self.zero_grad()
 
     @torch.no_grad()
     def second_step(self, zero_grad: bool = False) -> None:
         """Put the weights back exactly and let the base optimizer apply the gradient of the moved point."""
-        self._put_back()
-        self.combine()
+        self.combine(self._put_back())
         self._base_step()
         if zero_grad:
             self.zero_grad()
+
+    def _note(self, name: str, params: Sequence[torch.Tensor], values: Sequence[torch.Tensor]) -> None:
+        for p, value in zip(params, torch._foreach_clone(values) if values else (), strict=True):
+            self.state[p][name] = value.detach()
+
+    def lasting(self, name: str, params: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """What the states of parameters keep under a name; zeros at first, and then only written to in place."""
+        for p in params:
+            if not self.has(p, name):
+                self.state[p][name] = torch.zeros_like(p)
+        return [self.state[p][name] for p in params]
 
     def _clear(self) -> None:
         # as zero_grad, without its profiler's record, which a small model feels
@@ -109,11 +135,16 @@ class SAM(torch.optim.Optimizer):
             for p in group["params"]:
                 p.grad = None
 
-    def _put_back(self) -> None:
-        for group in self.param_groups:
-            for p in group["params"]:
-                if "unmoved" in self.state.get(p, ()):
-                    p.copy_(self.state[p].pop("unmoved"))
+    @torch.no_grad()
+    def _put_back(self) -> dict[torch.Tensor, torch.Tensor]:
+        first = {}
+        for _, params in self.parts(lambda p: self.has(p, "unmoved")):
+            torch._foreach_copy_(params, [self.state[p]["unmoved"] for p in params])
+            for p in params:
+                noted = [self.state[p].pop(name, None) for name in self.noted]
+                if noted[-1] is not None:
+                    first[p] = noted[-1]
+        return first
 
     def _base_step(self) -> None:
         # torch.optim takes an empty state for an uninitialized one, so what is ours is out of its sight meanwhile.
@@ -128,39 +159,39 @@ class SAM(torch.optim.Optimizer):
             if kept:
                 self.state[p].update(kept)
 
+    @torch.no_grad()
     def step(self, closure: Callable | Sequence[Callable] | None = None) -> torch.Tensor:
         """One step; returns the loss of the first pass, at the unmoved weights (the sum over micro-batches)."""
         name = type(self).__name__
         if closure is None:
             raise TypeError(f"{name}.step needs a closure that computes the loss, calls backward and returns the loss.")
         closures = [torch.enable_grad()(one) for one in ([closure] if callable(closure) else closure)]
-        if len(closures) == 1:
-            return self._two_passes(closures[0])
-        if not self.micro_batches or not closures:
+        if len(closures) != 1 and not (self.micro_batches and closures):
             raise TypeError(f"{name}.step takes one closure, not {len(closures)}.")
-        losses, sums = [], {}
-        for one in closures:
-            losses.append(self._two_passes(one, apply=False))
-            for p, _ in self.with_gradient():
-                sums[p] = sums[p].add_(p.grad) if p in sums else p.grad.clone()
-        for p, gradient in sums.items():
-            p.grad = gradient
-        with torch.no_grad():
-            self._base_step()
-        return torch.stack([loss.detach() for loss in losses]).sum()
+        if len(closures) == 1:
+            loss = self._passes(closures[0])
+        else:
+            losses, sums = [], {}
+            for one in closures:
+                losses.append(self._passes(one))
+                for _, params in self.parts(lambda p: p.grad is not None):
+                    for p in params:
+                        sums[p] = sums[p].add_(p.grad) if p in sums else p.grad.clone()
+            for p, gradient in sums.items():
+                p.grad = gradient
+            loss = torch.stack([loss.detach() for loss in losses]).sum()
+        self._base_step()
+        return loss
 
-    def _two_passes(self, closure: Callable, apply: bool = True) -> torch.Tensor:
+    def _passes(self, closure: Callable) -> torch.Tensor:
+        """Leave in `p.grad` what the base optimizer applies, and the weights where they are; returns the loss there."""
         self._clear()
         loss = closure()
         self.first_step()
         self._clear()
-        with batchnorm_statistics_frozen():
+        with buffers_kept():
             closure()
-        if apply:
-            self.second_step()
-        else:
-            with torch.no_grad():
-                self._put_back()
+        self.combine(self._put_back())
         return loss
 
 
@@ -171,51 +202,43 @@ class ASAM(SAM):
         super().__init__(params, base_optimizer, rho, adaptive, **base_kwargs)
 
 
-def norm_of(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The Euclidean norm of all of them as one vector, in float32 at least."""
-    device = tensors[0].device
-    norms = [torch.linalg.vector_norm(t, dtype=torch.promote_types(t.dtype, torch.float32)) for t in tensors]
+Lists = Sequence[Sequence[torch.Tensor]]  # together one vector; each list of one device and dtype
+
+
+def norm_of(lists: Lists) -> torch.Tensor:
+    """The Euclidean norm of a vector, in float32 at least."""
+    device = lists[0][0].device
+    norms = [norm for ts in lists for norm in torch._foreach_norm(ts, 2, at_least_float32(ts[0]))]
     return torch.linalg.vector_norm(torch.stack([norm.to(device) for norm in norms]))
 
 
-def dot(left: Sequence[torch.Tensor], right: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The inner product of two lists of tensors, each as one vector, in float32 at least."""
-    device, dtype = left[0].device, torch.promote_types(left[0].dtype, torch.float32)
-    return torch.stack([(a.to(dtype) * b.to(dtype)).sum().to(device) for a, b in zip(left, right, strict=True)]).sum()
+def dot(left: Lists, right: Lists) -> torch.Tensor:
+    """The inner product of two vectors, in float32 at least."""
+    device, products = left[0][0].device, []
+    for a, b in zip(left, right, strict=True):
+        dtype = at_least_float32(a[0])
+        products += torch._foreach_mul([t.to(dtype) for t in a], [t.to(dtype) for t in b])
+    return torch.stack([product.sum().to(device) for product in products]).sum()
 
 
-@contextmanager
-def batchnorm_statistics_frozen():
-    """While open, BatchNorm in training mode normalizes with batch statistics but leaves its running ones as they are.
+def at_least_float32(t: torch.Tensor) -> torch.dtype:
+    return torch.promote_types(t.dtype, torch.float32)
 
-    Those of a model that is compiled as `torch.compile(model)` too, whatever torch warns of global hooks; but not where no call
-    of a module is seen: after `model.compile()`, in a compiled function that calls the model, or below a module that does not
-    have it among its `modules()`. One thread at a time: the hook sees those of all.
-    """
-    frozen, watching, called = [], [], []
 
-    def before(module, _):
-        # From the outermost call on all below it, so that no hook is there when torch.compile traces the layers: it would
-        # compile them again in each step.
-        for below in module.modules():
-            if isinstance(below, _BatchNorm) and below.training and below.track_running_stats:
-                below.track_running_stats = False
-                frozen.append(below)
-        watching.pop().remove()
-        called.append(module.register_forward_hook(after, always_call=True))
+def ratio(a: float | torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """a / b, and 0 where b is 0 or either is not a number."""
+    return (a / b).nan_to_num(0, 0, 0)
 
-    def after(*_):
-        called.pop().remove()
-        watch()
 
-    def watch():
-        watching.append(torch_module.register_module_forward_pre_hook(before))
+def add_(to: Sequence[torch.Tensor], tensors: Sequence[torch.Tensor], factor: torch.Tensor) -> None:
+    """Add a multiple of tensors to others, in place. factor: of no dimension."""
+    factor = factor.to(to[0])
+    if to[0].is_cuda:  # where the second way takes a kernel for each tensor; it rounds once, the first one twice
+        torch._foreach_add_(to, torch._foreach_mul(tensors, factor))
+    else:
+        torch._foreach_addcmul_(to, tensors, [factor] * len(to))
 
-    watch()
-    try:
-        yield
-    finally:
-        for hook in watching + called:  # a KeyboardInterrupt inside the call leaves the second
-            hook.remove()
-        for module in frozen:
-            module.track_running_stats = True
+
+def filled(params: Sequence[torch.Tensor], values: Mapping[torch.Tensor, torch.Tensor]) -> list[torch.Tensor]:
+    """The values of parameters; a missing one counts as zero."""
+    return [values[p] if p in values else torch.zeros_like(p) for p in params]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
-from samlib.optim.sam import SAM, dot, norm_of
+from samlib.optim.sam import SAM, Lists, add_, dot, filled, norm_of, ratio
 
 
 class GSAM(SAM):
@@ -20,7 +20,7 @@ class GSAM(SAM):
     The rest, and what is raised, as in `SAM`; one closure a step.
     """
 
-    needs_gradient = True
+    noted = ("unmoved", "gradient")
     micro_batches = False
 
     def __init__(
@@ -40,7 +40,8 @@ class GSAM(SAM):
         super()._share()
         for group in self.param_groups:
             if group["lr_max"] is None:
-                group["lr_max"] = group["lr"]
+                lr = group["lr"]
+                group["lr_max"] = lr.clone() if isinstance(lr, torch.Tensor) else lr
 
     def add_param_group(self, param_group: dict) -> None:
         super().add_param_group(param_group)
@@ -52,15 +53,16 @@ class GSAM(SAM):
             return group["rho"]
         return group["rho_min"] + (group["rho"] - group["rho_min"]) * group["lr"] / group["lr_max"]
 
-    def combine(self) -> None:
-        moved = self.with_gradient()
-        if not moved:
+    def combine(self, first) -> None:
+        parts = self.parts(lambda p: p.grad is not None)
+        if not parts:
             return
-        at_w, at_moved = [self.state[p].pop("gradient") for p, _ in moved], [p.grad for p, _ in moved]
-        parallel = share(at_w, at_moved)
-        for (_, group), g, g_p in zip(moved, at_w, at_moved, strict=True):
-            perpendicular = g - parallel.to(g) * g_p
-            g_p.sub_(perpendicular, alpha=group["alpha"])
+        at_w = [filled(params, first) for _, params in parts]
+        at_moved = [[p.grad for p in params] for _, params in parts]
+        c = share(at_w, at_moved)
+        for (group, _), g, g_p in zip(parts, at_w, at_moved, strict=True):
+            perpendicular = torch._foreach_sub(g, torch._foreach_mul(g_p, c.to(g[0])))
+            torch._foreach_sub_(g_p, perpendicular, alpha=group["alpha"])
 
 
 class LookSAM(SAM):
@@ -77,7 +79,7 @@ class LookSAM(SAM):
 
     # The vectors are the whole model's, as in the paper's Algorithm 1. pytorch_optimizer 4 projects and scales each tensor
     # by itself, and makes both passes at every step.
-    needs_gradient = True
+    noted = ("unmoved", "gradient")
     kept_state = ("kept",)
     micro_batches = False
 
@@ -96,36 +98,37 @@ class LookSAM(SAM):
         own = {"rho": rho, "alpha": alpha, "k": k, "adaptive": adaptive, "t": 0}
         self._build(params, base_optimizer, own, base_kwargs)
 
-    def combine(self) -> None:
-        moved = self.with_gradient()
-        if not moved:
+    def combine(self, first) -> None:
+        parts = self.parts(lambda p: p.grad is not None or self.has(p, "kept"))
+        if not parts:
             return
-        g, g_s = [self.state[p].pop("gradient") for p, _ in moved], [p.grad for p, _ in moved]
-        parallel = share(g_s, g)
-        for (p, _), a, b in zip(moved, g, g_s, strict=True):
-            self.state[p]["kept"] = b - parallel.to(a) * a
+        g = [filled(params, first) for _, params in parts]
+        g_s = [filled(params, {p: p.grad for p in params if p.grad is not None}) for _, params in parts]
+        c = share(g_s, g)
+        for (_, params), a, b in zip(parts, g, g_s, strict=True):
+            g_v = torch._foreach_sub(b, torch._foreach_mul(a, c.to(a[0])))
+            torch._foreach_copy_(self.lasting("kept", params), g_v)
 
-    def _two_passes(self, closure: Callable, apply: bool = True) -> torch.Tensor:
-        first = self.param_groups[0]
-        looks = first["t"] % first["k"] == 0
-        loss = super()._two_passes(closure) if looks else self._one_pass(closure)
+    def _passes(self, closure: Callable) -> torch.Tensor:
+        t, k = self.param_groups[0]["t"], self.param_groups[0]["k"]
+        looks = t % k == 0 or not self.parts(lambda p: self.has(p, "kept"))
+        loss = super()._passes(closure) if looks else self._one_pass(closure)
         for group in self.param_groups:
-            group["t"] = first["t"] + 1 if group is not first else group["t"]
-        first["t"] += 1
+            group["t"] = t + 1
         return loss
 
     def _one_pass(self, closure: Callable) -> torch.Tensor:
         self._clear()
         loss = closure()
-        with torch.no_grad():
-            moved = [(p, group) for p, group in self.with_gradient() if "kept" in self.state.get(p, ())]
-            if moved:
-                kept = [self.state[p]["kept"] for p, _ in moved]
-                g_norm, v_norm = norm_of([p.grad for p, _ in moved]), norm_of(kept)
-                scale = torch.where(v_norm > 0, g_norm / v_norm, 0)
-                for (p, group), v in zip(moved, kept, strict=True):
-                    p.grad.addcmul_(v, (group["alpha"] * scale).to(v))
-            self._base_step()
+        parts = self.parts(lambda p: p.grad is not None)
+        if parts:
+            g_v = self.parts(lambda p: self.has(p, "kept"))
+            g_norm = norm_of([[p.grad for p in params] for _, params in parts])
+            scale = ratio(g_norm, norm_of([self.lasting("kept", params) for _, params in g_v]))
+            for group, params in parts:
+                reused = [p for p in params if self.has(p, "kept")]
+                if reused:
+                    add_([p.grad for p in reused], self.lasting("kept", reused), group["alpha"] * scale)
         return loss
 
 
@@ -140,6 +143,7 @@ class FriendlySAM(SAM):
     """
 
     # The published script starts at m = g and subtracts m before it updates it; for sigma = 1 the direction is the same.
+    noted = ("unmoved", "gradient")
     kept_state = ("average",)
     micro_batches = False
 
@@ -156,15 +160,21 @@ class FriendlySAM(SAM):
         own = {"rho": rho, "sigma": sigma, "lmbda": lmbda, "adaptive": adaptive}
         self._build(params, base_optimizer, own, base_kwargs)
 
-    def direction(self, p: torch.Tensor, group: dict) -> torch.Tensor:
-        state = self.state[p]
-        if "average" not in state:
-            state["average"] = torch.zeros_like(p.grad)
-        state["average"].lerp_(p.grad, 1 - group["lmbda"])
-        return p.grad - group["sigma"] * state["average"]
+    def moves(self, p: torch.Tensor) -> bool:
+        return p.grad is not None or (p.requires_grad and self.has(p, "average"))
+
+    def direction(self, params: list[torch.Tensor], group: dict) -> Sequence[torch.Tensor]:
+        g = filled(params, {p: p.grad for p in params if p.grad is not None})
+        m = filled(params, {p: self.state[p]["average"] for p in params if self.has(p, "average")})
+        m = torch._foreach_lerp(m, g, 1 - group["lmbda"])
+        return torch._foreach_sub(g, torch._foreach_mul(m, group["sigma"]))
+
+    def combine(self, first) -> None:
+        # only now, so that a step that fails leaves no trace
+        for group, params in self.parts(lambda p: p in first or self.has(p, "average")):
+            torch._foreach_lerp_(self.lasting("average", params), filled(params, first), 1 - group["lmbda"])
 
 
-def share(of, along) -> torch.Tensor:
+def share(of: Lists, along: Lists) -> torch.Tensor:
     """The factor c for which c `along` is the projection of `of` on `along`; exactly 1 where they are equal, 0 on zero."""
-    square = dot(along, along)
-    return torch.where(square > 0, dot(of, along) / square, 0)
+    return ratio(dot(of, along), dot(along, along))

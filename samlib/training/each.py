@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from copy import deepcopy
 from functools import lru_cache
 from types import FunctionType
@@ -14,7 +13,6 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 
 from samlib.optim import ASAM, GSAM, SAM, FriendlySAM, LookSAM
-from samlib.optim.sam import batchnorm_statistics_frozen
 from samlib.training.common import AVERAGED, Average, Inputs, rate, sizes
 
 SHARPNESS_AWARE = {"sam": SAM, "asam": ASAM, "gsam": GSAM, "looksam": LookSAM, "friendlysam": FriendlySAM}
@@ -95,24 +93,23 @@ def compiled(model: nn.Module, recipe: Mapping, x: torch.Tensor, batches: Sequen
 
     x: as many examples as the largest batch has. batches: the sizes of all.
     """
-    backend, aware = COMPILERS.get(x.device.type), recipe["optimizer"] in SHARPNESS_AWARE
+    backend = COMPILERS.get(x.device.type)
     if backend is None:
         return model, ""
     parts = sorted({len(part) for size in set(batches) for part in x[:size].split(recipe["m_sharpness"] or size)})
-    call, said = _compiler(backend, str(model), x.device, x.shape[1:], recipe["precision"], aware, *parts)
+    call, said = _compiler(backend, str(model), x.device, x.shape[1:], recipe["precision"], *parts)
     if not said:
-        said.append(_tried(Compiled(deepcopy(model), call), recipe, [x[:part] for part in parts], aware))
+        said.append(_tried(Compiled(deepcopy(model), call), recipe, [x[:part] for part in parts]))
     return (Compiled(model, call) if said[0] == COMPILED else model), said[0]
 
 
-def _tried(model: nn.Module, recipe: Mapping, inputs: Sequence[torch.Tensor], aware: bool) -> str:
-    """Call a model, of which nothing is kept, in all ways that training will: compilers fail at the first call of each."""
+def _tried(model: nn.Module, recipe: Mapping, inputs: Sequence[torch.Tensor]) -> str:
+    """Call a model, of which nothing is kept, with a batch of each size, since a compiler fails at the first."""
     try:
-        for statistics in (nullcontext, batchnorm_statistics_frozen)[: 1 + aware]:
-            for x in inputs:
-                with statistics(), autocast(recipe, x.device):
-                    loss = model(x).float().sum()
-                loss.backward()
+        for x in inputs:
+            with autocast(recipe, x.device):
+                loss = model(x).float().sum()
+            loss.backward()
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # of many kinds; what is not the compiler's fault, training itself will raise
@@ -125,7 +122,7 @@ def _tried(model: nn.Module, recipe: Mapping, inputs: Sequence[torch.Tensor], aw
 def _compiler(backend: str, *what):
     """`torch.compile`, and what came of it, once for each architecture and set of batch sizes: all its models share it.
 
-    A batch size is a form of its own, and so is SAM's second pass. torch keeps 8 forms of one code object, so each has its own.
+    A batch size is a form of its own. torch keeps 8 forms of one code object, so each architecture has its own.
     """
 
     def call(model, x):
