@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from samlib.checks import as_array, as_labels
 
@@ -24,32 +25,31 @@ def from_logits(logits, labels) -> dict[str, np.ndarray]:
     z = z.astype(np.promote_types(z.dtype, np.float32) if z.dtype.kind == "f" else np.float32, copy=False)
     y = as_labels("labels", labels, z.shape[-1])
     try:
-        y = np.broadcast_to(y, z.shape[:-1])[..., None]
+        y = np.broadcast_to(y, z.shape[:-1])
     except ValueError:
         raise ValueError(f"labels have shape {y.shape}, but logits have shape {z.shape}: they must agree.") from None
-    top = z.argmax(-1, keepdims=True)
-    largest = np.take_along_axis(z, top, -1)
-    if np.isinf(largest).any():
+    if np.isinf(z.max(-1)).any():
         raise ValueError("logits must have a finite largest value in each row.")
+    found = of_tensors(*(torch.from_numpy(np.require(a, requirements=["C", "W"])) for a in (z, y)))
+    return {name: values.numpy() for name, values in found.items()}
 
-    with np.errstate(divide="ignore", invalid="ignore"):
-        rest = z.copy()
-        np.put_along_axis(rest, top, -np.inf, -1)
-        second = rest.max(-1, keepdims=True)
-        second = np.where(np.isfinite(second), second, 0)
-        rest = second + np.log(np.exp(rest - second).sum(-1, keepdims=True))  # log-sum-exp of all but the largest
-        total = largest + np.log1p(np.exp(rest - largest))
-        log_p = z - total
-        p = np.exp(log_p)
-        log_not_p = np.log1p(-p)  # exact to rounding for p <= 1/2, that is for all but the largest
-        np.put_along_axis(log_not_p, top, rest - total, -1)
-        log_p_y, log_not_p_y, p_y = (np.take_along_axis(a, y, -1)[..., 0] for a in (log_p, log_not_p, p))
-        correct = (top == y)[..., 0]
-        wrong = np.where(p > 0, p * log_not_p, 0)
-        np.put_along_axis(wrong, y, 0, -1)
-        return {
-            "correct": correct,
-            "logit": np.where(correct, (largest - rest)[..., 0], log_p_y - log_not_p_y),
-            "entropy": -np.where(p > 0, p * log_p, 0).sum(-1),
-            "modified_entropy": -np.where(p_y < 1, np.exp(log_not_p_y) * log_p_y, 0) - wrong.sum(-1),
-        }
+
+def of_tensors(z: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
+    """`from_logits` without its checks, on any device: logits (..., classes) and int64 labels (...) of the same shape."""
+    top, y = z.argmax(-1, keepdim=True), y[..., None]
+    largest = z.gather(-1, top)
+    rest = z.scatter(-1, top, -torch.inf).logsumexp(-1, keepdim=True)  # of all but the largest
+    total = largest + (rest - largest).exp().log1p()
+    log_p = z - total
+    p = log_p.exp()
+    # exact to rounding for p <= 1/2, that is for all but the largest
+    log_not_p = (-p).log1p().scatter(-1, top, rest - total)
+    log_p_y, log_not_p_y, p_y = (a.gather(-1, y)[..., 0] for a in (log_p, log_not_p, p))
+    correct = (top == y)[..., 0]
+    wrong = torch.where(p > 0, p * log_not_p, 0).scatter(-1, y, 0)
+    return {
+        "correct": correct,
+        "logit": torch.where(correct, (largest - rest)[..., 0], log_p_y - log_not_p_y),
+        "entropy": -torch.where(p > 0, p * log_p, 0).sum(-1),
+        "modified_entropy": -torch.where(p_y < 1, log_not_p_y.exp() * log_p_y, 0) - wrong.sum(-1),
+    }

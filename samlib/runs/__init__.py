@@ -113,7 +113,7 @@ def _train_missing(store: Store, missing: list[range], cluster, progress: bool) 
                         store.write(sent[future], result, seconds, where)
                         for strategy in sorted(set(result["strategy"].tolist()) - said):
                             said.add(strategy)
-                            if progress and any(trouble in strategy for trouble in ("out of memory", "not compiled")):
+                            if progress and any(trouble in strategy for trouble in ("out of memory", "compiler failed", "not captured")):
                                 bar.write(f"samlib: {strategy}", file=sys.stderr)
                         bar.update(len(sent[future]))
                         future.release()

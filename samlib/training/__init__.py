@@ -1,31 +1,32 @@
-"""Train a group of models on one device: the hot loop. Knows nothing of files or clusters; needs torch and numpy alone.
+"""Train models on one device: the hot loop. Knows nothing of files or clusters; needs torch and numpy alone.
 
-Measured choice (tests/benchmarks): MLPs are trained stacked, K models as batched matrix products with the backward pass
-written out (`samlib.training.stacked`); all else goes one at a time through autograd (`samlib.training.each`), where
-channels-last and bfloat16 are what makes convolutional nets fast on a CPU. One thread a process in both cases. On a GPU, not
-measured yet, the same groups are trained, and what goes through autograd is compiled.
+One step is written once, over tensors that stay in place (`samlib.training.common.Training`), in two forms, each chosen by
+measurement (tests/benchmarks). MLPs are trained as a stack: K models as batched matrix products, with the backward pass
+written out (`stacked`). All other models go through autograd, each by itself (`each`). A CPU takes the steps as they are, in
+one thread a process. A GPU captures a step and replays it, for several models side by side (`captured`).
 
-A group can be trained where nothing but torch and numpy is installed, and put into a store later (`samlib.runs.import_group`).
+Models can be trained where only torch and numpy are installed, and put into a store later (`samlib.runs.import_group`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import ceil
 
 import numpy as np
 import torch
 
-from samlib.signals import from_logits
-from samlib.training import stacked
-from samlib.training.common import Streams, cosine
+from samlib.signals import of_tensors
+from samlib.training import captured
+from samlib.training.common import Streams, cosine, subset_size
 from samlib.training.each import train_each
-from samlib.training.stacked import Stack, train_stacked
+from samlib.training.stacked import Stack, is_stacked, train_stacked
 
-__all__ = ["Stack", "Streams", "cosine", "group_size", "summarize", "train_each", "train_group", "train_stacked"]
+AT_ONCE = 2**26  # logits whose signals are computed at once
 
-
-def is_stacked(recipe: Mapping) -> bool:
-    return recipe["model"] == "mlp" and recipe["optimizer"] in stacked.OPTIMIZERS and not recipe["augment"]
+__all__ = [
+    "Stack", "Streams", "at_once", "cosine", "group_size", "summarize", "train_each", "train_group", "train_stacked",
+]  # fmt: skip
 
 
 def group_size(recipe: Mapping) -> int:
@@ -37,12 +38,37 @@ def group_size(recipe: Mapping) -> int:
     return 8 if is_stacked(recipe) else 1
 
 
-def train_group(recipe: Mapping, data: Mapping[str, np.ndarray], models: Sequence[int], device: str = "cpu") -> dict:
+def at_once(recipe: Mapping, data: Mapping[str, np.ndarray], device: str, wanted: int) -> int:
+    """How many models one call of `train_group` should take of `wanted` ones: whole groups, as many as are fastest.
+
+    A CPU takes one group. A GPU is measured for some seconds, once a process for a recipe and what is paired with it.
+    """
+    size = group_size(recipe)
+    if not _is_gpu(device):
+        return size
+    wanted = ceil(wanted / size) * size
+    n = subset_size(len(data["y_train"]), recipe["subset_fraction"])
+    waves = ceil(wanted / captured.strategy(recipe, data, n, device, wanted).at_once)
+    return ceil(wanted / waves / size) * size
+
+
+def _is_gpu(device: str) -> bool:
+    return torch.device(device).type == "cuda"
+
+
+def train_group(
+    recipe: Mapping, data: Mapping[str, np.ndarray], models: Sequence[int], device: str = "cpu", wanted: int = 0
+) -> dict:
     """Train the models of the given indices and return their signals on every example of the pool and of the test set.
 
     recipe: the fields of an `Experiment`. data: `Dataset.arrays()`: `x_train` (n, ...), `y_train` (n,), `x_test` (t, ...),
-    `y_test` (t,), `n_classes`, and for uint8 images `mean` and `std`. Model k depends on (seed, k) alone: to the bit in the
-    same group (`group_size`), to rounding in any other.
+    `y_test` (t,), `n_classes`, and for uint8 images `mean` and `std`. models: one group (`group_size`) on a CPU; on a GPU as
+    many as `at_once` says. wanted: how many models of the recipe this process will train in all, where that is more.
+
+    Model k depends on (seed, k) alone. On a CPU it is the same to the bit in the same group, and to rounding in any other. On
+    a GPU its subset, initial weights and order of examples are the same. The kernels there are chosen by measurement and
+    add in any order, so weights differ by rounding, which grows with the length of training. Convolutions in float32 take
+    TF32 there, and round to 10 bits, unless `torch.backends.cudnn.allow_tf32` is off.
 
     Returns arrays with a leading axis over models: `member` (k, n) bool; `correct`, `logit`, `entropy` and
     `modified_entropy` (k, n); the same (k, t) with the prefix `test_`; `train_loss` (k,), the mean cross-entropy on the
@@ -53,7 +79,7 @@ def train_group(recipe: Mapping, data: Mapping[str, np.ndarray], models: Sequenc
     where a single model is too large.
     """
     try:
-        return _train_group(recipe, data, models, device)
+        return _train_group(recipe, data, models, device, wanted)
     except torch.OutOfMemoryError:
         if len(models) == 1:
             raise RuntimeError(
@@ -62,49 +88,58 @@ def train_group(recipe: Mapping, data: Mapping[str, np.ndarray], models: Sequenc
             ) from None
     # outside of the handler, whose traceback would keep the failed group's tensors alive
     half = len(models) // 2
-    parts = [train_group(recipe, data, part, device) for part in (models[:half], models[half:])]
+    parts = [train_group(recipe, data, part, device, wanted) for part in (models[:half], models[half:])]
     result = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     result["strategy"] = np.array([f"{said}: out of memory with {len(models)}" for said in result["strategy"]])
     return result
 
 
-def _train_group(recipe: Mapping, data: Mapping, models: Sequence[int], device: str) -> dict:
-    train = train_stacked if is_stacked(recipe) else train_each
+def _train_group(recipe: Mapping, data: Mapping, models: Sequence[int], device: str, wanted: int) -> dict:
     y, y_test = (np.asarray(data[name]) for name in ("y_train", "y_test"))
     streams = [Streams(recipe["seed"], k) for k in models]
     members = np.stack([stream.member(len(y), recipe["subset_fraction"]) for stream in streams])
-    logits, test_logits, strategy = train(recipe, data, streams, members, device)
-    each = [
-        summarize(on_pool, y, on_test, y_test, member)
-        for on_pool, on_test, member in zip(logits, test_logits, members, strict=True)
-    ]
+    if _is_gpu(device):
+        *logits, strategy = captured.train_captured(recipe, data, streams, members, device, wanted)
+    else:
+        train = train_stacked if is_stacked(recipe) else train_each
+        *logits, strategy = train(recipe, data, streams, members, device)
+    signals = {}
+    for side, z, labels in zip(("", "test_"), logits, (y, y_test), strict=True):
+        signals |= {f"{side}{name}": values for name, values in _signals(z, labels).items()}
+    each = [summarize({name: v[k] for name, v in signals.items()}, y, member) for k, member in enumerate(members)]
     return {
         "member": members,
-        **{name: np.stack([result[name] for result in each]) for name in each[0]},
+        **signals,
+        **{name: np.stack([summary[name] for summary in each]) for name in each[0]},
         "strategy": np.array([f"{strategy}, {recipe['precision']}"] * len(members)),
     }
 
 
-def summarize(logits, y, test_logits, y_test, member) -> dict:
-    """One model's signals and summaries from its float32 logits (n, classes) and (t, classes)."""
-    signals, test = _signals(logits, y), _signals(test_logits, y_test)
+def summarize(signals: Mapping[str, np.ndarray], y: np.ndarray, member: np.ndarray) -> dict:
+    """One model's summaries from its signals, (n,) and (t,)."""
     accuracy, commonest = signals["correct"][member].mean(), np.bincount(y[member]).max() / member.sum()
     with np.errstate(over="ignore", invalid="ignore"):
         loss = np.logaddexp(0, -signals["logit"][member].astype(np.float64)).mean()
-    lost = np.isnan(signals["logit"]).any() or np.isnan(test["logit"]).any()
+    lost = np.isnan(signals["logit"]).any() or np.isnan(signals["test_logit"]).any()
     return {
-        **signals,
-        **{f"test_{name}": values for name, values in test.items()},
         "train_loss": loss,
         "train_accuracy": accuracy,
-        "test_accuracy": test["correct"].mean(),
+        "test_accuracy": signals["test_correct"].mean(),
         "diverged": lost or accuracy <= commonest,
     }
 
 
-def _signals(logits: np.ndarray, y: np.ndarray) -> dict:
-    if np.isfinite(logits).all():
-        return from_logits(logits, y)
-    # A lost model keeps NaN signals, so that nothing can average it in unseen; `correct` knows no NaN and is False.
-    signals = from_logits(np.zeros_like(logits), y)
-    return {name: np.full_like(values, False if values.dtype == bool else np.nan) for name, values in signals.items()}
+def _signals(logits: torch.Tensor, y: np.ndarray) -> dict[str, np.ndarray]:
+    """Signals (k, n) of logits (k, n, c), computed where they lie.
+
+    A lost model keeps NaN, so that nothing can average it in unseen; `correct` knows no NaN and is False.
+    """
+    labels, parts = torch.tensor(y, device=logits.device), []
+    for part in logits.split(max(1, AT_ONCE // logits[0].numel())):
+        lost = ~part.isfinite().all(-1).all(-1)
+        part = torch.where(lost[:, None, None], 0, part)
+        found = of_tensors(part, labels.expand(part.shape[:2]))
+        for name, values in found.items():
+            values[lost] = False if name == "correct" else torch.nan
+        parts.append({name: values.cpu().numpy() for name, values in found.items()})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -1,8 +1,9 @@
-"""What both ways of training share: the random streams, the schedules, the inputs on the device, weight averages."""
+"""What all ways of training share: random streams, schedules, inputs on the device, weight averages, the loop over steps."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from math import ceil, cos, pi
 
 import numpy as np
@@ -15,6 +16,7 @@ from samlib.models import build_model, image_shape
 SWA_START = 0.75
 EMA_DECAY = 0.99  # a memory of 100 steps, reached from shorter ones while the average is young
 AVERAGED = ("swa", "ema")
+EVALUATED = {"cpu": 1024, "cuda": 8192}  # examples at once
 
 
 def subset_size(n: int, fraction: float) -> int:
@@ -41,19 +43,13 @@ class Streams:
         """The examples in the order of the next epoch."""
         return self._order.permutation(examples)
 
-    def crops(self, batch: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-        """For each image of the next batch, which rows (batch, height) and columns (batch, width) of it are seen.
+    def shifts(self, batch: int, height: int, width: int) -> np.ndarray:
+        """How each image of the next batch is augmented, int64 (batch, 3): pixels down, pixels right, 1 if mirrored.
 
-        A crop shifted by up to an eighth of the side (4 pixels of 32), the border filled by reflection; half are mirrored.
+        Shifts go up to an eighth of the side (4 pixels of 32); half of the images are mirrored.
         """
-        seen = []
-        for side in (height, width):
-            shift = self._augment.integers(-(side // 8), side // 8, (batch, 1), endpoint=True)
-            at = np.abs(np.arange(side) + shift)
-            seen.append(np.minimum(at, 2 * (side - 1) - at))
-        mirrored = self._augment.random(batch) < 0.5
-        seen[1][mirrored] = seen[1][mirrored, ::-1]
-        return seen[0], seen[1]
+        moved = [self._augment.integers(-(side // 8), side // 8, batch, endpoint=True) for side in (height, width)]
+        return np.stack([*moved, self._augment.random(batch) < 0.5], axis=1)
 
     def build(self, recipe: Mapping, in_shape: Sequence[int], n_classes: int) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
@@ -85,15 +81,23 @@ class Inputs:
             x.flatten(2).mul_(self.scale).add_(self.shift)  # rows (batch, height, width * channels), a view
         return x
 
-    def augmented(self, stored: torch.Tensor, stream: Streams) -> torch.Tensor:
-        """Images (batch, *shape), each cropped and mirrored at random; gathered on the device."""
+    def augmented(self, stored: torch.Tensor, shifts: torch.Tensor) -> torch.Tensor:
+        """Images (batch, *shape), each moved and mirrored by its row of `Streams.shifts`; borders are reflected."""
         _, height, width = image_shape(self.shape)
-        rows, columns = (torch.as_tensor(at, device=stored.device) for at in stream.crops(len(stored), height, width))
+        down, right, mirrored = shifts.split(1, dim=1)
+        rows, columns = (self._seen(side, by) for side, by in ((height, down), (width, right)))
+        columns = torch.where(mirrored > 0, columns.flip(1), columns)
         first = len(self.shape) == 3 and self.shape[2] not in (1, 3)
         x = stored.movedim(1, -1) if first else stored  # (batch, height, width, ...)
         each = torch.arange(len(x), device=x.device)[:, None, None]
         x = x[each, rows[:, :, None], columns[:, None, :]]
         return x.movedim(-1, 1) if first else x
+
+    @staticmethod
+    def _seen(side: int, shift: torch.Tensor) -> torch.Tensor:
+        """Which pixels of a side are seen after a shift (batch, 1), as indices (batch, side)."""
+        at = (torch.arange(side, device=shift.device) + shift).abs()
+        return torch.minimum(at, 2 * (side - 1) - at)
 
 
 def cosine(step: int, steps: int) -> float:
@@ -131,5 +135,113 @@ class Average:
         if not self.values:
             self.values = [w.detach().clone() for w in weights]
         keep = 1 - 1 / self.count if self.kind == "swa" else min(EMA_DECAY, self.count / (9 + self.count))
-        for value, w in zip(self.values, weights, strict=True):
-            value.lerp_(w, 1 - keep)
+        torch._foreach_lerp_(self.values, list(weights), 1 - keep)
+
+
+class Training:
+    """Models in training, each with the same number of examples. A step finds its batch and its learning rate on the device.
+
+    A step only overwrites what it uses and never replaces it, so that a GPU can capture one step and replay it.
+    Subclasses have `begin(streams, members)`, `step(size)`, `weights()`, `settle()` and `logits(inputs)`.
+    """
+
+    period = 1  # steps until one is like another of its size; LookSAM has two kinds
+
+    def __init__(self, recipe: Mapping, inputs: Inputs, y: torch.Tensor, n: int, models: Sequence[int] = ()):
+        device = y.device
+        self.recipe, self.inputs, self.y, self.device = recipe, inputs, y, device
+        self.batches = sizes(n, recipe)
+        self.steps = len(self.batches) * recipe["epochs"]
+        # a float64 rate rounds as Python's float does; a GPU's fused update takes float32
+        precision = torch.float64 if device.type == "cpu" else torch.float32
+        self.rates = torch.tensor(
+            [rate(recipe, i, self.steps) for i in range(self.steps)], dtype=precision, device=device
+        )
+        self.lr = self.rates[0].clone()
+        self.order = torch.zeros(*models, n, dtype=torch.int64, device=device)
+        self.at, self.done = (torch.zeros(1, dtype=torch.int64, device=device) for _ in range(2))
+        self.ahead = torch.arange(self.batches[0], device=device)
+        self.run, self.stream, self.evaluates = self.step, None, EVALUATED.get(device.type, 1024)
+        self.taken, self.average = 0, None
+
+    def rewind(self, taken: int = 0) -> None:
+        """Go back to the start of an epoch and of the schedule, to take a step as after `taken` others."""
+        self.taken = taken
+        self.at.zero_()
+        self.done.zero_()
+
+    def begin(self) -> None:
+        """Start anew, with other models."""
+        self.rewind()
+        averaged = self.recipe["optimizer"] in AVERAGED
+        self.average = Average(self.recipe, self.steps, len(self.batches)) if averaged else None
+
+    def put(self, place: torch.Tensor, values: np.ndarray) -> None:
+        """Overwrite a tensor, without waiting for what the device still does."""
+        values = torch.from_numpy(values)
+        place.copy_(values.pin_memory() if self.device.type == "cuda" else values, non_blocking=True)
+
+    def next(self, size: int) -> torch.Tensor:
+        """Where the next batch stands in the epoch's order, (size,). Sets its learning rate and moves on."""
+        where = self.at + self.ahead[:size]
+        self.lr.copy_(self.rates.index_select(0, self.done)[0])
+        self.at.add_(size)
+        self.done.add_(1)
+        return where
+
+    def advance(self, size: int) -> None:
+        """One step, by itself or as it was captured."""
+        self.run(size)
+        if self.average:
+            self.average.update(self.taken, self.weights())
+        self.taken += 1
+
+    def trouble(self) -> str:
+        """What did not go as usual, in words."""
+        less = self.evaluates < EVALUATED.get(self.device.type, 1024)
+        return f", {self.evaluates} evaluated at once: out of memory with more" if less else ""
+
+    def on_stream(self):
+        return nullcontext() if self.stream is None else torch.cuda.stream(self.stream)
+
+
+def drive(trainings: Sequence[Training], epochs: int) -> None:
+    """Train several at once, step by step in turn; a GPU works on their streams side by side."""
+    for _ in range(epochs):
+        for training in trainings:
+            with training.on_stream():
+                training.lay()
+        for size in trainings[0].batches:
+            for training in trainings:
+                with training.on_stream():
+                    training.advance(size)
+    for training in trainings:
+        with training.on_stream():
+            training.settle()
+        if training.stream is not None:
+            training.stream.synchronize()
+
+
+def evaluated(training: Training, inputs: Inputs) -> torch.Tensor:
+    """Float32 logits (k, n, c) on the device, as many examples at once as fit into its memory."""
+    while True:
+        try:
+            return training.logits(inputs, training.evaluates)
+        except torch.OutOfMemoryError:
+            if training.evaluates == 1:
+                raise
+        training.evaluates //= 2
+
+
+def settings(recipe: Mapping, lr: torch.Tensor) -> dict:
+    """Arguments of `torch.optim.SGD`. On a GPU its fused form takes the rate from the device."""
+    fused = {"fused": True} if lr.device.type == "cuda" else {}
+    return {"lr": lr, "momentum": recipe["momentum"], "weight_decay": recipe["weight_decay"], **fused}
+
+
+def clear(optimizer: torch.optim.Optimizer) -> None:
+    """Zero an optimizer's state in place: a momentum of zero is that of a first step."""
+    for state in optimizer.state.values():
+        for value in state.values():
+            if isinstance(value, torch.Tensor):
+                value.zero_()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from functools import lru_cache
+from itertools import chain
 from types import FunctionType
 
 import numpy as np
@@ -12,73 +13,110 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
+from samlib.models import build_model, image_shape
 from samlib.optim import ASAM, GSAM, SAM, FriendlySAM, LookSAM
-from samlib.training.common import AVERAGED, Average, Inputs, rate, sizes
+from samlib.training.common import Inputs, Streams, Training, clear, drive, evaluated, settings
 
 SHARPNESS_AWARE = {"sam": SAM, "asam": ASAM, "gsam": GSAM, "looksam": LookSAM, "friendlysam": FriendlySAM}
-EVALUATED = 1024  # examples at once
 # `torch.compile` by kind of device. On a CPU it gains a tenth at best, and compiling takes as long as a small model.
 COMPILERS = {"cuda": "inductor"}
 COMPILED = ", compiled"
 
 
+class OneModel(Training):
+    """One model, through autograd and `torch.optim`."""
+
+    def __init__(self, recipe, inputs: Inputs, y: torch.Tensor, n: int, n_classes: int):
+        super().__init__(recipe, inputs, y, n)
+        with torch.device("meta"):  # `begin` overwrites all of it
+            model = build_model(recipe["model"], inputs.shape, n_classes, hidden=recipe["hidden"], norm=recipe["norm"])
+        self.model = model.to_empty(device=self.device).to(memory_format=torch.channels_last).train()
+        self.called, self.n_classes = self.model, n_classes
+        self.shifts = torch.zeros(n, 3, dtype=torch.int64, device=self.device)
+        self.optimizer = make_optimizer(recipe, self.weights(), self.lr)
+        self.period = self.optimizer.param_groups[0].get("k", 1)
+
+    def begin(self, streams: Sequence[Streams], members: Sequence[np.ndarray]) -> None:
+        super().begin()
+        (self.streams,), (member,) = streams, members
+        self.examples = np.flatnonzero(member)
+        fresh = self.streams.build(self.recipe, self.inputs.shape, self.n_classes)
+        with torch.no_grad():
+            for old, new in zip(_tensors(self.model), _tensors(fresh), strict=True):
+                old.copy_(new)
+        clear(self.optimizer)
+
+    def rewind(self, taken: int = 0) -> None:
+        super().rewind(taken)
+        for group in self.optimizer.param_groups:
+            if "t" in group:  # LookSAM's place in its cycle
+                group["t"] = taken
+
+    def lay(self) -> None:
+        """The order of the next epoch, and how it is augmented, to the device."""
+        self.put(self.order, self.streams.epoch(self.examples))
+        if self.recipe["augment"]:
+            _, *sides = image_shape(self.inputs.shape)
+            self.put(self.shifts, np.concatenate([self.streams.shifts(size, *sides) for size in self.batches]))
+        self.at.zero_()
+
+    def step(self, size: int) -> None:
+        where = self.next(size)
+        batch = self.order.index_select(0, where)
+        x = self.inputs.stored[batch]
+        if self.recipe["augment"]:
+            x = self.inputs.augmented(x, self.shifts.index_select(0, where))
+        x = self.inputs.prepared(x)
+        self.optimizer.step(closures(self.called, self.recipe, x, self.y[batch], self.optimizer))
+
+    def weights(self) -> list[torch.Tensor]:
+        return list(self.model.parameters())
+
+    def settle(self) -> None:
+        """Take the averaged weights, with BatchNorm's statistics of their own (Izmailov et al. 2018, section 3.2)."""
+        if not self.average:
+            return
+        with torch.no_grad():
+            for p, value in zip(self.weights(), self.average.values, strict=True):
+                p.copy_(value)
+        members = torch.as_tensor(self.examples, device=self.device).split(self.batches)
+        with autocast(self.recipe, self.device):
+            update_bn((self.inputs.prepared(self.inputs.stored[batch]) for batch in members), self.model)
+
+    def logits(self, inputs: Inputs, size: int) -> torch.Tensor:
+        """Float32 logits (1, n, c) of all inputs, `size` at once."""
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                x = inputs.stored.split(size)
+                return torch.cat([self.model(inputs.prepared(part)).float() for part in x])[None]
+        finally:
+            self.model.train()
+
+
+def _tensors(model: nn.Module):
+    return chain(model.parameters(), model.buffers())
+
+
 def train_each(recipe: Mapping, data: Mapping, streams, members, device: str):
-    """Train models one by one. Returns logits (k, n, c), (k, t, c) and how it was done.
+    """Train models one by one. Returns logits (k, n, c), (k, t, c) on the device, and how it was done.
 
     The data set lies on the device as stored; batches are cut, augmented and normalized there. Weights and images are
-    channels-last, products bfloat16 where the recipe says so; weights, updates and evaluation are float32, with torch's usual
-    rounding: a GPU's convolutions take TF32. On a GPU the two passes of a step are compiled, or, where that fails, made as
-    they are, which is said with the reason.
+    channels-last, products bfloat16 where the recipe says so; weights, updates and evaluation are float32.
     """
     train, test = Inputs(data, "train", device), Inputs(data, "test", device)
     y = torch.tensor(np.asarray(data["y_train"]), device=device)
-    results, size = [], EVALUATED
+    one = OneModel(recipe, train, y, int(members[0].sum()), int(data["n_classes"]))
+    said, results = compile_passes(one, COMPILERS.get(one.device.type)), []
     for stream, member in zip(streams, members, strict=True):
-        model = stream.build(recipe, train.shape, int(data["n_classes"])).to(device, memory_format=torch.channels_last)
-        how = train_one(model, recipe, train, y, stream, np.flatnonzero(member))
-        logits = []
-        for side in (train, test):
-            values, size = evaluate(model, side, size)
-            logits.append(values)
-        results.append(logits)
-    said = "" if size == EVALUATED else f", {size} evaluated at once: out of memory with more"
-    return *(np.stack(part) for part in zip(*results, strict=True)), f"one at a time, channels-last{how}{said}"
-
-
-def train_one(model: nn.Module, recipe: Mapping, inputs: Inputs, y: torch.Tensor, stream, examples: np.ndarray) -> str:
-    """Train a model in place on the given examples (indices). Returns, in words, whether it was compiled."""
-    model.train()
-    parameters = list(model.parameters())
-    optimizer = make_optimizer(recipe, parameters)
-    batches = sizes(len(examples), recipe)
-    steps, step = len(batches) * recipe["epochs"], 0
-    average = Average(recipe, steps, len(batches)) if recipe["optimizer"] in AVERAGED else None
-    called, said = compiled(model, recipe, inputs.prepared(inputs.stored[examples[: batches[0]]]), batches)
-    for _ in range(recipe["epochs"]):
-        order = torch.as_tensor(stream.epoch(examples), device=y.device)
-        for batch in order.split(batches):
-            x = inputs.stored[batch]
-            x = inputs.prepared(inputs.augmented(x, stream) if recipe["augment"] else x)
-            for group in optimizer.param_groups:
-                group["lr"] = rate(recipe, step, steps)
-            optimizer.step(closures(called, recipe, x, y[batch], optimizer))
-            if average:
-                average.update(step, parameters)
-            step += 1
-    if average:
-        with torch.no_grad():
-            for p, value in zip(parameters, average.values, strict=True):
-                p.copy_(value)
-        # BatchNorm's statistics are the averaged model's own (Izmailov et al. 2018, section 3.2)
-        members = torch.as_tensor(examples, device=y.device).split(batches)
-        with autocast(recipe, y.device):
-            update_bn((inputs.prepared(inputs.stored[batch]) for batch in members), model)
-    model.eval()
-    return said
+        one.begin([stream], [member])
+        drive([one], recipe["epochs"])
+        results.append([evaluated(one, side) for side in (train, test)])
+    return *map(torch.cat, zip(*results, strict=True)), f"one at a time, channels-last{said}{one.trouble()}"
 
 
 class Compiled(nn.Module):
-    """The training passes of a model, compiled. A module, for what is called here and not compiled with it is hooks."""
+    """A model whose passes are compiled. It is a module, so that hooks see its call; the call inside it is compiled alone."""
 
     def __init__(self, model: nn.Module, call):
         super().__init__()
@@ -88,23 +126,29 @@ class Compiled(nn.Module):
         return self.call(self.model, x)
 
 
-def compiled(model: nn.Module, recipe: Mapping, x: torch.Tensor, batches: Sequence[int]) -> tuple[nn.Module, str]:
-    """The model for the passes of training, compiled for its device, and in words that it is, or why it is not.
-
-    x: as many examples as the largest batch has. batches: the sizes of all.
-    """
-    backend = COMPILERS.get(x.device.type)
+def compile_passes(one: OneModel, backend: str | None) -> str:
+    """Compile the training passes of a model. Says in words that it did, or why it could not."""
     if backend is None:
-        return model, ""
-    parts = sorted({len(part) for size in set(batches) for part in x[:size].split(recipe["m_sharpness"] or size)})
-    call, said = _compiler(backend, str(model), x.device, x.shape[1:], recipe["precision"], *parts)
+        return ""
+    recipe = one.recipe
+    parts = sorted({min(part, size) for size in set(one.batches) for part in _parts(size, recipe["m_sharpness"])})
+    shape, device = one.inputs.shape, one.device
+    call, said = _compiler(backend, str(one.model), device, shape, recipe["precision"], *parts)
     if not said:
-        said.append(_tried(Compiled(deepcopy(model), call), recipe, [x[:part] for part in parts]))
-    return (Compiled(model, call) if said[0] == COMPILED else model), said[0]
+        examples = [one.inputs.prepared(one.inputs.stored[:part]) for part in parts]
+        said.append(_tried(Compiled(deepcopy(one.model), call), recipe, examples))
+    if said[0] == COMPILED:
+        one.called = Compiled(one.model, call)
+    return said[0]
+
+
+def _parts(size: int, m: int | None) -> set[int]:
+    """The sizes of a batch's micro-batches."""
+    return {size} if m is None else {min(m, size), size % m or m}
 
 
 def _tried(model: nn.Module, recipe: Mapping, inputs: Sequence[torch.Tensor]) -> str:
-    """Call a model, of which nothing is kept, with a batch of each size, since a compiler fails at the first."""
+    """Call a model, of which nothing is kept, with every size of input: compilers fail at the first call of each."""
     try:
         for x in inputs:
             with autocast(recipe, x.device):
@@ -114,7 +158,7 @@ def _tried(model: nn.Module, recipe: Mapping, inputs: Sequence[torch.Tensor]) ->
         raise
     except Exception as error:  # of many kinds; what is not the compiler's fault, training itself will raise
         cause = getattr(error, "inner_exception", error)
-        return f", not compiled ({(str(cause).strip() or type(cause).__name__).splitlines()[0]})"
+        return f", compiler failed ({(str(cause).strip() or type(cause).__name__).splitlines()[0]})"
     return COMPILED
 
 
@@ -122,7 +166,7 @@ def _tried(model: nn.Module, recipe: Mapping, inputs: Sequence[torch.Tensor]) ->
 def _compiler(backend: str, *what):
     """`torch.compile`, and what came of it, once for each architecture and set of batch sizes: all its models share it.
 
-    A batch size is a form of its own. torch keeps 8 forms of one code object, so each architecture has its own.
+    torch compiles each batch size apart and keeps 8 results of one code object, so each call here makes a code object.
     """
 
     def call(model, x):
@@ -156,28 +200,11 @@ def autocast(recipe: Mapping, device: torch.device):
     return torch.autocast(device.type, torch.bfloat16, enabled=recipe["precision"] == "bf16")
 
 
-def make_optimizer(recipe: Mapping, parameters) -> torch.optim.Optimizer:
-    """The recipe's optimizer; a sharpness-aware one has its paper's other settings, and SGD below it."""
-    settings = {name: recipe[name] for name in ("lr", "momentum", "weight_decay")}
+def make_optimizer(recipe: Mapping, parameters, lr: torch.Tensor) -> torch.optim.Optimizer:
+    """The recipe's optimizer. A sharpness-aware one has its paper's other settings, and SGD below it."""
+    given = settings(recipe, lr)
     if recipe["alpha"] is not None:
-        settings["alpha"] = recipe["alpha"]
+        given["alpha"] = recipe["alpha"]
     if recipe["optimizer"] in SHARPNESS_AWARE:
-        return SHARPNESS_AWARE[recipe["optimizer"]](parameters, torch.optim.SGD, recipe["rho"], **settings)
-    return torch.optim.SGD(parameters, **settings)
-
-
-@torch.no_grad()
-def evaluate(model: nn.Module, inputs: Inputs, size: int = EVALUATED) -> tuple[np.ndarray, int]:
-    """Float32 logits (n, c) of a model on all inputs, `size` at once, or half as many where that is more than fits."""
-    parts, start = [], 0
-    while start < len(inputs):
-        try:
-            logits = model(inputs.prepared(inputs.stored[start : start + size]))
-            parts.append(logits.float().cpu())
-        except torch.OutOfMemoryError:
-            if size == 1:
-                raise
-            size //= 2
-            continue
-        start += size
-    return torch.cat(parts).numpy(), size
+        return SHARPNESS_AWARE[recipe["optimizer"]](parameters, torch.optim.SGD, recipe["rho"], **given)
+    return torch.optim.SGD(parameters, **given)

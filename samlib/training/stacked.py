@@ -2,63 +2,92 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import nn
 
-from samlib.training.common import AVERAGED, Average, Inputs, rate, sizes
+from samlib.models import build_model
+from samlib.training.common import AVERAGED, Inputs, Streams, Training, clear, drive, evaluated, settings
 
 OPTIMIZERS = ("sgd", "sam", "asam", *AVERAGED)
+
+
+def is_stacked(recipe: Mapping) -> bool:
+    """Whether models of a recipe are trained as a stack."""
+    return recipe["model"] == "mlp" and recipe["optimizer"] in OPTIMIZERS and not recipe["augment"]
+
+
+class Stacked(Training):
+    """K MLPs at once."""
+
+    def __init__(self, recipe, inputs: Inputs, y: torch.Tensor, n: int, n_classes: int, k: int):
+        super().__init__(recipe, inputs, y, n, (k,))
+        self.x = inputs.prepared(inputs.stored).flatten(1)
+        self.rounded = self.x.to(torch.bfloat16 if recipe["precision"] == "bf16" else torch.float32)
+        with torch.device("meta"):
+            shape = build_model("mlp", self.x.shape[1:], n_classes, hidden=recipe["hidden"])
+        self.nets, self.n_classes = Stack(shape, k, self.device), n_classes
+        self.moved, self.part = (torch.zeros_like(self.nets.weights) for _ in range(2))
+        self.nets.weights.grad = torch.zeros_like(self.nets.weights)
+        self.optimizer = torch.optim.SGD([self.nets.weights], **settings(recipe, self.lr))
+
+    def begin(self, streams: Sequence[Streams], members: Sequence[np.ndarray]) -> None:
+        super().begin()
+        self.streams, self.examples = streams, [np.flatnonzero(member) for member in members]
+        models = [stream.build(self.recipe, self.x.shape[1:], self.n_classes) for stream in streams]
+        self.put(self.nets.weights, self.nets.rows(models).numpy())
+        clear(self.optimizer)
+
+    def lay(self) -> None:
+        """The order of the next epoch, to the device."""
+        self.put(self.order, np.stack([s.epoch(e) for s, e in zip(self.streams, self.examples, strict=True)]))
+        self.at.zero_()
+
+    def step(self, size: int) -> None:
+        recipe, gradient, micro = self.recipe, self.nets.weights.grad, self.recipe["m_sharpness"]
+        batch = self.order.index_select(1, self.next(size))  # (k, b)
+        inputs = self.rounded.index_select(0, batch.reshape(-1)).view(*batch.shape, -1)  # (k, b, d)
+        labels = self.y[batch]
+        if not recipe["rho"]:
+            self.nets.gradient(self.nets.weights, inputs, labels, gradient, recipe["label_smoothing"])
+        elif micro is None:
+            self._sharpness_aware(inputs, labels, gradient)
+        else:
+            gradient.zero_()
+            for z, t in zip(inputs.split(micro, 1), labels.split(micro, 1), strict=True):
+                self._sharpness_aware(z, t, self.part)
+                gradient.add_(self.part, alpha=t.shape[1] / labels.shape[1])
+        self.optimizer.step()
+
+    def _sharpness_aware(self, inputs, labels, out):
+        weights, recipe = self.nets.weights, self.recipe
+        self.nets.gradient(weights, inputs, labels, out, recipe["label_smoothing"])
+        _perturb(weights, out, recipe["rho"], recipe["optimizer"] == "asam", self.moved)
+        self.nets.gradient(self.moved, inputs, labels, out, recipe["label_smoothing"])
+
+    def weights(self) -> list[torch.Tensor]:
+        return [self.nets.weights]
+
+    def settle(self) -> None:
+        if self.average:
+            self.nets.weights.copy_(self.average.values[0])
+
+    def logits(self, inputs: Inputs, size: int) -> torch.Tensor:
+        """Float32 logits (k, n, c) of all inputs, `size` at once."""
+        return self.nets.logits(inputs.prepared(inputs.stored).flatten(1), size)
 
 
 def train_stacked(recipe, data, streams, members, device):
     """K MLPs at once. Returns logits (k, n, c), (k, t, c), as `train_each` to rounding, and how it was done."""
     train, test = Inputs(data, "train", device), Inputs(data, "test", device)
-    x, x_test = (side.prepared(side.stored).flatten(1) for side in (train, test))
     y = torch.tensor(np.asarray(data["y_train"]), device=device)
-    nets = Stack([stream.build(recipe, x.shape[1:], int(data["n_classes"])) for stream in streams], device)
-    dtype = torch.bfloat16 if recipe["precision"] == "bf16" else torch.float32
-    rounded, weights = x.to(dtype), nets.weights
-    smoothing, micro = recipe["label_smoothing"], recipe["m_sharpness"]
-    velocity, moved, gradient, part = (torch.zeros_like(weights) for _ in range(4))
-    examples = [np.flatnonzero(member) for member in members]
-    batches = sizes(len(examples[0]), recipe)
-    steps, step = len(batches) * recipe["epochs"], 0
-    average = Average(recipe, steps, len(batches)) if recipe["optimizer"] in AVERAGED else None
-
-    def sharpness_aware(inputs, labels, out):
-        nets.gradient(weights, inputs, labels, out, smoothing)
-        _perturb(weights, out, recipe["rho"], recipe["optimizer"] == "asam", moved)
-        nets.gradient(moved, inputs, labels, out, smoothing)
-
-    for _ in range(recipe["epochs"]):
-        order = np.stack([stream.epoch(e) for stream, e in zip(streams, examples, strict=True)])
-        for batch in np.split(order, np.cumsum(batches)[:-1], axis=1):
-            batch = torch.as_tensor(batch, device=device)  # (k, b)
-            inputs = rounded.index_select(0, batch.reshape(-1)).view(*batch.shape, -1)  # (k, b, d)
-            labels = y[batch]
-            if not recipe["rho"]:
-                nets.gradient(weights, inputs, labels, gradient, smoothing)
-            elif micro is None:
-                sharpness_aware(inputs, labels, gradient)
-            else:
-                gradient.zero_()
-                for z, t in zip(inputs.split(micro, 1), labels.split(micro, 1), strict=True):
-                    sharpness_aware(z, t, part)
-                    gradient.add_(part, alpha=t.shape[1] / labels.shape[1])
-            if recipe["weight_decay"]:
-                gradient.add_(weights, alpha=recipe["weight_decay"])
-            if recipe["momentum"]:
-                velocity.mul_(recipe["momentum"]).add_(gradient)
-            weights.add_(velocity if recipe["momentum"] else gradient, alpha=-rate(recipe, step, steps))
-            if average:
-                average.update(step, [weights])
-            step += 1
-    if average:
-        weights.copy_(average.values[0])
-    return nets.logits(x), nets.logits(x_test), f"stacked {len(streams)}"
+    stacked = Stacked(recipe, train, y, int(members[0].sum()), int(data["n_classes"]), len(streams))
+    stacked.begin(streams, members)
+    drive([stacked], recipe["epochs"])
+    logits = [evaluated(stacked, side) for side in (train, test)]
+    return *logits, f"stacked {len(streams)}{stacked.trouble()}"
 
 
 def _perturb(weights, gradient, rho, adaptive, out):
@@ -72,14 +101,18 @@ def _perturb(weights, gradient, rho, adaptive, out):
 class Stack:
     """K MLPs of one shape. `weights` (k, p) holds each model's parameters in one row, so SAM's norm is a row norm."""
 
-    def __init__(self, models: Sequence[nn.Module], device: str):
-        shapes = [layer.weight.shape for layer in models[0] if isinstance(layer, nn.Linear)]
-        self.shapes = [(fan_in, fan_out) for fan_out, fan_in in shapes]
+    def __init__(self, shape: nn.Module, k: int, device):
+        self.shapes = [tuple(layer.weight.shape[::-1]) for layer in shape if isinstance(layer, nn.Linear)]
+        self.weights = torch.zeros(k, sum((fan_in + 1) * fan_out for fan_in, fan_out in self.shapes), device=device)
+
+    @staticmethod
+    def rows(models: Sequence[nn.Module]) -> torch.Tensor:
+        """The weights of models of this shape, a row each, (k, p)."""
         rows = []
         for model in models:
             layers = [layer for layer in model if isinstance(layer, nn.Linear)]
             rows.append(torch.cat([part.detach().reshape(-1) for l in layers for part in (l.weight.T, l.bias)]))
-        self.weights = torch.stack(rows).to(device)
+        return torch.stack(rows)
 
     def layers(self, weights):
         """Views of (k, p) as the layers' matrices (k, fan_in, fan_out) and biases (k, 1, fan_out)."""
@@ -109,7 +142,7 @@ class Stack:
             if i:
                 delta = torch.ops.aten.threshold_backward(torch.bmm(delta, layers[i][0].mT), activations[i], 0)
 
-    def logits(self, x, block: int = 1024):
+    def logits(self, x, block: int):
         """Float32 logits (k, n, c) of every model on x (n, d)."""
         parts = []
         for rows in x.split(block):
@@ -117,4 +150,4 @@ class Stack:
             for i, (matrix, bias) in enumerate(self.layers(self.weights)):
                 z = torch.baddbmm(bias, z if i == 0 else z.relu_(), matrix)
             parts.append(z)
-        return torch.cat(parts, 1).cpu().numpy()
+        return torch.cat(parts, 1)
