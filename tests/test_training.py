@@ -56,8 +56,8 @@ def test_the_written_out_gradient_is_autograds_in_float64():
     torch.manual_seed(0)
     models = [build_model("mlp", (5,), 4, hidden=(7, 6)) for _ in range(3)]
     x, y = torch.randn(3, 9, 5, dtype=torch.float64), torch.randint(0, 4, (3, 9))
-    stack = Stack(models, "cpu")
-    weights = stack.weights.double()
+    stack = Stack(models[0], 3, "cpu")
+    weights = stack.rows(models).double()
     out = torch.zeros_like(weights)
     # the softmax is in float32 by design, so the products are exact and it is not
     stack.gradient(weights, x, y, out)
@@ -137,12 +137,12 @@ def test_signals_and_summaries_follow_from_the_trained_models(data):
     result = train_group(r, data, [0, 1])
     streams, members = start(r, data, [0, 1])
     logits, test_logits, _ = train_each(r, data, streams, members, "cpu")
-    p = torch.softmax(torch.from_numpy(logits), -1).numpy()
+    p = torch.softmax(logits, -1).numpy()
     true = p[:, np.arange(203), data["y_train"]]
     assert np.array_equal(result["member"], members)
     np.testing.assert_allclose(result["logit"], np.log(true / (1 - true)), atol=1e-3)
     np.testing.assert_allclose(result["train_loss"], [-np.log(true[k][members[k]]).mean() for k in range(2)], rtol=1e-3)
-    np.testing.assert_allclose(result["test_accuracy"], (test_logits.argmax(-1) == data["y_test"]).mean(1), atol=0.01)
+    np.testing.assert_allclose(result["test_accuracy"], (test_logits.argmax(-1).numpy() == data["y_test"]).mean(1), atol=0.01)
 
 
 def test_models_that_diverge_are_flagged_and_hold_nan(data):

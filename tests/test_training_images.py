@@ -205,9 +205,9 @@ def compiled_forms():
 
 COMPILED = [
     ({"optimizer": "sgd"}, 2),  # 30 members in batches of 8 and of 7
-    ({"optimizer": "sam"}, 4),  # and BatchNorm's statistics move or not
-    ({"optimizer": "sam", "m_sharpness": 4}, 4),  # in parts of 4 and 3
-    ({"optimizer": "looksam", "precision": "bf16"}, 4),
+    ({"optimizer": "sam"}, 2),
+    ({"optimizer": "sam", "m_sharpness": 4}, 2),  # in parts of 4 and 3
+    ({"optimizer": "looksam", "precision": "bf16"}, 2),
     ({"optimizer": "swa", "augment": True}, 2),
     ({"optimizer": "sam", "norm": "group"}, 2),
 ]
@@ -253,9 +253,9 @@ def test_where_the_compiler_fails_models_are_trained_as_they_are_which_is_said(i
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", range(1, 5))
+@pytest.mark.parametrize("form", range(1, 3))
 def test_a_compiler_that_fails_at_any_form_is_left_for_good(images, compiler, form):
-    """Two batch sizes, and statistics that move or not: each is tried before training, by the first model alone."""
+    """Each of two batch sizes is tried before training, by the first model alone."""
     r, tried = image_recipe(optimizer="sam"), []
 
     def fails(graph, _):

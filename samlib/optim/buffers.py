@@ -50,7 +50,7 @@ def buffers_kept() -> Iterator[None]:
                 new |= {id(b): b for b in registered[below].values() if b is not None and id(b) not in seen}
         seen.update(new)
         for buffers in alike(b for b in new.values() if _can_move(b)):
-            clones.append((buffers, torch._foreach_clone(buffers)))
+            clones.append((buffers, copies(buffers)))
 
     def after(*_):
         called.pop().remove()
@@ -85,3 +85,9 @@ def alike(tensors: Iterable[torch.Tensor]) -> list[list[torch.Tensor]]:
     for t in tensors:
         found.setdefault((t.device, t.dtype), []).append(t)
     return list(found.values())
+
+
+def copies(tensors):
+    made = [torch.empty_like(t) for t in tensors]
+    torch._foreach_copy_(made, list(tensors))
+    return made

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from samlib.optim.buffers import alike, buffers_kept
+from samlib.optim.buffers import alike, buffers_kept, copies
 
 Part = tuple[dict, list[torch.Tensor]]  # a group, and those of its parameters that share a device and a dtype
 
@@ -119,7 +119,7 @@ class SAM(torch.optim.Optimizer):
             self.zero_grad()
 
     def _note(self, name: str, params: Sequence[torch.Tensor], values: Sequence[torch.Tensor]) -> None:
-        for p, value in zip(params, torch._foreach_clone(values) if values else (), strict=True):
+        for p, value in zip(params, copies(values) if values else (), strict=True):
             self.state[p][name] = value.detach()
 
     def lasting(self, name: str, params: Sequence[torch.Tensor]) -> list[torch.Tensor]:

@@ -32,6 +32,7 @@ __all__ = ["Store", "export_job", "import_group", "load_runs", "n_workers", "run
 KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
 LOCAL = "SAMLIB_LOCAL_WORKER"  # set in workers of `_local_client`
 ONE_AT_A_TIME = threading.Lock()
+TROUBLE = ("out of memory", "compiler failed", "not captured")  # in a strategy, worth a line
 ATTEMPTS = 3  # rounds of dispatch before a group that workers keep losing is given up
 
 
@@ -113,7 +114,7 @@ def _train_missing(store: Store, missing: list[range], cluster, progress: bool) 
                         store.write(sent[future], result, seconds, where)
                         for strategy in sorted(set(result["strategy"].tolist()) - said):
                             said.add(strategy)
-                            if progress and any(trouble in strategy for trouble in ("out of memory", "compiler failed", "not captured")):
+                            if progress and any(trouble in strategy for trouble in TROUBLE):
                                 bar.write(f"samlib: {strategy}", file=sys.stderr)
                         bar.update(len(sent[future]))
                         future.release()

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from samlib.models import build_model
-from samlib.training.common import AVERAGED, Inputs, Streams, Training, clear, drive, evaluated, settings
+from samlib.training.common import AVERAGED, Inputs, Streams, Training, drive, evaluated
 
 OPTIMIZERS = ("sgd", "sam", "asam", *AVERAGED)
 
@@ -29,16 +29,14 @@ class Stacked(Training):
         with torch.device("meta"):
             shape = build_model("mlp", self.x.shape[1:], n_classes, hidden=recipe["hidden"])
         self.nets, self.n_classes = Stack(shape, k, self.device), n_classes
-        self.moved, self.part = (torch.zeros_like(self.nets.weights) for _ in range(2))
-        self.nets.weights.grad = torch.zeros_like(self.nets.weights)
-        self.optimizer = torch.optim.SGD([self.nets.weights], **settings(recipe, self.lr))
+        self.moved, self.part, self.gradient, self.velocity = (torch.zeros_like(self.nets.weights) for _ in range(4))
 
     def begin(self, streams: Sequence[Streams], members: Sequence[np.ndarray]) -> None:
         super().begin()
         self.streams, self.examples = streams, [np.flatnonzero(member) for member in members]
         models = [stream.build(self.recipe, self.x.shape[1:], self.n_classes) for stream in streams]
         self.put(self.nets.weights, self.nets.rows(models).numpy())
-        clear(self.optimizer)
+        self.velocity.zero_()
 
     def lay(self) -> None:
         """The order of the next epoch, to the device."""
@@ -46,7 +44,7 @@ class Stacked(Training):
         self.at.zero_()
 
     def step(self, size: int) -> None:
-        recipe, gradient, micro = self.recipe, self.nets.weights.grad, self.recipe["m_sharpness"]
+        recipe, gradient, micro = self.recipe, self.gradient, self.recipe["m_sharpness"]
         batch = self.order.index_select(1, self.next(size))  # (k, b)
         inputs = self.rounded.index_select(0, batch.reshape(-1)).view(*batch.shape, -1)  # (k, b, d)
         labels = self.y[batch]
@@ -59,7 +57,23 @@ class Stacked(Training):
             for z, t in zip(inputs.split(micro, 1), labels.split(micro, 1), strict=True):
                 self._sharpness_aware(z, t, self.part)
                 gradient.add_(self.part, alpha=t.shape[1] / labels.shape[1])
-        self.optimizer.step()
+        self._update()
+
+    def _update(self) -> None:
+        """SGD with momentum and weight decay, as `torch.optim.SGD`, which takes a second to import what it needs."""
+        weights, gradient, velocity, recipe = self.nets.weights, self.gradient, self.velocity, self.recipe
+        momentum, decay = recipe["momentum"], recipe["weight_decay"]
+        if self.device.type == "cuda":  # one kernel, which reads the rate on the device
+            torch._fused_sgd_(
+                [weights], [gradient], [velocity] if momentum else [], lr=self.lr, momentum=momentum, weight_decay=decay,
+                dampening=0, nesterov=False, maximize=False, is_first_step=False,
+            )  # fmt: skip
+            return
+        if decay:
+            gradient.add_(weights, alpha=decay)
+        if momentum:
+            velocity.mul_(momentum).add_(gradient)
+        weights.add_(velocity if momentum else gradient, alpha=-self.lr)
 
     def _sharpness_aware(self, inputs, labels, out):
         weights, recipe = self.nets.weights, self.recipe
