@@ -22,7 +22,7 @@ from samlib.data import Shape, cache_folder, shape_of
 from samlib.experiment import Experiment
 from samlib.runs import n_workers
 from samlib.runs.store import FLAGS, PER_MODEL, SIGNALS, Store, check_takes
-from samlib.training import group_size, train_group
+from samlib.training import at_once, group_size, train_group
 from samlib.training.common import sizes, subset_size
 
 SLOW = 0.5  # seconds that the first batch may take on a CPU; after more, smaller ones stand for the recipe's
@@ -128,22 +128,22 @@ def probe(experiment: Experiment, shape: Shape) -> Speed:
     """Measure one group on this machine's GPU, or on one core without; some seconds, most of them for large models."""
     import torch
 
-    device, threads = "cuda:0" if torch.cuda.device_count() else "cpu", torch.get_num_threads()
+    threads = torch.get_num_threads()
     recipe = experiment.model_dump() | {"lr": 1e-3, "subset_fraction": 0.5}  # noise is not to diverge
     batch = _sizes(experiment, shape)[0]
-    clock = time.process_time if device == "cpu" else time.perf_counter  # of one thread: what else runs does not count
+    if torch.cuda.device_count():
+        return _probe_gpu(recipe, shape, batch, experiment.n_models)
 
     def seconds(examples: int, steps: int = 1, evaluated: int = 1) -> float:
         data = _noise(shape._replace(n_train=2 * examples, n_test=evaluated))
-        start = clock()
-        train_group(recipe | {"epochs": steps}, data, range(group_size(recipe)), device)  # an epoch is a step
-        return clock() - start
+        start = time.process_time()  # of one thread: what else runs does not count
+        train_group(recipe | {"epochs": steps}, data, range(group_size(recipe)))  # an epoch is a step
+        return time.process_time() - start
 
-    if device == "cpu":
-        torch.set_num_threads(1)  # as a worker
+    torch.set_num_threads(1)  # as a worker
     try:
         few = min(batch, FEW)
-        slow = device == "cpu" and seconds(few) > SLOW
+        slow = seconds(few) > SLOW
         examples = few if slow else batch
         once = seconds(examples) if slow else min(seconds(examples), seconds(examples))
         first = PERIOD if experiment.optimizer == "looksam" else 1
@@ -153,6 +153,24 @@ def probe(experiment: Experiment, shape: Shape) -> Speed:
         torch.set_num_threads(threads)
     fixed = max(once - step - (2 * examples + 1) * evaluated, 0)
     return Speed(step * batch / examples, evaluated, fixed)
+
+
+def _probe_gpu(recipe: dict, shape: Shape, batch: int, wanted: int) -> Speed:
+    """As many models at once as a run would train, by their second run, which finds all captured."""
+    steps = 20
+    data = _noise(shape._replace(n_train=2 * steps * batch, n_test=1))
+    models = range(at_once(recipe, data, "cuda:0", wanted))
+    groups = len(models) / group_size(recipe)
+
+    def seconds(epochs: int) -> float:
+        for _ in range(2):
+            start = time.perf_counter()
+            train_group(recipe | {"epochs": epochs}, data, models, "cuda:0", wanted)
+        return (time.perf_counter() - start) / groups
+
+    once = seconds(1)
+    step = max(seconds(5) - once, 0) / (4 * steps)
+    return Speed(step, max(once - steps * step, 0) / (2 * steps * batch), 0.0)
 
 
 def _slope(seconds: Callable[[int], float], n: int, most: int) -> float:

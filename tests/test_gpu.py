@@ -9,7 +9,8 @@ import pytest
 import torch
 from test_training_images import OPTIMIZERS, image_recipe, images  # noqa: F401
 
-from samlib import Experiment, run_pairs, training
+from samlib import Experiment, planning, run_pairs, training
+from samlib.data import shape_of
 from samlib.experiment import pair
 from samlib.training import Streams, at_once, captured, train_group
 from samlib.training.common import drive
@@ -126,6 +127,13 @@ def test_out_of_memory_is_one_sentence(images):  # noqa: F811
     big = {**images, "x_train": np.zeros((60, 2048, 2048, 3), np.uint8)}
     with pytest.raises(RuntimeError, match="One resnet18 does not fit into the memory of cuda at batch_size 30; lower"):
         train_group(image_recipe(model="resnet18", batch_size=30), big, [0], "cuda")
+
+
+def test_a_plan_measures_what_a_gpu_does(small_npz):
+    e = Experiment(dataset=str(small_npz), hidden=(8,), epochs=2, batch_size=16, n_models=20)
+    speed = planning.probe(e, shape_of(e.dataset))
+    assert min(speed) >= 0
+    assert speed.step + speed.evaluated > 0
 
 
 def test_runs_of_a_pair_by_a_gpus_worker(small_npz, tmp_path):

@@ -8,6 +8,7 @@ over steps, 37,700 captured and 50,500 with three models side by side; compiled 
 
 from __future__ import annotations
 
+import gc
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -21,11 +22,11 @@ from samlib.training.common import Inputs, Training, drive, evaluated
 from samlib.training.each import COMPILED, COMPILERS, OneModel, compile_passes
 from samlib.training.stacked import Stacked, is_stacked
 
-SIDE_BY_SIDE = (1, 2, 4, 8, 16)  # how many models at once are tried
+SIDE_BY_SIDE = (1, 4, 8, 16)  # how many models at once are tried
 STACKED = (64, 256, 1024)  # likewise, in a stack
 WORTH = 1.05  # a next number is tried while it trains so many times as fast
 SPARE = 0.3  # share of the GPU's memory that is left to the evaluation
-WARM, TIMED = 3, 20  # steps before a capture, and of a measurement
+WARM, TIMED = 2, 20  # steps before a capture, and of a measurement
 # What the compiler gained and took for resnet18 on that H100; what it takes is measured again in each process.
 COMPILER_GAINS, COMPILER_TAKES = 0.15, 20.0
 APART = ("optimizer", "rho", "alpha", "m_sharpness")  # fields in which the models of a pair may differ
@@ -74,6 +75,7 @@ class Engine:
     def resize(self, k: int) -> None:
         """Make place for k models at once. Raises OutOfMemoryError where the GPU has not so much."""
         make, classes = (self.recipe, self.sides[0], self.y, self.n), int(self.data["n_classes"])
+        gc.collect()  # a graph that is freed while another is captured spoils that
         if is_stacked(self.recipe):
             if [len(training.order) for training in self.trainings] != [k]:
                 self.trainings = []
@@ -219,5 +221,6 @@ def train_captured(recipe: Mapping, data: Mapping, streams, members, device: str
             _engines.clear()
             raise
     kind = "stacked" if is_stacked(recipe) else "channels-last"
-    said = f"{ceil(len(streams) / waves)} at once, {kind}, captured{how.said}{engine.trainings[0].trouble()}"
+    captured = "" if engine.loose else ", captured"
+    said = f"{ceil(len(streams) / waves)} at once, {kind}{captured}{how.said}{engine.trainings[0].trouble()}"
     return *map(torch.cat, zip(*results, strict=True)), said

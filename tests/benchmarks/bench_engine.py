@@ -32,8 +32,8 @@ import samlib
 from samlib.models import build_model
 from samlib.runs import KEEP_MEMORY, _local_client
 from samlib.training import Streams, train_group, train_stacked
-from samlib.training.common import Inputs
-from samlib.training.each import make_optimizer, train_one
+from samlib.training.common import Inputs, drive
+from samlib.training.each import OneModel, make_optimizer
 
 DASK = {"MALLOC_TRIM_THRESHOLD_": "65536"}  # what distributed sets for its workers
 
@@ -54,7 +54,7 @@ def steps(name, in_shape, batch, rounds, device, **changes):
     for optimizer in ("sgd", "sam"):
         recipe = samlib.Experiment(dataset="any", optimizer=optimizer, **changes).model_dump()
         model = build_model(name, in_shape, 10, hidden=recipe["hidden"]).to(device, memory_format=torch.channels_last)
-        made = make_optimizer(recipe, model.parameters())
+        made = make_optimizer(recipe, model.parameters(), torch.tensor(recipe["lr"], device=device))
 
         def closure(model=model, made=made):
             made.zero_grad()
@@ -113,9 +113,9 @@ def train_cnn(n, device="cpu"):
     torch.set_num_threads(1)
     data, labels = cnn_data(n)
     recipe = samlib.Experiment(dataset="cifar100-coarse", epochs=1).model_dump()
-    model = build_model("cnn", (32, 32, 3), 20).to(device, memory_format=torch.channels_last)
-    y = torch.tensor(labels, device=device)
-    train_one(model, recipe, Inputs(data, "train", device), y, Streams(0, 0), np.arange(n))
+    one = OneModel(recipe, Inputs(data, "train", device), torch.tensor(labels, device=device), n, 20)
+    one.begin([Streams(0, 0)], [np.ones(n, bool)])
+    drive([one], 1)
 
 
 def processes(environment):
