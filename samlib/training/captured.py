@@ -22,13 +22,13 @@ from samlib.training.common import Inputs, Training, drive, evaluated
 from samlib.training.each import COMPILED, COMPILERS, OneModel, compile_passes
 from samlib.training.stacked import Stacked, is_stacked
 
-SIDE_BY_SIDE = (1, 4, 8, 16)  # how many models at once are tried
+SIDE_BY_SIDE = (1, 4, 8, 16, 32)  # how many models at once are tried
 STACKED = (64, 256, 1024)  # likewise, in a stack
 WORTH = 1.05  # a next number is tried while it trains so many times as fast
 SPARE = 0.3  # share of the GPU's memory that is left to the evaluation
 WARM, TIMED = 2, 20  # steps before a capture, and of a measurement
 # What the compiler gained and took for resnet18 on that H100; what it takes is measured again in each process.
-COMPILER_GAINS, COMPILER_TAKES = 0.15, 20.0
+COMPILER_GAINS, COMPILER_TAKES = 0.15, 22.0
 APART = ("optimizer", "rho", "alpha", "m_sharpness")  # fields in which the models of a pair may differ
 ELSEWHERE = ("dataset", "pool", "image_size", "seed", "n_models", "subset_fraction")  # fields that a step does not read
 
@@ -45,20 +45,24 @@ def capture(training: Training) -> None:
     """Let a training replay its step, on a stream and in memory of its own. Raises RuntimeError where that cannot be."""
     training.stream = torch.cuda.Stream()
     kinds = [(size, taken) for size in sorted(set(training.batches)) for taken in range(min(2, training.period))]
-    graphs, pool = {}, None
+    graphs, pool = {}, ()
     training.stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(training.stream):
         for size, taken in kinds:
             for _ in range(WARM):
                 training.rewind(taken)
                 training.step(size)
-    for size, taken in kinds:
-        with torch.cuda.stream(training.stream):
+        for size, taken in kinds:
             training.rewind(taken)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool, stream=training.stream):
-            training.step(size)
-        graphs[size, taken], pool = graph, graph.pool()  # one pool, for these graphs never run at once
+            training.stream.synchronize()
+            # not by `torch.cuda.graph`, which gives all spare memory back to the system each time
+            graphs[size, taken] = graph = torch.cuda.CUDAGraph()
+            graph.capture_begin(*pool)
+            try:
+                training.step(size)
+            finally:
+                graph.capture_end()
+            pool = (graph.pool(),)  # one for them all, for they never run at once
     training.run = lambda size: graphs[size, int(training.taken % training.period > 0)].replay()
 
 
@@ -76,6 +80,7 @@ class Engine:
         """Make place for k models at once. Raises OutOfMemoryError where the GPU has not so much."""
         make, classes = (self.recipe, self.sides[0], self.y, self.n), int(self.data["n_classes"])
         gc.collect()  # a graph that is freed while another is captured spoils that
+        torch.cuda.empty_cache()
         if is_stacked(self.recipe):
             if [len(training.order) for training in self.trainings] != [k]:
                 self.trainings = []
