@@ -169,7 +169,7 @@ def strategy(recipe: Mapping, data: Mapping, n: int, device: str, wanted: int) -
 
     wanted: how many models are to be trained, which decides whether the compiler pays. n: examples of a model.
     """
-    key = _key(recipe, data, n, APART)
+    key = f"{_key(recipe, data, n, APART)} {is_stacked(recipe)}"
     if key not in _strategies:
         with torch.cuda.device(device):
             _strategies[key] = _chosen(recipe, data, n, device, wanted)
