@@ -17,8 +17,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from samlib.data import load_dataset
 from samlib.experiment import RADIUS, Experiment
 from samlib.optim import SAM
-from samlib.training.common import Inputs, Streams
-from samlib.training.each import EVALUATED, train_one
+from samlib.training.common import EVALUATED, Inputs, Streams, drive
+from samlib.training.each import OneModel
 
 GRID = np.linspace(0, 3, 7)  # steps from the weights, in units of rho; GRID[AT_RHO] is 1
 AT_RHO = 2
@@ -46,7 +46,7 @@ class Loss:
     neither weight decay nor label smoothing is part of it. Raises ValueError where these do not fit.
     """
 
-    def __init__(self, model: nn.Module, x: torch.Tensor, y: torch.Tensor, *, batch_size: int = EVALUATED):
+    def __init__(self, model: nn.Module, x: torch.Tensor, y: torch.Tensor, *, batch_size: int = EVALUATED["cpu"]):
         if model.training:
             raise ValueError("model must be in evaluation mode: call model.eval().")
         if not len(y) or len(x) != len(y):
@@ -190,12 +190,13 @@ def landscapes(experiments: Mapping[str, Experiment], models: Sequence[int], *, 
         recipe = experiment.model_dump() | cut
         for k in models[: effort.models]:
             stream = Streams(recipe["seed"], int(k))
-            examples = np.flatnonzero(stream.member(len(y), fraction))
-            model = stream.build(recipe, inputs.shape, len(dataset.classes))
-            model.to(device, memory_format=torch.channels_last)
-            train_one(model, recipe, inputs, y, stream, examples)
+            member = stream.member(len(y), fraction)
+            examples = np.flatnonzero(member)
+            one = OneModel(recipe, inputs, y, len(examples), len(dataset.classes))
+            one.begin([stream], [member])
+            drive([one], recipe["epochs"])
             x = inputs.prepared(inputs.stored[examples])
-            found[experiment.optimizer].append(measure(model, x, y[examples], rho, batch_size=recipe["batch_size"]))
+            found[experiment.optimizer].append(measure(one.model.eval(), x, y[examples], rho, batch_size=recipe["batch_size"]))
     both = (Landscape(*map(np.array, zip(*one, strict=True))) for one in found.values())
     shortened = any(getattr(sgd, name) != value for name, value in cut.items())
     return Landscapes(*both, other.optimizer.upper(), dataset.name, rho, len(examples), cut["epochs"], shortened)
