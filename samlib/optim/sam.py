@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 
@@ -17,27 +18,67 @@ class SAM(torch.optim.Optimizer):
     A step takes the gradient g of the loss, moves the weights to w + rho g / ||g|| (ASAM: w + rho T^2 g / ||T g|| with
     T = abs(w)), takes the gradient there, and lets `base_optimizer` apply it to the unmoved weights.
 
-    params: parameters or parameter groups; each group may have its own `rho` and `adaptive`; the norm is over all groups.
-    base_optimizer: a `torch.optim.Optimizer` class, made with `**base_kwargs`.
+    Parameters
+    ----------
+    params : parameters or parameter groups
+        Each group may have its own `rho` and `adaptive`; the norm is over all groups.
+    base_optimizer : class
+        A `torch.optim.Optimizer`, made with `**base_kwargs`. It shares its groups and its state with this optimizer.
+    rho : float
+        The radius, at least 0.
+    adaptive : bool
+        Whether to scale the move by the weights.
 
-    `step(closure)` calls the closure exactly twice; it computes the loss, calls `backward` and returns the loss.
-    Gradients are cleared for it, and buffers such as BatchNorm's running statistics move on the first call only
-    (`buffers_kept`). `step` also takes a
-    sequence of closures, one for each micro-batch (m-sharpness, Foret et al. 2021, section 4.1): each is called twice, has
-    a perturbation of its own, and their gradients are added, so let each loss be its share of the batch's mean.
-    Without a closure, call `first_step()`, a second backward pass, and `second_step()`. `state_dict` holds the base
-    optimizer's state and, between the two half steps, the unmoved weights.
+    Raises
+    ------
+    ValueError
+        For a negative or infinite rho, for `differentiable=True`, and for a state of another base optimizer.
+    TypeError
+        Where `step` has no closure, is called by `GradScaler.step`, or meets a sparse or a complex gradient.
 
-    To clip each pass's gradient, clip in the closure; to clip what is applied, `register_step_pre_hook` on the attribute
-    `base_optimizer`. Parameters may be bfloat16: norms and products are then taken in float32.
+    Notes
+    -----
+    `step(closure)` calls the closure exactly twice. The closure computes the loss, calls `backward` and returns the loss.
+    Gradients are cleared before each call. Buffers, such as BatchNorm's running statistics, move on the first call only.
+    A gradient that is missing in one pass counts as zero; a parameter without any stays as it is. Where a closure raises
+    an error, the weights are put back and the step leaves no trace.
 
-    Raises ValueError for a negative or infinite rho, TypeError where step has no closure.
+    `step` also takes a sequence of closures, one for each micro-batch (m-sharpness, Foret et al. 2021, section 4.1). Each
+    is called twice and has its own perturbation. The gradients are added: let each loss be its share of the batch's mean.
+
+    Without a closure: `first_step()`, a second backward pass inside `with buffers_kept():`, and `second_step()`. Between
+    the two, `state_dict` holds the unmoved weights too. It may be loaded from the base optimizer's alone, or from another
+    class of the family: settings that it lacks stay.
+
+    To clip each pass's gradient, clip in the closure. To clip what is applied, use `register_step_pre_hook` of the
+    attribute `base_optimizer`. Parameters may be bfloat16: norms and products are then taken in float32.
+
+    Examples
+    --------
+    With float16 products, scale and unscale within the closure, and skip a step that overflows. This is exact for every
+    class of the family; `scaler.step` is not, and is refused.
+
+    >>> model, scaler = torch.nn.Linear(3, 2), torch.amp.GradScaler("cpu")
+    >>> optimizer = SAM(model.parameters(), torch.optim.SGD, lr=0.1)
+    >>> def closure():
+    ...     loss, scale = model(torch.ones(4, 3)).square().mean(), scaler.get_scale()
+    ...     scaler.scale(loss).backward()
+    ...     scaler.unscale_(optimizer)
+    ...     scaler.update()
+    ...     if scaler.get_scale() < scale:
+    ...         raise FloatingPointError("The gradient overflows.")
+    ...     return loss
+    >>> try:
+    ...     loss = optimizer.step(closure)
+    ... except FloatingPointError:
+    ...     pass
     """
 
     # A step neither waits for a device nor branches on a tensor, and what is kept from step to step stays where it is in
     # memory, so that a CUDA graph can replay it.
     noted: tuple[str, ...] = ("unmoved",)  # what a parameter's state keeps from the first pass to the second
     kept_state: tuple[str, ...] = ()  # and from step to step, beside the base optimizer's
+    ours = ("unmoved", "gradient", "kept", "average")  # either, in the whole family
     micro_batches = True
 
     def __init__(self, params, base_optimizer, rho: float = 0.05, adaptive: bool = False, **base_kwargs):
@@ -47,6 +88,9 @@ class SAM(torch.optim.Optimizer):
         """own: the settings of this class, which each parameter group may override."""
         super().__init__(params, {**own, **base_kwargs})
         self.base_optimizer = base_optimizer(self.param_groups, **base_kwargs)
+        both = own.keys() & self.base_optimizer.defaults.keys()
+        if both:
+            raise ValueError(f"{base_optimizer.__name__} has {both.pop()} too: take another base optimizer.")
         self._share()
 
     def _share(self) -> None:
@@ -56,14 +100,47 @@ class SAM(torch.optim.Optimizer):
         self.defaults = {**self.base_optimizer.defaults, **self.defaults}
 
     def add_param_group(self, param_group: dict) -> None:
-        rho = param_group.get("rho", self.defaults["rho"])
-        if not 0 <= rho < float("inf"):
-            raise ValueError(f"rho must be a finite number of at least 0, not {rho}.")
+        settings = {**self.defaults, **param_group}
+        if not 0 <= settings["rho"] < float("inf"):
+            raise ValueError(f"rho must be a finite number of at least 0, not {settings['rho']}.")
+        if settings.get("differentiable"):
+            raise ValueError("differentiable must be False: no gradient flows through SAM's move.")
         super().add_param_group(param_group)
 
-    def load_state_dict(self, state_dict: dict) -> None:
-        self.base_optimizer.load_state_dict(state_dict)
-        self._share()
+    def __getstate__(self) -> dict:
+        return {**super().__getstate__(), "base": (type(self.base_optimizer), self.base_optimizer.defaults)}
+
+    def __setstate__(self, state: dict) -> None:
+        shared = {name: state[name] for name in ("state", "param_groups")}
+        if "base" in state:  # of a copy
+            base, defaults = state.pop("base")
+            self.base_optimizer = base.__new__(base)
+            shared["defaults"] = defaults
+        else:  # of a state_dict
+            self._complete(state["param_groups"])
+        super().__setstate__(state)
+        with self._ours_hidden(dropped={*self.ours} - {*self.noted, *self.kept_state}):
+            self.base_optimizer.__setstate__(shared)
+
+    def _complete(self, groups: list[dict]) -> None:
+        """Settings that a state_dict's groups lack stay as they are, but for those of the base optimizer."""
+        base = self.base_optimizer
+        for group, own in zip(groups, self.param_groups, strict=True):
+            # not the switches, which torch adds from time to time
+            numbers = [name for name in base.defaults if type(own[name]) in (int, float, tuple)]
+            lacking = " and no ".join(name for name in numbers if name not in group)
+            if lacking:
+                raise ValueError(
+                    f"The state_dict has no {lacking}: load one of {type(base).__name__}, the base optimizer."
+                )
+            group.update({name: value for name, value in own.items() if name not in group})
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        # the first that GradScaler.step asks for
+        raise TypeError(
+            f"{type(self).__name__} takes no GradScaler.step: unscale in the closure, as the docstring of SAM shows."
+        )
 
     def parts(self, chosen: Callable[[torch.Tensor], bool]) -> list[Part]:
         """The chosen parameters."""
@@ -76,11 +153,11 @@ class SAM(torch.optim.Optimizer):
         return name in self.state.get(p, ())
 
     def moves(self, p: torch.Tensor) -> bool:
-        return p.grad is not None
+        return has_gradient(p)
 
     def direction(self, params: list[torch.Tensor], group: dict) -> Sequence[torch.Tensor]:
         """What the move of parameters follows."""
-        return [p.grad for p in params]
+        return gradients(params)
 
     def radius(self, group: dict) -> float | torch.Tensor:
         return group["rho"]
@@ -94,6 +171,9 @@ class SAM(torch.optim.Optimizer):
     @torch.no_grad()
     def first_step(self, zero_grad: bool = False) -> None:
         """Move the weights to the point of highest loss within rho, to first order (Foret et al. 2021, eq. 2)."""
+        if self.parts(lambda p: self.has(p, "unmoved")):
+            raise RuntimeError("first_step has moved the weights already: call second_step before it.")
+        self._check()
         parts = self.parts(self.moves)
         if not parts:
             return
@@ -101,26 +181,36 @@ class SAM(torch.optim.Optimizer):
         scaled = [self.direction(params, group) for group, params in parts]
         scaled = [s if size is None else torch._foreach_mul(size, s) for s, size in zip(scaled, sizes, strict=True)]
         norm = norm_of(scaled)
+        if "gradient" in self.noted:
+            for _, params in self.parts(has_gradient):
+                self._note("gradient", params, gradients(params))
         for (group, params), s, size in zip(parts, scaled, sizes, strict=True):
             self._note("unmoved", params, params)
-            if "gradient" in self.noted:
-                had = [p for p in params if p.grad is not None]
-                self._note("gradient", had, [p.grad for p in had])
-            add_(params, s if size is None else torch._foreach_mul(s, size), ratio(self.radius(group), norm))
+            move = ratio(-self.radius(group) if group.get("maximize") else self.radius(group), norm)
+            add_(params, s if size is None else torch._foreach_mul(s, size), move)
         if zero_grad:
             self.zero_grad()
 
+    @torch.optim.Optimizer.profile_hook_step  # so that hooks on a step run here, where `step` does not
     @torch.no_grad()
     def second_step(self, zero_grad: bool = False) -> None:
         """Put the weights back exactly and let the base optimizer apply the gradient of the moved point."""
-        self.combine(self._put_back())
+        self._settle()
         self._base_step()
+        self._opt_called = True  # torch's schedulers ask for it
         if zero_grad:
             self.zero_grad()
 
+    def _check(self) -> None:
+        for i, group in enumerate(self.param_groups):
+            for j, p in enumerate(group["params"]):
+                if p.grad is not None and (p.grad.layout != torch.strided or p.is_complex()):
+                    kind = "complex" if p.is_complex() else "sparse"
+                    raise TypeError(f"Parameter {j} of group {i} has a {kind} gradient: make it real and dense.")
+
     def _note(self, name: str, params: Sequence[torch.Tensor], values: Sequence[torch.Tensor]) -> None:
-        for p, value in zip(params, copies(values) if values else (), strict=True):
-            self.state[p][name] = value.detach()
+        for p, value in zip(params, torch._foreach_clone(values), strict=True):
+            self.state[p][name] = value
 
     def lasting(self, name: str, params: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """What the states of parameters keep under a name; zeros at first, and then only written to in place."""
@@ -144,20 +234,38 @@ class SAM(torch.optim.Optimizer):
                 noted = [self.state[p].pop(name, None) for name in self.noted]
                 if noted[-1] is not None:
                     first[p] = noted[-1]
+                if not self.state[p]:
+                    del self.state[p]
         return first
 
-    def _base_step(self) -> None:
-        # torch.optim takes an empty state for an uninitialized one, so what is ours is out of its sight meanwhile.
+    def _settle(self) -> None:
+        """Put the weights back, and turn the gradients of both passes into what the base optimizer applies."""
+        first = self._put_back()
+        self._check()
+        for p in first:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+        self.combine(first)
+
+    @contextmanager
+    def _ours_hidden(self, dropped: Collection[str] = ()) -> Iterator[None]:
+        # torch.optim takes an empty state for an uninitialized one, and any other for one of its own
         ours = {}
         for p, state in list(self.state.items()):
-            if self.kept_state:
-                ours[p] = {name: state.pop(name) for name in self.kept_state if name in state}
+            ours[p] = {name: state.pop(name) for name in self.ours if name in state}
             if not state:
                 del self.state[p]
-        self.base_optimizer.step()
-        for p, kept in ours.items():
-            if kept:
-                self.state[p].update(kept)
+        try:
+            yield
+        finally:
+            for p, hidden in ours.items():
+                hidden = {name: value for name, value in hidden.items() if name not in dropped}
+                if hidden:
+                    self.state[p].update(hidden)
+
+    def _base_step(self) -> None:
+        with self._ours_hidden():
+            self.base_optimizer.step()
 
     @torch.no_grad()
     def step(self, closure: Callable | Sequence[Callable] | None = None) -> torch.Tensor:
@@ -168,30 +276,35 @@ class SAM(torch.optim.Optimizer):
         closures = [torch.enable_grad()(one) for one in ([closure] if callable(closure) else closure)]
         if len(closures) != 1 and not (self.micro_batches and closures):
             raise TypeError(f"{name}.step takes one closure, not {len(closures)}.")
-        if len(closures) == 1:
-            loss = self._passes(closures[0])
-        else:
-            losses, sums = [], {}
-            for one in closures:
-                losses.append(self._passes(one))
-                for _, params in self.parts(lambda p: p.grad is not None):
-                    for p in params:
-                        sums[p] = sums[p].add_(p.grad) if p in sums else p.grad.clone()
-            for p, gradient in sums.items():
-                p.grad = gradient
-            loss = torch.stack([loss.detach() for loss in losses]).sum()
+        self._put_back()  # a step that was begun by hand
+        loss = self._passes(closures[0]) if len(closures) == 1 else self._sum_of_passes(closures)
         self._base_step()
         return loss
+
+    def _sum_of_passes(self, closures: Sequence[Callable]) -> torch.Tensor:
+        losses, sums = [], {}
+        for one in closures:
+            losses.append(self._passes(one))
+            for _, params in self.parts(has_gradient):
+                torch._foreach_add_(sum_ := filled(params, sums), gradients(params))
+                sums |= zip(params, sum_, strict=True)
+        for p, gradient in sums.items():
+            p.grad = gradient
+        return torch.stack([torch.as_tensor(loss).detach() for loss in losses]).sum()
 
     def _passes(self, closure: Callable) -> torch.Tensor:
         """Leave in `p.grad` what the base optimizer applies, and the weights where they are; returns the loss there."""
         self._clear()
         loss = closure()
-        self.first_step()
-        self._clear()
-        with buffers_kept():
-            closure()
-        self.combine(self._put_back())
+        try:
+            self.first_step()
+            self._clear()
+            with buffers_kept():
+                closure()
+        except BaseException:
+            self._put_back()
+            raise
+        self._settle()
         return loss
 
 
@@ -242,3 +355,12 @@ def add_(to: Sequence[torch.Tensor], tensors: Sequence[torch.Tensor], factor: to
 def filled(params: Sequence[torch.Tensor], values: Mapping[torch.Tensor, torch.Tensor]) -> list[torch.Tensor]:
     """The values of parameters; a missing one counts as zero."""
     return [values[p] if p in values else torch.zeros_like(p) for p in params]
+
+
+def has_gradient(p: torch.Tensor) -> bool:
+    return p.grad is not None
+
+
+def gradients(params: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The gradients of parameters; a missing one counts as zero."""
+    return filled(params, {p: p.grad for p in params if has_gradient(p)})

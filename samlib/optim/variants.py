@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from samlib.optim.sam import SAM, Lists, add_, dot, filled, norm_of, ratio
+from samlib.optim.sam import SAM, Lists, add_, dot, filled, gradients, has_gradient, norm_of, ratio
 
 
 class GSAM(SAM):
@@ -54,11 +54,11 @@ class GSAM(SAM):
         return group["rho_min"] + (group["rho"] - group["rho_min"]) * group["lr"] / group["lr_max"]
 
     def combine(self, first) -> None:
-        parts = self.parts(lambda p: p.grad is not None)
+        parts = self.parts(has_gradient)
         if not parts:
             return
         at_w = [filled(params, first) for _, params in parts]
-        at_moved = [[p.grad for p in params] for _, params in parts]
+        at_moved = [gradients(params) for _, params in parts]
         c = share(at_w, at_moved)
         for (group, _), g, g_p in zip(parts, at_w, at_moved, strict=True):
             perpendicular = torch._foreach_sub(g, torch._foreach_mul(g_p, c.to(g[0])))
@@ -99,11 +99,11 @@ class LookSAM(SAM):
         self._build(params, base_optimizer, own, base_kwargs)
 
     def combine(self, first) -> None:
-        parts = self.parts(lambda p: p.grad is not None or self.has(p, "kept"))
+        parts = self.parts(lambda p: has_gradient(p) or self.has(p, "kept"))
         if not parts:
             return
         g = [filled(params, first) for _, params in parts]
-        g_s = [filled(params, {p: p.grad for p in params if p.grad is not None}) for _, params in parts]
+        g_s = [gradients(params) for _, params in parts]
         c = share(g_s, g)
         for (_, params), a, b in zip(parts, g, g_s, strict=True):
             g_v = torch._foreach_sub(b, torch._foreach_mul(a, c.to(a[0])))
@@ -120,15 +120,16 @@ class LookSAM(SAM):
     def _one_pass(self, closure: Callable) -> torch.Tensor:
         self._clear()
         loss = closure()
-        parts = self.parts(lambda p: p.grad is not None)
+        self._check()
+        parts = self.parts(has_gradient)
         if parts:
             g_v = self.parts(lambda p: self.has(p, "kept"))
-            g_norm = norm_of([[p.grad for p in params] for _, params in parts])
+            g_norm = norm_of([gradients(params) for _, params in parts])
             scale = ratio(g_norm, norm_of([self.lasting("kept", params) for _, params in g_v]))
             for group, params in parts:
                 reused = [p for p in params if self.has(p, "kept")]
                 if reused:
-                    add_([p.grad for p in reused], self.lasting("kept", reused), group["alpha"] * scale)
+                    add_(gradients(reused), self.lasting("kept", reused), group["alpha"] * scale)
         return loss
 
 
@@ -161,10 +162,10 @@ class FriendlySAM(SAM):
         self._build(params, base_optimizer, own, base_kwargs)
 
     def moves(self, p: torch.Tensor) -> bool:
-        return p.grad is not None or (p.requires_grad and self.has(p, "average"))
+        return has_gradient(p) or (p.requires_grad and self.has(p, "average"))
 
     def direction(self, params: list[torch.Tensor], group: dict) -> Sequence[torch.Tensor]:
-        g = filled(params, {p: p.grad for p in params if p.grad is not None})
+        g = gradients(params)
         m = filled(params, {p: self.state[p]["average"] for p in params if self.has(p, "average")})
         m = torch._foreach_lerp(m, g, 1 - group["lmbda"])
         return torch._foreach_sub(g, torch._foreach_mul(m, group["sigma"]))
