@@ -13,15 +13,16 @@ from torch.nn.parameter import is_lazy
 
 @contextmanager
 def buffers_kept() -> Iterator[None]:
-    """Put back, at the end, the buffers of every module that is called inside: they move in other passes only.
+    """At the end, put back the buffers of every module that is called inside, so that they move in other passes only.
 
     Modules run as they always do, so a compiled model needs no second form. The first call of a module clones the buffers
     of all its `modules()`; the end copies the clones back, in place. This serves BatchNorm, InstanceNorm, spectral norm
     and your own modules, even those that replace or add a buffer. Call `backward` inside: it may need what the pass left.
 
-    It sees calls of modules in its own thread. It does not see calls within a compiled function, calls of a model after
-    `model.compile()`, or modules that are missing from their parent's `modules()`. It leaves what a lazy module makes at
-    its first call. Where the model is `torch.compile(model)`, torch warns of a global hook, which does no harm here.
+    It sees calls of modules in its own thread. It does not see calls within a function that is compiled, nor modules that
+    are missing from their parent's `modules()`. What a lazy module makes at its first call stays. Where the model is
+    `torch.compile(model)`, torch warns of a global hook, which does no harm here; after `model.compile()` it does not,
+    but a second form is compiled.
 
     Examples
     --------
@@ -35,14 +36,16 @@ def buffers_kept() -> Iterator[None]:
     registered, clones = {}, []  # of each module its buffers by name; pairs of lists: buffers and their clones
     seen = {}  # by id, since modules may share a buffer
 
+    @torch._disable_dynamo  # after `model.compile()` torch would trace it
     @torch.no_grad()
     def before(module, _):
         if get_ident() != thread:
             return
-        # From the outermost call on all below it, so that no hook is there when torch.compile traces the layers: it would
-        # compile them again in each step.
-        armed.pop().remove()
-        called.append(module.register_forward_hook(after, always_call=True))
+        if not isinstance(module, torch.jit.ScriptModule):  # which takes no hook, and whose layers see none
+            # From the outermost call on all below it, so that no hook is there when torch.compile traces the layers: it
+            # would compile them again in each step.
+            armed.pop().remove()
+            called.append(module.register_forward_hook(after, always_call=True))
         new = {}
         for below in module.modules():
             if below not in registered:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -119,7 +119,7 @@ class SAM(torch.optim.Optimizer):
         else:  # of a state_dict
             self._complete(state["param_groups"])
         super().__setstate__(state)
-        with self._ours_hidden(dropped={*self.ours} - {*self.noted, *self.kept_state}):
+        with self._ours_hidden():  # and what only others of the family use is dropped
             self.base_optimizer.__setstate__(shared)
 
     def _complete(self, groups: list[dict]) -> None:
@@ -171,7 +171,7 @@ class SAM(torch.optim.Optimizer):
     @torch.no_grad()
     def first_step(self, zero_grad: bool = False) -> None:
         """Move the weights to the point of highest loss within rho, to first order (Foret et al. 2021, eq. 2)."""
-        if self.parts(lambda p: self.has(p, "unmoved")):
+        if self._begun():
             raise RuntimeError("first_step has moved the weights already: call second_step before it.")
         self._check()
         parts = self.parts(self.moves)
@@ -200,6 +200,9 @@ class SAM(torch.optim.Optimizer):
         self._opt_called = True  # torch's schedulers ask for it
         if zero_grad:
             self.zero_grad()
+
+    def _begun(self) -> bool:
+        return any("unmoved" in state for state in self.state.values())
 
     def _check(self) -> None:
         for i, group in enumerate(self.param_groups):
@@ -248,7 +251,7 @@ class SAM(torch.optim.Optimizer):
         self.combine(first)
 
     @contextmanager
-    def _ours_hidden(self, dropped: Collection[str] = ()) -> Iterator[None]:
+    def _ours_hidden(self) -> Iterator[None]:
         # torch.optim takes an empty state for an uninitialized one, and any other for one of its own
         ours = {}
         for p, state in list(self.state.items()):
@@ -259,9 +262,9 @@ class SAM(torch.optim.Optimizer):
             yield
         finally:
             for p, hidden in ours.items():
-                hidden = {name: value for name, value in hidden.items() if name not in dropped}
-                if hidden:
-                    self.state[p].update(hidden)
+                for name in (*self.noted, *self.kept_state):
+                    if name in hidden:
+                        self.state[p][name] = hidden[name]
 
     def _base_step(self) -> None:
         with self._ours_hidden():
@@ -276,7 +279,8 @@ class SAM(torch.optim.Optimizer):
         closures = [torch.enable_grad()(one) for one in ([closure] if callable(closure) else closure)]
         if len(closures) != 1 and not (self.micro_batches and closures):
             raise TypeError(f"{name}.step takes one closure, not {len(closures)}.")
-        self._put_back()  # a step that was begun by hand
+        if self._begun():  # by hand
+            self._put_back()
         loss = self._passes(closures[0]) if len(closures) == 1 else self._sum_of_passes(closures)
         self._base_step()
         return loss
