@@ -1,6 +1,7 @@
 """The SAM family as people use optimizers: copied, saved, scheduled, scaled, interrupted, with gradients missing."""
 
 import copy
+import doctest
 import io
 import pickle
 import warnings
@@ -11,11 +12,11 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LinearLR, OneCycleLR, ReduceLROnPlateau, SequentialLR, StepLR
 
 from samlib import ASAM, GSAM, SAM, FriendlySAM, LookSAM
-from samlib.optim import buffers_kept
+from samlib.optim import buffers, buffers_kept, sam
 
 FAMILY = [SAM, ASAM, GSAM, LookSAM, FriendlySAM]
 SGD, ADAM = (torch.optim.SGD, {"momentum": 0.9, "weight_decay": 0.01}), (torch.optim.Adam, {})
-BASES = pytest.mark.parametrize("base", [SGD, ADAM, (torch.optim.AdamW, {})], ids=["sgd", "adam", "adamw"])
+BASES = pytest.mark.parametrize("base", [SGD, (torch.optim.AdamW, {})], ids=["sgd", "adamw"])
 ALL = pytest.mark.parametrize("cls", FAMILY)
 
 
@@ -45,6 +46,14 @@ def train(model, optimizer, batches):
 
 def equal(model, twin):
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), twin.parameters(), strict=True))
+
+
+def snapshot(optimizer):
+    state = optimizer.state_dict()
+    named = {(i, name): value for i, of_one in state["state"].items() for name, value in of_one.items()}
+    return {key: value.tolist() if isinstance(value, torch.Tensor) else value for key, value in named.items()}, [
+        {name: value for name, value in group.items() if name != "params"} for group in state["param_groups"]
+    ]
 
 
 def pickled(pair):
@@ -141,12 +150,12 @@ def test_the_state_of_another_base_optimizer_is_refused_and_changes_nothing(cls)
     model, batches = problem()
     optimizer = make(cls, model.parameters(), ADAM)
     train(model, optimizer, batches[:2])
-    before = repr(optimizer.state_dict())
+    before = snapshot(optimizer)
     with pytest.raises(ValueError, match="has no betas and no eps: load one of Adam,"):
         optimizer.load_state_dict(torch.optim.SGD(model.parameters(), lr=0.1).state_dict())
     with pytest.raises(ValueError, match="number of parameter groups"):
         optimizer.load_state_dict({"state": {}, "param_groups": []})
-    assert repr(optimizer.state_dict()) == before
+    assert snapshot(optimizer) == before
 
 
 @ALL
@@ -287,8 +296,8 @@ def test_a_closure_that_fails_leaves_no_trace(cls, base, fails, error):
     model, batches = problem()
     optimizer = make(cls, model.parameters(), base)
     twin, other = copy.deepcopy((model, optimizer))
-    for i, batch in enumerate(batches):
-        before = repr(optimizer.state_dict())
+    for i, batch in enumerate(batches[:6]):
+        before = snapshot(optimizer)
         calls = []
 
         def closure(batch=batch, calls=calls):
@@ -303,7 +312,7 @@ def test_a_closure_that_fails_leaves_no_trace(cls, base, fails, error):
             with pytest.raises(error):
                 optimizer.step(closure)
             equal(model, twin)
-            assert repr(optimizer.state_dict()) == before
+            assert snapshot(optimizer) == before
         optimizer.step(closure_of(model, batch))
         other.step(closure_of(twin, batch))
     equal(model, twin)
@@ -631,3 +640,10 @@ def test_half_steps_with_buffers_kept_are_a_step(cls):
     for a, b in zip(model.state_dict().values(), twin.state_dict().values(), strict=True):
         assert torch.equal(a, b)
     assert model[1].num_batches_tracked == len(batches)
+
+
+@pytest.mark.parametrize("module", [sam, buffers])
+def test_the_examples_run(module):
+    results = doctest.testmod(module)
+    assert results.attempted
+    assert not results.failed

@@ -46,17 +46,19 @@ class SAM(torch.optim.Optimizer):
     `step` also takes a sequence of closures, one for each micro-batch (m-sharpness, Foret et al. 2021, section 4.1). Each
     is called twice and has its own perturbation. The gradients are added: let each loss be its share of the batch's mean.
 
-    Without a closure: `first_step()`, a second backward pass inside `with buffers_kept():`, and `second_step()`. Between
-    the two, `state_dict` holds the unmoved weights too. It may be loaded from the base optimizer's alone, or from another
-    class of the family: settings that it lacks stay.
+    Without a closure: call `first_step()`, make a second backward pass inside `with buffers_kept():`, call `second_step()`.
+    Between the two, `state_dict` holds the unmoved weights too.
+
+    `load_state_dict` also takes the state of the base optimizer alone, or of another class of the family. Settings which
+    that lacks stay as they are.
 
     To clip each pass's gradient, clip in the closure. To clip what is applied, use `register_step_pre_hook` of the
     attribute `base_optimizer`. Parameters may be bfloat16: norms and products are then taken in float32.
 
     Examples
     --------
-    With float16 products, scale and unscale within the closure, and skip a step that overflows. This is exact for every
-    class of the family; `scaler.step` is not, and is refused.
+    With float16 products, scale and unscale within the closure, and skip a step that overflows. This is exact for the
+    whole family. `scaler.step` sees neither pass, and is refused.
 
     >>> model, scaler = torch.nn.Linear(3, 2), torch.amp.GradScaler("cpu")
     >>> optimizer = SAM(model.parameters(), torch.optim.SGD, lr=0.1)
@@ -170,7 +172,10 @@ class SAM(torch.optim.Optimizer):
 
     @torch.no_grad()
     def first_step(self, zero_grad: bool = False) -> None:
-        """Move the weights to the point of highest loss within rho, to first order (Foret et al. 2021, eq. 2)."""
+        """Move the weights to the point of highest loss within rho, to first order (Foret et al. 2021, eq. 2).
+
+        Raises RuntimeError where they are moved already. Make the pass that follows inside `with buffers_kept():`.
+        """
         if self._begun():
             raise RuntimeError("first_step has moved the weights already: call second_step before it.")
         self._check()

@@ -13,11 +13,21 @@ class GSAM(SAM):
     """Surrogate gap guided SAM (Zhuang et al. 2022, Algorithm 1): also let the loss at w fall where that costs SAM nothing.
 
     With g the gradient at w and g_p that at the moved point, the base optimizer applies g_p - alpha g_perp, where g_perp
-    is the part of g perpendicular to g_p. Calls the closure twice.
+    is the part of g perpendicular to g_p.
 
-    alpha: the weight of the second term (the paper's range: 0.01 to 0.4). rho_min: where given, rho follows the learning
-    rate as in the paper's Algorithm 1, from `rho` at the group's first (or its `lr_max`) to `rho_min` at 0; constant if None.
-    The rest, and what is raised, as in `SAM`; one closure a step.
+    Parameters
+    ----------
+    params, base_optimizer, rho, adaptive
+        As in `SAM`.
+    alpha : float
+        The weight of the second term (the paper's range: 0.01 to 0.4).
+    rho_min : float or None
+        Where given, rho follows the learning rate as in the paper's Algorithm 1: from `rho` at the group's first learning
+        rate (or its `lr_max`) to `rho_min` at 0. With None it is constant.
+
+    Notes
+    -----
+    Each step calls its one closure twice. The rest, and what is raised, is as in `SAM`.
     """
 
     noted = ("unmoved", "gradient")
@@ -72,9 +82,25 @@ class LookSAM(SAM):
     to g. The k - 1 steps between apply g + alpha ||g|| / ||g_v|| g_v. So k steps call the closure k + 1 times, where SAM
     calls it 2 k times.
 
-    alpha: the weight of the kept direction; k: the paper's 5. `first_step` and `second_step` make a SAM step and keep its
-    direction. `state_dict` holds the direction and the place in the cycle.
-    The rest, and what is raised, as in `SAM`; ValueError too for k below 1; one closure a step.
+    Parameters
+    ----------
+    params, base_optimizer, rho, adaptive
+        As in `SAM`.
+    alpha : float
+        The weight of the kept direction.
+    k : int
+        The length of the cycle, at least 1 (the paper's: 5).
+
+    Raises
+    ------
+    ValueError
+        Where k is below 1, and as in `SAM`.
+
+    Notes
+    -----
+    The groups' `t` counts the steps: the next one looks where t is a multiple of k, or where no direction is kept.
+    `first_step` and `second_step` make a step that looks, and leave t as it is. `state_dict` holds t and the direction.
+    `step` takes one closure. The rest is as in `SAM`.
     """
 
     # The vectors are the whole model's, as in the paper's Algorithm 1. pytorch_optimizer 4 projects and scales each tensor
@@ -137,10 +163,19 @@ class FriendlySAM(SAM):
     """Friendly SAM (Li et al. 2024, Algorithm 1): move along what is particular to the batch.
 
     m <- lmbda m + (1 - lmbda) g, from m = 0, estimates the full gradient; the move follows g - sigma m instead of g.
-    Calls the closure twice. `state_dict` holds m.
 
-    sigma: how much of the full gradient is taken out; lmbda: the memory of its estimate.
-    The rest, and what is raised, as in `SAM`; one closure a step.
+    Parameters
+    ----------
+    params, base_optimizer, rho, adaptive
+        As in `SAM`.
+    sigma : float
+        How much of the full gradient is taken out.
+    lmbda : float
+        The memory of its estimate.
+
+    Notes
+    -----
+    Each step calls its one closure twice. `state_dict` holds m. The rest, and what is raised, is as in `SAM`.
     """
 
     # The published script starts at m = g and subtracts m before it updates it; for sigma = 1 the direction is the same.
