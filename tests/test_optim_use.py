@@ -647,3 +647,39 @@ def test_the_examples_run(module):
     results = doctest.testmod(module)
     assert results.attempted
     assert not results.failed
+
+
+def test_micro_batches_may_use_different_parameters_and_fail():
+    """The sum counts a gradient that a micro-batch lacks as zero; one that fails leaves no trace of those before it."""
+    two, twin = Two([]), Two([])
+    optimizer, other = (SAM([t.a, t.b], torch.optim.SGD, rho=0.1, **SGD[1], lr=0.1) for t in (two, twin))
+    before = two.a.detach().clone(), two.b.detach().clone()
+
+    def fail():
+        if not torch.equal(two.b, before[1]):
+            raise RuntimeError("at the moved point")
+        (two.a.sum() * two.b.sum()).backward()
+
+    parts = [lambda t=t, name=name: part(t, name) for t in (two, twin) for name in "ab"]
+    with pytest.raises(RuntimeError, match="at the moved point"):
+        optimizer.step([parts[0], fail])
+    assert torch.equal(two.a, before[0])
+    assert torch.equal(two.b, before[1])
+    assert not optimizer.state
+    for _ in range(4):
+        optimizer.step(parts[:2])
+        for p, closure in zip((twin.a, twin.b), parts[2:], strict=True):
+            alone = SAM([p], torch.optim.SGD, rho=0.1, **SGD[1], lr=0.1)
+            alone.load_state_dict(
+                {"state": {0: dict(other.state[p])}, "param_groups": alone.state_dict()["param_groups"]}
+            )
+            alone.step(closure)
+            other.state[p].update(alone.state[p])
+        assert torch.equal(two.a, twin.a)
+        assert torch.equal(two.b, twin.b)
+
+
+def part(two, name):
+    loss = getattr(two, name).cos().square().sum()
+    loss.backward()
+    return loss
