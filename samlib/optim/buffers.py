@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import get_ident
 
@@ -90,7 +90,8 @@ def alike(tensors: Iterable[torch.Tensor]) -> list[list[torch.Tensor]]:
     return list(found.values())
 
 
-def copies(tensors):
+def copies(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """A copy of each of at least one tensor; `torch._foreach_clone` is younger than the torch that we support."""
     made = [torch.empty_like(t) for t in tensors]
     torch._foreach_copy_(made, list(tensors))
     return made

@@ -217,7 +217,7 @@ class SAM(torch.optim.Optimizer):
                     raise TypeError(f"Parameter {j} of group {i} has a {kind} gradient: make it real and dense.")
 
     def _note(self, name: str, params: Sequence[torch.Tensor], values: Sequence[torch.Tensor]) -> None:
-        for p, value in zip(params, torch._foreach_clone(values), strict=True):
+        for p, value in zip(params, copies(values), strict=True):
             self.state[p][name] = value
 
     def lasting(self, name: str, params: Sequence[torch.Tensor]) -> list[torch.Tensor]:
