@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Container, Mapping, Sequence
 from itertools import product
 from pathlib import PurePath
 from types import ModuleType
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from samlib.data import NAMES
 from samlib.models import MODELS, NORMS, WITHOUT_NORM
 
 FORMAT = 2  # the version of the store's layout and of the random streams; a change makes old stores invisible
@@ -139,17 +142,17 @@ class Experiment(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _fill_in(cls, fields: dict) -> dict:
-        given = {name: value for name, value in fields.items() if value is not None}
-        filled = RECIPES.get(given.get("dataset", cls.model_fields["dataset"].default), {}) | given
-        if filled.get("optimizer", "sgd") in WITHOUT_RADIUS:
-            # One SGD store serves every rho that SAM is compared at. A bad rho is still refused, below.
-            filled["rho"] = 0.0 if _is_radius(filled.get("rho", 0.0)) else filled["rho"]
-        return filled
+        given = {name: _plain(value) for name, value in fields.items() if value is not None}
+        name = given.get("dataset", cls.model_fields["dataset"].default)
+        return (RECIPES.get(name, {}) if isinstance(name, str) else {}) | given
 
     @model_validator(mode="after")
     def _leave_out_what_plays_no_part(self) -> Experiment:
         """Settings that the model or optimizer does not have go back to the default, so that they do not part equal stores."""
         fields = self.__dict__  # frozen for the user, not yet for us
+        fields |= {name: value + 0.0 for name, value in fields.items() if isinstance(value, float)}  # -0.0 is 0.0
+        if self.optimizer in WITHOUT_RADIUS:
+            fields["rho"] = 0.0  # one SGD store serves every rho that SAM is compared at
         if self.model != "mlp":
             fields["hidden"] = type(self).model_fields["hidden"].default
         if self.model in WITHOUT_NORM:
@@ -163,9 +166,20 @@ class Experiment(BaseModel):
 
     @property
     def key(self) -> str:
-        """16 hex digits of the sha256 of the canonical JSON, `n_models` left out, and the format version."""
-        fields = self.model_dump(mode="json", exclude={"n_models"})
-        return hashlib.sha256(json.dumps([FORMAT, fields], sort_keys=True).encode()).hexdigest()[:16]
+        """16 hex digits of the sha256 of the canonical JSON of `hashed`, and the format version."""
+        return hashlib.sha256(json.dumps([FORMAT, self.hashed], sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def hashed(self) -> dict[str, Any]:
+        """The validated fields that the key stands for: without `n_models`, and with a data set's path as its file name.
+
+        No data are touched: a store's name has the checksum of the data beside the key. A path that ends in the name of a
+        public data set keeps "./" before it, since it is another.
+        """
+        name = os.path.basename(os.path.abspath(self.dataset))
+        if name != self.dataset and name in NAMES:
+            name = f"./{name}"
+        return self.model_dump(mode="json", exclude={"n_models"}) | {"dataset": name}
 
     def but(self, **changes) -> Experiment:
         """The same experiment with some fields changed, validated again."""
@@ -313,8 +327,24 @@ def from_parameters(namespace: Mapping[str, Any], *, ignore: Container[str] = ()
         raise ParameterError(str(error)) from None
 
 
-def _is_radius(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
+def _plain(value: Any) -> Any:
+    """Numpy's numbers and arrays as Python's, and a path as text. A float32 of .1 is .1: the shortest that reads the same."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if hasattr(value, "__array__"):
+        array = np.asarray(value)
+        if array.ndim:
+            return [_plain(one) for one in array]
+        value = array[()]
+    return (
+        float(str(value))
+        if isinstance(value, np.floating)
+        else value.item()
+        if isinstance(value, np.generic)
+        else value
+    )
 
 
 def _sentence(error: ValidationError, model: type[BaseModel]) -> str:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from samlib.data import Shape, cache_folder, shape_of
+from samlib.data import NAMES, Shape, cache_folder, shape_of
 from samlib.experiment import Experiment
 from samlib.runs import n_workers
 from samlib.runs.store import FLAGS, PER_MODEL, SIGNALS, Store, check_takes
@@ -38,8 +38,8 @@ def plan(experiments: Iterable[Experiment], *, cache_dir=None, progress: bool = 
 
     `dataset`, `model`, `optimizer`, `rho`, `fraction`; `models` that are asked for, those `there` already, and `to train`
     (whole groups); `seconds a model` on one worker, NaN where none is to train; `hours` on this machine's workers; `bytes`
-    of the signals to come, which compression makes fewer; `note`, whether the data are to be fetched, or why the experiment
-    cannot run, in which case the counts are missing.
+    of the signals to come, which compression makes fewer; `note`, whether the data are to be fetched, which store was counted
+    where one's own data may have changed since, or why the experiment cannot run, in which case the counts are missing.
 
     Experiments of one shape and recipe share a measurement. Raises ValueError where none of the experiments can run, or a
     store is damaged.
@@ -75,11 +75,21 @@ def plan(experiments: Iterable[Experiment], *, cache_dir=None, progress: bool = 
             "seconds a model": seconds,
             "hours": ceil(len(missing) / n_workers()) * store.group * seconds / 3600 if missing else 0.0,
             "bytes": new * bytes_a_model(shape),
-            "note": "" if shape.at_hand else FETCHED,
+            "note": _note(store, new, shape),
         })  # fmt: skip
     if rows and all("models" not in row for row in rows):
         raise ValueError(rows[0]["note"])
     return pd.DataFrame(rows)
+
+
+def _note(store: Store, new: int, shape: Shape) -> str:
+    """Whether the data are to be fetched, and that the checksum of one's own, which names their store, is not known yet."""
+    if not shape.at_hand:
+        return FETCHED
+    if store.experiment.dataset in NAMES or not store.paths or new >= store.experiment.n_models:
+        return ""
+    other = f"; {len(store.paths)} stores have this key, and the fullest is counted" if store.paths[1:] else ""
+    return f"counted as there if the data are those that {store.paths[0].name} was made with{other}."
 
 
 def in_words(frame: pd.DataFrame, *, cache_dir=None) -> str:
@@ -106,8 +116,9 @@ def in_words(frame: pd.DataFrame, *, cache_dir=None) -> str:
         ]
     else:
         lines.append("Nothing is left to train.")
-    for dataset, note in frame[frame["note"] != ""].groupby("dataset", sort=False)["note"].first().items():
-        lines.append(f"{dataset}: {note if note == FETCHED else f'left out; {note}'}")
+    said = frame["note"].where(frame["models"].notna(), "left out; " + frame["note"])
+    for dataset, note in said[said != ""].groupby(frame["dataset"], sort=False).first().items():
+        lines.append(f"{dataset}: {note}")
     return "\n".join(lines)
 
 

@@ -196,7 +196,7 @@ def test_an_npz_of_your_own(small_npz):
         ({"y_train": np.zeros(3, int)}, "x_train .* and y_train .* do not fit together"),
         ({"x_test": np.zeros((40, 5))}, "x_test .* and y_test .* do not fit together"),
         ({"x_train": np.full((120, 6), np.nan)}, "x_train holds values that are not finite"),
-        ({"y_train": np.zeros(120)}, "y_train must hold whole numbers"),
+        ({"y_train": np.full(120, 0.5)}, "y_train must hold whole numbers"),
         ({"y_train": np.full(120, -1)}, "y_train must hold whole numbers from 0"),
         ({"y_train": np.zeros(120, int)}, "y_test holds class 2, which y_train does not"),
         ({"x_train": None}, "is not an .npz with x_train"),

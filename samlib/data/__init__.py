@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from samlib.data import images, tables
+from samlib.data import images, layouts, tables
+from samlib.data.checked import check
 from samlib.data.files import cache_folder
-from samlib.data.shapes import NAMES, Shape, folder, shape_of
+from samlib.data.shapes import NAMES, Shape, local_parquet, own, refuse_options, shape_of
 
 __all__ = ["NAMES", "Dataset", "Shape", "cache_folder", "load_dataset", "shape_of"]
 
@@ -79,19 +79,18 @@ def load_dataset(
     together; OSError where the cache of decoded images cannot be written.
     """
     name = os.fspath(name_or_path)
-    if name in _TABLES or name.endswith(".npz"):
-        if image_size is not None or label is not None:
-            raise ValueError(f"image_size and label are for folders of images, and {name} is none.")
-        found = _TABLES[name]() if name in _TABLES else tables.from_npz(Path(name))
+    if name in _TABLES:
+        refuse_options(name, image_size, label)
+        found = _TABLES[name]()
     elif name in NAMES:
-        found = images.named(name, image_size, label)
-    elif path := folder(name):
-        read = images.from_parquet if (path / "train.parquet").exists() else images.from_folder
-        found = read(path, image_size, label)
-    else:
+        refuse_options(name, image_size)
+        path = local_parquet(name.removesuffix("-coarse"))
+        found = images.named(name, label, path and layouts.encoded(path))
+    elif (found := own(name, image_size, label)) is None:
         raise ValueError(
             f"dataset {name!r} is neither one of {', '.join(NAMES)} nor the path of an .npz file or an image folder."
         )
+    check(name, *found["arrays"], found["classes"])
     arrays, mean, std = found["arrays"], None, None
     if arrays[0].dtype == np.uint8 and arrays[0].ndim == 4:
         mean, std = images.statistics(arrays[0])

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
-from samlib.data import images, tables
+from samlib.data import images, layouts, tables
+from samlib.data.checked import check, check_labels
 from samlib.data.files import cache_folder, local_file
 
 
@@ -40,9 +40,27 @@ KNOWN = {
 NAMES = tuple(KNOWN)
 
 
-def folder(name: str) -> Path | None:
-    """The folder of that path, or of that name in `SAMLIB_DATA`, where there is one."""
-    return next((path for path in (Path(name), local_file(name, "")) if path and path.is_dir()), None)
+def own(name: str, image_size: int | None = None, label: str | None = None, pixels: bool = True) -> dict | None:
+    """A data set of one's own by its path, or by a folder's name in `SAMLIB_DATA`; None where there is none.
+
+    Without `pixels`, images are not decoded, and zeros that take no memory have their shape.
+    """
+    if name.endswith(".npz"):
+        refuse_options(name, image_size, label)
+        return tables.from_npz(Path(name))
+    path = next((path for path in (Path(name), local_file(name, "")) if name and path and path.is_dir()), None)
+    if path is None:
+        return None
+    found = layouts.encoded(path, label)
+    if found.left_out and pixels:
+        warnings.warn(f"In {path}, left out: {found.left_out}.", stacklevel=3)
+    check_labels(str(path), *found.labels, found.classes)
+    return images.load(found, image_size, pixels)
+
+
+def refuse_options(name: str, image_size: int | None, label: str | None = None) -> None:
+    if image_size is not None or label is not None:
+        raise ValueError(f"image_size and label are for folders of images, and {name} is none.")
 
 
 def shape_of(name: str, image_size: int | None = None) -> Shape:
@@ -51,59 +69,27 @@ def shape_of(name: str, image_size: int | None = None) -> Shape:
     Raises ValueError where there is no such data set, or its files cannot be read.
     """
     if name in KNOWN:
+        refuse_options(name, image_size)
         return KNOWN[name]._replace(at_hand=_at_hand(name))
-    try:
-        if name.endswith(".npz"):
-            x, y, _, y_test = tables.from_npz(Path(name))["arrays"]
-            return Shape(len(y), len(y_test), x.shape[1:], int(y.max()) + 1, str(x.dtype))
-        if path := folder(name):
-            return (_of_parquet if (path / "train.parquet").exists() else _of_folder)(path, image_size)
-    except (OSError, LookupError, TypeError, StopIteration) as error:
-        raise ValueError(f"{name} cannot be read: {' '.join(str(error).split()).rstrip('.')}.") from None
-    raise ValueError(f"dataset {name!r} is not at hand: no known name, and no folder or file here or in $SAMLIB_DATA.")
+    if (found := own(name, image_size, pixels=False)) is None:
+        raise ValueError(
+            f"dataset {name!r} is not at hand: no known name, and no folder or file here or in $SAMLIB_DATA."
+        )
+    check(name, *found["arrays"], found["classes"])
+    x, _, _, y_test = found["arrays"]
+    return Shape(len(x), len(y_test), x.shape[1:], len(found["classes"]), str(x.dtype))
+
+
+def local_parquet(name: str) -> Path | None:
+    """The folder of a published set's parquet files in the one that `SAMLIB_DATA` names, where it has them."""
+    path = local_file(name, "")
+    return path if path and path.is_dir() and layouts.parquet_parts(path) else None
 
 
 def _at_hand(name: str) -> bool:
+    if name in tables.PUBLISHED:
+        file = tables.PUBLISHED[name][0].rsplit("/", 1)[-1]
+        return local_file(name, file) is not None or (cache_folder() / "data" / name / file).exists()
     home = name.removesuffix("-coarse")
-    file = tables.PUBLISHED[name][0].rsplit("/", 1)[-1] if name in tables.PUBLISHED else "train.parquet"
-    kept = cache_folder() / "data"
-    there = (kept / name / file).exists() or any(kept.glob(f"{home}-*/facts.json"))
-    return name == "digits" or local_file(home, file) is not None or there
-
-
-def _of_folder(path: Path, image_size: int | None) -> Shape:
-    from PIL import Image
-
-    sides = {side: list(images.listed(path / side)) for side in ("train", "test")}
-    if not (path / "train").is_dir():
-        every = list(images.listed(path))
-        n_test = max(1, len(every) // 5)  # as `images.from_folder` splits them
-        sides = {"train": every[n_test:], "test": every[:n_test]}
-    classes = {file.parent.name for files in sides.values() for file in files}
-    if len(classes) < 2 or not all(sides.values()):
-        raise ValueError(f"The folder {path} must hold images in one folder a class.")
-    with Image.open(sides["train"][0]) as image:
-        example = _pixels(image, image_size)
-    return Shape(*map(len, sides.values()), example, len(classes))
-
-
-def _of_parquet(path: Path, image_size: int | None) -> Shape:
-    import io
-
-    import pyarrow.parquet
-    from PIL import Image
-
-    train, test = (pyarrow.parquet.ParquetFile(path / f"{side}.parquet") for side in ("train", "test"))
-    names = train.schema_arrow.names
-    column = next(name for name in ("img", "image") if name in names)
-    label = next(name for name in ("label", "fine_label") if name in names)
-    first = next(train.iter_batches(1, columns=[column])).column(0)[0].as_py()
-    with Image.open(io.BytesIO(first["bytes"])) as image:
-        example = _pixels(image, image_size)
-    classes = int(np.max(train.read([label])[label].to_numpy())) + 1
-    return Shape(train.metadata.num_rows, test.metadata.num_rows, example, classes)
-
-
-def _pixels(image, image_size: int | None) -> tuple[int, int, int]:
-    width, height = (image_size, image_size) if image_size else image.size
-    return height, width, 1 if image.mode in ("L", "1") else 3
+    kept = any((cache_folder() / "data").glob(f"{home}-*/facts.json"))
+    return name == "digits" or kept or local_parquet(home) is not None

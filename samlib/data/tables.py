@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import math
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
+from samlib.data.checked import numbered
 from samlib.data.files import checked_file, decoded, open_member
 
 HOME = "https://raw.githubusercontent.com/privacytrustlab/datasets/169de9de00de049dd2e571cf7279e64698ac046a/"
@@ -18,6 +21,8 @@ PUBLISHED = {
     "texas100": (HOME + "dataset_texas.tgz", None),
 }
 LONGEST = 2 << 30  # bytes of a text file in an archive
+PARTS = ("x_train", "y_train", "x_test", "y_test")
+FEW, RATIO = 64 << 20, 300  # bytes that an array of any .npz may take, and how many times the file's it may be
 
 
 def digits() -> dict:
@@ -70,7 +75,7 @@ def _binary_set(name: str, read, n_test: int) -> dict:
             raise error if str(path) in str(error) else ValueError(f"{path} is not {name}: {error}.") from None
         if len(x) != len(y) or len(x) <= n_test:
             raise ValueError(f"{path} is not {name}: it has {len(x)} rows and {len(y)} labels.")
-        for part, array in zip(("x_train", "y_train", "x_test", "y_test"), split(x, y, n_test), strict=True):
+        for part, array in zip(PARTS, split(x, y, n_test), strict=True):
             np.save(folder / f"{part}.npy", array)
         return {}
 
@@ -78,7 +83,7 @@ def _binary_set(name: str, read, n_test: int) -> dict:
     checked = "" if PUBLISHED[name][1] else " (as found; none is published)"
     source = f"{path.name} sha256 {sha256}{checked}"
     return {
-        "arrays": tuple(arrays[part] for part in ("x_train", "y_train", "x_test", "y_test")),
+        "arrays": tuple(arrays[part] for part in PARTS),
         "classes": _numbers(100),
         "source": source,
     }
@@ -122,27 +127,80 @@ def split(x: np.ndarray, y: np.ndarray, n_test: int) -> tuple[np.ndarray, ...]:
 
 
 def from_npz(path: Path) -> dict:
-    """`x_train, y_train, x_test, y_test` of a file; uint8 images (n, height, width, 1 or 3) stay as they are."""
+    """`x_train, y_train, x_test, y_test` of a file; labels as `checked.numbered` takes them, features float32 or images.
+
+    uint8 of three or four dimensions are images: (n, h, w), (n, h, w, c) or (n, c, h, w), with c 1 or 3, become uint8
+    (n, h, w, c); where both could be meant, channels are last. Other types count as uint8 where all values are whole, none
+    is outside of 0 to 255 and some reach above 127. A table (n, features) that is so is divided by 255. All else is
+    float32 as it is. An array may take at most `FEW` bytes, or `RATIO` times the file's.
+    """
+    if not path.is_file():
+        raise ValueError(f"There is no data set file {path}.")
     try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            x_train, y_train, x_test, y_test = (file[key] for key in ("x_train", "y_train", "x_test", "y_test"))
-    except FileNotFoundError:
-        raise ValueError(f"There is no data set file {path}.") from None
-    except (KeyError, OSError, ValueError, EOFError) as error:
-        raise ValueError(f"{path} is not an .npz with x_train, y_train, x_test and y_test: {error}.") from None
-    for side, x, y in (("train", x_train, y_train), ("test", x_test, y_test)):
-        if len(x) != len(y) or len(x) == 0 or x.shape[1:] != x_train.shape[1:] or y.ndim != 1:
-            raise ValueError(f"In {path}, x_{side} {x.shape} and y_{side} {y.shape} do not fit together.")
-        if not np.isfinite(x).all():
-            raise ValueError(f"In {path}, x_{side} holds values that are not finite.")
-        if not np.issubdtype(y.dtype, np.integer) or y.min() < 0:
-            raise ValueError(f"In {path}, y_{side} must hold whole numbers from 0.")
-    if y_test.max() > y_train.max():
-        raise ValueError(f"In {path}, y_test holds class {y_test.max()}, which y_train does not.")
-    if not (x_train.dtype == x_test.dtype == np.uint8 and x_train.ndim == 4 and x_train.shape[-1] in (1, 3)):
-        x_train, x_test = (np.ascontiguousarray(x, np.float32) for x in (x_train, x_test))
+        limit = max(FEW, RATIO * path.stat().st_size)
+        with zipfile.ZipFile(path) as file:
+            members = {name.removesuffix(".npy"): name for name in file.namelist()}
+            if missing := [part for part in PARTS if part not in members]:
+                raise ValueError(f"it holds {', '.join(sorted(members)[:9]) or 'nothing'}, and no {missing[0]}")
+            x_train, y_train, x_test, y_test = (_member(file, members[part], limit) for part in PARTS)
+    except Exception as error:  # zipfile, its codecs and numpy raise many kinds for a damaged file
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise ValueError(f"{path} is not an .npz with x_train, y_train, x_test and y_test: {reason}.") from None
+    x_train, x_test = _features(str(path), x_train, x_test)
+    y_train, y_test, classes = numbered(str(path), y_train, y_test)
     return {
-        "arrays": (x_train, y_train.astype(np.int64), x_test, y_test.astype(np.int64)),
-        "classes": tuple(str(c) for c in range(int(y_train.max()) + 1)),
+        "arrays": (x_train, y_train, x_test, y_test),
+        "classes": classes,
         "source": path.name,
     }
+
+
+def _member(file: zipfile.ZipFile, name: str, limit: int) -> np.ndarray:
+    """An array of a zip file. Raises ValueError, before any of it is read, where its header claims what the file has not."""
+    info, read = file.getinfo(name), np.lib.format
+    with file.open(info) as raw:
+        headers = {(1, 0): read.read_array_header_1_0, (2, 0): read.read_array_header_2_0}
+        version = read.read_magic(raw)
+        if version not in headers:
+            raise ValueError(f"{name} is of a version {version} that is not read")
+        shape, _, dtype = headers[version](raw)
+        held = info.file_size - raw.tell()
+    if dtype.kind not in "biufU" or min(shape, default=0) < 0:
+        raise ValueError(f"{name} must hold numbers, not {dtype} {shape}")
+    if math.prod(shape) * dtype.itemsize != held or held > limit:
+        raise ValueError(f"{name} claims {dtype} {shape}, and holds {held} of at most {limit} bytes")
+    with file.open(info) as raw:
+        return read.read_array(raw, allow_pickle=False)
+
+
+def _features(where: str, x_train: np.ndarray, x_test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both sides as float32, or as uint8 (n, height, width, channels) where they are images: `from_npz` has the rule."""
+    both, pixels = (x_train, x_test), False
+    for side, x in zip(("train", "test"), both, strict=True):
+        if x.dtype.kind == "U":
+            raise ValueError(f"In {where}, x_{side} must hold numbers, not texts.")
+    if x_train.size and x_test.size and x_train.shape[1:] == x_test.shape[1:] != ():
+        stored = all(x.dtype == np.uint8 for x in both)
+        bright = all(map(_whole, both)) and max(x.max() for x in both) > 127
+        pixels = bright or (stored and x_train.ndim in (3, 4))
+    if pixels and x_train.ndim == 2:
+        return tuple(x.astype(np.float32) / 255 for x in both)
+    if pixels and x_train.ndim in (3, 4):
+        if x_train.ndim == 3:
+            both = [x[..., None] for x in both]
+        elif x_train.shape[3] not in (1, 3) and x_train.shape[1] in (1, 3):
+            both = [np.moveaxis(x, 1, 3) for x in both]
+        if both[0].shape[3] in (1, 3):
+            return tuple(np.ascontiguousarray(x, np.uint8) for x in both)
+        if stored:
+            raise ValueError(
+                f"In {where}, images of shape {x_train.shape[1:]} have no first or last axis of 1 or 3 channels."
+            )
+    with np.errstate(over="ignore", invalid="ignore"):  # what does not fit becomes inf, which `check` refuses
+        return tuple(np.ascontiguousarray(x, np.float32) for x in both)
+
+
+def _whole(x: np.ndarray) -> bool:
+    return x.dtype == np.uint8 or bool(
+        0 <= x.min() <= x.max() <= 255 and (x.dtype.kind in "iu" or (x == np.floor(x)).all())
+    )

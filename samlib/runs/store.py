@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import sys
 import time
@@ -53,12 +54,16 @@ def check_takes(experiment: Experiment, in_shape: tuple[int, ...], n_classes: in
 
 
 class Store:
-    """The zarr folder of one experiment."""
+    """The zarr folder of one experiment and one data set: `<key>-<16 digits of the data's checksum>.zarr`.
 
-    def __init__(self, folder: Path, experiment: Experiment, dataset: Dataset):
+    Without a data set, for plans, `paths` are all stores of the experiment, whatever data they were made with.
+    """
+
+    def __init__(self, folder: Path, experiment: Experiment, dataset: Dataset | None):
         self.folder, self.experiment, self.dataset = folder, experiment, dataset
-        self.path = folder / f"{experiment.key}.zarr"
-        self.log = folder / f"{experiment.key}.jsonl"
+        name = f"{experiment.key}-{dataset.checksum[:16] if dataset else '*'}"
+        self.path, self.log, self.lock = (folder / f"{name}.{kind}" for kind in ("zarr", "jsonl", "lock"))
+        self.paths = [self.path] if dataset else [*sorted(folder.glob(self.path.name)), *self._older()]
         self.group = group_size(experiment.model_dump())
 
     @contextmanager
@@ -66,7 +71,7 @@ class Store:
         """Hold the store for writing; the system frees it when the process ends, however it ends."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.folder / f"{self.experiment.key}.lock")
+            lock = FileLock(self.lock)
             try:
                 lock.acquire(timeout=0)
             except Timeout:
@@ -80,11 +85,14 @@ class Store:
 
     def missing(self) -> list[range]:
         """The groups of models that are asked for and not complete; the last may reach beyond `n_models`."""
-        done = np.zeros(0, bool)
-        if (self.path / "complete" / "zarr.json").exists():
-            done = self._read(lambda: zarr.open_array(self.path / "complete", mode="r")[:])
         starts = range(0, self.experiment.n_models, self.group)
-        return [range(s, s + self.group) for s in starts if not done[s : s + self.group].any()]
+        every = [range(s, s + self.group) for s in starts]
+        left = [every]
+        for path in self.paths:
+            if (path / "complete" / "zarr.json").exists():
+                done = self._read(lambda path=path: zarr.open_array(path / "complete", mode="r")[:])
+                left.append([group for group in every if not done[group.start : group.stop].any()])
+        return min(left, key=len)
 
     def prepare(self) -> None:
         """Make the arrays, or lengthen them, and sweep up what a killed writer left. Needs the lock."""
@@ -94,19 +102,15 @@ class Store:
             raise OSError(f"The store {self.path} could not be written ({error}).") from None
 
     def _prepare(self) -> None:
+        self._take_over()
         for left in self.path.rglob("*.partial"):
             left.unlink()
-        n, t = len(self.dataset.y_train), len(self.dataset.y_test)
         k = -(-self.experiment.n_models // self.group) * self.group
         group = self._read(lambda: zarr.open_group(self.path, mode="a"))
-        found = self._read(lambda: dict(group.arrays()))
-        layout = [("member", "example", n)]
-        layout += [(s, "example", n) for s in SIGNALS] + [(f"test_{s}", "test", t) for s in SIGNALS]
-        layout += [
-            (name, None, 0) for name in (*PER_MODEL, *FLAGS)
-        ]  # `complete` last: it is what says that all is there
-        for name, dim, size in layout:
-            if name in found:
+        found = {}
+        for name, dim, size in self._layout():
+            found[name] = self._read(lambda name=name: group.get(name))
+            if found[name] is not None:
                 if found[name].shape[0] < k:
                     found[name].resize((k, *found[name].shape[1:]))
                 continue
@@ -121,14 +125,37 @@ class Store:
                 dimension_names=("model", dim) if dim else ("model",),
             )
         if "key" not in group.attrs:
-            group.attrs.update(
-                key=self.experiment.key,
-                format=FORMAT,
-                experiment=self.experiment.model_dump(mode="json", exclude={"n_models"}),
-                data_checksum=self.dataset.checksum,
-            )
+            about = self._about() | {"format": FORMAT, "data_checksum": self.dataset.checksum}
+            group.attrs.update(about)
         self._check(dict(group.attrs))
         self.arrays = found  # kept open: to open them takes half as long as to write a group
+
+    def _layout(self) -> list[tuple[str, str | None, int]]:
+        """Name, dimension beside the models' and size of each array; `complete` last: it is what says that all is there."""
+        sides = {"": ("example", len(self.dataset.y_train)), "test_": ("test", len(self.dataset.y_test))}
+        signals = [(f"{side}{name}", *size) for side, size in sides.items() for name in SIGNALS]
+        return [("member", *sides[""]), *signals, *((name, None, 0) for name in (*PER_MODEL, *FLAGS))]
+
+    def _about(self) -> dict:
+        return {"key": self.experiment.key, "experiment": self.experiment.hashed}
+
+    def _older(self) -> list[Path]:
+        """Stores of before their names had the data's checksum, and the key only the file name of a path."""
+        fields = self.experiment.model_dump(mode="json", exclude={"n_models"})
+        whole = hashlib.sha256(json.dumps([FORMAT, fields], sort_keys=True).encode()).hexdigest()[:16]
+        paths = (self.folder / f"{key}.zarr" for key in dict.fromkeys((self.experiment.key, whole)))
+        return [path for path in paths if path.exists()]
+
+    def _take_over(self) -> None:
+        """Give an older store of the same data its present name, so that nothing is trained twice."""
+        for path in [] if self.path.exists() else self._older():
+            with FileLock(path.with_suffix(".lock")), suppress(ValueError, KeyError):
+                if json.loads((path / "zarr.json").read_text())["attributes"]["data_checksum"] == self.dataset.checksum:
+                    zarr.open_group(path).attrs.update(self._about())
+                    if (log := path.with_suffix(".jsonl")).exists():
+                        log.rename(self.log)
+                    path.rename(self.path)
+                    return
 
     def write(self, models: range, result: dict[str, np.ndarray], seconds: float, where: str) -> None:
         """One group, whole, after `prepare`; how it was made goes to the log; then it is marked complete. Needs the lock."""
@@ -167,7 +194,7 @@ class Store:
 
     def open(self) -> xr.Dataset:
         """The complete models asked for, without the diverged, in memory, checked against their own summaries."""
-        runs = self._read(lambda: xr.open_zarr(self.path, consolidated=False, chunks=None).load())
+        runs = self._read(self._opened)
         self._check(runs.attrs)
         runs = runs.isel(model=slice(self.experiment.n_models)).assign_coords(
             model=np.arange(self.experiment.n_models),
@@ -193,6 +220,12 @@ class Store:
         runs = runs.isel(model=fine)[order]
         runs.attrs = self._attributes(diverged)
         return runs
+
+    def _opened(self) -> xr.Dataset:
+        """All arrays, by their names: a listing would warn of what file managers hide in the folder."""
+        group = zarr.open_group(self.path, mode="r")
+        dims = {name: ("model", dim) if dim else ("model",) for name, dim, _ in self._layout()}
+        return xr.Dataset({name: (dims[name], group[name][:]) for name in dims}, attrs=dict(group.attrs))
 
     def _attributes(self, diverged: list[int]) -> dict:
         entries = self._logged()
@@ -220,10 +253,7 @@ class Store:
         if attributes.get("format") != FORMAT or attributes.get("key") != self.experiment.key:
             raise self._damaged(f"its format is {attributes.get('format')!r}, not {FORMAT}")
         if attributes["data_checksum"] != self.dataset.checksum:
-            raise ValueError(
-                f"The store {self.path} was made with other data than {self.dataset.name} now holds; "
-                "delete it, or give the data set another name."
-            )
+            raise self._damaged("its name and its data's checksum disagree")
 
     def _read(self, read):
         try:
