@@ -3,8 +3,11 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -67,6 +70,75 @@ def test_the_key_is_the_same_in_another_process():
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
         == base.key
     )
+
+
+NUMBERS = {
+    "pool": 100, "image_size": 8, "hidden": (8, 16), "rho": 0.1, "alpha": 0.3, "m_sharpness": 16, "lr": 0.2,
+    "momentum": 0.7, "weight_decay": 5e-4, "label_smoothing": 0.1, "epochs": 3, "batch_size": 32, "subset_fraction": 0.7,
+    "n_models": 4, "seed": 7, "augment": True,
+}  # fmt: skip
+
+
+def alike(value):
+    """Other ways to write a value, as numpy, pandas and papermill do."""
+    if isinstance(value, tuple):
+        return [
+            list(value),
+            np.array(value),
+            np.array(value, np.uint16),
+            [np.int64(v) for v in value],
+            list(map(str, value)),
+        ]
+    text = [str(value), np.str_(value)]
+    if isinstance(value, bool):
+        return [np.bool_(value), np.array(value), int(value), np.int8(value), *text]
+    if isinstance(value, int):
+        kinds = (np.int64, np.uint8, np.int32, np.float64, np.float32)
+        return [*text, float(value), torch.tensor(value), *(kind(value) for kind in kinds), np.array(value)]
+    kinds = (np.float64, np.float32, np.float16, np.longdouble)
+    return [*text, f"{value:e}", torch.tensor(value), np.array(value, np.float32), *(kind(value) for kind in kinds)]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_number_has_one_key_however_it_is_written(name):
+    optimizer = {"alpha": "gsam", "m_sharpness": "sam", "rho": "sam"}.get(name, "sgd")
+    plain = Experiment(dataset="digits", optimizer=optimizer, **{name: NUMBERS[name]})
+    for value in alike(NUMBERS[name]):
+        other = Experiment(dataset="digits", optimizer=optimizer, **{name: value})
+        assert (other.key, other) == (plain.key, plain), repr(value)
+        assert type(getattr(other, name)) is type(NUMBERS[name])
+
+
+def test_sgd_has_one_key_whatever_the_radius():
+    for rho in (0.1, "0.1", np.float32(0.1), 1, np.array(0.3), -0.0):
+        assert Experiment(dataset="digits", rho=rho).key == Experiment(dataset="digits").key
+    sam = Experiment(dataset="digits", optimizer="sam", rho=0.0)
+    assert sam.but(rho=-0.0).key == sam.key
+    with pytest.raises(ValueError, match="'rho' = -1"):
+        Experiment(dataset="digits", rho=np.float32(-1))
+
+
+def test_the_key_has_a_path_by_its_file_name_and_touches_no_data(tmp_path):
+    key = Experiment(dataset="mine.npz").key
+    for path in ("/a/mine.npz", "b/mine.npz", "./mine.npz", Path("/c/d/mine.npz"), np.str_("mine.npz")):
+        assert Experiment(dataset=path).key == key
+    assert Experiment(dataset="/a/eyepacs/").key == Experiment(dataset="eyepacs").key != key
+    assert Experiment(dataset="/a/mine.npz").dataset == "/a/mine.npz"
+    assert (
+        Experiment(dataset=tmp_path / "cifar10").key != Experiment(dataset="cifar10").key
+    )  # else its records were found
+
+
+def test_keys_of_data_sets_known_by_name_are_those_of_the_records():
+    found = pair(dataset="cifar100-coarse")
+    assert (found["sam"].key, found["sgd"].key) == ("749380ce9f4cfde9", "e645c6060a58be54")
+    records = sorted((Path(__file__).parents[1] / "book" / "results").glob("*.npz"))
+    assert len(records) > 20
+    for path in records:
+        with np.load(path) as file:
+            about = json.loads(str(file["about"]))
+        assert Experiment(**json.loads(about["experiment"])).key == about["key"] == path.stem
+    assert Experiment(dataset="eyepacs").key == "ee6d67c5a5a063ef"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The store of runs: extended, shared and damaged."""
 
+import hashlib
 import json
 import os
 import re
@@ -17,6 +18,8 @@ import xarray as xr
 import zarr
 
 from samlib import Experiment, load_dataset, run, runs
+from samlib.experiment import FORMAT
+from samlib.planning import plan
 from samlib.runs import Store
 from samlib.training import train_group
 
@@ -276,15 +279,80 @@ def test_two_runs_with_other_data_on_one_cluster_do_not_mix(small_npz, client, t
         np.testing.assert_allclose(found[path].logit, expected["logit"], rtol=1e-3, atol=1e-3)
 
 
-def test_a_store_made_with_other_data_is_refused(small_npz, client, tmp_path):
-    run(experiment(small_npz), cluster=client, cache_dir=tmp_path)
-    with np.load(small_npz) as file:
+def changed(path, to):
+    """The same data with one value changed, as another file."""
+    with np.load(path) as file:
         arrays = dict(file)
     arrays["x_train"][0, 0] += 1
-    np.savez(small_npz, **arrays)
-    for n_models in (8, 16):
-        with pytest.raises(ValueError, match="was made with other data than"):
-            run(experiment(small_npz, n_models=n_models), cluster=client, cache_dir=tmp_path)
+    to.parent.mkdir(exist_ok=True)
+    np.savez(to, **arrays)
+    return to
+
+
+def test_two_files_of_one_name_are_two_stores_and_each_is_found_again(small_npz, client, tmp_path):
+    other = changed(small_npz, tmp_path / "other" / small_npz.name)
+    assert experiment(other).key == experiment(small_npz).key
+    first, second = (run(experiment(path), cluster=client, cache_dir=tmp_path) for path in (small_npz, other))
+    for path, found in ((small_npz, first), (other, second)):
+        checksum = load_dataset(path).checksum
+        assert found.attrs["data_checksum"] == checksum
+        assert Path(found.attrs["store"]).name == f"{experiment(path).key}-{checksum[:16]}.zarr"
+        assert sorted(p.name for p in (tmp_path / "runs").glob(f"*-{checksum[:16]}.*"))[:2] == [
+            f"{experiment(path).key}-{checksum[:16]}.{kind}" for kind in ("jsonl", "lock")
+        ]
+        again = run(experiment(path), cluster="tcp://127.0.0.1:1", cache_dir=tmp_path)
+        xr.testing.assert_identical(again, found)
+    assert not first.equals(second)
+    changed(small_npz, small_npz)  # the other file's content, in the first one's place
+    assert run(experiment(small_npz), cluster="tcp://127.0.0.1:1", cache_dir=tmp_path).equals(second)
+
+
+@pytest.mark.parametrize("whole_path", [False, True])
+def test_a_store_of_before_its_name_had_a_checksum_is_taken_over(small_npz, client, tmp_path, whole_path):
+    e, calm = experiment(small_npz, n_models=16), tmp_path / "calm"
+    run(e, cluster=client, cache_dir=calm)
+    before = run(e.but(n_models=8), cluster=client, cache_dir=tmp_path)
+    fields = e.model_dump(mode="json", exclude={"n_models"})
+    key = (
+        hashlib.sha256(json.dumps([FORMAT, fields], sort_keys=True).encode()).hexdigest()[:16] if whole_path else e.key
+    )
+    store = Path(before.attrs["store"])
+    zarr.open_group(store).attrs.update(key=key, experiment=fields)
+    store.with_suffix(".jsonl").rename(store.with_name(f"{key}.jsonl"))
+    store.rename(store.with_name(f"{key}.zarr"))
+    plan = Store(tmp_path / "runs", e, None)
+    assert plan.missing() == [range(8, 16)]  # before any data are read
+    found = run(e.but(n_models=8), cluster="tcp://127.0.0.1:1", cache_dir=tmp_path)
+    assert found.attrs == before.attrs
+    xr.testing.assert_identical(found, before)
+    run(e, cluster=client, cache_dir=tmp_path)
+    assert trained(tmp_path / "runs") == [[0, 8], [8, 16]]
+    assert content(tmp_path / "runs") == content(calm / "runs")
+    other = changed(small_npz, tmp_path / "other" / small_npz.name)
+    store.rename(store.with_name(f"{e.key}.zarr"))
+    assert Store(tmp_path / "runs", experiment(other), load_dataset(other)).missing() == [range(8)]
+    run(experiment(other), cluster=client, cache_dir=tmp_path)
+    assert (store.with_name(f"{e.key}.zarr")).exists()  # of other data: left alone
+
+
+def test_a_plan_counts_the_fullest_store_and_says_so(small_npz, client, tmp_path):
+    other = changed(small_npz, tmp_path / "other" / small_npz.name)
+    run(experiment(small_npz), cluster=client, cache_dir=tmp_path)
+    run(experiment(other, n_models=16), cluster=client, cache_dir=tmp_path)
+    row = plan([experiment(small_npz, n_models=16)], cache_dir=tmp_path, progress=False).iloc[0]
+    assert (row["there"], row["to train"]) == (16, 0)
+    assert "counted as there if the data are those that" in row["note"]
+    assert "2 stores have this key, and the fullest is counted" in row["note"]
+
+
+def test_what_a_file_manager_hides_in_a_store_is_no_member(small_npz, client, tmp_path):
+    """zarr warns of it, and here a warning is an error."""
+    first = run(experiment(small_npz), cluster=client, cache_dir=tmp_path)
+    for folder in (first.attrs["store"], Path(first.attrs["store"]) / "logit"):
+        for name in (".DS_Store", "._logit", ".ipynb_checkpoints"):
+            (Path(folder) / name).write_bytes(b"no member")
+    assert run(experiment(small_npz), cluster="tcp://127.0.0.1:1", cache_dir=tmp_path).equals(first)
+    assert run(experiment(small_npz, n_models=16), cluster=client, cache_dir=tmp_path).sizes["model"] == 16
 
 
 def test_what_a_killed_writer_left_is_swept_up(small_npz, client, tmp_path):
