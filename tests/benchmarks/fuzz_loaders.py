@@ -38,7 +38,13 @@ def fuzz(name: str, examples: int, start: int) -> tuple[collections.Counter, dic
     counts, failures, slowest = collections.Counter(), {}, [0.0]
 
     @seed(start)
-    @settings(max_examples=examples, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=examples,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
     @given(strategy)
     def each(given):
         began = time.process_time()
@@ -80,7 +86,9 @@ if __name__ == "__main__":
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for name in args.names:
         failed |= {f"{name} {kind}": said for kind, said in fuzz(name, args.examples, args.seed)[1].items()}
-    print(f"peak memory: {(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024:.0f} MiB more than at the start")
+    print(
+        f"peak memory: {(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024:.0f} MiB more than at the start"
+    )
     for said in failed.values():
         print(f"FAILED {said}")
     sys.exit(bool(failed))
