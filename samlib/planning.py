@@ -83,13 +83,13 @@ def plan(experiments: Iterable[Experiment], *, cache_dir=None, progress: bool = 
 
 
 def _note(store: Store, new: int, shape: Shape) -> str:
-    """Whether the data are to be fetched, and that the checksum of one's own, which names their store, is not known yet."""
+    """Whether data are to be fetched; of one's own data the checksum, which the store's name has, is not known yet."""
     if not shape.at_hand:
         return FETCHED
     if store.experiment.dataset in NAMES or not store.paths or new >= store.experiment.n_models:
         return ""
     other = f"; {len(store.paths)} stores have this key, and the fullest is counted" if store.paths[1:] else ""
-    return f"counted as there if the data are those that {store.paths[0].name} was made with{other}."
+    return f"counted as there if the data have not changed since{other}."
 
 
 def in_words(frame: pd.DataFrame, *, cache_dir=None) -> str:

@@ -138,6 +138,23 @@ def test_what_of_a_folder_is_left_out_is_said(tmp_path):
         assert len(load_dataset(flat).y_test) == 6
 
 
+def test_folders_with_files_of_the_same_names_sizes_and_times_are_two(tmp_path):
+    checksums = set()
+    for number in range(2):
+        folder = tmp_path / str(number) / "mine"
+        for i in range(6):
+            path = picture(folder / "ab"[i % 2] / f"{i}.bmp", COLOUR[6 * number + i])
+            os.utime(path, (0, 0))
+        checksums.add(loads(folder).checksum)
+    assert len(checksums) == 2
+
+
+def test_a_note_beside_the_unpacked_folder_is_no_layout(tmp_path):
+    classes(tmp_path / "mine" / "unpacked")
+    (tmp_path / "mine" / "README.txt").write_text("images")
+    assert len(loads(tmp_path / "mine").y_train) == 5
+
+
 def test_links_are_followed_once_and_never_back_up(tmp_path):
     folder = classes(tmp_path / "mine")
     outside = classes(tmp_path / "elsewhere", ("c",)) / "c"

@@ -341,7 +341,7 @@ def test_a_plan_counts_the_fullest_store_and_says_so(small_npz, client, tmp_path
     run(experiment(other, n_models=16), cluster=client, cache_dir=tmp_path)
     row = plan([experiment(small_npz, n_models=16)], cache_dir=tmp_path, progress=False).iloc[0]
     assert (row["there"], row["to train"]) == (16, 0)
-    assert "counted as there if the data are those that" in row["note"]
+    assert "counted as there if the data have not changed since" in row["note"]
     assert "2 stores have this key, and the fullest is counted" in row["note"]
 
 

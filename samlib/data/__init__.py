@@ -31,7 +31,7 @@ class Dataset:
     class names, so that labels lie in 0 .. len(classes) - 1; `name`; `checksum`, the sha256 of the four arrays, which a
     store of runs records; `source`, which bytes they were read from.
 
-    Images that were decoded are uint8 (n, height, width, channels), mapped from a file and shared between processes;
+    Images are uint8 (n, height, width, channels); those that were decoded are mapped from a file that processes share;
     `mean` and `std` are then each channel's, over the whole training set, in units of 255, and training feeds models
     (x / 255 - mean) / std. Other features are numbers as they are, and `mean` and `std` None.
     """
@@ -68,15 +68,26 @@ def load_dataset(
     177,324 + 20,000 of 600 and 60,000 + 7,330 of 6,169 in 100 classes; from the folder that `SAMLIB_DATA` names where that
     holds the published archive as `location30/dataset_location.tgz` and so on, else downloaded once.
     Images: `cifar10`, `cifar100`, `cifar100-coarse` (its 20 superclasses; Krizhevsky 2009), `fashion_mnist` (Xiao et al.
-    2017); from `SAMLIB_DATA` where that holds `cifar10/train.parquet` and `test.parquet`, else by torchvision's download.
-    Your own: an `.npz` of `x_train, y_train, x_test, y_test`; a folder of `train.parquet` and `test.parquet` in the Hugging
-    Face image layout; a folder of images with one folder a class, below `train` and `test` or without (then a fixed
-    random fifth is for test). A folder in the one that `SAMLIB_DATA` names needs no more than its name.
+    2017); from `SAMLIB_DATA` where that holds `cifar10/train.parquet` and `test.parquet`, else by torchvision's download;
+    always in the order of `images.canonical_order`, and CIFAR's pixels and labels are checked.
+
+    Your own, by its path, or a folder in the one that `SAMLIB_DATA` names by its name:
+    - an `.npz` of `x_train, y_train, x_test, y_test`. uint8 of three or four dimensions are images, with channels last or
+      first; `tables.from_npz` has the rule.
+    - a folder of parquet files: `train.parquet` or its parts, and those of `test` or `validation`, with a column of encoded
+      images and one of labels. Whole numbers are the classes; texts and bools are numbered in sorted order.
+    - a folder of images with one folder a class, below `train` and `test` or `val`, or without: then a fixed random fifth is
+      for test. Names that begin with a dot are no data. A warning names what is left out.
+
+    Images become uint8, colour on both sides where one image has it; a palette is colour. 16 bits become 8 by dividing by
+    257; 32 bits are refused. Transparent pixels are white. Photos are turned as their EXIF data say. All must have one size,
+    unless `image_size` is given; of several frames the first is read.
 
     pool: keep only the first that many training examples. image_size: crop the images of a folder to squares of that many
-    pixels a side. label: the column of labels of a parquet folder; `label`, else `fine_label`, if None.
-    Raises ValueError, in one sentence, for an unknown name, a file that is missing or altered, or arrays that do not fit
-    together; OSError where the cache of decoded images cannot be written.
+    pixels a side. label: the column of labels of a parquet folder; if None, `label` or `fine_label`, else the first whose
+    name ends in label, labels, class or target.
+    Raises ValueError, in one sentence, for an unknown name, a file that is missing, damaged or altered, or arrays that do not
+    fit together; OSError where the cache of decoded images cannot be written.
     """
     name = os.fspath(name_or_path)
     if name in _TABLES:

@@ -184,28 +184,30 @@ def _reading(path: Path):
 def from_folder(folder: Path, label: str | None = None) -> Encoded:
     """Image files in one folder a class: in `train` and `test` or `val`, or right in the folder, of which a fifth is for test.
 
-    That fifth is random and fixed. Images at any depth below a class's folder are of that class; a folder with nothing but
-    one folder in it is that folder. Files are in a fixed random order, so that a pool is a fair sample.
+    That fifth is random and fixed. Images at any depth below a class's folder are of that class; a folder with one
+    folder in it and no images is that folder. Files are in a fixed random order, so that a pool is a fair sample.
     """
     if label is not None:
         raise ValueError(f"In an image folder the class is the folder's name: {folder} has no label {label!r}.")
     home = folder
-    while len(inside := _entries(home)) == 1 and inside[0].is_dir() and inside[0].name.lower() not in SIDES:
-        if Path(os.path.realpath(home)).is_relative_to(os.path.realpath(inside[0])):
+    while True:
+        inside = _entries(home)
+        below = [path for path in inside if path.is_dir()]
+        if len(below) != 1 or below[0].name.lower() in SIDES or any(map(_is_image, inside)):
             break
-        home = inside[0]
-    parts = {path.name.lower(): path for path in inside if path.is_dir()}
+        if Path(os.path.realpath(home)).is_relative_to(os.path.realpath(below[0])):
+            break
+        home = below[0]
+    parts = {path.name.lower(): path for path in below}
     trees = {name: _classes(parts[name]) for name in SIDES if name in parts}
     train, test = (next((n for n in names if any(trees.get(n, {}).values())), None) for names in (TRAIN, TEST))
     if train is None:
         found, left_out = {"": _classes(home)}, _stray(home)
-        if any(
-            found[""].get(parts[a].name) and found[""].get(parts[b].name)
-            for a in TRAIN
-            for b in TEST
-            if {a, b} <= parts.keys()
-        ):
-            raise ValueError(f"The folder {home} has images right in {_list(parts)}; put them into one folder a class.")
+        direct = {name for name, path in parts.items() if name in SIDES and found[""][path.name]}
+        if direct & {*TRAIN} and direct & {*TEST}:
+            raise ValueError(
+                f"The folder {home} has images right in {_list(direct)}; put them into one folder a class."
+            )
     elif test is None:
         flat = [parts[name].name for name in TEST if name in parts and _images(parts[name])]
         said = f"; the images in {_list(flat)} have no class" if flat else ""
@@ -237,7 +239,7 @@ def from_folder(folder: Path, label: str | None = None) -> Encoded:
     stamp = hashlib.sha256(json.dumps(described).encode()).hexdigest()
     return Encoded(
         folder.name,
-        stamp,
+        f"{os.path.realpath(home)} {stamp}",  # elsewhere, other images may have the same names, sizes and times
         f"{folder.name}, {len(described)} image files, listing sha256 {stamp}",
         {side: lambda pairs=pairs: ((str(path), path) for path, _ in pairs) for side, pairs in files.items()},
         tuple(np.array([classes.index(name) for _, name in files[side]], np.int64) for side in ("train", "test")),

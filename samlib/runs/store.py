@@ -149,7 +149,7 @@ class Store:
     def _take_over(self) -> None:
         """Give an older store of the same data its present name, so that nothing is trained twice."""
         for path in [] if self.path.exists() else self._older():
-            with FileLock(path.with_suffix(".lock")), suppress(ValueError, KeyError):
+            with FileLock(path.with_suffix(".lock")), suppress(FileNotFoundError, ValueError, KeyError, TypeError):
                 if json.loads((path / "zarr.json").read_text())["attributes"]["data_checksum"] == self.dataset.checksum:
                     zarr.open_group(path).attrs.update(self._about())
                     if (log := path.with_suffix(".jsonl")).exists():
