@@ -45,8 +45,9 @@ def load(given: Input) -> str:
             data = load_dataset(f"{home}/{given.name}", **given.options)
         except (ValueError, OSError) as error:
             said = str(error)
-            assert re.fullmatch(r"[^\n]*[\w)\]'\"}>,?]\.", said), said
-            assert not re.search(r": ?\.|\( ?\)\.$|: ?\)", said), said
+            assert said.isprintable(), said
+            assert re.search(r"[^\s.:(]\.$", said), said
+            assert not re.search(r"\( ?\)\.$|: ?\)", said), said
             assert home in said, said
             return "refused"
         arrays = data.x_train, data.y_train, data.x_test, data.y_test

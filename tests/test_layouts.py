@@ -284,6 +284,22 @@ def test_parquet_is_decoded_alike_on_both_sides(tmp_path):
     refused(tmp_path, "test.parquet, image 0, has 3 x 5 pixels where .*train.parquet, image 0, has 6 x 5")
 
 
+def test_a_damaged_parquet_names_a_reason(tmp_path):
+    """pyarrow's may end in a control character: "don't know what type: \\x0f"."""
+    for side in ("train", "test"):
+        write(tmp_path / f"{side}.parquet", table())
+    raw, said = (tmp_path / "train.parquet").read_bytes(), set()
+    for at in range(len(raw) - 60, len(raw)):
+        for bits in (0x0F, 0xFF):
+            (tmp_path / "train.parquet").write_bytes(raw[:at] + bytes([raw[at] ^ bits]) + raw[at + 1 :])
+            try:
+                load_dataset(tmp_path)
+            except ValueError as error:
+                said.add(str(error))
+    assert len(said) > 3
+    assert all(one.isprintable() and one.endswith(".") and not one.endswith((": .", "..")) for one in said)
+
+
 def test_any_column_can_be_the_labels(tmp_path):
     features = {"info": {"features": {"kind": {"names": ["x", "y"]}}}}
     for side in ("train", "test"):

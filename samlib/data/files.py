@@ -27,6 +27,12 @@ def cache_folder() -> Path:
     return Path(pooch.os_cache("samlib"))
 
 
+def reason(error: Exception) -> str:
+    """What an error says, as a part of a sentence; its type where it says nothing."""
+    said = getattr(error, "strerror", None) or "".join(c if c.isprintable() else " " for c in str(error))
+    return " ".join(said.split()).rstrip(".: ") or type(error).__name__
+
+
 def local_file(name: str, file_name: str) -> Path | None:
     """`name/file_name` in the folder that `SAMLIB_DATA` names, where that exists."""
     folder = os.environ.get("SAMLIB_DATA")

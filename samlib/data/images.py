@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from samlib.data.files import decoded
+from samlib.data.files import decoded, reason
 
 TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "fashion_mnist": "FashionMNIST"}
 # The sha256 of x_train, y_train, x_test and y_test one after the other, in our order; Fashion-MNIST's is not measured yet.
@@ -70,9 +70,8 @@ def _opened(where: str, file: Path | BinaryIO):
                 raise ValueError(f"its {image.width} x {image.height} pixels are more than {LARGEST}")
             yield image
     except Exception as error:  # Pillow raises many kinds for damaged files
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        reason = "it is no image of a known format" if isinstance(error, UnidentifiedImageError) else reason
-        raise ValueError(f"{where} cannot be decoded ({reason}).") from None
+        said = "it is no image of a known format" if isinstance(error, UnidentifiedImageError) else reason(error)
+        raise ValueError(f"{where} cannot be decoded ({said}).") from None
 
 
 def _turned(image) -> bool:
@@ -218,9 +217,9 @@ def _download(name: str, part, folder: Path) -> tuple[list[np.ndarray], list[str
         try:
             found = part(folder / "download", train=side == "train", download=True)
         except Exception as error:  # torchvision passes on whatever the network raises
-            reason = str(error).splitlines()[0].rstrip(".")
+            said = reason(error).partition(". ")[0]
             raise ValueError(
-                f"{name} could not be downloaded ({reason}); put train.parquet and test.parquet into "
+                f"{name} could not be downloaded ({said}); put train.parquet and test.parquet into "
                 f"$SAMLIB_DATA/{name}/ instead."
             ) from None
         x = np.asarray(found.data)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from samlib.data.checked import numbered
-from samlib.data.files import sha256_of
+from samlib.data.files import reason, sha256_of
 from samlib.data.images import SUFFIXES, Encoded
 
 TRAIN, TEST = ("train", "training"), ("test", "testing", "val", "valid", "validation")  # the first that is there
@@ -39,7 +39,7 @@ def _entries(folder: Path) -> list[Path]:
     try:
         return sorted(path for path in folder.iterdir() if _seen(path.name))
     except OSError as error:
-        raise ValueError(f"{folder} cannot be read ({error.strerror}).") from None
+        raise ValueError(f"{folder} cannot be read ({reason(error)}).") from None
 
 
 def _seen(name: str) -> bool:
@@ -175,10 +175,8 @@ def _reading(path: Path):
     try:
         yield
     except (OSError, pyarrow.ArrowException, ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
-        if isinstance(error, OSError) and error.errno is not None and error.strerror:
-            raise ValueError(f"{path} cannot be read ({error.strerror}).") from None
-        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        raise ValueError(f"{path} is damaged or has another layout: {reason}.") from None
+        what = "cannot be read" if getattr(error, "strerror", None) else "is damaged or has another layout"
+        raise ValueError(f"{path} {what}: {reason(error)}.") from None
 
 
 def from_folder(folder: Path, label: str | None = None) -> Encoded:
@@ -234,7 +232,7 @@ def from_folder(folder: Path, label: str | None = None) -> Encoded:
         try:
             about = path.stat()
         except OSError as error:
-            raise ValueError(f"{path} cannot be read ({error.strerror}).") from None
+            raise ValueError(f"{path} cannot be read ({reason(error)}).") from None
         described.append((str(path.relative_to(home)), about.st_size, about.st_mtime_ns))
     stamp = hashlib.sha256(json.dumps(described).encode()).hexdigest()
     return Encoded(
@@ -264,7 +262,7 @@ def _images(folder: Path) -> list[Path]:
     found, seen = [], {os.path.realpath(path) for path in (folder, *folder.absolute().parents)}
 
     def refuse(error: OSError):
-        raise ValueError(f"{error.filename} cannot be read ({error.strerror}).") from None
+        raise ValueError(f"{error.filename} cannot be read ({reason(error)}).") from None
 
     for home, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
         real = {name: os.path.realpath(os.path.join(home, name)) for name in folders if _seen(name)}

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from samlib.data.checked import numbered
-from samlib.data.files import checked_file, decoded, open_member
+from samlib.data.files import checked_file, decoded, open_member, reason
 
 HOME = "https://raw.githubusercontent.com/privacytrustlab/datasets/169de9de00de049dd2e571cf7279e64698ac046a/"
 # A sha256 of None has not been measured: the address pins the file by its commit, and the one found is recorded.
@@ -144,8 +144,7 @@ def from_npz(path: Path) -> dict:
                 raise ValueError(f"it holds {', '.join(sorted(members)[:9]) or 'nothing'}, and no {missing[0]}")
             x_train, y_train, x_test, y_test = (_member(file, members[part], limit) for part in PARTS)
     except Exception as error:  # zipfile, its codecs and numpy raise many kinds for a damaged file
-        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        raise ValueError(f"{path} is not an .npz with x_train, y_train, x_test and y_test: {reason}.") from None
+        raise ValueError(f"{path} is not an .npz with x_train, y_train, x_test and y_test: {reason(error)}.") from None
     x_train, x_test = _features(str(path), x_train, x_test)
     y_train, y_test, classes = numbered(str(path), y_train, y_test)
     return {
