@@ -7,7 +7,7 @@ from loader_inputs import INPUTS
 
 
 @pytest.mark.parametrize("name", INPUTS)
-@settings(max_examples=30, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_a_loader_gives_arrays_that_fit_or_refuses_in_one_sentence(name, data):
     strategy, try_one = INPUTS[name]
