@@ -5,11 +5,13 @@ written out (`samlib.training.stacked`); all else goes one at a time through aut
 channels-last and bfloat16 are what makes convolutional nets fast on a CPU. One thread a process in both cases. On a GPU, not
 measured yet, the same groups are trained, and what goes through autograd is compiled.
 
-A group can be trained where nothing but torch and numpy is installed, and put into a store later (`samlib.runs.import_group`).
+A group can be trained where nothing but torch and numpy is installed (`python -m samlib.training --help`), and put into a
+store later (`samlib.runs.import_group`).
 """
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -21,7 +23,8 @@ from samlib.training.common import Streams, cosine
 from samlib.training.each import train_each
 from samlib.training.stacked import Stack, train_stacked
 
-__all__ = ["Stack", "Streams", "cosine", "group_size", "summarize", "train_each", "train_group", "train_stacked"]
+__all__ = ["Stack", "Streams", "at_once", "cosine", "group_size", "machine", "summaries", "summarize", "train_each"]
+__all__ += ["train_group", "train_stacked"]
 
 
 def is_stacked(recipe: Mapping) -> bool:
@@ -35,6 +38,17 @@ def group_size(recipe: Mapping) -> int:
     model k the same to the bit however many are asked for and whoever trains them.
     """
     return 8 if is_stacked(recipe) else 1
+
+
+def at_once(recipe: Mapping, data: Mapping[str, np.ndarray], device: str, wanted: int) -> int:
+    """How many models one call of `train_group` should take on a device: whole groups, and no more than `wanted` needs."""
+    return group_size(recipe)
+
+
+def machine(device: str) -> str:
+    """The processor or GPU and the version of torch, in words."""
+    kind = f"CPU {torch.backends.cpu.get_cpu_capability()}" if device == "cpu" else torch.cuda.get_device_name(device)
+    return f"{platform.machine()} {kind}, torch {torch.__version__}"
 
 
 def train_group(recipe: Mapping, data: Mapping[str, np.ndarray], models: Sequence[int], device: str = "cpu") -> dict:
@@ -87,17 +101,20 @@ def _train_group(recipe: Mapping, data: Mapping, models: Sequence[int], device: 
 
 def summarize(logits, y, test_logits, y_test, member) -> dict:
     """One model's signals and summaries from its float32 logits (n, classes) and (t, classes)."""
-    signals, test = _signals(logits, y), _signals(test_logits, y_test)
+    signals = _signals(logits, y) | {f"test_{name}": values for name, values in _signals(test_logits, y_test).items()}
+    return signals | summaries(signals, y, member)
+
+
+def summaries(signals: Mapping[str, np.ndarray], y: np.ndarray, member: np.ndarray) -> dict:
+    """What follows from one model's signals: its loss, its accuracies, and whether it diverged."""
     accuracy, commonest = signals["correct"][member].mean(), np.bincount(y[member]).max() / member.sum()
     with np.errstate(over="ignore", invalid="ignore"):
         loss = np.logaddexp(0, -signals["logit"][member].astype(np.float64)).mean()
-    lost = np.isnan(signals["logit"]).any() or np.isnan(test["logit"]).any()
+    lost = np.isnan(signals["logit"]).any() or np.isnan(signals["test_logit"]).any()
     return {
-        **signals,
-        **{f"test_{name}": values for name, values in test.items()},
         "train_loss": loss,
         "train_accuracy": accuracy,
-        "test_accuracy": test["correct"].mean(),
+        "test_accuracy": signals["test_correct"].mean(),
         "diverged": lost or accuracy <= commonest,
     }
 
