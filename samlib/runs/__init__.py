@@ -266,7 +266,9 @@ def _round(client, box: Box, given: Mapping[str, tuple], write: Callable[..., No
 
 
 def _work(client, store: Store, given: tuple, seconds: dict[int, float]) -> Work:
-    """What is to be trained for a store, in waves that each worker of the cluster can take."""
+    """What is to be trained for a store, in waves as the first worker to answer takes them: workers are thought alike."""
+    from distributed import as_completed
+
     missing, experiment, wave = store.missing(), store.experiment, store.group
     if len(missing) > 1:
         wanted = sum(map(len, missing))
@@ -274,7 +276,7 @@ def _work(client, store: Store, given: tuple, seconds: dict[int, float]) -> Work
             client.submit(_at_once, *given, wanted, workers=[w], allow_other_workers=True, pure=False)
             for w in client.nthreads()
         ]
-        wave = min(client.gather(asked, errors="skip"), default=wave)
+        wave = next((f.result() for f in as_completed(asked, loop=client.loop) if f.status == "finished"), wave)
     return Work(missing, experiment.n_models, store.group, wave, 2 if experiment.rho else 1, seconds)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from math import inf, prod
+from math import inf, log, prod
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -117,7 +117,7 @@ def _store(file: ZipFile, name: str, given: Mapping[str, Experiment], cache_dir)
 
 def _read(file: ZipFile, name: str, start: int, store: Store) -> tuple[range, dict[str, np.ndarray], float, str]:
     """A group that is the store's: its models, arrays, seconds and machine. Raises ValueError where it is not."""
-    folder, size, experiment = f"{name}/{start}/" if name else "", store.group, store.experiment
+    folder, size = f"{name}/{start}/" if name else "", store.group
     indices = entry(file, f"{folder}models", TEXT).tolist()
     models = range(indices[0], indices[0] + size) if indices else range(0)
     if indices != list(models) or models.start % size or not 0 <= models.start < models.stop <= MOST:
@@ -133,7 +133,7 @@ def _read(file: ZipFile, name: str, start: int, store: Store) -> tuple[range, di
     strategy = entry(file, f"{folder}strategy", TEXT * size)
     if strategy.shape != (size,) or strategy.dtype.kind != "U":
         raise ValueError("strategy is not a word for each model")
-    _check(experiment, store.dataset.y_train, models, result)
+    _check(store, models, result)
     names = file.namelist()
     seconds = float(entry(file, f"{folder}seconds", TEXT)) if f"{folder}seconds.npy" in names else 0.0
     where = str(entry(file, f"{folder}machine", TEXT)) if f"{folder}machine.npy" in names else "imported"
@@ -152,9 +152,14 @@ def _layout(store: Store) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
     return layout | {name: ((k,), np.dtype(np.float64)) for name in PER_MODEL} | {FLAGS[0]: ((k,), np.dtype(bool))}
 
 
-def _check(experiment: Experiment, y: np.ndarray, models: range, result: dict[str, np.ndarray]) -> None:
+def _check(store: Store, models: range, result: dict[str, np.ndarray]) -> None:
     """Raises ValueError unless members and summaries are those that follow from the seed and the signals."""
-    fraction = experiment.subset_fraction
+    experiment, y, fraction = store.experiment, store.dataset.y_train, store.experiment.subset_fraction
+    for side in ("", "test_"):
+        correct, logit, entropy = (result[f"{side}{name}"] for name in ("correct", "logit", "entropy"))
+        # p > 1/2 is correct, and no entropy is larger than that of equal p; up to rounding, and NaN passes
+        if (~correct & (logit > 1e-3)).any() or (np.abs(entropy) > 1.001 * log(len(store.dataset.classes))).any():
+            raise ValueError(f"its {side}signals contradict each other")
     member = np.stack([Streams(experiment.seed, k).member(len(y), fraction) for k in models])
     if not np.array_equal(result["member"], member):
         raise ValueError("its members are not those that the seed gives")

@@ -55,7 +55,7 @@ def write_job(path: str | os.PathLike, about: Mapping, arrays: Mapping[str, np.n
     for piece in stream:
         digest.update(piece)
     about = {"format": FORMAT, **about, "arrays": listed, "digest": digest.hexdigest()}
-    room = most - len(json.dumps(about)) * 4 - 4 * ENTRY  # text is stored as 4 bytes a letter
+    room = most - len(_text(about)) - 4 * ENTRY
     if room < 1:
         raise ValueError(f"A job needs files of at least {(most - room + 1) / MB:.3f} MB.")
     total, path, paths = sum(map(len, stream)), Path(path), []
@@ -64,14 +64,14 @@ def write_job(path: str | os.PathLike, about: Mapping, arrays: Mapping[str, np.n
         paths.append(path if part == 0 else path.with_name(f"{path.stem}.{part + 1}{path.suffix}"))
         cut = np.frombuffer(_cut(stream, part * room, (part + 1) * room), np.uint8)
         with whole(paths[-1]) as partial, partial.open("wb") as file:  # a file, for savez gives a path another suffix
-            np.savez(file, about=json.dumps({**about, "part": part + 1, "parts": parts}), bytes=cut)
+            np.savez(file, about=_text({**about, "part": part + 1, "parts": parts}), bytes=cut)
     return paths
 
 
 def _pays(raw: memoryview) -> bool:
     """Whether compressing spares a tenth, judged by the beginning, the middle and the end."""
-    places = (0, max(len(raw) - SAMPLED, 0) // 2, max(len(raw) - SAMPLED, 0))
-    sample = b"".join(raw[at : at + SAMPLED] for at in places)
+    ends = (0, (len(raw) - SAMPLED) // 2, len(raw) - SAMPLED) if len(raw) > 3 * SAMPLED else (0,)
+    sample = b"".join(raw[at : at + (SAMPLED if len(ends) > 1 else len(raw))] for at in ends)
     return len(zlib.compress(sample, 1)) < 0.9 * len(sample)
 
 
@@ -147,9 +147,14 @@ def entry(file: ZipFile, name: str, most: int = ABOUT) -> np.ndarray:
     return values.reshape(shape, order="F" if fortran else "C")
 
 
+def _text(about: Mapping) -> np.ndarray:
+    """A description as the bytes of its JSON."""
+    return np.frombuffer(json.dumps(about).encode(), np.uint8)
+
+
 def described(file: ZipFile, name: str) -> dict:
-    """A description, written as JSON."""
-    about = json.loads(str(entry(file, name)))
+    """A description from its bytes."""
+    about = json.loads(entry(file, name).tobytes())
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise _Refused("its format is not known; the version of samlib that wrote it can read it")
     return about
@@ -203,7 +208,7 @@ class Packs:
     def room(self, size: int) -> int:
         """How many groups of at most so many bytes the folder can still take."""
         last = self.path(self.count)
-        free = self.most - last.stat().st_size if last.exists() else 0
+        free = self.most - PACKED - last.stat().st_size if last.exists() else 0
         return max(free, 0) // size + max(self.files - self.count, 0) * ((self.most - PACKED) // size)
 
     def add(self, name: str, about: Mapping, groups: Sequence[tuple[range, Mapping[str, np.ndarray]]], size: int):
@@ -220,7 +225,7 @@ class Packs:
                 written, used = [], 0
                 with ZipFile(partial, "a", ZIP_DEFLATED, compresslevel=1) as file:
                     if f"{name}/about.npy" not in file.namelist():
-                        _write(file, f"{name}/about", np.array(json.dumps({"format": FORMAT, **about})))
+                        _write(file, f"{name}/about", _text({"format": FORMAT, **about}))
                     while groups and (not written or used + size + PACKED <= self.most):
                         models, result = groups.pop(0)
                         for array, values in {"models": models, **result}.items():
