@@ -234,7 +234,7 @@ def import_group(given, paths: Annotated[list[Path], typer.Argument(help="the fi
     from samlib.runs import transfer
 
     for experiment, models in transfer.import_groups(paths, given):
-        print(f"{experiment}: models {models.start} to {models.stop - 1}")
+        print(f"{experiment}: {len(models)} models from {models.start} on")
 
 
 @app.command()

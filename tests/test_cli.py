@@ -122,7 +122,7 @@ def test_a_job_goes_out_and_its_groups_come_back(small_npz, tmp_path):
     back = samlib("import-group", *groups, cache=tmp_path / "a")
     assert back.returncode == 0, back.stderr
     for optimizer in ("sgd", "sam rho 0.05"):
-        assert f"small.npz mlp {optimizer}: models 56 to 63\n" in back.stdout
+        assert f"small.npz mlp {optimizer}: 8 models from 56 on\n" in back.stdout
     trained = samlib(
         "train", *options, "--cluster", "tcp://127.0.0.1:1", cache=tmp_path / "a"
     )  # nothing is left to train

@@ -99,6 +99,8 @@ def _store(file: ZipFile, name: str, given: Mapping[str, Experiment], cache_dir)
     if name:
         about = described(file, f"{name}/about")
         key, checksum, recipe = (about[field] for field in ("key", "checksum", "recipe"))
+        if not (isinstance(key, str) and isinstance(checksum, str) and isinstance(recipe, dict)):
+            raise ValueError("its description is no experiment's")
     else:
         key = str(entry(file, "key", TEXT))
     if key in given:

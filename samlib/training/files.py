@@ -133,8 +133,9 @@ class _Refused(ValueError):
 
 def entry(file: ZipFile, name: str, most: int = ABOUT) -> np.ndarray:
     """An array of a zip, read only if it has at most so many bytes, whatever its headers say."""
-    if (info := file.NameToInfo.get(f"{name}.npy")) is None:
-        raise _Refused(f"it has no {name.split('/')[-1]!r}")
+    info, name = file.NameToInfo.get(f"{name}.npy"), name.rpartition("/")[2]
+    if info is None:
+        raise _Refused(f"it has no {name!r}")
     if info.file_size > most + ENTRY or info.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
         raise _Refused(f"{name} has {info.file_size} bytes or is packed in an unknown way")
     raw = io.BytesIO(file.read(info))
@@ -245,5 +246,5 @@ def _write(file: ZipFile, name: str, values: np.ndarray) -> None:
 
 def groups_of(file: ZipFile) -> list[tuple[str, int]]:
     """The groups of a pack, as (name, first model); none for a file of another kind."""
-    found = [name.split("/") for name in file.namelist() if name.endswith("/models.npy")]
-    return [(parts[0], int(parts[1])) for parts in found if len(parts) == 3 and parts[1].isdecimal()]
+    folders = dict.fromkeys(name.rpartition("/")[0] for name in file.namelist() if name.count("/") == 2)
+    return [(name, int(start)) for name, start in (folder.split("/") for folder in folders)]

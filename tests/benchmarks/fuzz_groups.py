@@ -65,7 +65,7 @@ damages = st.one_of(
     st.tuples(st.just("flip"), _place, st.integers(1, 255)),
     st.tuples(st.just("junk"), _place, st.binary(min_size=1, max_size=40)),
     st.tuples(st.just("drop"), _place, st.none()),
-    st.tuples(st.just("rename"), _place, st.text(max_size=12)),
+    st.tuples(st.just("rename"), _place, st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)),
     st.tuples(st.just("array"), _place, st.tuples(st.sampled_from(DTYPES[:10]), _shape)),
     st.tuples(st.just("nan"), _place, st.sampled_from([np.nan, np.inf, -np.inf, 1e30, 0.0])),
     st.tuples(st.just("shift"), _place, st.integers(-(2**40), 2**40)),
@@ -130,8 +130,7 @@ class Fuzzed:
                     else:
                         found = self.stored(Path(cache))
                         # signals that were changed on purpose, and contradict nothing, are taken as they are
-                        known = damage[0] == "nan" or all(whole.get(name) == raw for name, raw in found.items())
-                        assert known, damage
+                        assert damage[0] == "nan" or found == whole, damage
                         self.seen["imported"] += 1
                     self.slowest = max(self.slowest, (time.perf_counter() - began, str(damage)[:80]))
 
