@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_runs import content
 
-from samlib import Experiment, run, run_pairs
+from samlib import Experiment, run, run_pairs, runs
 from samlib.experiment import ablation_pairs, pair
 from samlib.runs import NothingWhole, open_store
 from samlib.training.box import Box, Work
@@ -174,11 +174,11 @@ def test_boxes_in_a_row_end_in_the_bytes_of_one_run_without(small_npz, client, t
         assert abs(stops[-1][0] - stops[-1][1]) <= 16
         if found:
             whole = min(stops[-1])
-            for name, runs in found.items():
-                assert runs.sizes["model"] == runs.attrs["whole"] == whole
-                assert runs.attrs["asked"] == 96
-                assert json.loads(runs.attrs["experiment"])["n_models"] == whole
-                np.testing.assert_array_equal(runs.logit, calm[name].logit[:whole])
+            for name, boxed in found.items():
+                assert boxed.sizes["model"] == boxed.attrs["whole"] == whole
+                assert boxed.attrs["asked"] == 96
+                assert json.loads(boxed.attrs["experiment"])["n_models"] == whole
+                np.testing.assert_array_equal(boxed.logit, calm[name].logit[:whole])
         if stops[-1] == [96, 96]:
             break
     assert len(stops) > 1
@@ -196,8 +196,8 @@ def test_ablations_in_a_box_are_those_without(small_npz, client, tmp_path):
     free = run_pairs(pairs, cluster=client, cache_dir=tmp_path / "b", progress=False)
     assert boxed.keys() == free.keys()
     for key, found in boxed.items():
-        for name, runs in found.items():
-            np.testing.assert_array_equal(runs.logit, free[key][name].logit)
+        for name, boxed_runs in found.items():
+            np.testing.assert_array_equal(boxed_runs.logit, free[key][name].logit)
     assert content(tmp_path / "a") == content(tmp_path / "b")
 
 
@@ -207,7 +207,7 @@ def test_pairs_without_a_whole_model_are_left_out(small_npz, client, tmp_path):
     pairs = {"old": pair(**fields | {"n_models": 16}), "new": pair(**fields, lr=0.2)}
     found = run_pairs(pairs, minutes=1e-6, cluster=client, cache_dir=tmp_path, progress=False)
     assert list(found) == ["old"]
-    assert [runs.model.values.tolist() for runs in found["old"].values()] == [list(range(8))] * 2
+    assert [old.model.values.tolist() for old in found["old"].values()] == [list(range(8))] * 2
 
 
 def test_one_experiment_in_a_box(small_npz, client, tmp_path):
@@ -217,6 +217,31 @@ def test_one_experiment_in_a_box(small_npz, client, tmp_path):
     more = run(one.but(n_models=64), minutes=1e-6, cluster=NOWHERE, cache_dir=tmp_path, progress=False)
     assert (more.sizes["model"], more.attrs["asked"]) == (16, 64)
     np.testing.assert_array_equal(more.logit, found.logit)
+
+
+class _Wave:
+    """A device that takes so many models at once."""
+
+    def __init__(self, n):
+        self.n = n
+
+    def __call__(self, recipe, data, wanted):
+        return self.n
+
+
+@pytest.mark.parametrize("minutes", [None, 10])
+def test_a_wave_of_groups_is_written_group_by_group(small_npz, client, tmp_path, monkeypatch, minutes):
+    monkeypatch.setattr(runs, "_at_once", _Wave(16))
+    one = Experiment(dataset=str(small_npz), n_models=40, **FIELDS)
+    found = run(one, minutes=minutes, cluster=client, cache_dir=tmp_path / "waves", progress=False)
+    (log,) = (tmp_path / "waves").rglob("*.jsonl")
+    entries = sorted((json.loads(line) for line in log.read_text().splitlines()), key=lambda entry: entry["models"])
+    assert [entry["models"] for entry in entries] == [[k, k + 8] for k in range(0, 40, 8)]
+    assert entries[0]["seconds"] == entries[1]["seconds"]
+    monkeypatch.undo()
+    calm = run(one, cluster=client, cache_dir=tmp_path / "groups", progress=False)
+    np.testing.assert_array_equal(found.member, calm.member)
+    np.testing.assert_allclose(found.logit, calm.logit, rtol=1e-3, atol=1e-3)
 
 
 def test_a_box_waits_for_another_process_no_longer_than_it_lasts(small_npz, client, tmp_path):

@@ -23,7 +23,7 @@ from samlib.experiment import pair
 from samlib.runs import export_job, import_group, import_groups
 from samlib.training import __main__ as bare_main
 from samlib.training import train_group
-from samlib.training.files import Packs, decoded, encoded, read_jobs, write_job
+from samlib.training.files import Packs, alone, decoded, encoded, read_jobs, write_job
 
 NOWHERE = "tcp://127.0.0.1:1"  # a scheduler that would fail if it were asked
 FIELDS = {"hidden": (8,), "epochs": 2, "batch_size": 16}
@@ -153,6 +153,15 @@ def test_a_folder_that_is_full_says_so_and_goes_on_in_another(small_npz, tmp_pat
     assert len(import_groups((tmp_path / "one").iterdir(), cache_dir=tmp_path)) == n // 4  # both of each pair
 
 
+def test_two_processes_do_not_write_to_one_folder(small_npz, tmp_path, capsys):
+    job = export_job(pair(dataset=str(small_npz), n_models=8, **FIELDS), tmp_path / "job.npz")
+    options = [str(job), "--device", "cpu", "--out", str(tmp_path / "groups")]
+    with alone(tmp_path / "groups"):
+        assert bare_main.main(options) == 1
+    assert capsys.readouterr().err == f"samlib: Another process writes to {tmp_path / 'groups'}; give another folder.\n"
+    assert bare_main.main(options) == 0
+
+
 @pytest.mark.parametrize(
     ("options", "status", "message"),
     [
@@ -247,6 +256,16 @@ def test_jobs_in_parts_come_together_in_any_order(tmp_path, n, most, sparse, ran
     assert {name: packed for name, *_, packed in about["arrays"]}["images"] is False or n < 20
     for name, values in arrays.items():
         np.testing.assert_array_equal(found[name], values)
+
+
+def test_two_jobs_on_the_same_data_share_sgd(small_npz, tmp_path, capsys):
+    jobs = [
+        str(export_job(pair(dataset=str(small_npz), n_models=8, rho=rho, **FIELDS), tmp_path / f"{rho}.npz"))
+        for rho in (0.1, 0.2)
+    ]
+    assert bare_main.main([*jobs, "--device", "cpu", "--out", str(tmp_path / "groups")]) == 0
+    trained = [line.partition(":")[0].partition("mlp ")[2] for line in capsys.readouterr().err.splitlines()]
+    assert trained == ["sgd", "sam rho 0.1", "sam rho 0.2"]
 
 
 def test_experiments_on_other_data_are_not_one_job(small_npz, tmp_path):

@@ -20,7 +20,7 @@ import torch
 
 from samlib.training import at_once, group_size, machine, train_group
 from samlib.training.box import Box, Work
-from samlib.training.files import MB, PACKED, Packs, bound, read_jobs
+from samlib.training.files import MB, PACKED, Packs, alone, bound, read_jobs
 
 
 def main(arguments=None) -> int:
@@ -44,7 +44,8 @@ def main(arguments=None) -> int:
     parser.add_argument("--max-files", type=int, default=8, help="number of files in DIR [8]")
     options, end = parser.parse_args(arguments), time.monotonic()
     try:
-        left = _train(options, end + 60 * options.minutes)
+        with alone(options.out):
+            left = _train(options, end + 60 * options.minutes)
     except (ValueError, OSError, RuntimeError) as error:
         print(f"samlib: {' '.join(str(error).split())}", file=sys.stderr)
         return 1

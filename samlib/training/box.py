@@ -1,12 +1,12 @@
-"""A time box: which models to train next, so that whole pairs stand when the time is up. Plain Python, no clock but one.
+"""A time box: which models to train next, so that as many pairs as possible are whole when the time is up. Plain Python.
 
-A task is some groups of one experiment (a wave). A pair is the experiments whose models k belong together. Two rules choose:
+A task is some groups of one experiment, a wave. A pair is the experiments whose models k belong together. Two rules choose:
 
-1. Models whose partner is there, or in training, come first: they make a pair whole.
-2. Else a pair begins, lowest models first, where the time is expected to be enough for all its members.
+1. Models whose partner is there or in training come first, for they make a pair whole.
+2. Else a new pair begins, with the lowest models, if the time is expected to be enough for all its members.
 
-Seconds are expected from the slowest task of the same experiment so far, and `MARGIN` more. The first task of a pair has
-none: it begins while there is time, and tells.
+The slowest task of an experiment so far, and a margin, is what its next task is expected to take. A pair that has no such
+task begins as long as there is time.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ key and a data set's checksum. Nothing is rounded: masks are bits, and the bytes
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import json
@@ -42,6 +43,20 @@ def whole(path: str | os.PathLike) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+@contextmanager
+def alone(folder: str | os.PathLike) -> Iterator[None]:
+    """Hold a folder, made where it is not there; the system frees it when the process ends. Raises ValueError if it is held."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise ValueError(f"Another process writes to {folder}; give another folder.") from None
+    finally:
+        os.close(handle)
+
+
 def write_job(path: str | os.PathLike, about: Mapping, arrays: Mapping[str, np.ndarray], most: int) -> list[Path]:
     """Write a job in files of at most `most` bytes, `job.npz`, `job.2.npz`, ...: returns their paths. about: JSON."""
     listed, stream = [], []
@@ -51,10 +66,8 @@ def write_job(path: str | os.PathLike, about: Mapping, arrays: Mapping[str, np.n
         packed = _pays(raw)
         stream.append(zlib.compress(raw, 1) if packed else raw)
         listed.append([name, values.dtype.str, values.shape, len(stream[-1]), packed])
-    digest = hashlib.sha256()
-    for piece in stream:
-        digest.update(piece)
-    about = {"format": FORMAT, **about, "arrays": listed, "digest": digest.hexdigest()}
+    about = {"format": FORMAT, **about, "arrays": listed}
+    about["digest"] = _digest(about, stream)
     room = most - len(_text(about)) - 4 * ENTRY
     if room < 1:
         raise ValueError(f"A job needs files of at least {(most - room + 1) / MB:.3f} MB.")
@@ -66,6 +79,15 @@ def write_job(path: str | os.PathLike, about: Mapping, arrays: Mapping[str, np.n
         with whole(paths[-1]) as partial, partial.open("wb") as file:  # a file, for savez gives a path another suffix
             np.savez(file, about=_text({**about, "part": part + 1, "parts": parts}), bytes=cut)
     return paths
+
+
+def _digest(about: Mapping, pieces: Sequence) -> str:
+    """Of a job, whatever parts it is in."""
+    own = {name: value for name, value in about.items() if name not in ("digest", "part", "parts")}
+    digest = hashlib.sha256(json.dumps(own).encode())
+    for piece in pieces:
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 def _pays(raw: memoryview) -> bool:
@@ -101,7 +123,7 @@ def read_jobs(paths: Sequence[str | os.PathLike]) -> list[tuple[dict, dict]]:
         if absent := sorted({*range(1, about["parts"] + 1)} - parts.keys()):
             raise ValueError(f"{path} is one of {about['parts']} parts of a job; give part {absent[0]} too.")
         stream = b"".join(parts[part][1].tobytes() for part in sorted(parts))
-        if hashlib.sha256(stream).hexdigest() != digest:
+        if _digest(about, [stream]) != digest:
             raise ValueError(f"{path} and the other parts of its job are damaged; copy them again.")
         arrays, at = {}, 0
         for name, dtype, shape, size, packed in about["arrays"]:
@@ -118,8 +140,6 @@ def opened(path: str | os.PathLike, what: str) -> Iterator[ZipFile]:
     try:
         with ZipFile(path) as file:
             yield file
-    except _Refused as error:
-        raise ValueError(f"{path} {what}: {error}.") from None
     except KeyError as error:
         raise ValueError(f"{path} {what}: it has no {error}.") from None
     except Exception as error:  # zip, zlib, numpy and json raise many kinds for a damaged file
@@ -127,23 +147,19 @@ def opened(path: str | os.PathLike, what: str) -> Iterator[ZipFile]:
         raise ValueError(f"{path} {what}: {reason}.") from None
 
 
-class _Refused(ValueError):
-    """Not what a file of ours holds."""
-
-
 def entry(file: ZipFile, name: str, most: int = ABOUT) -> np.ndarray:
     """An array of a zip, read only if it has at most so many bytes, whatever its headers say."""
     info, name = file.NameToInfo.get(f"{name}.npy"), name.rpartition("/")[2]
     if info is None:
-        raise _Refused(f"it has no {name!r}")
+        raise ValueError(f"it has no {name!r}")
     if info.file_size > most + ENTRY or info.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
-        raise _Refused(f"{name} has {info.file_size} bytes or is packed in an unknown way")
+        raise ValueError(f"{name} has {info.file_size} bytes or is packed in an unknown way")
     raw = io.BytesIO(file.read(info))
     if np.lib.format.read_magic(raw) != (1, 0):
-        raise _Refused(f"{name} is no array")
+        raise ValueError(f"{name} is no array")
     shape, fortran, dtype = np.lib.format.read_array_header_1_0(raw)
     if dtype.hasobject or prod(shape) * dtype.itemsize != info.file_size - raw.tell() or min(shape, default=0) < 0:
-        raise _Refused(f"{name} is not the {dtype} {shape} that it says")
+        raise ValueError(f"{name} is not the {dtype} {shape} that it says")
     values = np.frombuffer(raw.getbuffer(), dtype, offset=raw.tell()) if prod(shape) else np.empty(0, dtype)
     return values.reshape(shape, order="F" if fortran else "C")
 
@@ -157,7 +173,7 @@ def described(file: ZipFile, name: str) -> dict:
     """A description from its bytes."""
     about = json.loads(entry(file, name).tobytes())
     if not isinstance(about, dict) or about.get("format") != FORMAT:
-        raise _Refused("its format is not known; the version of samlib that wrote it can read it")
+        raise ValueError("its format is not known; the version of samlib that wrote it can read it")
     return about
 
 
@@ -175,12 +191,12 @@ def encoded(values) -> np.ndarray:
 def decoded(packed: np.ndarray, n: int) -> np.ndarray:
     """What `encoded` was given, (k, n). Raises ValueError where it cannot have been."""
     if packed.dtype != np.uint8:
-        raise _Refused(f"a signal is {packed.dtype}, not bytes")
+        raise ValueError(f"a signal is {packed.dtype}, not bytes")
     if packed.ndim == 2 and packed.shape[1] == ceil(n / 8):
         return np.unpackbits(packed, axis=1, count=n).astype(bool)
     if packed.ndim == 3 and packed.shape[0] == 4 and packed.shape[2] == n:
         return np.ascontiguousarray(np.moveaxis(packed, 0, -1)).view(np.float32)[..., 0]
-    raise _Refused(f"signals have the shape {packed.shape}, which is not of {n} examples")
+    raise ValueError(f"signals have the shape {packed.shape}, which is not of {n} examples")
 
 
 def bound(k: int, n: int, t: int) -> int:
