@@ -191,7 +191,7 @@ def test_boxes_in_a_row_end_in_the_bytes_of_one_run_without(small_npz, client, t
 
 @pytest.mark.slow
 def test_ablations_in_a_box_are_those_without(small_npz, client, tmp_path):
-    pairs = ablation_pairs(["rho", "subset_fraction"], dataset=str(small_npz), n_models=8, **FIELDS | {"epochs": 8})
+    pairs = ablation_pairs(["rho", "n_models"], dataset=str(small_npz), n_models=12, **FIELDS | {"epochs": 8})
     boxed = run_pairs(pairs, minutes=10, cluster=client, cache_dir=tmp_path / "a", progress=False)
     free = run_pairs(pairs, cluster=client, cache_dir=tmp_path / "b", progress=False)
     assert boxed.keys() == free.keys()

@@ -111,23 +111,25 @@ def run_pairs(
     recorded = options.pop("recorded", None)
     runs = {name: load_runs(e, recorded) for name, e in experiments.items()} if recorded is not None else {}
     missing = {name: e for name, e in experiments.items() if runs.get(name) is None}
-    names = {key: {name: e.model_dump_json() for name, e in pair.items()} for key, pair in pairs.items()}
     if minutes is not None:
-        return _run_in_box(names, missing, {n: r for n, r in runs.items() if r is not None}, minutes, **options)
+        return _run_in_box(pairs, missing, {n: r for n, r in runs.items() if r is not None}, minutes, **options)
     shared = {"cluster": options.pop("cluster", None), "cache_dir": options.get("cache_dir")}
     with workers(missing.values(), **shared) as client:
         runs |= {name: run(e, cluster=client, **options) for name, e in missing.items()}
-    return {key: {name: runs[e] for name, e in pair.items()} for key, pair in names.items()}
+    return {key: {name: runs[e.model_dump_json()] for name, e in pair.items()} for key, pair in pairs.items()}
 
 
 def _run_in_box(pairs, experiments, recorded, minutes, *, cluster=None, cache_dir=None, progress=True):
-    """`run_pairs` with `minutes`. pairs: names of experiments, which are in one of the two mappings."""
+    """`run_pairs` with `minutes`. experiments: by their JSON, those that are not among the `recorded` runs."""
     if isinstance(minutes, bool) or not isinstance(minutes, int | float) or not 0 < minutes < inf:
         raise ValueError(f"minutes must be a positive number, not {minutes!r}.")
-    end, data, stores = time.monotonic() + 60 * minutes, {}, {}
-    for name, experiment in experiments.items():
-        stores[name] = store = open_store(experiment, cache_dir)
+    end, data, stores, paths = time.monotonic() + 60 * minutes, {}, {}, {}
+    # experiments that differ in the number of models alone have one store, of the most
+    for name, experiment in sorted(experiments.items(), key=lambda item: item[1].n_models):
+        store = open_store(experiment, cache_dir)
         store.dataset = data.setdefault(store.dataset.checksum, store.dataset)  # one copy in memory
+        paths[name] = str(store.path)
+        stores[paths[name]] = store
     with ExitStack() as locks:
         try:
             # in one order, so that two processes never wait for each other
@@ -135,33 +137,31 @@ def _run_in_box(pairs, experiments, recorded, minutes, *, cluster=None, cache_di
                 if store.missing():
                     locks.enter_context(store.locked(progress, max(end - time.monotonic(), 0)))
                     store.prepare()
-            todo = {name: store for name, store in stores.items() if store.missing()}
-            if todo and time.monotonic() < end:
-                _train_missing(stores, [tuple(e for e in pair.values() if e in stores) for pair in pairs.values()],
-                               cluster, progress, end)  # fmt: skip
+            if any(store.missing() for store in stores.values()) and time.monotonic() < end:
+                named = [[paths.get(e.model_dump_json()) for e in pair.values()] for pair in pairs.values()]
+                together = dict.fromkeys(tuple(path for path in pair if path) for pair in named)
+                _train_missing(stores, list(together), cluster, progress, end)
         except Timeout:
             pass  # another process held a store until the end
-    found = {key: whole for key, pair in pairs.items() if (whole := _whole(pair, stores, recorded))}
+    at_hand = {name: stores[path] for name, path in paths.items()}
+    found = {key: whole for key, pair in pairs.items() if (whole := _whole(pair, at_hand, recorded))}
     if not found:
         raise NothingWhole(f"No pair of models was finished in {minutes:g} minutes; call again to go on.")
     return found
 
 
-def _whole(pair: Mapping[str, str], stores: Mapping[str, Store], recorded: Mapping[str, xr.Dataset]) -> dict:
+def _whole(pair: Mapping[str, Experiment], stores: Mapping[str, Store], recorded: Mapping[str, xr.Dataset]) -> dict:
     """The runs of one pair with the models that all its members have; empty where there are none."""
-    members = [stores[name] for name in pair.values() if name in stores]
-    asked = min((store.experiment.n_models for store in members), default=None)
-    absent = {k for store in members for models in store.missing() for k in models}
-    models = [k for k in range(asked or 0) if k not in absent]
-    if members and not models:
+    names, asked = {name: e.model_dump_json() for name, e in pair.items()}, min(e.n_models for e in pair.values())
+    absent = {k for e in names.values() if e in stores for models in stores[e].missing() for k in models}
+    if not (models := [k for k in range(asked) if k not in absent]):
         return {}
-    runs = {name: recorded[e] if e in recorded else stores[e].open(models) for name, e in pair.items()}
+    runs = {name: recorded[e] if e in recorded else stores[e].open(models) for name, e in names.items()}
     common = set.intersection(*({*found.model.values.tolist()} for found in runs.values()))
     for name, found in runs.items():
-        runs[name] = found = found.sel(model=[k for k in found.model.values if k in common])
-        if pair[name] in stores:
-            there = stores[pair[name]].experiment.but(n_models=max(models[-1] + 1, 2))
-            found.attrs |= {"experiment": there.model_dump_json(), "asked": asked, "whole": len(models)}
+        there = pair[name].but(n_models=max(models[-1] + 1, 2)).model_dump_json()
+        runs[name] = found.sel(model=[k for k in found.model.values if k in common])
+        runs[name].attrs |= {"experiment": there, "asked": asked, "whole": len(models)}
     return runs
 
 
@@ -208,10 +208,9 @@ def _train_missing(
             for _ in range(ATTEMPTS):
                 # Scattered once: the data set travels to each worker, not with each task. As one object under a name of its
                 # own: the parts of a dict would be named by its keys, the same for every run on the cluster.
-                data = {store.dataset.checksum: store.dataset for store in stores.values() if store.missing()}
-                held = client.scatter([dataset.arrays() for dataset in data.values()], broadcast=True, hash=False)
-                given = {name: (store.experiment.model_dump(), dict(zip(data, held, strict=True)).get(store.dataset.checksum))
-                         for name, store in stores.items()}  # fmt: skip
+                data = {store.dataset.checksum: store.dataset.arrays() for store in stores.values()}
+                held = dict(zip(data, client.scatter([*data.values()], broadcast=True, hash=False), strict=True))
+                given = {n: (s.experiment.model_dump(), held[s.dataset.checksum]) for n, s in stores.items()}
                 works = {name: _work(client, store, given[name], seconds[name]) for name, store in stores.items()}
                 box = Box(pairs, works, end - closing)
                 if not _round(client, box, given, write) or box.left() <= 0:
