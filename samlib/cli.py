@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import shlex
 import sys
 from functools import partial
 from pathlib import Path
@@ -30,8 +31,8 @@ FOLDER = Annotated[Path, typer.Option(help="folder of the records")]
 def command(function):
     """Register a function whose first argument is a pair of experiments; options are their fields.
 
-    Named `experiment`, it is one; named `pairs`, all of a profile, which is then among the function's further arguments, the
-    command's own. Errors become one line and status 1.
+    Named `given`, it is none where no option is; named `pairs`, all of a profile, which is then among the function's further
+    arguments, the command's own. Errors become one line and status 1.
     """
     first, *own = inspect.signature(function, eval_str=True).parameters.values()
     options = [
@@ -40,7 +41,7 @@ def command(function):
             inspect.Parameter.KEYWORD_ONLY,
             default=None,
             annotation=Annotated[
-                _plain(name, field.annotation), typer.Option(help=_help(name, field, first.name), show_default=False)
+                _plain(name, field.annotation), typer.Option(help=_help(name, field), show_default=False)
             ],
         )
         for name, field in Experiment.model_fields.items()
@@ -52,7 +53,7 @@ def command(function):
         try:
             if "hidden" in fields:
                 fields["hidden"] = _widths(fields["hidden"])
-            make = {"experiment": Experiment, "pairs": partial(planned, others.get("profile"))}.get(first.name, pair)
+            make = {"given": _given, "pairs": partial(planned, others.get("profile"))}.get(first.name, pair)
             function(make(**fields), **others)
         except (ValueError, OSError, RuntimeError) as error:
             print(f"samlib: {error}", file=sys.stderr)
@@ -62,6 +63,13 @@ def command(function):
     run_command.__signature__ = inspect.Signature([*named, *options])
     run_command.__name__, run_command.__doc__ = function.__name__, function.__doc__
     return app.command()(run_command)
+
+
+def _given(**fields) -> list[Experiment]:
+    """Those that options may mean: SGD alone, or with another optimizer; none without options."""
+    if fields.get("optimizer") == "sgd":
+        return [Experiment(**fields)]
+    return list(pair(**fields).values()) if fields else []
 
 
 def _widths(text: str) -> list[int]:
@@ -78,11 +86,11 @@ def _plain(name: str, annotation):
     return next((kind for kind in (bool, int, float) if kind.__name__ in str(annotation)), str)
 
 
-def _help(name: str, field, first: str) -> str:
+def _help(name: str, field) -> str:
     """What a field is, what it may be, and what it is if left out."""
     choices = f", one of {', '.join(get_args(field.annotation))}" if get_origin(field.annotation) is Literal else ""
     default = f" [{field.default}]" if field.default is not None else ""
-    if name == "optimizer" and first != "experiment":
+    if name == "optimizer":
         default = " [sam, beside sgd]"
     elif any(name in recipe for recipe in RECIPES.values()):
         default = " [the data set's recipe]"
@@ -96,9 +104,29 @@ def _runs(experiments, cluster):
 
 
 @command
-def train(experiments, cluster: CLUSTER = None):
+def train(
+    experiments,
+    minutes: Annotated[
+        float | None,
+        typer.Option(help="stop before so many minutes are over, whole pairs first [no limit]", show_default=False),
+    ] = None,
+    cluster: CLUSTER = None,
+):
     """Train SGD and a paired SAM (or load them) and print accuracy and where the signals are."""
-    for name, runs in _runs(experiments, cluster).items():
+    if minutes is None:
+        found = _runs(experiments, cluster)
+    else:
+        from samlib.runs import NothingWhole, run_pairs
+
+        try:
+            found = run_pairs({"": experiments}, cluster=cluster, minutes=minutes)[""]
+            whole, asked = (next(iter(found.values())).attrs[name] for name in ("whole", "asked"))
+        except NothingWhole:
+            found, whole, asked = {}, 0, experiments["sgd"].n_models
+        print(f"{whole} of {asked} pairs are there.")
+        if whole < asked:
+            print(f"To go on: samlib {shlex.join(sys.argv[1:])}")
+    for name, runs in found.items():
         print(
             f"{name}: {runs.sizes['model']} models, train accuracy {runs.train_accuracy.mean():.3f}, "
             f"test accuracy {runs.test_accuracy.mean():.3f}, {runs.attrs['seconds']:.0f} s, {runs.attrs['store']}"
@@ -185,22 +213,28 @@ def record_ablations(
 
 
 @command
-def export_job(experiment, path: Annotated[Path, typer.Argument(help="the .npz file to write")]):
-    """Write one experiment and its data as a file, to train where only torch and numpy are installed."""
+def export_job(
+    experiments,
+    path: Annotated[Path, typer.Argument(help="the file to write, such as job.npz")],
+    max_mb: Annotated[float, typer.Option(help="size of a file, in MB; more data go into job.2.npz and so on")] = 60,
+):
+    """Write SGD and a paired SAM, with their data, as files to train from where only torch and numpy are installed."""
     from samlib.runs import transfer
 
-    print(f"{transfer.export_job(experiment, path)}: train it there with these lines.\n")
-    print(transfer.__doc__.partition("`:\n\n")[2])
+    paths = transfer.write_parts(experiments, path, max_mb)
+    for written in paths:
+        print(f"{written}: {written.stat().st_size / 1e6:.1f} MB")
+    print(f"Copy them there with the folder {Path(__file__).parent}, and run:")
+    print(f"python -m samlib.training {shlex.join(written.name for written in paths)} --minutes 12 --out groups")
 
 
 @command
-def import_group(experiment, paths: Annotated[list[Path], typer.Argument(help="the files that came back")]):
-    """Put groups of models that were trained elsewhere into the experiment's store."""
+def import_group(given, paths: Annotated[list[Path], typer.Argument(help="the files that came back")]):
+    """Put models that were trained elsewhere into the cache. The files say which; a file of one group needs the options, too."""
     from samlib.runs import transfer
 
-    for path in paths:
-        models = transfer.import_group(experiment, path)
-        print(f"{path}: models {models.start} to {models.stop - 1} of {experiment}")
+    for experiment, models in transfer.import_groups(paths, given):
+        print(f"{experiment}: {len(models)} models from {models.start} on")
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -109,21 +110,24 @@ def test_recorded_ablations_come_back_without_the_data(small_npz, tmp_path):
 
 @pytest.mark.slow
 def test_a_job_goes_out_and_its_groups_come_back(small_npz, tmp_path):
-    import re
-    import textwrap
-
     options = ["--dataset", str(small_npz), "--hidden", "8", "--epochs", "2", "--batch-size", "16", "--n-models", "64"]
-    options += ["--optimizer", "sgd"]
-    out = samlib("export-job", str(tmp_path / "job.npz"), *options, cache=tmp_path / "a")
+    out = samlib("export-job", str(tmp_path / "job.npz"), *options, "--max-mb", "0.005", cache=tmp_path / "a")
     assert out.returncode == 0, out.stderr
-    script = textwrap.dedent(out.stdout.partition("these lines.\n")[2]).replace('"cuda"', '"cpu"')
-    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
-    groups = sorted(tmp_path.glob("group-*.npz"), key=lambda p: int(re.search(r"\d+", p.name)[0]))
-    assert len(groups) == 8
-    back = samlib("import-group", *map(str, groups), *options, cache=tmp_path / "a")
+    line = shlex.split(out.stdout.splitlines()[-1])
+    assert line[:3] == ["python", "-m", "samlib.training"]
+    assert len([word for word in line if word.endswith(".npz")]) > 1
+    root = {"PYTHONPATH": str(Path(__file__).parents[1])}
+    subprocess.run([sys.executable, *line[1:]], cwd=tmp_path, check=True, env=os.environ | root)
+    groups = [str(path) for path in sorted((tmp_path / "groups").iterdir())]
+    back = samlib("import-group", *groups, cache=tmp_path / "a")
     assert back.returncode == 0, back.stderr
-    assert "models 56 to 63" in back.stdout
-    wrong = samlib("import-group", str(groups[0]), *options, "--lr", "0.3", cache=tmp_path / "a")
+    for optimizer in ("sgd", "sam rho 0.05"):
+        assert f"small.npz mlp {optimizer}: 8 models from 56 on\n" in back.stdout
+    trained = samlib(
+        "train", *options, "--cluster", "tcp://127.0.0.1:1", cache=tmp_path / "a"
+    )  # nothing is left to train
+    assert trained.returncode == 0, trained.stderr
+    wrong = samlib("import-group", *groups, *options, "--lr", "0.3", cache=tmp_path / "a")
     assert wrong.returncode == 1
     assert wrong.stderr.count("\n") == 1
 

@@ -9,23 +9,27 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
 import sys
 import threading
 import time
-from collections.abc import Hashable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from math import inf
 
+import numpy as np
 import xarray as xr
+from filelock import Timeout
 from tqdm import tqdm
 
 from samlib.experiment import Experiment
 from samlib.runs.recorded import load_runs, save_runs
 from samlib.runs.store import Store, open_store
-from samlib.runs.transfer import export_job, import_group
-from samlib.training import train_group
+from samlib.runs.transfer import export_job, import_group, import_groups
+from samlib.training import at_once, machine, train_group
+from samlib.training.box import Box, Work
 
-__all__ = ["Store", "export_job", "import_group", "load_runs", "n_workers", "run", "run_pairs", "save_runs", "workers"]
+__all__ = ["NothingWhole", "Store", "export_job", "import_group", "import_groups", "load_runs", "n_workers", "run"]
+__all__ += ["run_pairs", "save_runs", "workers"]
 
 # glibc gives large blocks back to the system after each step, as Dask tells it to, and takes page faults to get them
 # again, which convolutional nets feel most.
@@ -36,13 +40,26 @@ TROUBLE = ("out of memory", "compiler failed", "not captured")  # in a strategy,
 ATTEMPTS = 3  # rounds of dispatch before a group that workers keep losing is given up
 
 
-def run(experiment: Experiment, *, cluster=None, cache_dir=None, progress: bool = True, recorded=None) -> xr.Dataset:
+class NothingWhole(RuntimeError):
+    """A time box ended before the first pair was whole."""
+
+
+def run(
+    experiment: Experiment,
+    *,
+    cluster=None,
+    cache_dir=None,
+    progress: bool = True,
+    recorded=None,
+    minutes: float | None = None,
+) -> xr.Dataset:
     """Train the experiment's models, or load those that exist, and return all of them as `Runs`.
 
     cluster: None for this machine (a process a core with one torch thread each, or a process a GPU), a scheduler's address
     ("tcp://..."), a `distributed.Client` or a Dask cluster object. Workers share no files: groups travel back as arrays.
     cache_dir: folder of the stores; `SAMLIB_CACHE` or the user's cache folder if None.
     recorded: folder of recorded runs (`samlib record --signals`), which are returned where it holds these models.
+    minutes: a time box, as for `run_pairs`.
 
     Returns an `xarray.Dataset` with dims model, example, test: `member`, `correct`, `logit`, `entropy`,
     `modified_entropy` (model, example); the signals with the prefix `test_` (model, test); `train_loss`,
@@ -55,12 +72,15 @@ def run(experiment: Experiment, *, cluster=None, cache_dir=None, progress: bool 
     """
     if recorded is not None and (found := load_runs(experiment, recorded)) is not None:
         return found
+    if minutes is not None:
+        options = {"cluster": cluster, "cache_dir": cache_dir, "progress": progress, "minutes": minutes}
+        return run_pairs({"": {"": experiment}}, **options)[""][""]
     store = open_store(experiment, cache_dir)
     if store.missing():
         with store.locked(progress):
             store.prepare()
-            if missing := store.missing():
-                _train_missing(store, missing, cluster, progress)
+            if store.missing():
+                _train_missing({"": store}, [("",)], cluster, progress)
     return store.open()
 
 
@@ -75,58 +95,131 @@ def workers(experiments: Iterable[Experiment], *, cluster=None, cache_dir=None) 
         yield client
 
 
-def run_pairs(pairs: Mapping[Hashable, Mapping[str, Experiment]], **options) -> dict[Hashable, dict[str, xr.Dataset]]:
+def run_pairs(
+    pairs: Mapping[Hashable, Mapping[str, Experiment]], *, minutes: float | None = None, **options
+) -> dict[Hashable, dict[str, xr.Dataset]]:
     """`run` of every experiment of many pairs, e.g. of `experiment.ablation_pairs`: the same keys, runs in place of experiments.
 
     What several pairs share is run once. Options as `run`.
+
+    minutes: a time box, counted from the call. Models k of all members of a pair are trained together, k from 0 upward,
+    and nothing begins that is not expected to end in time, judged by the slowest models of its kind so far. The same call
+    again goes on. The pairs then hold whole pairs alone: models that all members have, perhaps fewer than `n_models`; the
+    attribute `asked` says how many were asked for, `whole` how many are there, and `experiment` describes these. A pair
+    without any is left out; raises NothingWhole, a RuntimeError, where all are.
     """
     experiments = {e.model_dump_json(): e for pair in pairs.values() for e in pair.values()}
-    shared = {"cluster": options.pop("cluster", None), "cache_dir": options.get("cache_dir")}
     recorded = options.pop("recorded", None)
     runs = {name: load_runs(e, recorded) for name, e in experiments.items()} if recorded is not None else {}
     missing = {name: e for name, e in experiments.items() if runs.get(name) is None}
+    if minutes is not None:
+        return _run_in_box(pairs, missing, {n: r for n, r in runs.items() if r is not None}, minutes, **options)
+    shared = {"cluster": options.pop("cluster", None), "cache_dir": options.get("cache_dir")}
     with workers(missing.values(), **shared) as client:
         runs |= {name: run(e, cluster=client, **options) for name, e in missing.items()}
     return {key: {name: runs[e.model_dump_json()] for name, e in pair.items()} for key, pair in pairs.items()}
 
 
-def _train_missing(store: Store, missing: list[range], cluster, progress: bool) -> None:
-    """Train on the cluster, writing each group as it comes; groups that workers lost are sent again."""
-    from distributed import as_completed
-    from distributed.scheduler import KilledWorker
+def _run_in_box(pairs, experiments, recorded, minutes, *, cluster=None, cache_dir=None, progress=True):
+    """`run_pairs` with `minutes`. experiments: by their JSON, those that are not among the `recorded` runs."""
+    if isinstance(minutes, bool) or not isinstance(minutes, int | float) or not 0 < minutes < inf:
+        raise ValueError(f"minutes must be a positive number, not {minutes!r}.")
+    end, data, stores, paths = time.monotonic() + 60 * minutes, {}, {}, {}
+    # experiments that differ in the number of models alone have one store, of the most
+    for name, experiment in sorted(experiments.items(), key=lambda item: item[1].n_models):
+        store = open_store(experiment, cache_dir)
+        store.dataset = data.setdefault(store.dataset.checksum, store.dataset)  # one copy in memory
+        paths[name] = str(store.path)
+        stores[paths[name]] = store
+    with ExitStack() as locks:
+        try:
+            # in one order, so that two processes never wait for each other
+            for store in sorted(stores.values(), key=lambda store: store.path):
+                if store.missing():
+                    locks.enter_context(store.locked(progress, max(end - time.monotonic(), 0)))
+                    store.prepare()
+            if any(store.missing() for store in stores.values()) and time.monotonic() < end:
+                named = [[paths.get(e.model_dump_json()) for e in pair.values()] for pair in pairs.values()]
+                together = dict.fromkeys(tuple(path for path in pair if path) for pair in named)
+                _train_missing(stores, list(together), cluster, progress, end)
+        except Timeout:
+            pass  # another process held a store until the end
+    at_hand = {name: stores[path] for name, path in paths.items()}
+    found = {key: whole for key, pair in pairs.items() if (whole := _whole(pair, at_hand, recorded))}
+    if not found:
+        raise NothingWhole(f"No pair of models was finished in {minutes:g} minutes; call again to go on.")
+    return found
 
-    experiment, dataset, said = store.experiment, store.dataset, set()
-    recipe, data, wanted = experiment.model_dump(), dataset.arrays(), sum(map(len, missing))
+
+def _whole(pair: Mapping[str, Experiment], stores: Mapping[str, Store], recorded: Mapping[str, xr.Dataset]) -> dict:
+    """The runs of one pair with the models that all its members have; empty where there are none."""
+    names, asked = {name: e.model_dump_json() for name, e in pair.items()}, min(e.n_models for e in pair.values())
+    absent = {k for e in names.values() if e in stores for models in stores[e].missing() for k in models}
+    if not (models := [k for k in range(asked) if k not in absent]):
+        return {}
+    runs = {name: recorded[e] if e in recorded else stores[e].open(models) for name, e in names.items()}
+    common = set.intersection(*({*found.model.values.tolist()} for found in runs.values()))
+    for name, found in runs.items():
+        there = pair[name].but(n_models=max(models[-1] + 1, 2)).model_dump_json()
+        runs[name] = found.sel(model=[k for k in found.model.values if k in common])
+        runs[name].attrs |= {"experiment": there, "asked": asked, "whole": len(models)}
+    return runs
+
+
+def _train_missing(
+    stores: Mapping[str, Store], pairs: Sequence[tuple[str, ...]], cluster, progress: bool, end: float = inf
+) -> None:
+    """Train on the cluster what a `Box` chooses, writing each group as it comes; groups that workers lost are sent again.
+
+    stores: locked and prepared where models are missing. pairs: their names, as for `Box`. end: by `time.monotonic`.
+    """
+    said, seconds, began = set(), {name: {} for name in stores}, time.monotonic()
+    missing = [models for store in stores.values() for models in store.missing()]
+    what = " and ".join(str(store.experiment) for store in stores.values())
     bar = tqdm(
-        total=wanted, desc=f"training {experiment}", unit="model", disable=not progress, smoothing=0, mininterval=1
+        total=sum(map(len, missing)),
+        desc=f"training {what if len(stores) < 3 else f'{len(stores)} experiments'}",
+        unit="model",
+        disable=not progress,
+        smoothing=0,
+        mininterval=1,
     )
+
+    def write(name: str, groups: Sequence[range], results: Sequence[dict], seconds: float, where: str) -> None:
+        store = stores[name]
+        for models, result in zip(groups, results, strict=True):
+            try:
+                store.write(models, result, seconds / len(groups), where)
+            except OSError as error:
+                raise _NotWritten(
+                    f"The store {store.path} could not be written ({error}); what was finished is kept."
+                ) from None
+            for strategy in sorted(set(result["strategy"].tolist()) - said):
+                said.add(strategy)
+                if progress and any(trouble in strategy for trouble in TROUBLE):
+                    bar.write(f"samlib: {strategy}", file=sys.stderr)
+            bar.update(len(models))
+        if progress and time.monotonic() > end:
+            bar.write(f"samlib: models of {store.experiment} ended after the time was up.", file=sys.stderr)
+
     try:
         with bar, _client(cluster, len(missing)) as client:
             bar.unpause()
+            closing = (time.monotonic() - began) / 2  # to close workers takes no longer than to start them
             for _ in range(ATTEMPTS):
                 # Scattered once: the data set travels to each worker, not with each task. As one object under a name of its
                 # own: the parts of a dict would be named by its keys, the same for every run on the cluster.
-                (on_workers,) = client.scatter([data], broadcast=True, hash=False)
-                sent = {client.submit(_train, recipe, on_workers, models, pure=False): models for models in missing}
-                for future in as_completed(sent, loop=client.loop):
-                    if future.status == "finished":
-                        result, seconds, where = future.result()
-                        store.write(sent[future], result, seconds, where)
-                        for strategy in sorted(set(result["strategy"].tolist()) - said):
-                            said.add(strategy)
-                            if progress and any(trouble in strategy for trouble in TROUBLE):
-                                bar.write(f"samlib: {strategy}", file=sys.stderr)
-                        bar.update(len(sent[future]))
-                        future.release()
-                    elif future.status == "error" and not isinstance(future.exception(), KilledWorker):
-                        future.result()
-                if not (missing := store.missing()):
+                data = {store.dataset.checksum: store.dataset.arrays() for store in stores.values()}
+                held = dict(zip(data, client.scatter([*data.values()], broadcast=True, hash=False), strict=True))
+                given = {n: (s.experiment.model_dump(), held[s.dataset.checksum]) for n, s in stores.items()}
+                works = {name: _work(client, store, given[name], seconds[name]) for name, store in stores.items()}
+                box = Box(pairs, works, end - closing)
+                if not _round(client, box, given, write) or box.left() <= 0:
                     return
+                missing = [models for store in stores.values() for models in store.missing()]
+    except _NotWritten as error:
+        raise OSError(str(error)) from None
     except (OSError, TimeoutError) as error:
-        if getattr(error, "errno", None) is not None:
-            raise OSError(
-                f"The store {store.path} could not be written ({error}); what was finished is kept."
-            ) from None
         raise RuntimeError(
             f"The Dask scheduler was lost ({error}); run again to go on from what is finished."
         ) from None
@@ -134,18 +227,77 @@ def _train_missing(store: Store, missing: list[range], cluster, progress: bool) 
     raise RuntimeError(f"Workers were lost {ATTEMPTS} times at models {lost}; run again to go on from the rest.")
 
 
-def _train(recipe: dict, data: dict, models: range):
-    """One group on a worker; one at a time, for random states and hooks are the process's, whatever threads the worker has."""
+class _NotWritten(OSError):
+    """A store's files; every other OSError is the scheduler's."""
+
+
+def _round(client, box: Box, given: Mapping[str, tuple], write: Callable[..., None]) -> bool:
+    """Send out what the box gives until it has no more, and write what comes back. Returns whether workers lost some.
+
+    given: what a task of each name gets: its recipe, and the data set as the workers hold it.
+    """
+    from distributed import as_completed
+    from distributed.scheduler import KilledWorker
+
+    sent, lost, waiting, looked = {}, False, as_completed(loop=client.loop), -inf
+    while True:
+        if sent and not waiting.has_ready() and time.monotonic() < looked + 1:
+            time.sleep(0.01)
+            continue
+        if waiting.has_ready():
+            future = next(waiting)
+            name, groups, started = sent.pop(future)
+            if future.status == "finished":
+                write(name, groups, *future.result())
+                box.finished(name, groups, time.monotonic() - started)
+                future.release()
+            elif future.status == "error" and not isinstance(error := future.exception(), KilledWorker):
+                raise RuntimeError(f"A worker failed ({error}).") if isinstance(error, OSError) else error
+            else:
+                lost = True
+        # Without an end Dask gets all at once, else only what can begin now. Workers may have joined meanwhile.
+        looked, workers = time.monotonic(), inf if box.end == inf else max(1, len(client.nthreads()))
+        while len(sent) < workers and (task := box.take()):
+            future = client.submit(_train, *given[task[0]], task[1], pure=False)
+            sent[future] = (*task, time.monotonic())
+            waiting.add(future)
+        if not sent:
+            return lost
+
+
+def _work(client, store: Store, given: tuple, seconds: dict[int, float]) -> Work:
+    """What is to be trained for a store, in waves as the first worker to answer takes them: workers are thought alike."""
+    from distributed import as_completed
+
+    missing, experiment, wave = store.missing(), store.experiment, store.group
+    if len(missing) > 1:
+        wanted = sum(map(len, missing))
+        asked = [
+            client.submit(_at_once, *given, wanted, workers=[w], allow_other_workers=True, pure=False)
+            for w in client.nthreads()
+        ]
+        wave = next((f.result() for f in as_completed(asked, loop=client.loop) if f.status == "finished"), wave)
+    return Work(missing, experiment.n_models, store.group, wave, 2 if experiment.rho else 1, seconds)
+
+
+def _at_once(recipe: dict, data: dict, wanted: int) -> int:
+    with ONE_AT_A_TIME:  # a GPU is measured by training
+        return at_once(recipe, data, _device(), wanted)
+
+
+def _train(recipe: dict, data: dict, groups: Sequence[range]) -> tuple[list[dict], float, str]:
+    """Groups on a worker; a task at a time, for random states and hooks are the process's, whatever threads the worker has."""
     import torch
 
     with ONE_AT_A_TIME:
         start, device = time.perf_counter(), _device()
         if device == "cpu":
             torch.set_num_threads(1)
-        result = train_group(recipe, data, models, device)
+        result = train_group(recipe, data, [k for models in groups for k in models], device)
         seconds = time.perf_counter() - start
-    kind = torch.cuda.get_device_name() if device != "cpu" else f"CPU {torch.backends.cpu.get_cpu_capability()}"
-    return result, seconds, f"{platform.machine()} {kind}, torch {torch.__version__}"
+    cuts = np.cumsum([len(models) for models in groups])[:-1]
+    parts = {name: np.split(values, cuts) for name, values in result.items()}
+    return [{name: parts[name][i] for name in parts} for i in range(len(groups))], seconds, machine(device)
 
 
 def n_workers() -> int:

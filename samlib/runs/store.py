@@ -8,7 +8,7 @@ import json
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -67,8 +67,11 @@ class Store:
         self.group = group_size(experiment.model_dump())
 
     @contextmanager
-    def locked(self, progress: bool) -> Iterator[None]:
-        """Hold the store for writing; the system frees it when the process ends, however it ends."""
+    def locked(self, progress: bool, seconds: float = -1) -> Iterator[None]:
+        """Hold the store for writing; the system frees it when the process ends, however it ends.
+
+        seconds: how long to wait for another process; without end if negative. Then raises filelock's Timeout.
+        """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.lock)
@@ -77,7 +80,9 @@ class Store:
             except Timeout:
                 if progress:
                     print(f"{self.experiment}: another process is training it; waiting.", file=sys.stderr, flush=True)
-                lock.acquire()
+                lock.acquire(timeout=seconds)
+        except Timeout:
+            raise
         except OSError as error:
             raise OSError(f"The cache {self.folder} cannot be written ({error}); set SAMLIB_CACHE.") from None
         with lock:
@@ -192,12 +197,13 @@ class Store:
                 entries[entry["models"][0]] = entry
         return [entry for start, entry in sorted(entries.items()) if start < self.experiment.n_models]
 
-    def open(self) -> xr.Dataset:
-        """The complete models asked for, without the diverged, in memory, checked against their own summaries."""
+    def open(self, models: Sequence[int] | None = None) -> xr.Dataset:
+        """The models asked for, or those named, without the diverged, in memory, checked against their own summaries."""
+        models = np.arange(self.experiment.n_models) if models is None else np.asarray(models)
         runs = self._read(self._opened)
         self._check(runs.attrs)
-        runs = runs.isel(model=slice(self.experiment.n_models)).assign_coords(
-            model=np.arange(self.experiment.n_models),
+        runs = runs.isel(model=models).assign_coords(
+            model=models,
             label=("example", self.dataset.y_train),
             test_label=("test", self.dataset.y_test),
         )
@@ -209,7 +215,7 @@ class Store:
             np.array_equal(train, runs["train_accuracy"]) and np.allclose(test, runs["test_accuracy"])
         ):
             raise self._damaged("its signals and its summaries disagree")
-        diverged = np.flatnonzero(~fine).tolist()
+        diverged = models[~fine].tolist()
         if diverged:
             named = ", ".join(map(str, diverged[:20])) + (", ..." if len(diverged) > 20 else "")
             said = f"{len(diverged)} of {len(fine)} models of {self.experiment} diverged and are left out: {named}."
@@ -218,7 +224,7 @@ class Store:
             warnings.warn(said, stacklevel=3)
         order = ["member", *SIGNALS, *(f"test_{name}" for name in SIGNALS), *PER_MODEL]
         runs = runs.isel(model=fine)[order]
-        runs.attrs = self._attributes(diverged)
+        runs.attrs = self._attributes(models, diverged)
         return runs
 
     def _opened(self) -> xr.Dataset:
@@ -227,8 +233,8 @@ class Store:
         dims = {name: ("model", dim) if dim else ("model",) for name, dim, _ in self._layout()}
         return xr.Dataset({name: (dims[name], group[name][:]) for name in dims}, attrs=dict(group.attrs))
 
-    def _attributes(self, diverged: list[int]) -> dict:
-        entries = self._logged()
+    def _attributes(self, models: np.ndarray, diverged: list[int]) -> dict:
+        entries = [entry for entry in self._logged() if self._share(entry, models)]
         return {
             "experiment": self.experiment.model_dump_json(),
             "key": self.experiment.key,
@@ -237,17 +243,17 @@ class Store:
             "data_source": self.dataset.source,
             "diverged": diverged,
             # of one core or one GPU
-            "seconds": round(sum(self._share(entry) * entry["seconds"] for entry in entries), 3),
+            "seconds": round(sum(self._share(entry, models) * entry["seconds"] for entry in entries), 3),
             "machine": sorted({entry["machine"] for entry in entries}),
             "strategy": sorted({said for entry in entries for said in entry["strategy"]}),
             "samlib": sorted({entry["samlib"] for entry in entries}),
             "store": str(self.path),
         }
 
-    def _share(self, entry: dict) -> float:
-        """Of a group's models, those asked for."""
+    def _share(self, entry: dict, models: np.ndarray) -> float:
+        """Of a group's models, those that are opened."""
         start, stop = entry["models"]
-        return (min(stop, self.experiment.n_models) - start) / (stop - start)
+        return float(np.sum((models >= start) & (models < stop))) / (stop - start)
 
     def _check(self, attributes: dict) -> None:
         if attributes.get("format") != FORMAT or attributes.get("key") != self.experiment.key:

@@ -1,108 +1,176 @@
-"""Train on a machine that has torch and numpy and nothing else: a job goes there as one file, groups come back as files.
+"""Train on a machine that has torch and numpy and nothing else: jobs go there as files, groups of models come back as files.
 
-There, with samlib installed by `pip install --no-deps`:
-
-    import json, numpy as np
-    from samlib.training import group_size, train_group
-
-    job = np.load("job.npz")
-    recipe = json.loads(str(job["recipe"]))
-    for start in range(0, 64, group_size(recipe)):
-        models = range(start, start + group_size(recipe))
-        np.savez(f"group-{start}.npz", key=job["key"], models=models, **train_group(recipe, job, models, "cuda"))
+There, `python -m samlib.training` trains (`samlib.training.files` has the formats); only the folder `samlib` has to be copied.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from math import inf, log, prod
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 
 from samlib.experiment import Experiment
 from samlib.runs.store import FLAGS, PER_MODEL, SIGNALS, Store, open_store
-from samlib.training import Streams
+from samlib.training import Streams, summaries
+from samlib.training.files import MB, decoded, described, entry, groups_of, opened, write_job
+
+TEXT = 2**16  # bytes of a group's words
+MOST = 2**24  # models of a store
 
 
-def export_job(experiment: Experiment, path: str | os.PathLike) -> Path:
-    """Write an experiment and its data as one `.npz`, all that `train_group` needs. Raises ValueError as `run` does."""
-    path = Path(path)
-    store = open_store(experiment)
-    np.savez(
-        path,
-        key=experiment.key,
-        recipe=json.dumps(experiment.model_dump(mode="json")),
-        **store.dataset.arrays(),
-    )
-    return path
+def export_job(
+    experiments: Experiment | Mapping[str, Experiment], path: str | os.PathLike, *, max_mb: float = 60
+) -> Path:
+    """Write a pair of experiments, or one, and their data as files of at most `max_mb` MB, of 10^6 bytes.
+
+    Returns the path of the first file, which is `path`; `job.2.npz`, `job.3.npz`, ... follow beside `job.npz` where one is
+    not enough. Raises ValueError as `run` does, and where the experiments are not on the same data.
+    """
+    return write_parts(experiments, path, max_mb)[0]
+
+
+def write_parts(experiments, path: str | os.PathLike, max_mb: float = 60) -> list[Path]:
+    """`export_job`, with the paths of all files."""
+    if not max_mb > 0:
+        raise ValueError(f"max_mb must be a positive number, not {max_mb!r}.")
+    found = [experiments] if isinstance(experiments, Experiment) else list(experiments.values())
+    stores = [open_store(experiment) for experiment in found]
+    if len({store.dataset.checksum for store in stores}) != 1:
+        raise ValueError("experiments must be on the same data: write a job for each data set.")
+    listed = [{"key": e.key, "n_models": e.n_models, "recipe": e.model_dump(mode="json")} for e in found]
+    dataset = stores[0].dataset
+    return write_job(path, {"experiments": listed, "checksum": dataset.checksum}, dataset.arrays(), int(max_mb * MB))
 
 
 def import_group(experiment: Experiment, path: str | os.PathLike, *, cache_dir=None) -> range:
-    """Put a group that was trained elsewhere into the experiment's store, and return its models' indices.
+    """Put one group that was trained elsewhere into the experiment's store, and return its models' indices.
 
-    path: an `.npz` of `key`, `models` and what `train_group` returned; `seconds` and `machine` where it has them. The key,
-    the shapes and types, the members (derived again) and the summaries (computed again) must be those of the experiment.
-    A group that the store has already is left as it is. Raises ValueError, in one sentence, where anything differs.
+    path: an `.npz` of `key`, `models` and what `train_group` returned; `seconds` and `machine` where it has them. Or a pack,
+    of which the last group's indices are returned. Raises ValueError as `import_groups`.
     """
+    return import_groups([path], [experiment], cache_dir=cache_dir)[-1][1]
+
+
+def import_groups(
+    paths: Iterable[str | os.PathLike], experiments: Sequence[Experiment] = (), *, cache_dir=None
+) -> list[tuple[Experiment, range]]:
+    """Put the groups of files into the stores of their experiments; returns each one's experiment and models' indices.
+
+    paths: packs of `python -m samlib.training`, which say what they were trained for, or files as `import_group` takes them.
+    experiments: those that the groups may be of; needed for such files, and for a data set that has another path here.
+
+    The key, the data's checksum, the shapes and types, the members (derived again) and the summaries (computed again) must be
+    those of the experiment. A file is put in whole or not at all; a group that the store has already is left as it is.
+    Raises ValueError, in one sentence, where anything differs; the files before that one are put in.
+    """
+    stores: dict[str, Store] = {}
+    given = {experiment.key: experiment for experiment in experiments}
+    return [group for path in paths for group in _import(path, given, stores, cache_dir)]
+
+
+def _import(path, given: Mapping[str, Experiment], stores: dict[str, Store], cache_dir) -> list[tuple]:
+    """All of a file's groups are checked before the first is written, and read again then: memory holds one."""
+    with opened(path, "cannot be imported") as file:
+        names = groups_of(file) or [("", 0)]
+        for name, start in names:
+            if name not in stores or not name:
+                stores[name] = _store(file, name, given, cache_dir)
+            _read(file, name, start, stores[name])
+    found = []
+    for name, start in names:
+        store = stores[name]
+        with opened(path, "cannot be imported") as file:
+            models, result, seconds, where = _read(file, name, start, store)
+        store.experiment = store.experiment.but(n_models=max(store.experiment.n_models, models.stop))
+        with store.locked(progress=True):
+            store.prepare()
+            if models in store.missing():
+                store.write(models, result, seconds, where)
+        found.append((store.experiment, models))
+    return found
+
+
+def _store(file: ZipFile, name: str, given: Mapping[str, Experiment], cache_dir) -> Store:
+    """The store of a pack's folder, or, without a name, of a file of one group."""
+    if name:
+        about = described(file, f"{name}/about")
+        key, checksum, recipe = (about[field] for field in ("key", "checksum", "recipe"))
+        if not (isinstance(key, str) and isinstance(checksum, str) and isinstance(recipe, dict)):
+            raise ValueError("its description is no experiment's")
+    else:
+        key = str(entry(file, "key", TEXT))
+    if key in given:
+        experiment = given[key]
+    elif name and not given:
+        experiment = Experiment(**{**recipe, "n_models": 2})
+    else:
+        raise ValueError(f"its key is {key}, not {' or '.join(given) or 'known'}; give the options of its experiment")
+    if experiment.key != key or (name and name != f"{key}-{checksum[:16]}"):
+        raise ValueError(f"its key is {key}, and this version of samlib would train {experiment.key}")
     store = open_store(experiment, cache_dir)
-    try:
-        with Path(path).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            found = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is not an .npz of a group: {error}.") from None
-    try:
-        models = _check(store, found)
-    except (ValueError, KeyError, TypeError) as error:
-        reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
-        raise ValueError(f"{path} is no group of {experiment}: {reason}.") from None
-    result = {name: found[name] for name in ("member", *_shapes(store, 0), "strategy")}
-    store.experiment = experiment.but(n_models=max(experiment.n_models, models.stop))
-    with store.locked(progress=True):
-        store.prepare()
-        if models in store.missing():
-            seconds, where = float(found.get("seconds", 0)), str(found.get("machine", "imported"))
-            store.write(models, result, seconds, where)
-    return models
+    if name and checksum != store.dataset.checksum:
+        raise ValueError(f"it was trained on other data than {experiment.dataset} now holds")
+    return store
 
 
-def _shapes(store: Store, k: int) -> dict[str, tuple[tuple[int, ...], type]]:
-    n, t = len(store.dataset.y_train), len(store.dataset.y_test)
-    sides = {"": n, "test_": t}
-    signals = {
-        f"{side}{s}": ((k, size), bool if s == "correct" else np.floating)
-        for side, size in sides.items()
-        for s in SIGNALS
-    }
-    return signals | {name: ((k,), np.floating) for name in PER_MODEL} | {FLAGS[0]: ((k,), bool)}
-
-
-def _check(store: Store, found: dict[str, np.ndarray]) -> range:
-    experiment, size = store.experiment, store.group
-    if str(found["key"]) != experiment.key:
-        raise ValueError(f"its key is {found['key']}, not {experiment.key}")
-    indices = np.asarray(found["models"]).tolist()
+def _read(file: ZipFile, name: str, start: int, store: Store) -> tuple[range, dict[str, np.ndarray], float, str]:
+    """A group that is the store's: its models, arrays, seconds and machine. Raises ValueError where it is not."""
+    folder, size = f"{name}/{start}/" if name else "", store.group
+    indices = entry(file, f"{folder}models", TEXT).tolist()
     models = range(indices[0], indices[0] + size) if indices else range(0)
-    if indices != list(models) or models.start % size or models.start < 0:
+    if indices != list(models) or models.start % size or not 0 <= models.start < models.stop <= MOST:
         raise ValueError(f"models {indices[:9]} are not one whole group of {size}")
-    for name, (shape, kind) in _shapes(store, size).items():
-        if found[name].shape != shape or not np.issubdtype(found[name].dtype, kind):
-            raise ValueError(f"{name} is {found[name].dtype} {found[name].shape}, not {kind.__name__} {shape}")
-    if found["strategy"].shape != (size,) or found["strategy"].dtype.kind != "U":
+    result = {}
+    for array, (shape, kind) in _layout(store).items():
+        values = entry(file, folder + array, prod(shape) * 8)
+        if name and len(shape) == 2:
+            values = decoded(values, shape[1])
+        if values.shape != shape or values.dtype.kind != kind.kind or not np.can_cast(values.dtype, kind):
+            raise ValueError(f"{array} is {values.dtype} {values.shape}, not {kind} {shape}")
+        result[array] = values.astype(kind)  # a copy, which can be written to
+    strategy = entry(file, f"{folder}strategy", TEXT * size)
+    if strategy.shape != (size,) or strategy.dtype.kind != "U":
         raise ValueError("strategy is not a word for each model")
-    n = len(store.dataset.y_train)
-    member = np.stack([Streams(experiment.seed, k).member(n, experiment.subset_fraction) for k in models])
-    if not np.array_equal(found["member"], member):
+    _check(store, models, result)
+    names = file.namelist()
+    seconds = float(entry(file, f"{folder}seconds", TEXT)) if f"{folder}seconds.npy" in names else 0.0
+    where = str(entry(file, f"{folder}machine", TEXT)) if f"{folder}machine.npy" in names else "imported"
+    if not 0 <= seconds < inf:
+        raise ValueError(f"seconds are {seconds}")
+    return models, result | {"strategy": strategy}, seconds, where
+
+
+def _layout(store: Store) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Shape and type of a group's arrays."""
+    n, t, k = len(store.dataset.y_train), len(store.dataset.y_test), store.group
+    masks = {"member": n, "correct": n, "test_correct": t}
+    floats = {f"{side}{s}": size for side, size in (("", n), ("test_", t)) for s in SIGNALS if s != "correct"}
+    layout = {name: ((k, size), np.dtype(bool)) for name, size in masks.items()}
+    layout |= {name: ((k, size), np.dtype(np.float32)) for name, size in floats.items()}
+    return layout | {name: ((k,), np.dtype(np.float64)) for name in PER_MODEL} | {FLAGS[0]: ((k,), np.dtype(bool))}
+
+
+def _check(store: Store, models: range, result: dict[str, np.ndarray]) -> None:
+    """Raises ValueError unless members and summaries are those that follow from the seed and the signals."""
+    experiment, y, fraction = store.experiment, store.dataset.y_train, store.experiment.subset_fraction
+    for side in ("", "test_"):
+        correct, logit, entropy = (result[f"{side}{name}"] for name in ("correct", "logit", "entropy"))
+        # p > 1/2 is correct, and no entropy is larger than that of equal p; up to rounding, and NaN passes
+        if (~correct & (logit > 1e-3)).any() or (np.abs(entropy) > 1.001 * log(len(store.dataset.classes))).any():
+            raise ValueError(f"its {side}signals contradict each other")
+    member = np.stack([Streams(experiment.seed, k).member(len(y), fraction) for k in models])
+    if not np.array_equal(result["member"], member):
         raise ValueError("its members are not those that the seed gives")
-    train = (found["correct"] & member).sum(1) / member.sum(1)
-    if not np.allclose(train, found["train_accuracy"]) or not np.allclose(
-        found["test_correct"].mean(1), found["test_accuracy"]
-    ):
-        raise ValueError("its signals and its summaries disagree")
-    fine = ~found["diverged"]
-    if any(
-        np.isnan(found[name][fine]).any() for name, (_, kind) in _shapes(store, size).items() if kind is np.floating
-    ):
-        raise ValueError("it holds NaN in models that are not marked as diverged")
-    return models
+    for i in range(len(models)):
+        signals = {name: values[i] for name, values in result.items()}
+        lost = [name for name in signals if signals[name].dtype.kind == "f" and np.isnan(signals[name]).any()]
+        if lost and not signals["diverged"]:
+            raise ValueError(f"it holds NaN in {lost[0]} of a model that is not marked as diverged")
+        for name, value in summaries(signals, y, member[i]).items():
+            if not np.isclose(value, signals[name], rtol=1e-6, equal_nan=True):
+                raise ValueError(f"its signals and its summaries disagree: {name} is {signals[name]}, not {value}")
+            result[name][i] = value  # to the last digit, which the store asks for

@@ -5,11 +5,13 @@ measurement (tests/benchmarks). MLPs are trained as a stack: K models as batched
 written out (`stacked`). All other models go through autograd, each by itself (`each`). A CPU takes the steps as they are, in
 one thread a process. A GPU captures a step and replays it, for several models side by side (`captured`).
 
-Models can be trained where only torch and numpy are installed, and put into a store later (`samlib.runs.import_group`).
+A group can be trained where nothing but torch and numpy is installed (`python -m samlib.training --help`), and put into a
+store later (`samlib.runs.import_group`).
 """
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping, Sequence
 from math import ceil
 
@@ -24,9 +26,8 @@ from samlib.training.stacked import Stack, is_stacked, train_stacked
 
 AT_ONCE = 2**26  # logits whose signals are computed at once
 
-__all__ = [
-    "Stack", "Streams", "at_once", "cosine", "group_size", "summarize", "train_each", "train_group", "train_stacked",
-]  # fmt: skip
+__all__ = ["Stack", "Streams", "at_once", "cosine", "group_size", "machine", "summaries", "train_each"]
+__all__ += ["train_group", "train_stacked"]
 
 
 def group_size(recipe: Mapping) -> int:
@@ -54,6 +55,12 @@ def at_once(recipe: Mapping, data: Mapping[str, np.ndarray], device: str, wanted
 
 def _is_gpu(device: str) -> bool:
     return torch.device(device).type == "cuda"
+
+
+def machine(device: str) -> str:
+    """The processor or GPU and the version of torch, in words."""
+    kind = torch.cuda.get_device_name(device) if _is_gpu(device) else f"CPU {torch.backends.cpu.get_cpu_capability()}"
+    return f"{platform.machine()} {kind}, torch {torch.__version__}"
 
 
 def train_group(
@@ -106,7 +113,7 @@ def _train_group(recipe: Mapping, data: Mapping, models: Sequence[int], device: 
     signals = {}
     for side, z, labels in zip(("", "test_"), logits, (y, y_test), strict=True):
         signals |= {f"{side}{name}": values for name, values in _signals(z, labels).items()}
-    each = [summarize({name: v[k] for name, v in signals.items()}, y, member) for k, member in enumerate(members)]
+    each = [summaries({name: v[k] for name, v in signals.items()}, y, member) for k, member in enumerate(members)]
     return {
         "member": members,
         **signals,
@@ -115,8 +122,8 @@ def _train_group(recipe: Mapping, data: Mapping, models: Sequence[int], device: 
     }
 
 
-def summarize(signals: Mapping[str, np.ndarray], y: np.ndarray, member: np.ndarray) -> dict:
-    """One model's summaries from its signals, (n,) and (t,)."""
+def summaries(signals: Mapping[str, np.ndarray], y: np.ndarray, member: np.ndarray) -> dict:
+    """What follows from one model's signals, (n,) and (t,): its loss, its accuracies, and whether it diverged."""
     accuracy, commonest = signals["correct"][member].mean(), np.bincount(y[member]).max() / member.sum()
     with np.errstate(over="ignore", invalid="ignore"):
         loss = np.logaddexp(0, -signals["logit"][member].astype(np.float64)).mean()

@@ -1,0 +1,123 @@
+"""A time box: which models to train next, so that as many pairs as possible are whole when the time is up. Plain Python.
+
+A task is some groups of one experiment, a wave. A pair is the experiments whose models k belong together. Two rules choose:
+
+1. Models whose partner is there or in training come first, for they make a pair whole.
+2. Else a new pair begins, with the lowest models, if the time is expected to be enough for all its members.
+
+The slowest task of an experiment so far, and a margin, is what its next task is expected to take. A pair that has no such
+task begins as long as there is time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import inf, log, sqrt
+
+MARGIN = 1.1
+GUESS = 1.25  # on what a partner's seconds say of an experiment that has none
+
+
+@dataclass
+class Work:
+    """The models of an experiment that are still to be trained.
+
+    missing: whole groups, lowest models first. n_models: how many there will be. size: models of a group. wave: models that
+    a device takes at once. passes: over an example a step, 1 for SGD and 2 for SAM.
+    """
+
+    missing: list[range]
+    n_models: int
+    size: int
+    wave: int
+    passes: int = 1
+    seconds: dict[int, float] = field(default_factory=dict)  # of the slowest task so far, by its number of models
+
+    def __post_init__(self):
+        self.open = {k for group in self.missing for k in group}
+
+    def has(self, models: range) -> bool:
+        """Whether some of these models are there or in training."""
+        return not self.open.issuperset(range(models.start, min(models.stop, self.n_models)))
+
+    def take(self, groups: Sequence[range]) -> None:
+        """Call these groups in training."""
+        self.missing = [group for group in self.missing if group not in groups]
+        self.open.difference_update(*groups)
+
+    def expected(self, n: int) -> float | None:
+        """Seconds that n models will take, None where nothing was measured. A smaller wave is less efficient: its square root."""
+        if not self.seconds:
+            return None
+        waves, rest = divmod(n, self.wave)
+        return MARGIN * (waves * self._slowest(self.wave) + (self._slowest(rest) if rest else 0))
+
+    def _slowest(self, n: int) -> float:
+        nearest = min(self.seconds, key=lambda m: abs(log(m / n)))
+        return self.seconds[nearest] * (n / nearest if n > nearest else sqrt(n / nearest))
+
+
+class Box:
+    """What to train next. pairs: tuples of names of `works`; a single experiment is a tuple of one. end: by `clock`."""
+
+    def __init__(
+        self, pairs: Sequence[Sequence], works: Mapping, end: float = inf, clock: Callable[[], float] = time.monotonic
+    ):
+        self.pairs, self.works, self.end, self.clock = pairs, works, end, clock
+
+    def left(self) -> float:
+        """Seconds until the time is up."""
+        return self.end - self.clock()
+
+    def take(self, room: float = inf) -> tuple | None:
+        """The next task, a name and its groups, or None where none is left or none fits. room: models that may be added."""
+        if (left := self.left()) <= 0:
+            return None
+        for _, _, name, groups, partners in sorted(self._candidates(), key=lambda task: task[:2]):
+            if groups := self._fitting(name, groups, partners, left, room):
+                self.works[name].take(groups)
+                return name, groups
+        return None
+
+    def finished(self, name, groups: Sequence[range], seconds: float) -> None:
+        """A task that `take` gave is done: what it took, from beginning to written."""
+        measured, n = self.works[name].seconds, sum(map(len, groups))
+        measured[n] = max(seconds, measured.get(n, 0.0))
+
+    def _candidates(self) -> Iterator[tuple]:
+        """Tasks as (whether it begins a pair, first model and place of the pair, name, groups, partners to follow)."""
+        for place, pair in enumerate(self.pairs):
+            works, fresh = {name: self.works[name] for name in pair}, {}
+            for name, work in works.items():
+                others, groups = [w for other, w in works.items() if other != name], ([], [])
+                for group in work.missing:
+                    groups[any(other.has(group) for other in others)].append(group)
+                fresh[name], begun = groups
+                if begun:
+                    yield False, (begun[0].start, place), name, begun, ()
+            # the larger groups first: each of the smaller ones then makes pairs whole
+            lead = max(fresh, key=lambda name: (bool(fresh[name]), works[name].size))
+            if fresh[lead]:
+                first = fresh[lead][0]
+                partners = [name for name, w in works.items() if name != lead and not w.open.isdisjoint(first)]
+                yield True, (first.start, place), lead, fresh[lead], partners
+
+    def _fitting(self, name, groups: list[range], partners: Sequence, left: float, room: float) -> list[range]:
+        """As many of the groups as a wave takes and as time and room are expected to be enough for, partners included."""
+        size = self.works[name].size
+        for count in range(min(len(groups), max(1, self.works[name].wave // size)), 0, -1):
+            n = count * size
+            follow = {p: n if count > 1 else min(n, self.works[p].size) for p in partners}
+            needed = self._seconds(name, n) + sum(self._seconds(p, m) for p, m in follow.items())
+            if needed <= left and n + sum(follow.values()) <= room:
+                return groups[:count]
+        return []
+
+    def _seconds(self, name, n: int) -> float:
+        if (known := self.works[name].expected(n)) is not None:
+            return known
+        passes, others = self.works[name].passes, {o for pair in self.pairs if name in pair for o in pair}
+        said = [self.works[o].expected(n) * passes / self.works[o].passes for o in others if self.works[o].seconds]
+        return GUESS * max(said, default=0.0)
