@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import log_ndtr
 
-from samlib.checks import as_array, as_member
+from samlib.checks import as_array, as_choice, as_member
 
 _BLOCK = 1 << 17  # signals per block: 1 MB in float64, which stays in the cache over the passes
 _FAR = 1e100  # squares of what lies further out, over a deviation of 1e-30, would overflow
@@ -73,8 +73,8 @@ def lira(target, shadow, member=None, *, mode="online", variance="example", trun
     Raises ValueError for NaN, shapes that disagree, one shadow model, an example without in models (online) or without
     out models, and where no example has two models on a side that needs a deviation.
     """
-    _choice("mode", mode, ("online", "offline", "offline-two-sided"))
-    _choice("variance", variance, ("example", "residual", "reference"))
+    as_choice("mode", mode, ("online", "offline", "offline-two-sided"))
+    as_choice("variance", variance, ("example", "residual", "reference"))
     m = _as_moments("shadow", shadow, "member", member, truncate=truncate, medians=variance == "reference")
     if variance == "reference" and m.median_out is None:
         raise ValueError("shadow must hold medians for variance='reference': build it with moments(..., medians=True).")
@@ -223,8 +223,3 @@ def _targets(name, target, shape) -> tuple[np.ndarray, bool]:
     if x.shape != shape and x.shape[1:] != shape:
         raise ValueError(f"{name} has shape {x.shape}, but the shadow models' examples have shape {shape}.")
     return (x, True) if x.ndim > len(shape) else (x[None], False)
-
-
-def _choice(name, value, allowed) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}.")
