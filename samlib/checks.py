@@ -45,7 +45,10 @@ def as_array(
         if math.isnan(low) and not missing:
             raise ValueError(f"{name} holds {int(np.isnan(array).sum())} NaN value(s).")
         if not infinite and not (low >= -FAR and high <= FAR):
-            for far, what in ((np.isinf(array), "infinite value(s)"), (np.abs(array) > FAR, f"value(s) beyond {FAR:g}")):
+            for far, what in (
+                (np.isinf(array), "infinite value(s)"),
+                (np.abs(array, dtype=np.float64) > FAR, f"value(s) beyond {FAR:g}"),
+            ):
                 if far.any():
                     raise ValueError(f"{name} holds {int(far.sum())} {what}.")
     return array
@@ -119,7 +122,7 @@ def as_labels(name: str, value, n_classes: int | None = None, *, ndim: int | Non
     array = as_array(name, value, ndim=ndim)
     if array.dtype.kind == "f" and (array != np.floor(array)).any():
         raise ValueError(f"{name} must hold whole numbers.")
-    low, high = array.min(), array.max()
+    low, high = array.min().item(), array.max().item()
     if low < 0 or high >= (2**63 if n_classes is None else n_classes):
         top = "2^63 - 1" if n_classes is None else n_classes - 1
         raise ValueError(f"{name} must lie in 0 to {top}, but it spans {low} to {high}.")
@@ -131,14 +134,14 @@ def as_number(name: str, value, low=0, high=math.inf, *, strict=False, whole=Fal
 
     `why` says after the range where it comes from. Raises ValueError for anything else.
     """
-    array = as_array(name, value, ndim=0)
+    array = as_array(name, value, ndim=0, infinite=True)
     # A float32 of 0.1 means 0.1, and not 0.10000000149.
     number = float(str(array)) if array.dtype.kind == "f" and array.dtype.itemsize < 8 else array.item()
-    if not (low < number < high if strict else low <= number <= high):
-        if strict:
-            wanted = f"lie strictly between {low} and {high}" if high < math.inf else f"be a finite number above {low}"
+    if not (low < number < high if strict else low <= number <= high) or abs(number) > FAR:
+        if high < math.inf:
+            wanted = f"lie strictly between {low} and {high}" if strict else f"lie in {low} to {high}"
         else:
-            wanted = f"lie in {low} to {high}" if high < math.inf else f"be at least {low}"
+            wanted = f"be a finite number {'above' if strict else 'of at least'} {low}"
         raise ValueError(f"{name} must {wanted}{why}, but it is {number}.")
     if whole and number != int(number):
         raise ValueError(f"{name} must be a whole number, not {number}.")

@@ -3,8 +3,8 @@
 The influence of 50,000 examples on 10,000 test points never stands in memory: it is made in blocks of test points, from
 an exact integer product of 0/1 matrices. (The room is not called memorization, because `samlib.memorization` is the function.)
 
-Every count is exact. Up to 4,096 models the sums of `influence_blocks` are whole numbers in float32, up to 2^24 in float64
-at half the speed; more models are refused. So an influence that is 0 is 0, at any number of models.
+Every count is exact: up to 4,096 models sums are whole numbers in float32, up to 2^24 models in float64, which is slower;
+more models are refused. So an influence that is 0 is 0.
 """
 
 from __future__ import annotations
@@ -74,17 +74,15 @@ def _written(path: Path, correct_test, member, empty: str):
     import zarr
     from filelock import FileLock
 
-    partial = path.with_name(f"{path.name}.partial")
-    shape = (correct_test.shape[1], member.shape[1])
+    partial, (n_tests, n) = path.with_name(f"{path.name}.partial"), (correct_test.shape[1], member.shape[1])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f"{path.name}.lock")):
             if path.exists():
                 raise ValueError(f"out {path} is there already; delete it or give another path.")
-            shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed: we hold its lock
             try:
-                chunks = (min(64, shape[0]), shape[1])
-                array = zarr.create_array(partial, shape=shape, chunks=chunks, dtype="float32", fill_value=np.nan)
+                options = {"dtype": "float32", "fill_value": np.nan, "overwrite": True}  # over a killed process's
+                array = zarr.create_array(partial, shape=(n_tests, n), chunks=(min(64, n_tests), n), **options)
                 for rows, block in influence_blocks(correct_test, member, empty=empty):
                     array[rows] = block
                 partial.rename(path)
@@ -96,10 +94,7 @@ def _written(path: Path, correct_test, member, empty: str):
 
 
 def influence_blocks(correct_test, member, *, empty: str = "nan") -> Iterator[tuple[slice, np.ndarray]]:
-    """The values of `influence`, a block of test points at a time: (slice of tests, float32 (block, examples)).
-
-    Raises as `influence`, when the first block is asked for.
-    """
+    """The values of `influence`, a block of test points at a time: (slice of tests, float32 (block, examples)); raises alike."""
     correct_test, member = _masks(correct_test, member)
     n_in = member.sum(0)
     n_out = len(member) - n_in
@@ -197,12 +192,9 @@ def _label_pair(labels, correct_test, member):
         return None
     if not isinstance(labels, (list, tuple)) or len(labels) != 2:
         raise ValueError("labels must be a pair: those of the tests and those of the examples.")
-    pair = [as_labels("labels", each, ndim=1) for each in labels]
-    if (sizes := [len(each) for each in pair]) != [correct_test.shape[1], member.shape[1]]:
-        raise ValueError(
-            f"labels hold {sizes[0]} and {sizes[1]}, but there are {correct_test.shape[1]} tests and {member.shape[1]} "
-            "examples."
-        )
+    pair, there = [as_labels("labels", each, ndim=1) for each in labels], [correct_test.shape[1], member.shape[1]]
+    if (sizes := list(map(len, pair))) != there:
+        raise ValueError(f"labels must hold {there[0]} of tests and {there[1]} of examples, but they hold {sizes}.")
     return pair
 
 

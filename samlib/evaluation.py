@@ -9,19 +9,18 @@ interval over examples alone leaves out that another training run would have giv
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
-from samlib.checks import as_array, as_generator, as_member, as_number, as_rates, same_shape
+from samlib.checks import as_array, as_member, as_number, as_rates, same_shape
+from samlib.inference import clopper_pearson, resampled, tail_of, two_way
+from samlib.inference import epsilon_lower_bound as epsilon_lower_bound
 
 ENOUGH = 10  # false positives that a rate must allow before a true-positive rate at it is worth showing
-_BLOCK = 2_000_000  # resampled weights held at once
-MOST = 10_000_000  # resamples
-_COUNTS = 2**53  # whole numbers that float64 holds
 
 
 class Measure(NamedTuple):
@@ -140,48 +139,6 @@ def tpr_at(scores, member, fpr: float) -> float:
     return _at(roc(scores, member), as_number("fpr", fpr, 0, 1, strict=True))
 
 
-def clopper_pearson(successes, trials, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """The exact binomial interval (low, high) of a rate (Clopper and Pearson 1934), for counts of any one shape.
-
-    Raises ValueError for counts that are no counts, or a confidence outside (0, 1).
-    """
-    # In float64, since the difference of small integer types would wrap.
-    k, n = as_array("successes", successes).astype(float), as_array("trials", trials).astype(float)
-    try:
-        np.broadcast_shapes(k.shape, n.shape)
-    except ValueError:
-        raise ValueError(f"successes have shape {k.shape}, but trials have shape {n.shape}: they must agree.") from None
-    if (k < 0).any() or (k > n).any() or (n < 1).any() or (k != np.floor(k)).any() or (n != np.floor(n)).any():
-        raise ValueError("successes must be whole numbers from 0 to trials, and trials whole numbers of at least 1.")
-    tail = _tail(confidence)
-    with np.errstate(invalid="ignore"):
-        low, high = stats.beta.ppf(tail, k, n - k + 1), stats.beta.ppf(1 - tail, k + 1, n - k)
-    return np.where(k == 0, 0.0, low), np.where(k == n, 1.0, high)
-
-
-def epsilon_lower_bound(
-    true_positives, n_members, false_positives, n_nonmembers, *, delta: float = 0.0, confidence: float = 0.95
-) -> float:
-    """The differential-privacy epsilon that an attack's counts refute, at least 0 (Jagielski et al. 2020; Nasr et al. 2023).
-
-    (epsilon, delta)-DP forces TPR <= e^epsilon FPR + delta, and the same of the true-negative and false-negative rates. The
-    rates are Clopper and Pearson's worst ends, each at confidence 1 - (1 - confidence) / 2, so that both hold at once. The
-    threshold must have been chosen on other data. Raises ValueError as `clopper_pearson`.
-    """
-    n_members = as_number("n_members", n_members, 1, _COUNTS, whole=True)
-    n_nonmembers = as_number("n_nonmembers", n_nonmembers, 1, _COUNTS, whole=True)
-    true_positives = as_number("true_positives", true_positives, 0, n_members, whole=True)
-    false_positives = as_number("false_positives", false_positives, 0, n_nonmembers, whole=True)
-    delta = as_number("delta", delta, 0, 1)
-    tpr_low = clopper_pearson(true_positives, n_members, confidence)[0]  # a tail of (1 - confidence) / 2 each
-    fpr_high = clopper_pearson(false_positives, n_nonmembers, confidence)[1]
-    bounds = [0.0]
-    for gain, loss in ((tpr_low, fpr_high), (1 - fpr_high, 1 - tpr_low)):
-        if gain > delta:
-            bounds.append(math.log((gain - delta) / loss))
-    return float(max(bounds))
-
-
 class Vulnerability(NamedTuple):
     """Per-example rates at one pooled threshold; all (n,) but `threshold` and `dispersion`.
 
@@ -261,44 +218,6 @@ def advantage_terms(scores, member) -> np.ndarray:
     return terms
 
 
-def two_way(terms, *, n_resamples: int = 2000, seed=0) -> np.ndarray:
-    """Bootstrap replicates of means over models and examples: terms (..., models, examples) to (..., n_resamples).
-
-    Models and examples are each drawn with replacement (a single model is kept); all leading matrices share the draws, so
-    differences of replicates are paired. For a statistic that is not a mean, pass its first-order terms.
-    Raises ValueError for NaN and for fewer than 2 dimensions.
-    """
-    terms = as_array("terms", terms).astype(float)
-    if terms.ndim < 2:
-        raise ValueError(f"terms must be (..., models, examples), but their shape is {terms.shape}.")
-    flat, size = terms.reshape(-1, *terms.shape[-2:]), terms.shape[-2] * terms.shape[-1]
-
-    def means(rows, columns):
-        return np.stack([((rows @ matrix) * columns).sum(1) for matrix in flat], 1) / size
-
-    drawn = resampled(terms.shape[-2:], means, n_resamples=n_resamples, seed=seed)
-    return drawn.T.reshape(*terms.shape[:-2], len(drawn))
-
-
-def resampled(shape: tuple[int, int], statistic: Callable, *, n_resamples: int = 2000, seed=0) -> np.ndarray:
-    """Replicates of statistic(rows (b, models), columns (b, examples)) -> (b, ...), whole counts of how often each was drawn."""
-    return np.concatenate([statistic(*weights) for weights in _weights(shape, n_resamples, seed)])
-
-
-def _weights(shape: tuple[int, int], n_resamples: int, seed) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """How often each row and each column was drawn, in blocks of resamples: (block, rows), (block, columns)."""
-    n_resamples = as_number("n_resamples", n_resamples, 1, MOST, whole=True)
-    rng, step = as_generator(seed), max(1, _BLOCK // shape[1])
-    for start in range(0, n_resamples, step):
-        size = min(step, n_resamples - start)
-        yield tuple(_counts(rng, size, n) if n > 1 else np.ones((size, 1)) for n in shape)
-
-
-def _counts(rng, size: int, n: int) -> np.ndarray:
-    picks = rng.integers(0, n, (size, n)) + n * np.arange(size)[:, None]
-    return np.bincount(picks.ravel(), minlength=size * n).reshape(size, n).astype(float)
-
-
 def _points(scores, member, fpr) -> dict:
     """The measures themselves."""
     curve = roc(scores, member)
@@ -324,7 +243,7 @@ def _replicates(many: list[np.ndarray], member, fpr, n_resamples: int, seed) -> 
 def tpr_replicates(many, member, fpr, *, n_resamples: int = 2000, seed=0) -> np.ndarray:
     """Bootstrap replicates of the pooled TPR at each FPR, for several score matrices (targets, n) over the same draws.
 
-    Returns (rates, len(many), n_resamples). Raises as `evaluate`.
+    Returns (rates, len(many), n_resamples), NaN for a draw without members. Raises as `evaluate`.
     """
     fpr = as_rates("fpr", fpr)
     if not isinstance(many, (list, tuple, np.ndarray)) or len(many) == 0 or not fpr:
@@ -360,7 +279,8 @@ def _rates_at(scores, member, fpr) -> Callable:
                 break
         counts = reach[stop]
         reached = weight.take(inside[: counts.max()])
-        return np.array([reached[:count].sum(dtype=float) for count in counts]) / members
+        with np.errstate(invalid="ignore"):  # a draw without members has no rate
+            return np.array([reached[:count].sum(dtype=float) for count in counts]) / members
 
     return rates
 
@@ -391,8 +311,9 @@ def _fields(measures: dict, member, fpr, base: float) -> dict:
 def _interval(value, replicates, confidence) -> Measure:
     if replicates is None:
         return Measure(float(value), math.nan, math.nan)
-    tail = _tail(confidence)
-    return Measure(float(value), *(float(v) for v in np.quantile(replicates, [tail, 1 - tail])))
+    tail, known = tail_of(confidence), replicates[~np.isnan(replicates)]
+    ends = np.quantile(known, [tail, 1 - tail]) if len(known) else (math.nan, math.nan)
+    return Measure(float(value), *map(float, ends))
 
 
 def _tie_ends(ordered: np.ndarray) -> np.ndarray:
@@ -415,8 +336,3 @@ def _checked(member, **named) -> tuple[np.ndarray, np.ndarray]:
 def _row(array: np.ndarray) -> np.ndarray:
     """A column is one target's: a target needs more than one example."""
     return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
-
-
-def _tail(confidence) -> float:
-    """The share that an interval leaves out on each side."""
-    return (1 - as_number("confidence", confidence, 0, 1, strict=True)) / 2

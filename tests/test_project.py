@@ -17,7 +17,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # Each room imports only from rooms to its left.
 ORDER = [
     *("checks", "data", "models", "optim", "experiment", "signals", "training", "sharpness", "runs", "planning"),
-    *("estimators", "attacks", "evaluation", "audit", "mixture", "theory", "claims", "figures", "widgets", "cli"),
+    *("estimators", "attacks", "inference", "evaluation", "audit", "mixture", "theory", "claims", "figures", "widgets", "cli"),
 ]
 
 

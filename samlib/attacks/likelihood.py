@@ -121,6 +121,7 @@ def _logpdf(x, mean, std):
 
 
 def _moments(shadow_name, shadow, member_name, member, *, truncate=False, medians=False, deviations=True) -> Moments:
+    truncate, medians = (bool(as_member(name, v, ndim=0)) for name, v in (("truncate", truncate), ("medians", medians)))
     x = as_array(shadow_name, shadow, ndim=(2, 3), infinite=True)
     member = as_member(member_name, member, ndim=2)
     if member.shape != x.shape[:2]:
@@ -198,7 +199,7 @@ def _as_moments(shadow_name, shadow, member_name, member, **options) -> Moments:
     if isinstance(shadow, Moments):
         if member is not None:
             raise ValueError(f"{member_name} must be left out where {shadow_name} is already Moments.")
-        if options.get("truncate"):
+        if as_member("truncate", options.get("truncate", False), ndim=0):
             raise ValueError("truncate must be given to moments() where shadow is already Moments.")
         return shadow
     if member is None:
@@ -220,6 +221,8 @@ def _need_sides(m: Moments, *, online: bool, name: str) -> None:
 def _targets(name, target, shape) -> tuple[np.ndarray, bool]:
     """The target's signals as (t, n[, q]), and whether they came stacked like that."""
     x = as_array(name, target, infinite=True)
+    if x.shape == (*shape, 1) and x.shape[1:] != shape:  # a column
+        x = x[..., 0]
     if x.shape != shape and x.shape[1:] != shape:
         raise ValueError(f"{name} has shape {x.shape}, but the shadow models' examples have shape {shape}.")
     return (x, True) if x.ndim > len(shape) else (x[None], False)

@@ -60,6 +60,7 @@ def quantile_regression(
     if not (regressor is None or hasattr(regressor, "state_dict") or hasattr(regressor, "get_params")):
         raise ValueError("regressor must be a scikit-learn regressor or a torch module.")
     s, u = s.astype(np.float64), u.astype(np.float64)
+    f, g = (a.astype(np.float32) if a.dtype == np.float16 else a for a in (f, g))  # in which no fit is exact enough
 
     if hasattr(regressor, "state_dict"):
         predicted = _torch_predict(regressor, f, s, g, levels, epochs, lr, seed)

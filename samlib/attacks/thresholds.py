@@ -87,9 +87,9 @@ def threshold(shadow_scores, shadow_member, target_scores, *, shadow_labels=None
         return target >= _best_thresholds(scores.ravel(), member.ravel())[0]
     y_shadow = as_labels("shadow_labels", shadow_labels, ndim=1)
     y = as_labels("target_labels", target_labels, ndim=1)
-    for name, labels, values in (("shadow_labels", y_shadow, scores), ("target_labels", y, target)):
+    for side, labels, values in (("shadow", y_shadow, scores), ("target", y, target)):
         if labels.shape != values.shape[-1:]:
-            raise ValueError(f"{name} has shape {labels.shape}, but there are {values.shape[-1]} examples.")
+            raise ValueError(f"{side}_labels has shape {labels.shape}, but {side}_scores has shape {values.shape}.")
     n_classes = int(max(y_shadow.max(), y.max())) + 1
     if n_classes > 2**16:  # number the classes that occur, rather than hold a threshold for all below the largest
         occurring, index = np.unique(np.r_[y_shadow, y], return_inverse=True)
