@@ -14,7 +14,7 @@ from scipy.special import expit
 from scipy.stats import spearmanr
 
 from samlib import attacks
-from samlib.checks import as_array, as_generator, as_number, same_shape
+from samlib.checks import as_array, as_generator, as_number, same_shape, shown
 from samlib.estimators import memorization, memorization_terms
 from samlib.evaluation import Comparison, compare
 from samlib.inference import MOST, two_way
@@ -149,7 +149,7 @@ def attack_scores(runs: xr.Dataset, names=tuple(ATTACKS)) -> Attacked:
     if not isinstance(names, (list, tuple)):
         raise ValueError(f"names must be a list of attacks, not a {type(names).__name__}.")
     if unknown := [name for name in names if not isinstance(name, str) or name not in ATTACKS]:
-        raise ValueError(f"attack {unknown[0]!r} is not one of {', '.join(ATTACKS)}.")
+        raise ValueError(f"attack {shown(unknown[0])} is not one of {', '.join(ATTACKS)}.")
     member, kept = usable(runs)
     if lost := runs.sizes["example"] - len(kept):
         warnings.warn(

@@ -156,7 +156,7 @@ def as_rates(name: str, value) -> tuple[float, ...]:
 def as_choice(name: str, value, allowed: tuple[str, ...]) -> str:
     """`value`, one of some words. Raises ValueError for anything else."""
     if not isinstance(value, str) or value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {_shown(value)}.")
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {shown(value)}.")
     return value
 
 
@@ -165,7 +165,7 @@ def as_generator(seed) -> np.random.Generator:
     try:
         return np.random.default_rng(seed)
     except (TypeError, ValueError):
-        raise ValueError(f"seed must be a whole number of at least 0 or a generator, not {_shown(seed)}.") from None
+        raise ValueError(f"seed must be a whole number of at least 0 or a generator, not {shown(seed)}.") from None
 
 
 def as_path(name: str, value) -> Path:
@@ -176,10 +176,11 @@ def as_path(name: str, value) -> Path:
     try:
         return Path(value).expanduser().absolute()
     except (TypeError, RuntimeError) as error:
-        raise ValueError(f"{name} must be a path, not {_shown(value)} ({error}).") from None
+        raise ValueError(f"{name} must be a path, not {shown(value)} ({error}).") from None
 
 
-def _shown(value) -> str:
+def shown(value) -> str:
+    """`repr`, on one line of at most 63 characters, for a message."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 60 else f"{text[:60]}..."
 

@@ -246,7 +246,7 @@ def tpr_replicates(many, member, fpr, *, n_resamples: int = 2000, seed=0) -> np.
     Returns (rates, len(many), n_resamples), NaN for a draw without members. Raises as `evaluate`.
     """
     fpr = as_rates("fpr", fpr)
-    if not isinstance(many, (list, tuple, np.ndarray)) or len(many) == 0 or not fpr:
+    if (np.ndim(many) < 3 if not isinstance(many, (list, tuple)) else not many) or not fpr:
         raise ValueError("many must be a list of at least one score matrix, and fpr at least one rate.")
     checked = [_checked(member, **{f"many[{i}]": scores}) for i, scores in enumerate(many)]
     many, member = [scores for scores, _ in checked], checked[0][1]

@@ -7,7 +7,6 @@ beside it, so that the store's bytes depend on the experiment alone.
 
 from __future__ import annotations
 
-import logging
 import os
 import platform
 import sys
@@ -20,6 +19,7 @@ import xarray as xr
 from tqdm import tqdm
 
 from samlib.experiment import Experiment
+from samlib.host import LOCAL, started
 from samlib.runs.recorded import load_runs, save_runs
 from samlib.runs.store import Store, open_store
 from samlib.runs.transfer import export_job, import_group
@@ -27,10 +27,6 @@ from samlib.training import train_group
 
 __all__ = ["Store", "export_job", "import_group", "load_runs", "n_workers", "run", "run_pairs", "save_runs", "workers"]
 
-# glibc gives large blocks back to the system after each step, as Dask tells it to, and takes page faults to get them
-# again, which convolutional nets feel most.
-KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
-LOCAL = "SAMLIB_LOCAL_WORKER"  # set in workers of `_local_client`
 ONE_AT_A_TIME = threading.Lock()
 ATTEMPTS = 3  # rounds of dispatch before a group that workers keep losing is given up
 
@@ -89,6 +85,10 @@ def run_pairs(pairs: Mapping[Hashable, Mapping[str, Experiment]], **options) -> 
     return {key: {name: runs[e.model_dump_json()] for name, e in pair.items()} for key, pair in pairs.items()}
 
 
+class _Failed(Exception):
+    """What ends a run as an OSError; from the cluster, an OSError says that the scheduler is gone."""
+
+
 def _train_missing(store: Store, missing: list[range], cluster, progress: bool) -> None:
     """Train on the cluster, writing each group as it comes; groups that workers lost are sent again."""
     from distributed import as_completed
@@ -110,22 +110,28 @@ def _train_missing(store: Store, missing: list[range], cluster, progress: bool) 
                 for future in as_completed(sent, loop=client.loop):
                     if future.status == "finished":
                         result, seconds, where = future.result()
-                        store.write(sent[future], result, seconds, where)
+                        try:
+                            store.write(sent[future], result, seconds, where)
+                        except OSError as error:
+                            raise _Failed(f"The store {store.path} could not be written ({error})") from None
                         for strategy in sorted(set(result["strategy"].tolist()) - said):
                             said.add(strategy)
                             if progress and any(trouble in strategy for trouble in ("out of memory", "not compiled")):
                                 bar.write(f"samlib: {strategy}", file=sys.stderr)
                         bar.update(len(sent[future]))
                         future.release()
-                    elif future.status == "error" and not isinstance(future.exception(), KilledWorker):
+                    elif future.status == "error" and not isinstance(error := future.exception(), KilledWorker):
+                        if isinstance(error, OSError):  # of the worker's own files, and not of the store
+                            group = sent[future]
+                            raise _Failed(
+                                f"A worker could not train models {group.start} to {group.stop - 1} ({error})"
+                            )
                         future.result()
                 if not (missing := store.missing()):
                     return
+    except _Failed as error:
+        raise OSError(f"{error}; what was finished is kept.") from None
     except (OSError, TimeoutError) as error:
-        if getattr(error, "errno", None) is not None:
-            raise OSError(
-                f"The store {store.path} could not be written ({error}); what was finished is kept."
-            ) from None
         raise RuntimeError(
             f"The Dask scheduler was lost ({error}); run again to go on from what is finished."
         ) from None
@@ -136,12 +142,16 @@ def _train_missing(store: Store, missing: list[range], cluster, progress: bool) 
 def _train(recipe: dict, data: dict, models: range):
     """One group on a worker; one at a time, for random states and hooks are the process's, whatever threads the worker has."""
     import torch
+    from distributed import get_worker
 
     with ONE_AT_A_TIME:
         start, device = time.perf_counter(), _device()
         if device == "cpu":
             torch.set_num_threads(1)
-        result = train_group(recipe, data, models, device)
+        try:
+            result = train_group(recipe, data, models, device)
+        except OSError as error:
+            raise OSError(f"{get_worker().address}: {error}") from error
         seconds = time.perf_counter() - start
     kind = torch.cuda.get_device_name() if device != "cpu" else f"CPU {torch.backends.cpu.get_cpu_capability()}"
     return result, seconds, f"{platform.machine()} {kind}, torch {torch.__version__}"
@@ -168,41 +178,29 @@ def _client(cluster, n_tasks: int):
     """A context that yields a Dask client: the caller's own, or one that is closed afterwards."""
     from distributed import Client
 
-    if isinstance(cluster, Client):
-        return nullcontext(cluster)
     if cluster is None:
         return _local_client(n_tasks)
+    if not isinstance(cluster, (str, Client)) and not hasattr(cluster, "scheduler_address"):
+        kind = type(cluster).__name__
+        raise ValueError(f"cluster must be an address, a distributed.Client or a Dask cluster, not a {kind}.")
+    if getattr(cluster, "asynchronous", False):
+        raise ValueError(
+            "cluster must not be asynchronous, for run waits for its models: give the scheduler's address."
+        )
+    if getattr(getattr(cluster, "status", None), "name", getattr(cluster, "status", None)) in ("closing", "closed"):
+        raise RuntimeError("The Dask client or cluster that was given as cluster is closed; give an open one.")
+    if isinstance(cluster, Client):
+        return nullcontext(cluster)
     try:
         return Client(cluster, timeout="10s", set_as_default=False)
-    except (OSError, TimeoutError, ValueError) as error:
-        raise RuntimeError(f"No Dask scheduler answers at {cluster!r} ({error}).") from None
+    except Exception as error:  # Dask raises many kinds
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise RuntimeError(f"No Dask scheduler answers at {cluster!r} ({reason}).") from None
 
 
 @contextmanager
 def _local_client(n_tasks: int):
-    from distributed import Client, LocalCluster
+    from distributed import Client
 
-    before = {name: os.environ.get(name) for name in KEEP_MEMORY}
-    main = sys.modules["__main__"]
-    file = main.__dict__.pop("__file__", None)
-    spec, main.__spec__ = getattr(main, "__spec__", None), None
-    # Workers are spawned; hiding the main module keeps them from running a script that has no __main__ guard again.
-    os.environ |= KEEP_MEMORY  # over Dask's own settings, which an earlier cluster leaves in the environment
-    try:
-        with (
-            LocalCluster(
-                n_workers=max(1, min(n_workers(), n_tasks)),
-                threads_per_worker=1,
-                dashboard_address="127.0.0.1:0",  # any free port
-                silence_logs=logging.ERROR,
-                env={LOCAL: "1"},
-            ) as cluster,
-            Client(cluster, set_as_default=False) as client,
-        ):
-            yield client
-    finally:
-        if file is not None:
-            main.__file__ = file
-        main.__spec__ = spec
-        for name, value in before.items():
-            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+    with started(max(1, min(n_workers(), n_tasks))) as address, Client(address, set_as_default=False) as client:
+        yield client
