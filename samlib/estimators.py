@@ -3,8 +3,7 @@
 The influence of 50,000 examples on 10,000 test points never stands in memory: it is made in blocks of test points, from
 an exact integer product of 0/1 matrices. (The room is not called memorization, because `samlib.memorization` is the function.)
 
-Every count is exact: up to 4,096 models sums are whole numbers in float32, up to 2^24 models in float64, which is slower;
-more models are refused. So an influence that is 0 is 0.
+Counts are exact, so that an influence of 0 is 0: in float32 up to 4,096 models, in float64 up to 2^24; more are refused.
 """
 
 from __future__ import annotations

@@ -24,9 +24,7 @@ def test_what_is_no_cluster_is_one_sentence(small_npz, tmp_path):
         assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(
-    "address", ["", "nowhere", "tcp://", "127.0.0.1:99999", "http://127.0.0.1:1", "tcp://127.0.0.1:1"]
-)
+@pytest.mark.parametrize("address", ["", "nowhere", "tcp://", "http://127.0.0.1:1"])
 def test_an_address_without_a_scheduler_is_one_sentence(small_npz, tmp_path, address):
     with pytest.raises(RuntimeError, match=rf"^No Dask scheduler answers at '{address}' \(.*\)\.$") as error:
         run(experiment(small_npz), cluster=address, cache_dir=tmp_path, progress=False)
@@ -86,8 +84,8 @@ def test_a_worker_s_own_disk_is_not_taken_for_the_store(small_npz, client, tmp_p
             lambda dask_worker: setattr(__import__("samlib.runs").runs, "train_group", real[dask_worker.address])
         )
     assert re.fullmatch(
-        r"A worker could not train models 0 to 7 \(tcp://127\.0\.0\.1:\d+: .*No space left on device: '/scratch/of/the/worker'\); "
-        r"what was finished is kept\.",
+        r"A worker could not train models 0 to 7 \(tcp://127\.0\.0\.1:\d+: .*No space left on device: '/scratch/of/the/worker'"
+        r"\); what was finished is kept\.",
         str(error.value),
     )
     assert run(experiment(small_npz), cluster=client, cache_dir=tmp_path, progress=False).sizes["model"] == 8
@@ -100,7 +98,7 @@ def test_two_threads_that_start_workers_at_once_edit_nothing(small_npz, tmp_path
     looks = main.__dict__.get("__file__"), main.__spec__
 
     def watch():
-        while not done.is_set():
+        while not done.wait(0.0005):
             seen.add((dict(os.environ) == before, (main.__dict__.get("__file__"), main.__spec__) == looks))
 
     found = {}

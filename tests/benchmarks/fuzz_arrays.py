@@ -94,101 +94,48 @@ FUNCTIONS = {
     "estimators.influence_blocks": COUNTED | {"empty": EMPTY},
     "estimators.top_influences": COUNTED | {"k": COUNT, "labels": (labels("t"), labels("n"))},
     "estimators.strongest_influence": COUNTED | {"labels": (labels("t"), labels("n"))},
-    "estimators.influential_by_interval": {
-        "score": real("n"),
-        "value": real("n"),
-        "edges": ("edges", ("e",)),
-        "k": COUNT,
-    },
+    "estimators.influential_by_interval": {"score": real("n"), "value": real("n"), "edges": ("edges", ("e",)), "k":
+        COUNT},
     "estimators.influence_entropy": {"influence": real("t", "n")},
     "estimators.streamed_entropy": COUNTED,
     "estimators.entropy_buckets": {"entropy": real("t"), "n_buckets": COUNT},
-    "estimators.gain_beyond_difficulty": {
-        "gain": real("n"),
-        "entropy": real("n"),
-        "difficulty": real("n"),
-        "n_bins": COUNT,
-    },
+    "estimators.gain_beyond_difficulty": {"gain": real("n"), "entropy": real("n"), "difficulty": real("n"), "n_bins":
+        COUNT},
     "evaluation.evaluate": SCORED | {"fpr": RATES} | DRAWN,
-    "evaluation.compare": {
-        "scores_a": real("k", "n"),
-        "scores_b": real("k", "n"),
-        "member": mask("k", "n"),
-        "fpr": RATES,
-    }
-    | DRAWN,
+    "evaluation.compare": {"scores_a": real("k", "n"), "scores_b": real("k", "n"), "member": mask("k", "n"), "fpr": RATES}
+        | DRAWN,
     "evaluation.roc": SCORED,
     "evaluation.tpr_at": SCORED | {"fpr": RATE},
     "inference.clopper_pearson": {"successes": ("counts", ("n",)), "trials": ("counts", ("n",)), "confidence": RATE},
-    "inference.epsilon_lower_bound": {
-        "true_positives": COUNT,
-        "n_members": COUNT,
-        "false_positives": COUNT,
-        "n_nonmembers": COUNT,
-        "delta": RATE,
-        "confidence": RATE,
-    },
+    "inference.epsilon_lower_bound": {"true_positives": COUNT, "n_members": COUNT, "false_positives": COUNT,
+        "n_nonmembers": COUNT, "delta": RATE, "confidence": RATE},
     "evaluation.vulnerability": SCORED | {"fpr": RATE},
     "evaluation.auc_terms": SCORED,
     "evaluation.advantage_terms": SCORED,
     "inference.two_way": {"terms": real("k", "n"), "n_resamples": COUNT, "seed": SEED},
     "inference.resampled": {"shape": ("shape", ()), "n_resamples": COUNT, "seed": SEED},
-    "evaluation.tpr_replicates": {
-        "many": ("many", ("m", "k", "n")),
-        "member": mask("k", "n"),
-        "fpr": RATES,
-        "n_resamples": COUNT,
-        "seed": SEED,
-    },
+    "evaluation.tpr_replicates": {"many": ("many", ("m", "k", "n")), "member": mask("k", "n"), "fpr": RATES,
+        "n_resamples": COUNT, "seed": SEED},
     "attacks.correctness": {"probs": probs("n", "c"), "labels": labels("n")},
     "attacks.confidence": {"probs": probs("n", "c"), "labels": labels("n")},
     "attacks.loss": {"probs": probs("n", "c"), "labels": labels("n")},
     "attacks.entropy": {"probs": probs("n", "c"), "labels": labels("n")},
     "attacks.modified_entropy": {"probs": probs("n", "c"), "labels": labels("n")},
-    "attacks.threshold": {
-        "shadow_scores": real("n"),
-        "shadow_member": mask("n"),
-        "target_scores": real("t"),
-        "shadow_labels": labels("n"),
-        "target_labels": labels("t"),
-    },
-    "attacks.population": {
-        "target": real("n"),
-        "population": real("z"),
-        "target_labels": labels("n"),
-        "population_labels": labels("z"),
-    },
+    "attacks.threshold": {"shadow_scores": real("n"), "shadow_member": mask("n"), "target_scores": real("t"),
+        "shadow_labels": labels("n"), "target_labels": labels("t")},
+    "attacks.population": {"target": real("n"), "population": real("z"), "target_labels": labels("n"),
+        "population_labels": labels("z")},
     "attacks.difficulty_calibration": SHADOWED,
-    "attacks.label_only": {
-        "target_correct": mask("n", "q"),
-        "shadow_correct": mask("k", "n", "q"),
-        "shadow_member": mask("k", "n"),
-    },
+    "attacks.label_only": {"target_correct": mask("n", "q"), "shadow_correct": mask("k", "n", "q"), "shadow_member":
+        mask("k", "n")},
     "attacks.moments": {"shadow": real("k", "n"), "member": mask("k", "n"), "truncate": FLAG, "medians": FLAG},
-    "attacks.lira": SHADOWED
-    | {
-        "mode": choice("online", "offline", "offline-two-sided"),
-        "variance": choice("example", "residual", "reference"),
-        "truncate": FLAG,
-    },
-    "attacks.rmia": LIKELY
-    | {
-        "population": unit("z"),
-        "population_shadow": unit("k", "z"),
-        "population_member": mask("k", "z"),
-        "mode": MODE,
-        "gamma": RATE,
-        "a": RATE,
-    },
+    "attacks.lira": SHADOWED | {"mode": choice("online", "offline", "offline-two-sided"), "variance": choice("example",
+        "residual", "reference"), "truncate": FLAG},
+    "attacks.rmia": LIKELY | {"population": unit("z"), "population_shadow": unit("k", "z"), "population_member": mask("k",
+        "z"), "mode": MODE, "gamma": RATE, "a": RATE},
     "attacks.base": LIKELY | {"mode": MODE, "a": RATE},
-    "attacks.quantile_regression": {
-        "public_features": real("p", "c"),
-        "public_scores": real("p"),
-        "target_features": real("n", "c"),
-        "target_scores": real("n"),
-        "regressor": ("regressor", ()),
-        "seed": SEED,
-    },
+    "attacks.quantile_regression": {"public_features": real("p", "c"), "public_scores": real("p"), "target_features":
+        real("n", "c"), "target_scores": real("n"), "regressor": ("regressor", ()), "seed": SEED},
     "audit.compared": {"sgd": real("k", "n"), "sam": real("k", "n")},
     "audit.usable": {"runs": RUNS},
     "audit.left_out": {"runs": RUNS},
@@ -198,7 +145,7 @@ FUNCTIONS = {
     "audit.accuracy_table": {"pair": PAIR},
     "audit.memorization_table": {"pair": PAIR},
     "audit.link": {"runs": RUNS, "attack": choice(*audit.ATTACKS), "n_resamples": COUNT, "seed": SEED},
-}
+}  # fmt: skip
 ARRAYS = ("mask", "real", "unit", "labels", "probs")
 
 
@@ -214,7 +161,7 @@ def call(name: str, arguments: dict):
 
 
 def valid(kind, sizes: dict, rng) -> object:
-    """A good argument. Numbers are eighths, which every float type holds; every example has models in and out where there are two."""
+    """A good argument. Numbers are eighths, which every float type holds; examples have models in and out where there are two."""
     if isinstance(kind[0], tuple):
         return tuple(valid(each, sizes, rng) for each in kind)
     kind, axes = kind
@@ -291,62 +238,15 @@ def runs(sizes: dict, rng) -> xr.Dataset:
 
 
 ODD = [
-    None,
-    "abc",
-    b"ab",
-    "",
-    object(),
-    {},
-    {"a": 1},
-    {1, 2},
-    [],
-    [[]],
-    [1, [2, 3]],
-    ["1", "2"],
-    [None],
-    [Decimal("0.5")],
-    [2**70],
-    [10**400],
-    0,
-    -1,
-    1,
-    2,
-    0.0,
-    -0.5,
-    0.5,
-    1.5,
-    np.nan,
-    np.inf,
-    -np.inf,
-    1e300,
-    True,
-    1j,
-    [1j],
-    np.float32(0.1),
-    np.array(0.1),
-    np.array([0.1]),
-    np.array([[0.1, 0.2]]),
-    torch.tensor(0.5),
-    torch.ones(3).bfloat16(),
-    torch.ones(2, 2, requires_grad=True),
-    torch.empty(2, device="meta"),
-    torch.eye(2).to_sparse(),
-    pd.Series([1, None], dtype="Int64"),
-    pd.DataFrame({"a": pd.array([True, None], "boolean")}),
-    pd.to_datetime(["2020-01-01"]),
-    np.array(["2020"], "M8[D]"),
-    np.array([1], "m8[s]"),
-    np.ma.masked_array([1.0, 2], [0, 1]),
-    xr.Dataset({"a": ("x", [1.0])}),
-    (i for i in [1]),
-    range(2),
-    np.zeros(2, [("a", int)]),
-    np.random.default_rng(0),
-    10**30,
-    -(2**63),
-    np.uint64(2**64 - 1),
-    np.longdouble(2),
-]
+    None, "abc", b"ab", "", object(), {}, {"a": 1}, {1, 2}, [], [[]], [1, [2, 3]], ["1", "2"], [None],
+    [Decimal("0.5")], [2**70], [10**400], 0, -1, 1, 2, 0.0, -0.5, 0.5, 1.5, np.nan, np.inf, -np.inf, 1e300, True, 1j,
+    [1j], np.float32(0.1), np.array(0.1), np.array([0.1]), np.array([[0.1, 0.2]]), torch.tensor(0.5),
+    torch.ones(3).bfloat16(), torch.ones(2, 2, requires_grad=True), torch.empty(2, device="meta"),
+    torch.eye(2).to_sparse(), pd.Series([1, None], dtype="Int64"), pd.DataFrame({"a": pd.array([True, None],
+    "boolean")}), pd.to_datetime(["2020-01-01"]), np.array(["2020"], "M8[D]"), np.array([1], "m8[s]"),
+    np.ma.masked_array([1.0, 2], [0, 1]), xr.Dataset({"a": ("x", [1.0])}), (i for i in [1]), range(2), np.zeros(2,
+    [("a", int)]), np.random.default_rng(0), 10**30, -(2**63), np.uint64(2**64 - 1), np.longdouble(2),
+]  # fmt: skip
 TYPES = ["?", "i1", "u1", "i8", "u8", ">i4", "f2", "f4", "f8", ">f8", "g", "O"]
 
 
@@ -481,10 +381,8 @@ if __name__ == "__main__":
             continue
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
         total += sum(counts.values())
-        print(
-            f"{name:36} {counts['result']:6} results {counts['refused']:6} refused {time.perf_counter() - start:6.1f} s {grown:5.0f} MB",
-            flush=True,
-        )
+        used = f"{time.perf_counter() - start:6.1f} s {grown:5.0f} MB"
+        print(f"{name:36} {counts['result']:6} results {counts['refused']:6} refused {used}", flush=True)
         assert grown < MEGABYTES, name
     print(f"{total} inputs; failed: {', '.join(failed) or 'none'}")
     sys.exit(bool(failed))
