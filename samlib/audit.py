@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -13,8 +14,10 @@ from scipy.special import expit
 from scipy.stats import spearmanr
 
 from samlib import attacks
+from samlib.checks import as_array, as_generator, as_number, same_shape, shown
 from samlib.estimators import memorization, memorization_terms
-from samlib.evaluation import Comparison, compare, two_way
+from samlib.evaluation import Comparison, compare
+from samlib.inference import MOST, two_way
 
 FPR = (0.001, 0.01, 0.1)
 THRESHOLD_SHADOWS = 8  # models that the thresholds of one target come from; 8 whole pools of examples are plenty
@@ -33,10 +36,13 @@ def align(runs: Mapping[str, xr.Dataset]) -> Pair:
 
     Raises ValueError where the two are not paired: other data, other subsets, fewer than 2 models in common.
     """
-    if len(runs) != 2 or "sgd" not in runs:
-        raise ValueError(f"runs must hold 'sgd' and one other optimizer, not {', '.join(map(repr, runs))}.")
+    if not isinstance(runs, Mapping) or len(runs) != 2 or "sgd" not in runs:
+        given = ", ".join(map(repr, runs)) if isinstance(runs, Mapping) else f"a {type(runs).__name__}"
+        raise ValueError(f"runs must hold 'sgd' and one other optimizer, not {given}.")
     other = next(name for name in runs if name != "sgd")
-    if runs["sgd"].attrs["data_checksum"] != runs[other].attrs["data_checksum"]:
+    for name in runs:
+        _whole(name, runs[name])
+    if runs["sgd"].attrs.get("data_checksum") != runs[other].attrs.get("data_checksum"):
         raise ValueError(f"sgd and {other} were trained on different data, so their models are not paired.")
     common = np.intersect1d(runs["sgd"].model, runs[other].model)
     if len(common) < 2:
@@ -45,6 +51,21 @@ def align(runs: Mapping[str, xr.Dataset]) -> Pair:
     if not np.array_equal(sgd.member, sam.member):
         raise ValueError(f"Model k of sgd and of {other} were trained on different subsets, so they are not paired.")
     return Pair(sgd, sam, other.upper())
+
+
+def _whole(name: str, runs, *variables: str) -> xr.Dataset:
+    """`runs`; raises ValueError unless it is a Dataset with `member` and the variables."""
+    lacking = [v for v in ("member", *variables) if not isinstance(runs, xr.Dataset) or v not in runs]
+    if lacking:
+        raise ValueError(f"{name} must be the xarray.Dataset that run returns, but it has no {lacking[0]!r}.")
+    return runs
+
+
+def _both(pair, *variables: str) -> tuple[xr.Dataset, xr.Dataset]:
+    """The two runs of a `Pair`, SGD's first."""
+    if not isinstance(pair, Pair):
+        raise ValueError(f"pair must be what align returns, not a {type(pair).__name__}.")
+    return _whole("pair.sgd", pair.sgd, *variables), _whole("pair.sam", pair.sam, *variables)
 
 
 class _Fold(NamedTuple):
@@ -125,8 +146,10 @@ def attack_scores(runs: xr.Dataset, names=tuple(ATTACKS)) -> Attacked:
     Examples with fewer than 3 models in or out are left out, with a warning that counts them: without one of them, a
     target's shadows hold 2 on each side. Raises ValueError for an unknown attack, and where no example is left.
     """
-    if unknown := set(names) - ATTACKS.keys():
-        raise ValueError(f"attack {sorted(unknown)[0]!r} is not one of {', '.join(ATTACKS)}.")
+    if not isinstance(names, (list, tuple)):
+        raise ValueError(f"names must be a list of attacks, not a {type(names).__name__}.")
+    if unknown := [name for name in names if not isinstance(name, str) or name not in ATTACKS]:
+        raise ValueError(f"attack {shown(unknown[0])} is not one of {', '.join(ATTACKS)}.")
     member, kept = usable(runs)
     if lost := runs.sizes["example"] - len(kept):
         warnings.warn(
@@ -134,13 +157,20 @@ def attack_scores(runs: xr.Dataset, names=tuple(ATTACKS)) -> Attacked:
         )
     signals = {name: v.values[:, kept] for name, v in runs.items() if v.dims == ("model", "example")}
     signals |= {name: v.values for name, v in runs.items() if v.dims == ("model", "test")}
+    _whole("runs", runs, "label", "test_label")
     labels = runs.label.values[kept], runs.test_label.values
+
+    def signal(name):
+        if name not in signals:
+            raise ValueError(f"runs must hold {name!r} for these attacks.")
+        return signals[name]
+
     scores = {name: [] for name in names}
     for k in range(len(member)):
         others = np.arange(len(member)) != k
         fold = _Fold(
-            lambda name, k=k: signals[name][k],
-            lambda name, others=others: signals[name][others],
+            lambda name, k=k: signal(name)[k],
+            lambda name, others=others: signal(name)[others],
             member[others],
             *labels,
         )
@@ -151,7 +181,7 @@ def attack_scores(runs: xr.Dataset, names=tuple(ATTACKS)) -> Attacked:
 
 def usable(runs: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
     """Membership (models, kept examples), and the indices of the examples that at least 3 models saw and 3 did not."""
-    member = runs.member.values
+    member = _whole("runs", runs).member.values
     n_in = member.sum(0)
     kept = np.flatnonzero((n_in >= 3) & (len(member) - n_in >= 3))
     if not len(kept):
@@ -161,11 +191,16 @@ def usable(runs: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
 
 def left_out(runs: xr.Dataset) -> int:
     """How many examples `usable` leaves out."""
-    return runs.sizes["example"] - len(usable(runs)[1])
+    return len(_whole("runs", runs).member.T) - len(usable(runs)[1])
 
 
 def compare_attacks(sgd: Attacked, sam: Attacked, fpr=FPR) -> dict[str, Comparison]:
-    """`evaluation.compare` of each attack, SAM minus SGD, with both reports (`.a` is SAM's, `.b` SGD's)."""
+    """`evaluation.compare` of each attack, SAM minus SGD, with both reports (`.a` is SAM's, `.b` SGD's).
+
+    Raises ValueError where the two do not hold the same attacks, and as `compare`.
+    """
+    if not (isinstance(sgd, Attacked) and isinstance(sam, Attacked) and sgd.scores.keys() == sam.scores.keys()):
+        raise ValueError("sgd and sam must be what attack_scores returns, with the same attacks.")
     return {name: compare(scores, sgd.scores[name], sam.member, fpr=fpr) for name, scores in sam.scores.items()}
 
 
@@ -189,10 +224,10 @@ def threshold_table(pair: Pair) -> pd.DataFrame:
 
     Rows (attack, thresholds); columns sgd, sam, difference, low, high; balanced over members and non-members.
     """
-    rows = {}
+    rows, both = {}, _both(pair, "label", *(signal for signal, _ in THRESHOLDED.values()))
     for attack, (signal, sign) in THRESHOLDED.items():
         for kind in ("global", "class-dependent"):
-            sam, sgd = (_balanced_hits(runs, signal, sign, kind) for runs in (pair.sam, pair.sgd))
+            sgd, sam = (_balanced_hits(runs, signal, sign, kind) for runs in both)
             rows[attack, kind] = compared(sgd, sam)
     frame = pd.DataFrame.from_dict(rows, orient="index")
     frame.index = pd.MultiIndex.from_tuples(frame.index, names=["attack", "thresholds"])
@@ -202,6 +237,8 @@ def threshold_table(pair: Pair) -> pd.DataFrame:
 def _balanced_hits(runs: xr.Dataset, signal: str, sign: int, kind: str) -> np.ndarray:
     """Terms (targets, examples) whose mean is the balanced accuracy of decisions by thresholds from the next few models."""
     scores, member, labels = sign * runs[signal].values, runs.member.values, runs.label.values
+    if member.all(1).any() or not member.any(1).all():
+        raise ValueError("member must hold both members and non-members of each model.")
     terms = np.empty(scores.shape)
     for k, m in enumerate(member):
         shadows = (k + 1 + np.arange(min(THRESHOLD_SHADOWS, len(member) - 1))) % len(member)
@@ -218,24 +255,30 @@ def _balanced_hits(runs: xr.Dataset, signal: str, sign: int, kind: str) -> np.nd
 
 def accuracy_table(pair: Pair) -> pd.DataFrame:
     """Train accuracy, train loss and test accuracy: rows; columns sgd, sam, difference, low, high."""
-    rows = {"test accuracy": compared(*(runs.test_correct.values.astype(float) for runs in pair[:2]))}
+    both = _both(pair, "test_correct", "train_accuracy", "train_loss")
+    rows = {"test accuracy": compared(*(runs.test_correct.values.astype(float) for runs in both))}
     for name in ("train_accuracy", "train_loss"):
-        rows[name.replace("_", " ")] = compared(*(runs[name].values[:, None] for runs in pair[:2]))
+        rows[name.replace("_", " ")] = compared(*(runs[name].values[:, None] for runs in both))
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def memorization_table(pair: Pair) -> pd.DataFrame:
     """The mean memorization score: columns sgd, sam, difference, low, high."""
-    terms = [memorization_terms(runs.correct.values, runs.member.values) for runs in pair[:2]]
+    terms = [memorization_terms(runs.correct.values, runs.member.values) for runs in _both(pair, "correct")]
     return pd.DataFrame.from_dict({"mean memorization": compared(*terms)}, orient="index")
 
 
 def compared(sgd: np.ndarray, sam: np.ndarray) -> dict[str, float]:
     """Means of two matrices of terms (models, examples), and their difference with a 95 % two-way bootstrap interval.
 
-    A column with NaN in either is left out of all.
+    A column with NaN in either is left out of all. Raises ValueError where the shapes disagree or no column is left.
     """
+    sgd = as_array("sgd", sgd, ndim=2, missing=True).astype(float, copy=False)
+    sam = as_array("sam", sam, ndim=2, missing=True).astype(float, copy=False)
+    same_shape("sgd", sgd, "sam", sam)
     known = ~(np.isnan(sgd) | np.isnan(sam)).any(0)
+    if not known.any():
+        raise ValueError("sgd and sam must have a column without NaN in common.")
     sgd, sam = sgd[:, known], sam[:, known]
     low, high = np.quantile(two_way(sam - sgd), [0.025, 0.975])
     return {"sgd": sgd.mean(), "sam": sam.mean(), "difference": sam.mean() - sgd.mean(), "low": low, "high": high}
@@ -258,18 +301,23 @@ class Link(NamedTuple):
 def link(runs: xr.Dataset, attack: str = "LiRA online", *, n_resamples: int = 1000, seed=0) -> Link:
     """Is an example that is memorized an example that is found? Scores and attack come from different models.
 
-    Otherwise the same accident of training would show in both. Raises as `attack_scores`.
+    Otherwise the same accident of training would show in both. `correlation` is NaN where either is constant.
+    Raises as `attack_scores`.
     """
+    _whole("runs", runs, "correct")
+    n_resamples, rng = as_number("n_resamples", n_resamples, 1, MOST, whole=True), as_generator(seed)
     even, odd = (runs.isel(model=slice(start, None, 2)) for start in (0, 1))
     kept = usable(odd)[1]
     found = attack_scores(odd, (attack,))
     score = memorization(even.correct.values, even.member.values, empty="zero").value[kept]
     success = _example_auc(found.scores[attack], found.member)
-    picks = np.random.default_rng(seed).integers(0, len(kept), (n_resamples, len(kept)))
-    draws = [spearmanr(score[p], success[p])[0] for p in picks]
-    return Link(
-        score, success, float(spearmanr(score, success)[0]), *(float(v) for v in np.quantile(draws, [0.025, 0.975]))
-    )
+    picks = rng.integers(0, len(kept), (n_resamples, len(kept)))
+    draws = [_spearman(score[p], success[p]) for p in picks]
+    return Link(score, success, _spearman(score, success), *(float(v) for v in np.quantile(draws, [0.025, 0.975])))
+
+
+def _spearman(x, y) -> float:
+    return math.nan if np.ptp(x) == 0 or np.ptp(y) == 0 else float(spearmanr(x, y)[0])
 
 
 def _example_auc(scores: np.ndarray, member: np.ndarray) -> np.ndarray:

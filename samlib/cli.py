@@ -249,7 +249,7 @@ def explore(
 
     try:
         open_app(output, show=not no_open)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         print(f"samlib: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
 

@@ -2,23 +2,28 @@
 
 The influence of 50,000 examples on 10,000 test points never stands in memory: it is made in blocks of test points, from
 an exact integer product of 0/1 matrices. (The room is not called memorization, because `samlib.memorization` is the function.)
+
+Counts are exact, so that an influence of 0 is 0: in float32 up to 4,096 models, in float64 up to 2^24; more are refused.
 """
 
 from __future__ import annotations
 
 import functools
 import os
+import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from scipy.special import entr
 
-from samlib.checks import as_array, as_member
+from samlib.checks import as_array, as_choice, as_labels, as_member, as_number, as_path, same_shape
 
 BLOCK_BYTES = 100 << 20  # of one block of influences in float32
+WHOLE = 1 << 24  # float32 holds every whole number up to it; `influence_blocks` forms numbers up to n_models^2
 
 
 class Estimate(NamedTuple):
@@ -50,7 +55,9 @@ def influence(correct_test, member, *, empty: str = "nan", out: str | os.PathLik
 
     correct_test: 0/1 (models, tests); member: 0/1 (models, examples). Returns an Estimate with `value` and `stderr`
     float32 (tests, examples) and counts (examples,). `out`, the path of a new zarr array, receives the values block by
-    block instead, and that array is returned. `empty` and errors as `memorization`.
+    block instead, and that array is returned. It is written aside and appears when it is whole: after an interruption
+    nothing is there, and the same call starts anew. `empty` and errors as `memorization`; ValueError also for an `out`
+    that is there already or for more than 2^24 models, OSError where it cannot be written.
     """
     correct_test, member = _masks(correct_test, member)
     n_in = member.sum(0)
@@ -58,30 +65,49 @@ def influence(correct_test, member, *, empty: str = "nan", out: str | os.PathLik
     if out is None:
         right_in = np.concatenate([block for _, block in _products(correct_test, member)])
         return _difference(right_in, correct_test.sum(0)[:, None], n_in, n_out, empty, np.float32)
-    import zarr
+    return _written(as_path("out", out), correct_test, member, empty)
 
-    blocks = influence_blocks(correct_test, member, empty=empty)
-    shape = (correct_test.shape[1], member.shape[1])
-    array = zarr.create_array(str(out), shape=shape, chunks=(min(64, shape[0]), shape[1]), dtype="float32")
-    for rows, block in blocks:
-        array[rows] = block
-    return array
+
+def _written(path: Path, correct_test, member, empty: str):
+    """The zarr array of influences at `path`, written aside under a lock that ends with the process, then renamed."""
+    import zarr
+    from filelock import FileLock
+
+    partial, (n_tests, n) = path.with_name(f"{path.name}.partial"), (correct_test.shape[1], member.shape[1])
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(f"{path.name}.lock")):
+            if path.exists():
+                raise ValueError(f"out {path} is there already; delete it or give another path.")
+            try:
+                options = {"dtype": "float32", "fill_value": np.nan, "overwrite": True}  # over a killed process's
+                array = zarr.create_array(partial, shape=(n_tests, n), chunks=(min(64, n_tests), n), **options)
+                for rows, block in influence_blocks(correct_test, member, empty=empty):
+                    array[rows] = block
+                partial.rename(path)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        raise OSError(f"out {path} could not be written ({error}).") from None
+    return zarr.open_array(path, mode="r+")
 
 
 def influence_blocks(correct_test, member, *, empty: str = "nan") -> Iterator[tuple[slice, np.ndarray]]:
-    """The values of `influence`, a block of test points at a time: (slice of tests, float32 (block, examples))."""
+    """The values of `influence`, a block of test points at a time: (slice of tests, float32 (block, examples)); raises alike."""
     correct_test, member = _masks(correct_test, member)
     n_in = member.sum(0)
     n_out = len(member) - n_in
     _warn_empty(n_in, n_out, empty)
-    void, right = (n_in == 0) | (n_out == 0), correct_test.sum(0).astype(np.float32)
-    seen, scale = n_in.astype(np.float32), np.full(len(n_in), np.nan, np.float32)
+    exact = np.float32 if len(member) ** 2 <= WHOLE else np.float64
+    void, right = (n_in == 0) | (n_out == 0), correct_test.sum(0).astype(exact)
+    seen, scale = n_in.astype(exact), np.full(len(n_in), np.nan, np.float32)
     scale[~void] = 1 / (n_in * n_out)[~void]
     for rows, block in _products(correct_test, member):
-        # Whole numbers until the last line, exact in float32 up to 4,096 models: no influence is 0, not rounding noise, which
-        # would have an entropy and a largest element of its own.
-        value = np.multiply(block, len(member), dtype=np.float32, casting="unsafe")
+        # Whole numbers until they are scaled: no influence is 0, not rounding noise, which would have an entropy and a
+        # largest element of its own.
+        value = np.multiply(block, len(member), dtype=exact, casting="unsafe")
         value -= right[rows, None] * seen
+        value = value.astype(np.float32, copy=False)
         value *= scale
         if empty == "zero" and void.any():
             right_in = block[:, void].astype(np.float32)
@@ -94,13 +120,14 @@ def top_influences(correct_test, member, k: int, *, labels=None) -> tuple[np.nda
 
     labels: (of the tests, of the examples), to look among examples of the test point's own class only; where that has
     fewer than k, the last values are -inf. Streamed; the matrix is never held. Of equal values the lower index comes first.
-    Examples with no estimate are never chosen. Raises ValueError where fewer than k examples have one, and as `influence`.
+    Examples with no estimate are never chosen. Raises ValueError where fewer than k examples have one, for labels that do
+    not fit, and as `influence`.
     """
     correct_test, member = _masks(correct_test, member)
     n_in = member.sum(0)
     void = (n_in == 0) | (n_in == len(member))
-    if not 1 <= k <= (known := int((~void).sum())):
-        raise ValueError(f"k must lie in 1 to {known}, the number of examples with an estimate, not {k}.")
+    k = as_number("k", k, 1, int((~void).sum()), whole=True, why=", the number of examples with an estimate")
+    labels = _label_pair(labels, correct_test, member)
     indices = np.empty((correct_test.shape[1], k), np.int64)
     values = np.empty((correct_test.shape[1], k), np.float32)
     for rows, block in influence_blocks(correct_test, member):
@@ -136,9 +163,11 @@ def strongest_influence(correct_test, member, *, labels=None) -> Strongest:
     """Each training example's largest influence and where it falls, streamed; NaN (and test 0) where there is no estimate.
 
     labels: (of the tests, of the examples), to look among test points of the example's own class only: fewer
-    candidates, so fewer accidents among the largest of them.
+    candidates, so fewer accidents among the largest of them. Raises as `top_influences`.
     """
-    best, test = np.full(np.shape(member)[1], -np.inf, np.float32), np.zeros(np.shape(member)[1], np.int64)
+    correct_test, member = _masks(correct_test, member)
+    labels = _label_pair(labels, correct_test, member)
+    best, test = np.full(member.shape[1], -np.inf, np.float32), np.zeros(member.shape[1], np.int64)
     for rows, block in influence_blocks(correct_test, member):
         np.copyto(block, -np.inf, where=np.isnan(block) | _of_other_classes(labels, rows))
         at = block.argmax(0)
@@ -152,8 +181,20 @@ def _of_other_classes(labels, rows: slice) -> np.ndarray:
     """Which pairs of a block (tests, examples) are of two classes; none where there are no labels."""
     if labels is None:
         return np.zeros((1, 1), bool)
-    of_tests, of_examples = map(np.asarray, labels)
+    of_tests, of_examples = labels
     return of_tests[rows, None] != of_examples
+
+
+def _label_pair(labels, correct_test, member):
+    """`labels` as a pair of int64 arrays, (tests,) and (examples,), or None."""
+    if labels is None:
+        return None
+    if not isinstance(labels, (list, tuple)) or len(labels) != 2:
+        raise ValueError("labels must be a pair: those of the tests and those of the examples.")
+    pair, there = [as_labels("labels", each, ndim=1) for each in labels], [correct_test.shape[1], member.shape[1]]
+    if (sizes := list(map(len, pair))) != there:
+        raise ValueError(f"labels must hold {there[0]} of tests and {there[1]} of examples, but they hold {sizes}.")
+    return pair
 
 
 def influential_by_interval(score, value, edges, k: int = 20) -> list[np.ndarray]:
@@ -162,10 +203,11 @@ def influential_by_interval(score, value, edges, k: int = 20) -> list[np.ndarray
     For Figure 2: score, memorization (examples,); value, influence (examples,). Fewer than k where an interval holds
     fewer; NaN in either is never chosen. Raises ValueError where shapes disagree or edges do not rise.
     """
-    score, value, edges = (np.asarray(a, float) for a in (score, value, edges))
-    if score.shape != value.shape or score.ndim != 1:
-        raise ValueError(f"score has shape {score.shape}, but value has shape {value.shape}: both must be (examples,).")
-    if edges.ndim != 1 or len(edges) < 2 or not (np.diff(edges) > 0).all():
+    score = as_array("score", score, ndim=1, missing=True, infinite=True).astype(float)
+    value = as_array("value", value, ndim=1, missing=True, infinite=True).astype(float)
+    same_shape("score", score, "value", value)
+    edges, k = as_array("edges", edges, ndim=1, infinite=True), as_number("k", k, 1, whole=True)
+    if len(edges) < 2 or not (edges[1:] > edges[:-1]).all():
         raise ValueError("edges must hold at least 2 rising numbers.")
     chosen = []
     for j, (low, high) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
@@ -182,9 +224,8 @@ def influence_entropy(influence) -> np.ndarray:
     not count. A test point on which no example has a positive influence gets the limit of evenly spread influence, the
     logarithm of the number of examples. The paper's exact form is unknown to us; this one is ours.
     """
-    value = np.asarray(influence.value if isinstance(influence, Estimate) else influence, float)
-    if value.ndim != 2 or value.size == 0:
-        raise ValueError(f"influence must have shape (tests, examples), but its shape is {value.shape}.")
+    value = influence.value if isinstance(influence, Estimate) else influence
+    value = as_array("influence", value, ndim=2, missing=True).astype(float)
     value = np.where(value > 0, value, 0)  # NaN > 0 is False
     total = value.sum(1, keepdims=True)
     p = np.divide(value, total, out=np.full_like(value, 1 / value.shape[1]), where=total > 0)
@@ -202,8 +243,7 @@ def entropy_buckets(entropy, n_buckets: int = 5) -> np.ndarray:
     Raises ValueError for NaN or fewer test points than buckets.
     """
     entropy = as_array("entropy", entropy, ndim=1)
-    if not 1 <= n_buckets <= len(entropy):
-        raise ValueError(f"n_buckets must lie in 1 to {len(entropy)}, the number of test points, not {n_buckets}.")
+    n_buckets = as_number("n_buckets", n_buckets, 1, len(entropy), whole=True, why=", the number of test points")
     bucket = np.empty(len(entropy), np.int64)
     bucket[np.argsort(entropy, kind="stable")] = np.arange(len(entropy)) * n_buckets // len(entropy) + 1
     return bucket
@@ -215,10 +255,13 @@ def gain_beyond_difficulty(gain, entropy, difficulty, n_bins: int = 5) -> np.nda
     gain: SAM's accuracy minus SGD's, per test point; difficulty: accuracy of held-out models. Within each of n_bins
     equal-count bins of difficulty, test points split at their bin's median entropy. The mean of the returned terms is the
     difference in mean gain, lower half minus upper half, averaged over bins; its interval comes from resampling them.
+    Raises ValueError for NaN, lengths that disagree, and a bin of fewer than 2 test points.
     """
     gain, entropy, difficulty = (
-        as_array(name, v, ndim=1) for name, v in (("gain", gain), ("entropy", entropy), ("difficulty", difficulty))
+        as_array(name, v, ndim=1).astype(float, copy=False)
+        for name, v in (("gain", gain), ("entropy", entropy), ("difficulty", difficulty))
     )
+    n_bins = as_number("n_bins", n_bins, 1, len(difficulty), whole=True, why=", the number of test points")
     if not len(gain) == len(entropy) == len(difficulty):
         raise ValueError("gain, entropy and difficulty must have one value for each test point.")
     terms = np.zeros(len(gain))
@@ -244,8 +287,7 @@ def _masks(correct, member, *, same: bool = False) -> tuple[np.ndarray, np.ndarr
 
 
 def _warn_empty(n_in, n_out, empty: str) -> None:
-    if empty not in ("nan", "zero"):
-        raise ValueError(f'empty must be "nan" or "zero", not {empty!r}.')
+    as_choice("empty", empty, ("nan", "zero"))
     if empty == "nan" and (lost := int(((n_in == 0) | (n_out == 0)).sum())):
         warnings.warn(
             f"{lost} of {len(n_in)} examples were in all or in none of the models: no estimate.", stacklevel=4
@@ -266,6 +308,8 @@ def _difference(right_in, right, n_in, n_out, empty, dtype=np.float64) -> Estima
 
 def _products(correct_test, member) -> Iterator[tuple[slice, np.ndarray]]:
     """Blocks of correct_test' member, exact counts (block, examples): how many models that saw i are right on z."""
+    if len(member) > WHOLE:
+        raise ValueError(f"member must hold at most {WHOLE:,} models, of which counts are exact, not {len(member):,}.")
     product = _fastest_product()
     prepared = product.prepare(member)
     step = max(1, BLOCK_BYTES // (4 * member.shape[1]))
@@ -345,6 +389,11 @@ def weighted_memorization(correct, member) -> Callable[[np.ndarray], np.ndarray]
     )
 
     def values(rows):
+        rows = as_array("rows", rows, ndim=2)
+        if rows.shape[1] != len(member):
+            raise ValueError(
+                f"rows must hold a count for each of {len(member)} models, but their shape is {rows.shape}."
+            )
         with np.errstate(invalid="ignore", divide="ignore"):
             return (rows @ right_in) / (rows @ seen) - (rows @ right_out) / (rows @ unseen)
 

@@ -9,17 +9,18 @@ interval over examples alone leaves out that another training run would have giv
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
-from samlib.checks import as_array, as_member, same_shape
+from samlib.checks import as_array, as_member, as_number, as_rates, same_shape
+from samlib.inference import clopper_pearson, resampled, tail_of, two_way
+from samlib.inference import epsilon_lower_bound as epsilon_lower_bound
 
 ENOUGH = 10  # false positives that a rate must allow before a true-positive rate at it is worth showing
-_BLOCK = 2_000_000  # resampled weights held at once
 
 
 class Measure(NamedTuple):
@@ -69,7 +70,7 @@ def evaluate(
     scores,
     member,
     *,
-    fpr: Sequence[float] = (0.001, 0.01, 0.1),
+    fpr: float | Sequence[float] = (0.001, 0.01, 0.1),
     confidence: float = 0.95,
     n_resamples: int = 2000,
     seed=0,
@@ -80,11 +81,12 @@ def evaluate(
     best threshold), and `balanced_accuracy` (1 + advantage) / 2. With several targets these are means over targets, each
     with a threshold of its own. `tpr_at_fpr` is the largest TPR of a threshold whose FPR is at most the rate, with the scores
     of all targets pooled (Carlini et al. 2022, section 4). Intervals are percentiles of the bootstrap described above; for one
-    target, TPR's is Clopper and Pearson's, at the threshold found.
+    target, TPR's is Clopper and Pearson's, at the threshold found. `fpr` is a rate or any sequence or array of rates.
 
-    Raises ValueError for NaN, shapes that disagree, a target without members or non-members, a rate outside (0, 1).
+    Raises ValueError for NaN, shapes that disagree, a target without members or non-members, a rate or a confidence
+    outside (0, 1).
     """
-    scores, member = _checked(member, scores=scores)
+    (scores, member), fpr = _checked(member, scores=scores), as_rates("fpr", fpr)
     drawn = _replicates([scores], member, fpr, n_resamples, seed)
     return _report(_points(scores, member, fpr), {name: r[0] for name, r in drawn.items()}, member, fpr, confidence)
 
@@ -94,7 +96,7 @@ def compare(
     scores_b,
     member,
     *,
-    fpr: Sequence[float] = (0.001, 0.01, 0.1),
+    fpr: float | Sequence[float] = (0.001, 0.01, 0.1),
     confidence: float = 0.95,
     n_resamples: int = 2000,
     seed=0,
@@ -105,7 +107,8 @@ def compare(
     difference narrow. Shapes, conventions and errors as `evaluate`.
     """
     b, _ = _checked(member, scores_b=scores_b)
-    a, member = _checked(member, scores_a=scores_a)
+    (a, member), fpr = _checked(member, scores_a=scores_a), as_rates("fpr", fpr)
+    same_shape("scores_a", a, "scores_b", b)
     drawn = _replicates([a, b], member, fpr, n_resamples, seed)
     points = [_points(scores, member, fpr) for scores in (a, b)]
     alone = [
@@ -133,39 +136,7 @@ def roc(scores, member) -> tuple[np.ndarray, np.ndarray]:
 
 def tpr_at(scores, member, fpr: float) -> float:
     """The largest TPR of a threshold whose FPR is at most `fpr`; several targets are pooled. Raises as `evaluate`."""
-    return _at(roc(scores, member), fpr)
-
-
-def clopper_pearson(successes, trials, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """The exact binomial interval (low, high) of a rate (Clopper and Pearson 1934), for counts of any one shape.
-
-    Raises ValueError for counts that are no counts, or a confidence outside (0, 1).
-    """
-    k, n = np.asarray(successes), np.asarray(trials)
-    if (k < 0).any() or (k > n).any() or (n < 1).any() or (k != np.floor(k)).any():
-        raise ValueError("successes must be whole numbers from 0 to trials, and trials at least 1.")
-    tail = (1 - _share("confidence", confidence)) / 2
-    with np.errstate(invalid="ignore"):
-        low, high = stats.beta.ppf(tail, k, n - k + 1), stats.beta.ppf(1 - tail, k + 1, n - k)
-    return np.where(k == 0, 0.0, low), np.where(k == n, 1.0, high)
-
-
-def epsilon_lower_bound(
-    true_positives, n_members, false_positives, n_nonmembers, *, delta: float = 0.0, confidence: float = 0.95
-) -> float:
-    """The differential-privacy epsilon that an attack's counts refute, at least 0 (Jagielski et al. 2020; Nasr et al. 2023).
-
-    (epsilon, delta)-DP forces TPR <= e^epsilon FPR + delta, and the same of the true-negative and false-negative rates. The
-    rates are Clopper and Pearson's worst ends, each at confidence 1 - (1 - confidence) / 2, so that both hold at once. The
-    threshold must have been chosen on other data. Raises ValueError as `clopper_pearson`.
-    """
-    tpr_low = clopper_pearson(true_positives, n_members, confidence)[0]  # a tail of (1 - confidence) / 2 each
-    fpr_high = clopper_pearson(false_positives, n_nonmembers, confidence)[1]
-    bounds = [0.0]
-    for gain, loss in ((tpr_low, fpr_high), (1 - fpr_high, 1 - tpr_low)):
-        if gain > delta:
-            bounds.append(math.log((gain - delta) / loss))
-    return float(max(bounds))
+    return _at(roc(scores, member), as_number("fpr", fpr, 0, 1, strict=True))
 
 
 class Vulnerability(NamedTuple):
@@ -192,7 +163,8 @@ def vulnerability(scores, member, *, fpr: float = 0.1) -> Vulnerability:
     """
     scores, member = _checked(member, scores=scores)
     rates, order = roc(scores, member)[0], np.unique(-scores)
-    chosen = np.searchsorted(rates, _share("fpr", fpr) * (1 + 1e-12), side="right") - 1
+    fpr = as_number("fpr", fpr, 0, 1, strict=True)
+    chosen = np.searchsorted(rates, fpr * (1 + 1e-12), side="right") - 1
     threshold = np.inf if chosen == 0 else -order[chosen - 1]
     hit = scores >= threshold
     n_in, n_out = member.sum(0), (~member).sum(0)
@@ -215,8 +187,9 @@ def auc_terms(scores, member) -> np.ndarray:
     """A matrix like scores (targets, n) whose row means are the targets' AUCs, linear in the examples (DeLong et al. 1988).
 
     Resampling its columns is, to first order, resampling the examples: the term of a member is AUC + (n / members)
-    (share of non-members below it - AUC), and alike for a non-member.
+    (share of non-members below it - AUC), and alike for a non-member. Raises as `evaluate`.
     """
+    scores, member = _checked(member, scores=scores)
     terms = np.empty(scores.shape)
     for row, s, m in zip(terms, scores, member, strict=True):
         members, others = np.sort(s[m]), np.sort(s[~m])
@@ -231,6 +204,7 @@ def auc_terms(scores, member) -> np.ndarray:
 
 def advantage_terms(scores, member) -> np.ndarray:
     """As `auc_terms`, of the advantage at each target's best threshold (which, being best, does not move to first order)."""
+    scores, member = _checked(member, scores=scores)
     terms = np.empty(scores.shape)
     for row, s, m in zip(terms, scores, member, strict=True):
         order = np.argsort(-s, kind="stable")
@@ -244,40 +218,6 @@ def advantage_terms(scores, member) -> np.ndarray:
     return terms
 
 
-def two_way(terms, *, n_resamples: int = 2000, seed=0) -> np.ndarray:
-    """Bootstrap replicates of means over models and examples: terms (..., models, examples) to (..., n_resamples).
-
-    Models and examples are each drawn with replacement (a single model is kept); all leading matrices share the draws, so
-    differences of replicates are paired. For a statistic that is not a mean, pass its first-order terms.
-    """
-    terms = np.asarray(terms, float)
-    flat, size = terms.reshape(-1, *terms.shape[-2:]), terms.shape[-2] * terms.shape[-1]
-
-    def means(rows, columns):
-        return np.stack([((rows @ matrix) * columns).sum(1) for matrix in flat], 1) / size
-
-    drawn = resampled(terms.shape[-2:], means, n_resamples=n_resamples, seed=seed)
-    return drawn.T.reshape(*terms.shape[:-2], n_resamples)
-
-
-def resampled(shape: tuple[int, int], statistic: Callable, *, n_resamples: int = 2000, seed=0) -> np.ndarray:
-    """Replicates of statistic(rows (b, models), columns (b, examples)) -> (b, ...), whole counts of how often each was drawn."""
-    return np.concatenate([statistic(*weights) for weights in _weights(shape, n_resamples, seed)])
-
-
-def _weights(shape: tuple[int, int], n_resamples: int, seed) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """How often each row and each column was drawn, in blocks of resamples: (block, rows), (block, columns)."""
-    rng, step = np.random.default_rng(seed), max(1, _BLOCK // shape[1])
-    for start in range(0, n_resamples, step):
-        size = min(step, n_resamples - start)
-        yield tuple(_counts(rng, size, n) if n > 1 else np.ones((size, 1)) for n in shape)
-
-
-def _counts(rng, size: int, n: int) -> np.ndarray:
-    picks = rng.integers(0, n, (size, n)) + n * np.arange(size)[:, None]
-    return np.bincount(picks.ravel(), minlength=size * n).reshape(size, n).astype(float)
-
-
 def _points(scores, member, fpr) -> dict:
     """The measures themselves."""
     curve = roc(scores, member)
@@ -286,7 +226,7 @@ def _points(scores, member, fpr) -> dict:
 
 
 def _at(curve, rate: float) -> float:
-    return float(curve[1][np.searchsorted(curve[0], _share("fpr", rate) * (1 + 1e-12), side="right") - 1])
+    return float(curve[1][np.searchsorted(curve[0], rate * (1 + 1e-12), side="right") - 1])
 
 
 def _replicates(many: list[np.ndarray], member, fpr, n_resamples: int, seed) -> dict:
@@ -303,8 +243,13 @@ def _replicates(many: list[np.ndarray], member, fpr, n_resamples: int, seed) -> 
 def tpr_replicates(many, member, fpr, *, n_resamples: int = 2000, seed=0) -> np.ndarray:
     """Bootstrap replicates of the pooled TPR at each FPR, for several score matrices (targets, n) over the same draws.
 
-    Returns (rates, len(many), n_resamples).
+    Returns (rates, len(many), n_resamples), NaN for a draw without members. Raises as `evaluate`.
     """
+    fpr = as_rates("fpr", fpr)
+    if (np.ndim(many) < 3 if not isinstance(many, (list, tuple)) else not many) or not fpr:
+        raise ValueError("many must be a list of at least one score matrix, and fpr at least one rate.")
+    checked = [_checked(member, **{f"many[{i}]": scores}) for i, scores in enumerate(many)]
+    many, member = [scores for scores, _ in checked], checked[0][1]
     tops = [_rates_at(scores, member, fpr) for scores in many]
     mask = member.astype(np.float32)
 
@@ -334,7 +279,8 @@ def _rates_at(scores, member, fpr) -> Callable:
                 break
         counts = reach[stop]
         reached = weight.take(inside[: counts.max()])
-        return np.array([reached[:count].sum(dtype=float) for count in counts]) / members
+        with np.errstate(invalid="ignore"):  # a draw without members has no rate
+            return np.array([reached[:count].sum(dtype=float) for count in counts]) / members
 
     return rates
 
@@ -365,8 +311,9 @@ def _fields(measures: dict, member, fpr, base: float) -> dict:
 def _interval(value, replicates, confidence) -> Measure:
     if replicates is None:
         return Measure(float(value), math.nan, math.nan)
-    tail = (1 - _share("confidence", confidence)) / 2
-    return Measure(float(value), *(float(v) for v in np.quantile(replicates, [tail, 1 - tail])))
+    tail, known = tail_of(confidence), replicates[~np.isnan(replicates)]
+    ends = np.quantile(known, [tail, 1 - tail]) if len(known) else (math.nan, math.nan)
+    return Measure(float(value), *map(float, ends))
 
 
 def _tie_ends(ordered: np.ndarray) -> np.ndarray:
@@ -376,8 +323,8 @@ def _tie_ends(ordered: np.ndarray) -> np.ndarray:
 
 def _checked(member, **named) -> tuple[np.ndarray, np.ndarray]:
     (name, scores), *_ = named.items()
-    scores = as_array(name, scores, ndim=(1, 2), infinite=True)
-    member = as_member("member", member, ndim=(1, 2))
+    scores = _row(as_array(name, scores, ndim=(1, 2), infinite=True))
+    member = _row(as_member("member", member, ndim=(1, 2)))
     same_shape(name, scores, "member", member)
     member = np.atleast_2d(member)
     if (lone := member.all(1) | ~member.any(1)).any():
@@ -386,7 +333,6 @@ def _checked(member, **named) -> tuple[np.ndarray, np.ndarray]:
     return np.atleast_2d(scores).astype(float, copy=False), member
 
 
-def _share(name: str, value: float) -> float:
-    if not 0 < value < 1:
-        raise ValueError(f"{name} must lie strictly between 0 and 1, but it is {value}.")
-    return value
+def _row(array: np.ndarray) -> np.ndarray:
+    """A column is one target's: a target needs more than one example."""
+    return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array

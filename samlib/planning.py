@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from math import ceil
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -44,7 +43,7 @@ def plan(experiments: Iterable[Experiment], *, cache_dir=None, progress: bool = 
     Experiments of one shape and recipe share a measurement. Raises ValueError where none of the experiments can run, or a
     store is damaged.
     """
-    rows, measured, folder = [], {}, Path(cache_dir or cache_folder()) / "runs"
+    rows, measured, folder = [], {}, cache_folder(cache_dir) / "runs"
     for e in dict.fromkeys(experiments):
         named = {
             "dataset": e.dataset,
@@ -108,7 +107,7 @@ def in_words(frame: pd.DataFrame, *, cache_dir=None) -> str:
     table.loc[len(fits), "dataset"] = "total"
     lines = [table.to_string(index=False), ""]
     if total["to train"]:
-        home = Path(cache_dir or cache_folder()).absolute()
+        home = cache_folder(cache_dir)
         free = shutil.disk_usage(next(path for path in (home, *home.parents) if path.exists())).free
         lines += [
             f"Time: about {_time(total['hours'])} on {_machine()}, by steps measured just now on one of them, with random data.",

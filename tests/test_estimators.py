@@ -210,7 +210,7 @@ def test_bad_options_are_one_sentence():
     correct, correct_test, member = draw(0, 40)
     with pytest.raises(ValueError, match="k must lie in 1 to 9"):
         samlib.top_influences(correct_test, member, 10)
-    with pytest.raises(ValueError, match='empty must be "nan" or "zero"'):
+    with pytest.raises(ValueError, match="empty must be one of 'nan', 'zero', not 'none'"):
         samlib.memorization(correct, member, empty="none")
     with pytest.raises(ValueError, match="must have the same number of models"):
         samlib.influence(correct_test[:5], member)

@@ -16,8 +16,32 @@ CONDA_NAMES = {"torch": "pytorch", "dask": "dask-core", "matplotlib": "matplotli
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # Each room imports only from rooms to its left.
 ORDER = [
-    *("checks", "data", "models", "optim", "experiment", "signals", "training", "sharpness", "runs", "planning"),
-    *("estimators", "attacks", "evaluation", "audit", "mixture", "theory", "claims", "figures", "widgets", "cli"),
+    *(
+        "checks",
+        "data",
+        "models",
+        "optim",
+        "experiment",
+        "signals",
+        "training",
+        "sharpness",
+        "host",
+        "runs",
+        "planning",
+    ),
+    *(
+        "estimators",
+        "attacks",
+        "inference",
+        "evaluation",
+        "audit",
+        "mixture",
+        "theory",
+        "claims",
+        "figures",
+        "widgets",
+        "cli",
+    ),
 ]
 
 

@@ -209,7 +209,7 @@ def test_base_orders_as_rmia_where_every_example_is_in_half_of_the_models(probab
         ({"population_member": np.ones((6, 3))}, r"population_member: 3 example\(s\) have no out model"),
         ({"gamma": 0.0}, "gamma must be a finite number above 0"),
         ({"gamma": np.nan}, "gamma must be a finite number above 0"),
-        ({"a": 1.5}, r"a must lie in \[0, 1\]"),
+        ({"a": 1.5}, r"a must lie in 0 to 1"),
         ({"mode": "offline-two-sided"}, "mode must be one of 'online', 'offline'"),
     ],
 )

@@ -17,7 +17,7 @@ import torch
 import xarray as xr
 import zarr
 
-from samlib import Experiment, load_dataset, run, runs
+from samlib import Experiment, host, load_dataset, run, runs
 from samlib.experiment import FORMAT
 from samlib.planning import plan
 from samlib.runs import Store
@@ -122,12 +122,18 @@ def test_a_script_without_a_main_guard_just_works(small_npz, tmp_path):
 @pytest.mark.slow
 def test_local_workers_keep_their_memory(client):
     """Also beside a cluster of Dask's own settings; and the environment is as it was. They alone are marked as local."""
-    before = dict(os.environ)
+    before, names = dict(os.environ), (*host.KEEP_MEMORY, host.LOCAL)
+
+    def at_start():
+        """The environment that the process began with, which is what its allocator reads."""
+        given = dict(entry.split("=", 1) for entry in Path("/proc/self/environ").read_text().split("\0") if entry)
+        return {name: given.get(name) for name in names}
+
     with runs._local_client(1) as local:
-        (found,) = local.run(lambda: {name: os.environ.get(name) for name in (*runs.KEEP_MEMORY, runs.LOCAL)}).values()
-    assert found == runs.KEEP_MEMORY | {runs.LOCAL: "1"}
+        (found,) = local.run(at_start).values()
+    assert found == host.KEEP_MEMORY | {host.LOCAL: "1"}
     assert dict(os.environ) == before
-    assert not any(client.run(lambda: runs.LOCAL in os.environ).values())
+    assert not any(client.run(lambda: host.LOCAL in os.environ).values())
 
 
 @pytest.mark.parametrize(
@@ -138,7 +144,7 @@ def test_only_local_workers_share_out_the_gpus_they_see(monkeypatch, local, name
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr("distributed.get_worker", lambda: SimpleNamespace(name=name))
     if local:
-        monkeypatch.setenv(runs.LOCAL, "1")
+        monkeypatch.setenv(host.LOCAL, "1")
     assert runs._device() == device
 
 

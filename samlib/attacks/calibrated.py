@@ -29,7 +29,8 @@ def population(target, population, *, target_labels=None, population_labels=None
     if target_labels is None:
         y, y_z = np.zeros(x.shape[-1], np.int64), np.zeros(z.shape[-1], np.int64)
     else:
-        y, y_z = as_labels("target_labels", target_labels), as_labels("population_labels", population_labels)
+        y = as_labels("target_labels", target_labels, ndim=1)
+        y_z = as_labels("population_labels", population_labels, ndim=1)
     for name, labels, size in (("target_labels", y, x.shape[-1]), ("population_labels", y_z, z.shape[-1])):
         if labels.shape != (size,):
             raise ValueError(f"{name} has shape {labels.shape}, but there are {size} examples.")

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import log_ndtr
 
-from samlib.checks import as_array, as_member
+from samlib.checks import as_array, as_choice, as_member
 
 _BLOCK = 1 << 17  # signals per block: 1 MB in float64, which stays in the cache over the passes
 _FAR = 1e100  # squares of what lies further out, over a deviation of 1e-30, would overflow
@@ -73,8 +73,8 @@ def lira(target, shadow, member=None, *, mode="online", variance="example", trun
     Raises ValueError for NaN, shapes that disagree, one shadow model, an example without in models (online) or without
     out models, and where no example has two models on a side that needs a deviation.
     """
-    _choice("mode", mode, ("online", "offline", "offline-two-sided"))
-    _choice("variance", variance, ("example", "residual", "reference"))
+    as_choice("mode", mode, ("online", "offline", "offline-two-sided"))
+    as_choice("variance", variance, ("example", "residual", "reference"))
     m = _as_moments("shadow", shadow, "member", member, truncate=truncate, medians=variance == "reference")
     if variance == "reference" and m.median_out is None:
         raise ValueError("shadow must hold medians for variance='reference': build it with moments(..., medians=True).")
@@ -121,6 +121,7 @@ def _logpdf(x, mean, std):
 
 
 def _moments(shadow_name, shadow, member_name, member, *, truncate=False, medians=False, deviations=True) -> Moments:
+    truncate, medians = (bool(as_member(name, v, ndim=0)) for name, v in (("truncate", truncate), ("medians", medians)))
     x = as_array(shadow_name, shadow, ndim=(2, 3), infinite=True)
     member = as_member(member_name, member, ndim=2)
     if member.shape != x.shape[:2]:
@@ -198,7 +199,7 @@ def _as_moments(shadow_name, shadow, member_name, member, **options) -> Moments:
     if isinstance(shadow, Moments):
         if member is not None:
             raise ValueError(f"{member_name} must be left out where {shadow_name} is already Moments.")
-        if options.get("truncate"):
+        if as_member("truncate", options.get("truncate", False), ndim=0):
             raise ValueError("truncate must be given to moments() where shadow is already Moments.")
         return shadow
     if member is None:
@@ -220,11 +221,8 @@ def _need_sides(m: Moments, *, online: bool, name: str) -> None:
 def _targets(name, target, shape) -> tuple[np.ndarray, bool]:
     """The target's signals as (t, n[, q]), and whether they came stacked like that."""
     x = as_array(name, target, infinite=True)
+    if x.shape == (*shape, 1) and x.shape[1:] != shape:  # a column
+        x = x[..., 0]
     if x.shape != shape and x.shape[1:] != shape:
         raise ValueError(f"{name} has shape {x.shape}, but the shadow models' examples have shape {shape}.")
     return (x, True) if x.ndim > len(shape) else (x[None], False)
-
-
-def _choice(name, value, allowed) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}.")

@@ -6,7 +6,7 @@ import copy
 
 import numpy as np
 
-from samlib.checks import as_array
+from samlib.checks import as_array, as_number, as_rates
 
 
 def quantile_regression(
@@ -44,18 +44,23 @@ def quantile_regression(
     f, s = as_array("public_features", public_features), as_array("public_scores", public_scores, ndim=1)
     g, u = as_array("target_features", target_features), as_array("target_scores", target_scores, ndim=1)
     for side, features, scores in (("public", f, s), ("target", g, u)):
-        if len(features) != len(scores):
+        if features.shape[:1] != scores.shape:
             raise ValueError(
-                f"{side}_features holds {len(features)} examples, but {side}_scores {len(scores)}: they must agree."
+                f"{side}_features holds {len(np.atleast_1d(features))} examples, but {side}_scores {len(scores)}: "
+                "they must agree."
             )
     if f.shape[1:] != g.shape[1:]:
         raise ValueError(f"target_features has shape {g.shape}, but public_features has shape {f.shape}.")
     if len(s) < 10:
         raise ValueError(f"public_scores holds {len(s)} point(s): a regression needs at least 10.")
-    levels = None if alpha is None else np.atleast_1d(as_array("alpha", alpha, ndim=(0, 1))).astype(np.float64)
-    if levels is not None and not ((levels > 0) & (levels < 1)).all():
-        raise ValueError(f"alpha must lie inside (0, 1), not {alpha}.")
+    one = alpha is not None and as_array("alpha", alpha, ndim=(0, 1)).ndim == 0
+    levels = None if alpha is None else np.array(as_rates("alpha", alpha))
+    epochs, lr = as_number("epochs", epochs, 1, whole=True), as_number("lr", lr, 0, strict=True)
+    seed = as_number("seed", seed, 0, 2**32 - 1, whole=True)
+    if not (regressor is None or hasattr(regressor, "state_dict") or hasattr(regressor, "get_params")):
+        raise ValueError("regressor must be a scikit-learn regressor or a torch module.")
     s, u = s.astype(np.float64), u.astype(np.float64)
+    f, g = (a.astype(np.float32) if a.dtype == np.float16 else a for a in (f, g))  # in which no fit is exact enough
 
     if hasattr(regressor, "state_dict"):
         predicted = _torch_predict(regressor, f, s, g, levels, epochs, lr, seed)
@@ -68,7 +73,7 @@ def quantile_regression(
         mean, deviation = predicted
         return (u - mean) / deviation
     margins = u - predicted
-    return margins if np.ndim(alpha) else margins[0]
+    return margins[0] if one else margins
 
 
 def _quantiles(regressor, f, s, g, levels, seed) -> np.ndarray:
@@ -109,7 +114,11 @@ def _torch_predict(module, f, s, g, levels, epochs, lr, seed):
     import torch
 
     module = copy.deepcopy(module).train()
-    like = next(module.parameters())
+    like = next(module.parameters(), None)
+    if like is None:
+        raise ValueError("regressor must have parameters to train.")
+    if not max(np.abs(f).max(), np.abs(g).max()) <= np.finfo(np.float32).max:
+        raise ValueError("public_features and target_features must lie in the range of float32 for a torch module.")
     centre, scale = s.mean(), s.std() or 1.0
     x, y, z = (
         torch.as_tensor(np.asarray(v, np.float32)).to(like.device, like.dtype) for v in (f, (s - centre) / scale, g)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from samlib.attacks.likelihood import Moments, _as_moments, _choice, _need_sides, _targets
-from samlib.checks import as_array
+from samlib.attacks.likelihood import Moments, _as_moments, _need_sides, _targets
+from samlib.checks import as_array, as_choice, as_number
 
 _TINY = np.finfo(np.float64).tiny
 
@@ -45,14 +45,15 @@ def rmia(
     gamma not above 0, an example without out models or (online) without in models, a population point without out
     models (offline).
     """
-    _choice("mode", mode, ("online", "offline"))
-    if not 0 <= a <= 1:
-        raise ValueError(f"a must lie in [0, 1], not {a}.")
-    if not 0 < gamma < np.inf:
-        raise ValueError(f"gamma must be a finite number above 0, not {gamma}.")
+    as_choice("mode", mode, ("online", "offline"))
+    a, gamma = as_number("a", a, 0, 1), as_number("gamma", gamma, 0, strict=True)
+    shadow, population_shadow = (
+        given if isinstance(given, Moments) else as_array(name, given, ndim=(2, 3))
+        for name, given in (("shadow", shadow), ("population_shadow", population_shadow))
+    )
     x = _probability_moments("shadow", shadow, "member", member)
     if population_member is None and not isinstance(population_shadow, Moments):
-        population_member = np.zeros(np.shape(population_shadow)[:2], bool)
+        population_member = np.zeros(population_shadow.shape[:2], bool)
     z = _probability_moments("population_shadow", population_shadow, "population_member", population_member)
     raw = not (isinstance(shadow, Moments) or isinstance(population_shadow, Moments))
     if raw and len(shadow) != len(population_shadow):
@@ -66,8 +67,8 @@ def rmia(
     z_rows, z_stacked = _targets("population", population, z.mean_out.shape)
     if stacked != z_stacked or len(rows) != len(z_rows):
         raise ValueError(
-            f"target and population must hold the same target models, but their shapes are {np.shape(target)} and "
-            f"{np.shape(population)}."
+            f"target and population must hold the same target models, but their shapes are {rows.shape} and "
+            f"{z_rows.shape}."
         )
     _in_unit_range("target", rows)
     _in_unit_range("population", z_rows)
@@ -75,11 +76,12 @@ def rmia(
     p_x, p_z = _average(x, mode, a), _average(z, mode, a)
     scores = np.empty((len(rows), len(x.n_in)))
     for k, (row, z_row) in enumerate(zip(rows, z_rows, strict=True)):
-        ratio_x, ratio_z = row / p_x, z_row / p_z
+        with np.errstate(over="ignore"):
+            ratio_x, ratio_z = row / p_x, gamma * (z_row / p_z)
         if ratio_x.ndim == 2:
             # More than half of the queries reach a value exactly where this one, of the middle, does.
             ratio_x = np.sort(ratio_x, axis=1)[:, (ratio_x.shape[1] - 1) // 2]
-        scores[k] = np.searchsorted(np.sort(gamma * ratio_z), ratio_x, side="right") / len(ratio_z)
+        scores[k] = np.searchsorted(np.sort(ratio_z), ratio_x, side="right") / len(ratio_z)
     return scores if stacked else scores[0]
 
 
@@ -94,9 +96,8 @@ def base(target, shadow, member=None, *, mode="online", a=0.33) -> np.ndarray:
     up for the in models that are missing. Averaged over queries; a probability of 0 counts as the smallest normal
     double. Raises ValueError as `rmia`.
     """
-    _choice("mode", mode, ("online", "offline"))
-    if not 0 <= a <= 1:
-        raise ValueError(f"a must lie in [0, 1], not {a}.")
+    as_choice("mode", mode, ("online", "offline"))
+    a = as_number("a", a, 0, 1)
     m = _probability_moments("shadow", shadow, "member", member)
     rows, stacked = _targets("target", target, m.mean_out.shape)
     _in_unit_range("target", rows)

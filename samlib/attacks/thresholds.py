@@ -85,10 +85,11 @@ def threshold(shadow_scores, shadow_member, target_scores, *, shadow_labels=None
 
     if shadow_labels is None:
         return target >= _best_thresholds(scores.ravel(), member.ravel())[0]
-    y_shadow, y = as_labels("shadow_labels", shadow_labels), as_labels("target_labels", target_labels)
-    for name, labels, values in (("shadow_labels", y_shadow, scores), ("target_labels", y, target)):
+    y_shadow = as_labels("shadow_labels", shadow_labels, ndim=1)
+    y = as_labels("target_labels", target_labels, ndim=1)
+    for side, labels, values in (("shadow", y_shadow, scores), ("target", y, target)):
         if labels.shape != values.shape[-1:]:
-            raise ValueError(f"{name} has shape {labels.shape}, but there are {values.shape[-1]} examples.")
+            raise ValueError(f"{side}_labels has shape {labels.shape}, but {side}_scores has shape {values.shape}.")
     n_classes = int(max(y_shadow.max(), y.max())) + 1
     if n_classes > 2**16:  # number the classes that occur, rather than hold a threshold for all below the largest
         occurring, index = np.unique(np.r_[y_shadow, y], return_inverse=True)
@@ -135,14 +136,14 @@ def _probabilities(probs, labels) -> tuple[np.ndarray, np.ndarray]:
     p = as_array("probs", probs)
     if p.ndim < 2 or p.shape[-1] < 2:
         raise ValueError(f"probs must be (..., n, classes) with at least two classes, but its shape is {p.shape}.")
-    tolerance = 1e-2 if p.dtype == np.float16 else 1e-3
+    tolerance = 1e-3 if p.dtype == np.float64 else 1e-2  # float32 may have been bfloat16
     p = p.astype(np.float64)
     if p.min() < -tolerance or p.max() > 1 + tolerance:
         raise ValueError(f"probs must lie in [0, 1], but they span {p.min():.6g} to {p.max():.6g}.")
     off = np.abs(p.sum(-1) - 1)
     if off.max() > tolerance:
         raise ValueError(f"probs must sum to one over the last axis, but {int((off > tolerance).sum())} row(s) do not.")
-    y = as_labels("labels", labels, p.shape[-1])
+    y = as_labels("labels", labels, p.shape[-1], ndim=1)
     if y.shape != p.shape[-2:-1]:
         raise ValueError(f"labels has shape {y.shape}, but probs holds {p.shape[-2]} examples.")
     return p.clip(0, 1), y

@@ -41,18 +41,21 @@ def by_halves(pair: Pair, terms: Callable[[Pair], np.ndarray | None]) -> Effect 
 
 
 @functools.lru_cache(2)
-def _dataset(name: str, pool: int | None, image_size: int | None) -> Dataset | None:
-    try:
-        return load_dataset(name, pool=pool, image_size=image_size)
-    except (ValueError, OSError):
-        return None
+def _dataset(name: str, pool: int | None, image_size: int | None, checksum: str) -> Dataset:
+    """The data set of that checksum. What raises is not kept, so that data are found once they are there."""
+    found = load_dataset(name, pool=pool, image_size=image_size)
+    if found.checksum != checksum:
+        raise ValueError(f"{name} holds other data now.")
+    return found
 
 
 def dataset_of(runs: xr.Dataset) -> Dataset | None:
     """The data that the runs were trained on, or None where they are not at hand."""
     fields = json.loads(runs.attrs["experiment"])
-    found = _dataset(fields["dataset"], fields["pool"], fields["image_size"])
-    return found if found and found.checksum == runs.attrs["data_checksum"] else None
+    try:
+        return _dataset(fields["dataset"], fields["pool"], fields["image_size"], runs.attrs["data_checksum"])
+    except (ValueError, OSError):
+        return None
 
 
 class Distances(NamedTuple):

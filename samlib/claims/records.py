@@ -16,6 +16,7 @@ import pandas as pd
 
 from samlib import __version__
 from samlib.audit import Pair, accuracy_table, memorization_table
+from samlib.checks import as_path
 from samlib.claims.ledger import ledger
 from samlib.experiment import Experiment, ablation_pairs
 from samlib.runs import run_pairs, save_runs
@@ -43,7 +44,9 @@ def record(pair: Pair, folder: str | os.PathLike) -> Path:
         "means": means.to_dict("index"),
     }
     about["digest"] = _digest(frame, about)
-    path = Path(folder) / f"{_file_name(experiment.dataset)}-{pair.name.lower()}-{about['keys'][1]}.parquet"
+    path = (
+        as_path("folder", folder) / f"{_file_name(experiment.dataset)}-{pair.name.lower()}-{about['keys'][1]}.parquet"
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pandas(frame).replace_schema_metadata({"samlib": json.dumps(about)}), path)
     return path
@@ -59,7 +62,7 @@ def record_ablations(folder: str | os.PathLike, **parameters) -> Path:
         for runs in pair.values():
             save_runs(runs, folder, ("logit",))
     first = next(iter(next(iter(pairs.values())).values()))
-    path = Path(folder) / f"ablations-{_file_name(json.loads(first.attrs['experiment'])['dataset'])}.json"
+    path = as_path("folder", folder) / f"ablations-{_file_name(json.loads(first.attrs['experiment'])['dataset'])}.json"
     path.write_text(json.dumps(parameters, indent=1) + "\n")
     return path
 
@@ -97,7 +100,7 @@ def read(path: str | os.PathLike) -> tuple[pd.DataFrame, dict]:
 def verdicts(pair: Pair, folder: str | os.PathLike | None = None) -> pd.DataFrame:
     """The `ledger` of one pair of runs, a row for each claim: as recorded in `folder` of just these models, or computed."""
     keys, models = [runs.attrs["key"] for runs in pair[:2]], [runs.sizes["model"] for runs in pair[:2]]
-    for path in sorted(Path(folder).glob("*.parquet")) if folder else []:
+    for path in sorted(as_path("folder", folder).glob("*.parquet")) if folder else []:
         frame, about = read(path)
         if about["keys"] == keys and about["models"] == models:
             return frame.droplevel("dataset")
@@ -106,7 +109,7 @@ def verdicts(pair: Pair, folder: str | os.PathLike | None = None) -> pd.DataFram
 
 def with_recorded(live: pd.DataFrame, folder: str | os.PathLike | None) -> pd.DataFrame:
     """A ledger with those of the records in `folder`, each below its data set's own; None or an empty folder adds nothing."""
-    paths = sorted(Path(folder).glob("*.parquet")) if folder else []
+    paths = sorted(as_path("folder", folder).glob("*.parquet")) if folder else []
     both = pd.concat([live, *(read(path)[0] for path in paths)])
     names = list(dict.fromkeys(both.index.get_level_values("dataset")))
     order = sorted(
@@ -118,7 +121,7 @@ def with_recorded(live: pd.DataFrame, folder: str | os.PathLike | None) -> pd.Da
 def provenance_of(folder: str | os.PathLike | None) -> pd.DataFrame:
     """What the records in `folder` came from: a row each, with both accuracies, models, seconds, machine, date."""
     rows = []
-    for path in sorted(Path(folder).glob("*.parquet")) if folder else []:
+    for path in sorted(as_path("folder", folder).glob("*.parquet")) if folder else []:
         about = read(path)[1]
         first, second = about["experiments"]
         accuracy, memorized = about["means"]["test accuracy"], about["means"]["mean memorization"]

@@ -15,13 +15,20 @@ from typing import BinaryIO
 
 import numpy as np
 
+from samlib.checks import as_path
+
 CACHE_FORMAT = 1
 
 
-def cache_folder() -> Path:
-    """Where downloads, decoded data sets and trained runs are kept: `SAMLIB_CACHE`, else the user's cache folder."""
-    if folder := os.environ.get("SAMLIB_CACHE"):
-        return Path(folder)
+def cache_folder(folder: str | os.PathLike | None = None) -> Path:
+    """Where downloads, decoded data sets and trained runs are kept: `folder`, `SAMLIB_CACHE`, or the user's cache folder.
+
+    A relative `SAMLIB_CACHE` counts from the folder in which it is first asked for, and stays that one.
+    """
+    if folder:
+        return as_path("cache_dir", folder)
+    if kept := _from_environment("SAMLIB_CACHE"):
+        return kept
     import pooch
 
     return Path(pooch.os_cache("samlib"))
@@ -33,11 +40,20 @@ def reason(error: Exception) -> str:
     return " ".join(said.split()).rstrip(".: ") or type(error).__name__
 
 
+def _from_environment(variable: str) -> Path | None:
+    """The folder that an environment variable names; it is made absolute there, so that kernels and workers agree."""
+    if not (folder := os.environ.get(variable)):
+        return None
+    if folder != str(path := as_path(variable, folder)):
+        os.environ[variable] = str(path)
+    return path
+
+
 def local_file(name: str, file_name: str) -> Path | None:
     """`name/file_name` in the folder that `SAMLIB_DATA` names, where that exists."""
-    folder = os.environ.get("SAMLIB_DATA")
-    path = Path(folder or ".") / name / file_name
-    return path if folder and path.exists() else None
+    folder = _from_environment("SAMLIB_DATA")
+    path = folder and folder / name / file_name
+    return path if path and path.exists() else None
 
 
 def sha256_of(path: Path) -> str:

@@ -7,7 +7,6 @@ beside it, so that the store's bytes depend on the experiment alone.
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import threading
@@ -22,6 +21,7 @@ from filelock import Timeout
 from tqdm import tqdm
 
 from samlib.experiment import Experiment
+from samlib.host import LOCAL, started
 from samlib.runs.recorded import load_runs, save_runs
 from samlib.runs.store import Store, open_store
 from samlib.runs.transfer import export_job, import_group, import_groups
@@ -31,10 +31,6 @@ from samlib.training.box import Box, Work
 __all__ = ["NothingWhole", "Store", "export_job", "import_group", "import_groups", "load_runs", "n_workers", "run"]
 __all__ += ["run_pairs", "save_runs", "workers"]
 
-# glibc gives large blocks back to the system after each step, as Dask tells it to, and takes page faults to get them
-# again, which convolutional nets feel most.
-KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
-LOCAL = "SAMLIB_LOCAL_WORKER"  # set in workers of `_local_client`
 ONE_AT_A_TIME = threading.Lock()
 TROUBLE = ("out of memory", "compiler failed", "not captured")  # in a strategy, worth a line
 ATTEMPTS = 3  # rounds of dispatch before a group that workers keep losing is given up
@@ -67,8 +63,9 @@ def run(
     Models that diverged are left out and named in a warning and in the attribute `diverged`.
 
     A killed run goes on where it stopped; a second process that asks for the same experiment waits for the first.
-    Raises ValueError where all models diverged or the store is damaged or made with other data, OSError where the cache
-    cannot be written, RuntimeError where the cluster is lost (what was finished is kept) or the store deleted meanwhile.
+    Raises ValueError where `cluster` is none of these or is asynchronous, all models diverged, or the store is damaged or
+    made with other data; OSError where the cache, or a worker's own disk, cannot be read or written; RuntimeError where
+    the cluster is closed or lost (what was finished is kept) or the store deleted meanwhile.
     """
     if recorded is not None and (found := load_runs(experiment, recorded)) is not None:
         return found
@@ -191,9 +188,7 @@ def _train_missing(
             try:
                 store.write(models, result, seconds / len(groups), where)
             except OSError as error:
-                raise _NotWritten(
-                    f"The store {store.path} could not be written ({error}); what was finished is kept."
-                ) from None
+                raise _Failed(f"The store {store.path} could not be written ({error})") from None
             for strategy in sorted(set(result["strategy"].tolist()) - said):
                 said.add(strategy)
                 if progress and any(trouble in strategy for trouble in TROUBLE):
@@ -217,8 +212,8 @@ def _train_missing(
                 if not _round(client, box, given, write) or box.left() <= 0:
                     return
                 missing = [models for store in stores.values() for models in store.missing()]
-    except _NotWritten as error:
-        raise OSError(str(error)) from None
+    except _Failed as error:
+        raise OSError(f"{error}; what was finished is kept.") from None
     except (OSError, TimeoutError) as error:
         raise RuntimeError(
             f"The Dask scheduler was lost ({error}); run again to go on from what is finished."
@@ -227,8 +222,8 @@ def _train_missing(
     raise RuntimeError(f"Workers were lost {ATTEMPTS} times at models {lost}; run again to go on from the rest.")
 
 
-class _NotWritten(OSError):
-    """A store's files; every other OSError is the scheduler's."""
+class _Failed(Exception):
+    """What ends a run as an OSError; from the cluster, an OSError says that the scheduler is gone."""
 
 
 def _round(client, box: Box, given: Mapping[str, tuple], write: Callable[..., None]) -> bool:
@@ -252,7 +247,10 @@ def _round(client, box: Box, given: Mapping[str, tuple], write: Callable[..., No
                 box.finished(name, groups, time.monotonic() - started)
                 future.release()
             elif future.status == "error" and not isinstance(error := future.exception(), KilledWorker):
-                raise RuntimeError(f"A worker failed ({error}).") if isinstance(error, OSError) else error
+                if not isinstance(error, OSError):
+                    raise error
+                # of the worker's own files, and not of the store
+                raise _Failed(f"A worker could not train models {groups[0].start} to {groups[-1].stop - 1} ({error})")
             else:
                 lost = True
         # Without an end Dask gets all at once, else only what can begin now. Workers may have joined meanwhile.
@@ -288,12 +286,16 @@ def _at_once(recipe: dict, data: dict, wanted: int) -> int:
 def _train(recipe: dict, data: dict, groups: Sequence[range]) -> tuple[list[dict], float, str]:
     """Groups on a worker; a task at a time, for random states and hooks are the process's, whatever threads the worker has."""
     import torch
+    from distributed import get_worker
 
     with ONE_AT_A_TIME:
         start, device = time.perf_counter(), _device()
         if device == "cpu":
             torch.set_num_threads(1)
-        result = train_group(recipe, data, [k for models in groups for k in models], device)
+        try:
+            result = train_group(recipe, data, [k for models in groups for k in models], device)
+        except OSError as error:
+            raise OSError(f"{get_worker().address}: {error}") from error
         seconds = time.perf_counter() - start
     cuts = np.cumsum([len(models) for models in groups])[:-1]
     parts = {name: np.split(values, cuts) for name, values in result.items()}
@@ -321,41 +323,29 @@ def _client(cluster, n_tasks: int):
     """A context that yields a Dask client: the caller's own, or one that is closed afterwards."""
     from distributed import Client
 
-    if isinstance(cluster, Client):
-        return nullcontext(cluster)
     if cluster is None:
         return _local_client(n_tasks)
+    if not isinstance(cluster, (str, Client)) and not hasattr(cluster, "scheduler_address"):
+        kind = type(cluster).__name__
+        raise ValueError(f"cluster must be an address, a distributed.Client or a Dask cluster, not a {kind}.")
+    if getattr(cluster, "asynchronous", False):
+        raise ValueError(
+            "cluster must not be asynchronous, for run waits for its models: give the scheduler's address."
+        )
+    if getattr(getattr(cluster, "status", None), "name", getattr(cluster, "status", None)) in ("closing", "closed"):
+        raise RuntimeError("The Dask client or cluster that was given as cluster is closed; give an open one.")
+    if isinstance(cluster, Client):
+        return nullcontext(cluster)
     try:
         return Client(cluster, timeout="10s", set_as_default=False)
-    except (OSError, TimeoutError, ValueError) as error:
-        raise RuntimeError(f"No Dask scheduler answers at {cluster!r} ({error}).") from None
+    except Exception as error:  # Dask raises many kinds
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise RuntimeError(f"No Dask scheduler answers at {cluster!r} ({reason}).") from None
 
 
 @contextmanager
 def _local_client(n_tasks: int):
-    from distributed import Client, LocalCluster
+    from distributed import Client
 
-    before = {name: os.environ.get(name) for name in KEEP_MEMORY}
-    main = sys.modules["__main__"]
-    file = main.__dict__.pop("__file__", None)
-    spec, main.__spec__ = getattr(main, "__spec__", None), None
-    # Workers are spawned; hiding the main module keeps them from running a script that has no __main__ guard again.
-    os.environ |= KEEP_MEMORY  # over Dask's own settings, which an earlier cluster leaves in the environment
-    try:
-        with (
-            LocalCluster(
-                n_workers=max(1, min(n_workers(), n_tasks)),
-                threads_per_worker=1,
-                dashboard_address="127.0.0.1:0",  # any free port
-                silence_logs=logging.ERROR,
-                env={LOCAL: "1"},
-            ) as cluster,
-            Client(cluster, set_as_default=False) as client,
-        ):
-            yield client
-    finally:
-        if file is not None:
-            main.__file__ = file
-        main.__spec__ = spec
-        for name, value in before.items():
-            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+    with started(max(1, min(n_workers(), n_tasks))) as address, Client(address, set_as_default=False) as client:
+        yield client

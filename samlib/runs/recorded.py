@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
+from samlib.checks import as_path
 from samlib.experiment import Experiment
 from samlib.runs.store import PER_MODEL
 
@@ -43,7 +44,7 @@ def save_runs(runs: xr.Dataset, folder, signals: Sequence[str] = tuple(HALVES)) 
     arrays |= {name: runs[name].values for name in (*PER_MODEL, "model")}
     arrays |= {name: runs[name].values.astype(np.uint16) for name in ("label", "test_label")}
     about = {name: runs.attrs[name] for name in ABOUT} | {"date": time.strftime("%Y-%m-%d", time.gmtime())}
-    path = Path(folder) / f"{runs.attrs['key']}.npz"
+    path = as_path("folder", folder) / f"{runs.attrs['key']}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(path, about=json.dumps(about), digest=_digest(arrays, about), **arrays)
     return path
@@ -54,7 +55,7 @@ def load_runs(experiment: Experiment, folder) -> xr.Dataset | None:
 
     Raises ValueError, one sentence, for a file that is damaged or was changed.
     """
-    path = Path(folder) / f"{experiment.key}.npz"
+    path = as_path("folder", folder) / f"{experiment.key}.npz"
     if not path.exists():
         return None
     try:

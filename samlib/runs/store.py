@@ -37,7 +37,7 @@ def open_store(experiment: Experiment, cache_dir=None) -> Store:
     """
     dataset = load_dataset(experiment.dataset, pool=experiment.pool, image_size=experiment.image_size)
     check_takes(experiment, dataset.x_train.shape[1:], len(dataset.classes))
-    return Store(Path(cache_dir or cache_folder()) / "runs", experiment, dataset)
+    return Store(cache_folder(cache_dir) / "runs", experiment, dataset)
 
 
 def check_takes(experiment: Experiment, in_shape: tuple[int, ...], n_classes: int) -> None:

@@ -48,9 +48,8 @@ class Explorer(anywidget.AnyWidget):
 
     def html(self) -> str:
         """A self-contained piece of HTML at the present setting."""
-        return page.fragment(
-            self.name, self.sliders, self.setting | {name: getattr(self, name) for name in self.others}
-        )
+        others = {name: page.plain(getattr(self, name)) for name in self.others}
+        return page.fragment(self.name, self.sliders, self.setting | others)
 
     def _repr_mimebundle_(self, **kwargs):
         # Where there is a kernel the widget is preferred; the static book, and any page without one, has the HTML.
@@ -68,9 +67,10 @@ class _Bayes:
 class MixtureExplorer(Explorer):
     """Figure 5 to play with: SGD, SAM (eq. 13, solved exactly) and Bayes on one draw of the mixture.
 
-    Every slider is a trait: read it, set it, or give it here by name. `kept` lists the settings that the reader keeps to
-    compare. The page computes what it shows; `frame` and `history` compute the same numbers in Python. Raises TypeError
-    for an unknown setting, traitlets.TraitError for an impossible value.
+    Every slider is a trait: read it, set it, or give it here by name. `kept` are the settings that the reader keeps to
+    compare, read-only: to add one, assign `explorer.kept = [*explorer.kept, setting]`. The page computes what it shows;
+    `frame` and `history` compute the same numbers in Python. Raises TypeError for an unknown setting, traitlets.TraitError
+    for an impossible value.
     """
 
     name = "mixture"
@@ -89,20 +89,9 @@ class MixtureExplorer(Explorer):
     atypical_x = page.slider(page.Finite, 2.2, -3.5, 4.5, 0.05, "Across, x₁")
     atypical_y = page.slider(page.Finite, 0.6, -2.5, 2.5, 0.05, "Up, x₂")
     spread = page.slider(page.Finite, 0.35, 0.1, 1.0, 0.05, "Spread")
-    kept = traitlets.List(traitlets.Dict(), help="settings kept to compare, oldest first").tag(sync=True)
+    kept = page.Kept(help="settings kept to compare, oldest first").tag(sync=True, to_json=page.plain)
     sliders, others = page.sliders(vars()), ("kept",)
     _esm = page.module(name, sliders)
-
-    @traitlets.validate("kept")
-    def _whole_settings(self, proposal):
-        for setting in proposal["value"]:
-            if setting.keys() != self.sliders.keys():
-                raise traitlets.TraitError(
-                    f"A kept setting must name each of {', '.join(self.sliders)}, and nothing else."
-                )
-            for name, value in setting.items():
-                self.sliders[name].validate(self, value)
-        return proposal["value"]
 
     def frame(self) -> pd.DataFrame:
         """Error, atypical accuracy, disagreement with Bayes and attacker's advantage of SGD, SAM and Bayes, as Python

@@ -6,10 +6,13 @@ import json
 import math
 import tempfile
 import webbrowser
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import traitlets
+
+from samlib.checks import as_path
 
 HERE = Path(__file__).parent
 PARTS = {
@@ -27,6 +30,32 @@ class Finite(traitlets.Float):
         if not math.isfinite(value):
             raise traitlets.TraitError(f"The value of the {self.name!r} trait must be a finite number, not {value}.")
         return value
+
+
+class Kept(traitlets.TraitType):
+    """Settings kept to compare, oldest first: a tuple of read-only settings, each checked by the owner's sliders.
+
+    Not a list, since what is appended to a list would be seen neither by the checks nor by the page.
+    """
+
+    default_value = ()
+
+    def validate(self, owner, value):
+        if not isinstance(value, (list, tuple)) or not all(isinstance(setting, Mapping) for setting in value):
+            raise traitlets.TraitError(f"{self.name} must be a list of settings; assign a new one to change it.")
+        return tuple(MappingProxyType(self._checked(owner, setting)) for setting in value)
+
+    def _checked(self, owner, setting) -> dict:
+        if setting.keys() != owner.sliders.keys():
+            raise traitlets.TraitError(
+                f"A kept setting must name each of {', '.join(owner.sliders)}, and nothing else."
+            )
+        return {name: owner.sliders[name].validate(owner, setting[name]) for name in owner.sliders}
+
+
+def plain(kept, _=None) -> list[dict]:
+    """The settings of `Kept` as JSON takes them."""
+    return [dict(setting) for setting in kept]
 
 
 def slider(kind, default, low, high, step, label: str):
@@ -102,7 +131,7 @@ def write_page(path: str | Path, explorers: Iterable | None = None) -> Path:
 
         explorers = MixtureExplorer(), TheoryExplorer()
     parts = [f"<h2>{explorer.title}</h2>\n<p>{explorer.hint}</p>\n{explorer.html()}" for explorer in explorers]
-    path = Path(path)
+    path = as_path("path", path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(PAGE.format(body="\n".join(parts)), encoding="utf-8")
     return path
@@ -110,7 +139,7 @@ def write_page(path: str | Path, explorers: Iterable | None = None) -> Path:
 
 def open_app(path: str | Path | None = None, *, show: bool = True) -> Path:
     """`write_page` to `path` (default: a temporary file), print where it is and, if `show`, open it in the browser."""
-    path = write_page(path or Path(tempfile.mkdtemp(prefix="samlib-")) / "explorer.html").resolve()
+    path = write_page(path or Path(tempfile.mkdtemp(prefix="samlib-")) / "explorer.html")
     print(path)
     if show:
         webbrowser.open(path.as_uri())

@@ -29,8 +29,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import samlib
+from samlib.host import KEEP_MEMORY
 from samlib.models import build_model
-from samlib.runs import KEEP_MEMORY, _local_client
+from samlib.runs import _local_client
 from samlib.training import Streams, train_group, train_stacked
 from samlib.training.common import Inputs, drive
 from samlib.training.each import OneModel, make_optimizer
