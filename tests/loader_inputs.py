@@ -47,7 +47,7 @@ def load(given: Input) -> str:
             said = str(error)
             assert said.isprintable(), said
             assert re.search(r"[^\s.:(]\.$", said), said
-            assert not re.search(r"\( ?\)\.$|: ?\)", said), said
+            assert not re.search(r"[a-z] \( ?\)\.$|: ?\)", said.replace("shape ()", "")), said
             assert home in said, said
             return "refused"
         arrays = data.x_train, data.y_train, data.x_test, data.y_test
@@ -163,7 +163,7 @@ def zeros(n: int) -> bytes:
 
 def bombs() -> st.SearchStrategy[Input]:
     """What is small on the disk and large in memory."""
-    return st.sampled_from([1 << 26, 1 << 27, 1 << 28]).map(lambda n: Input({"mine.npz": zeros(n)}, "mine.npz", {}))
+    return st.sampled_from([1 << 25, 1 << 26, 1 << 28]).map(lambda n: Input({"mine.npz": zeros(n)}, "mine.npz", {}))
 
 
 MODES = ("L", "RGB", "RGBA", "LA", "P", "1", "I;16", "CMYK")

@@ -49,7 +49,7 @@ def numbered(where: str, y_train, y_test, names: Sequence[str] | None = None) ->
     ys = [y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y for y in map(np.asarray, (y_train, y_test))]
     for side, y in zip(("train", "test"), ys, strict=True):
         if y.ndim != 1 or not len(y):
-            raise ValueError(f"In {where}, y_{side} must be one label for each example, not {y.shape}.")
+            raise ValueError(f"In {where}, y_{side} must be one label for each example, but has shape {y.shape}.")
     kinds = ["U" if y.dtype == object and all(isinstance(v, str) for v in y) else y.dtype.kind for y in ys]
     if kinds == ["U", "U"]:
         names, codes = np.unique(np.concatenate(ys), return_inverse=True)

@@ -22,7 +22,7 @@ PUBLISHED = {
 }
 LONGEST = 2 << 30  # bytes of a text file in an archive
 PARTS = ("x_train", "y_train", "x_test", "y_test")
-FEW, RATIO = 64 << 20, 300  # bytes that an array of any .npz may take, and how many times the file's it may be
+FEW, RATIO = 32 << 20, 300  # bytes that an array of any .npz may take, and how many times the file's it may be
 
 
 def digits() -> dict:
