@@ -180,9 +180,9 @@ def as_path(name: str, value) -> Path:
 
 
 def shown(value) -> str:
-    """`repr`, on one line of at most 63 characters, for a message."""
+    """`repr`, on one line of at most 61 characters, for a message."""
     text = " ".join(repr(value).split())
-    return text if len(text) <= 60 else f"{text[:60]}..."
+    return text if len(text) <= 60 else f"{text[:60]}…"
 
 
 def same_shape(name_a: str, a: np.ndarray, name_b: str, b: np.ndarray) -> None:
