@@ -42,7 +42,7 @@ def main(arguments=None) -> int:
                         help="cpu, cuda or cuda:1 [the GPU, if there is one]")  # fmt: skip
     parser.add_argument("--max-mb", type=_positive, default=16, help="size of a file in DIR, in MB of 10^6 bytes [16]")
     parser.add_argument("--max-files", type=int, default=8, help="number of files in DIR [8]")
-    options, end = parser.parse_args(arguments), time.monotonic()
+    options, end = parser.parse_args(arguments), time.monotonic() - time.process_time()  # to import torch counts
     try:
         with alone(options.out):
             left = _train(options, end + 60 * options.minutes)
