@@ -196,7 +196,9 @@ def landscapes(experiments: Mapping[str, Experiment], models: Sequence[int], *, 
             one.begin([stream], [member])
             drive([one], recipe["epochs"])
             x = inputs.prepared(inputs.stored[examples])
-            found[experiment.optimizer].append(measure(one.model.eval(), x, y[examples], rho, batch_size=recipe["batch_size"]))
+            found[experiment.optimizer].append(
+                measure(one.model.eval(), x, y[examples], rho, batch_size=recipe["batch_size"])
+            )
     both = (Landscape(*map(np.array, zip(*one, strict=True))) for one in found.values())
     shortened = any(getattr(sgd, name) != value for name, value in cut.items())
     return Landscapes(*both, other.optimizer.upper(), dataset.name, rho, len(examples), cut["epochs"], shortened)

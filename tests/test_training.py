@@ -142,7 +142,9 @@ def test_signals_and_summaries_follow_from_the_trained_models(data):
     assert np.array_equal(result["member"], members)
     np.testing.assert_allclose(result["logit"], np.log(true / (1 - true)), atol=1e-3)
     np.testing.assert_allclose(result["train_loss"], [-np.log(true[k][members[k]]).mean() for k in range(2)], rtol=1e-3)
-    np.testing.assert_allclose(result["test_accuracy"], (test_logits.argmax(-1).numpy() == data["y_test"]).mean(1), atol=0.01)
+    np.testing.assert_allclose(
+        result["test_accuracy"], (test_logits.argmax(-1).numpy() == data["y_test"]).mean(1), atol=0.01
+    )
 
 
 def test_models_that_diverge_are_flagged_and_hold_nan(data):
