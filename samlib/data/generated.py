@@ -12,8 +12,8 @@ def subclasses(
     a: float = 1.0,
     b: float = 0.8,
     c: float = 0.4,
-    every: int = 10,
-    noise: float = 0.12,
+    every: int = 5,
+    noise: float = 0.16,
     n_train: int = 4000,
     n_test: int = 1000,
 ) -> dict:
@@ -31,7 +31,7 @@ def subclasses(
         directions = np.block([[directions, directions], [directions, -directions]])
     directions /= np.sqrt(features)
     # numpy promises that this stream never changes; the grid hides how a machine rounds a logarithm
-    random = np.random.RandomState(0)  # noqa: NPY002
+    random = np.random.RandomState(0)
     arrays, subclass = [], []
     for n in (n_train, n_test):
         y, rare = np.arange(n) % classes, np.arange(n) // classes % every == every - 1
