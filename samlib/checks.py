@@ -5,6 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 
+class OneSentence(ValueError):
+    """An error that says all in one sentence; a notebook shows that alone, without the path through the library."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"{type(self).__name__}: {self}"]
+
+
 def as_array(name: str, value, *, ndim: int | tuple[int, ...] | None = None, infinite: bool = False) -> np.ndarray:
     """`value` as a numpy array of numbers (torch tensors and xarray objects accepted; float16 and integers keep their kind).
 

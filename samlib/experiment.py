@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from samlib.checks import OneSentence
 from samlib.models import MODELS, NORMS, WITHOUT_NORM
 
 FORMAT = 2  # the version of the store's layout and of the random streams; a change makes old stores invisible
@@ -178,11 +179,8 @@ class Experiment(BaseModel):
         return f"{self.dataset} {self.model} {self.optimizer}{rho}"
 
 
-class ParameterError(ValueError):
-    """A parameter that no experiment has; a notebook shows its sentence alone, without the path through the library."""
-
-    def _render_traceback_(self) -> list[str]:
-        return [f"{type(self).__name__}: {self}"]
+class ParameterError(OneSentence):
+    """A parameter that no experiment has, or a value that it refuses."""
 
 
 def pair(optimizer: str | None = "sam", **fields) -> dict[str, Experiment]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from samlib.data.files import decoded, local_file, sha256_of
+from samlib.data.files import decoded, fetching, local_file, sha256_of
 
 TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "fashion_mnist": "FashionMNIST"}
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
@@ -162,18 +162,13 @@ def from_torchvision(name: str, label: str | None) -> dict:
 
     source = getattr(torchvision.datasets, TORCHVISION[name])
     md5 = getattr(source, "tgz_md5", None) or " ".join(md5 for _, md5 in source.resources)
+    url = getattr(source, "url", None) or next(iter(getattr(source, "mirrors", ())), None)
 
     def make(home: Path) -> dict:
         names = []
         for side in ("train", "test"):
-            try:
+            with fetching(name, url if side == "train" else None, "train.parquet and test.parquet"):
                 part = source(home / "download", train=side == "train", download=True)
-            except Exception as error:  # torchvision passes on whatever the network raises
-                reason = str(error).splitlines()[0].rstrip(".")
-                raise ValueError(
-                    f"{name} could not be downloaded ({reason}); put train.parquet and test.parquet into "
-                    f"$SAMLIB_DATA/{name}/ instead."
-                ) from None
             x = np.asarray(part.data)
             np.save(home / f"x_{side}.npy", x if x.ndim == 4 else x[..., None])
             y, names = np.asarray(part.targets, np.int64), list(part.classes)

@@ -39,6 +39,7 @@ from samlib.figures.sharpness import (
     two_passes,
     two_passes_sentence,
 )
+from samlib.figures.subclasses import memorization_densities, subclass_differences, subclass_table
 from samlib.figures.tables import (
     agreement_table,
     claims_table,
@@ -75,6 +76,7 @@ __all__ = [
     "link_sentence",
     "loss_around",
     "matched_curves",
+    "memorization_densities",
     "memorization_density",
     "memorization_scatter",
     "optimizer_comparison",
@@ -88,6 +90,8 @@ __all__ = [
     "sharpness_differences",
     "sharpness_sentence",
     "sharpness_table",
+    "subclass_differences",
+    "subclass_table",
     "table",
     "top_memorization",
     "training_cost",
