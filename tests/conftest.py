@@ -26,6 +26,20 @@ def _own_cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture
+def public():
+    """A function that loads a public data set; where its file is not here and not to be had, the test is skipped by its name."""
+    from samlib.data import NotAtHand, load_dataset
+
+    def load(name):
+        try:
+            return load_dataset(name)
+        except NotAtHand as error:
+            pytest.skip(str(error))
+
+    return load
+
+
+@pytest.fixture
 def small_npz(tmp_path):
     """A learnable data set of 120 + 40 points in 3 classes, as a file."""
     import numpy as np

@@ -32,12 +32,7 @@ from samlib.claims.settings import (
     pattern_sentence,
 )
 from samlib.claims.statistics import Effect
-from samlib.claims.subclasses import (
-    attacks_by_subclass,
-    influence_by_subclass,
-    memorization_by_subclass,
-    subclass_sentences,
-)
+from samlib.claims.subclasses import attacks_by_subclass, influence_by_subclass, memorization_by_subclass
 
 __all__ = [
     "ACCURACY",
@@ -75,7 +70,6 @@ __all__ = [
     "record",
     "record_ablations",
     "sentence",
-    "subclass_sentences",
     "theorem_ledger",
     "verdict",
     "verdicts",

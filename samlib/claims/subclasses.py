@@ -60,18 +60,6 @@ def attacks_by_subclass(pair: Pair, sgd: Attacked, sam: Attacked) -> pd.DataFram
     return _frame(rows)
 
 
-def subclass_sentences(frame: pd.DataFrame, name: str = "SAM") -> str:
-    """One sentence for each measure of a table: in which group the two optimizers differ, as far as the intervals tell."""
-    said = []
-    for measure, rows in frame.groupby(level=0, sort=False):
-        found = []
-        for group, row in rows.droplevel(0).iterrows():
-            sign = "higher" if row.low > 0 else "lower" if row.high < 0 else "not told apart"
-            found.append(f"{group} {sign} ({row.difference:+.4f}, {row.low:+.4f} to {row.high:+.4f})")
-        said.append(f"**{measure[0].upper()}{measure[1:]}**, {name} − SGD: {'; '.join(found)}.")
-    return "\n\n".join(said)
-
-
 def _memorization(runs: xr.Dataset) -> np.ndarray:
     return memorization_terms(runs.correct.values, runs.member.values)
 

@@ -34,10 +34,10 @@ def _known(function: Callable) -> Callable:
 
 @_known
 @drawn
-def memorization_densities(pair: Pair, n_bins: int = 24):
+def subclass_densities(pair: Pair, n_bins: int = 24):
     """The share of each subclass at each memorization score, SGD beside SAM: filled, the minority; outlined, the majority."""
     scores = [memorization(runs.correct.values, runs.member.values).value for runs in pair[:2]]
-    bins = np.linspace(min(-0.2, *(np.nanmin(s) for s in scores)), 1, n_bins + 1)
+    bins = np.linspace(min(0, *(np.nanmin(s) for s in scores)), 1, n_bins + 1)
     figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 2.7), sharex=True, sharey=True)
     for ax, score, colour, label in zip(axes, scores, (SGD, SAM), ("SGD", pair.name), strict=True):
         for code, group in enumerate(GROUPS):
@@ -79,7 +79,7 @@ def subclass_differences(frame: pd.DataFrame, name: str = "SAM"):
         right.set(yticks=at, yticklabels=[*GROUPS, BETWEEN], ylim=(-2.1, 0.5))
         for ax in (left, right):
             ax.grid(axis="x", alpha=0.3)
-    axes[0, 0].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0)
+    axes[-1, 0].legend(loc="upper center", bbox_to_anchor=(0.5, -0.3), ncols=2)
     axes[-1, 1].set_xlabel(f"{name} − SGD")
     return figure
 
@@ -88,3 +88,17 @@ def subclass_differences(frame: pd.DataFrame, name: str = "SAM"):
 def subclass_table(frame: pd.DataFrame, name: str = "SAM"):
     """The same in numbers."""
     return table(frame, digits=4, name=name)
+
+
+@_known
+def subclass_sentences(frame: pd.DataFrame, name: str = "SAM") -> Markdown:
+    """One sentence for each measure of a table: in which groups the two optimizers differ, as far as the intervals tell."""
+    said = []
+    for measure, rows in frame.groupby(level=0, sort=False):
+        found = []
+        for group, row in rows.droplevel(0).iterrows():
+            sign = "higher" if row.low > 0 else "lower" if row.high < 0 else "not told apart"
+            where = "in the minority less the majority" if group == BETWEEN else f"in the {group}"
+            found.append(f"{sign} {where} ({row.difference:+.4f}, interval {row.low:+.4f} to {row.high:+.4f})")
+        said.append(f"**{measure[0].upper()}{measure[1:]}**, {name} against SGD: {', '.join(found)}.")
+    return Markdown("\n\n".join(said))
