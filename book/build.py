@@ -122,10 +122,16 @@ def datasets_of(profile: str) -> tuple[list[str], dict[str, str]]:
         reasons = dict(zip(tried, pool.map(out_of_reach, tried), strict=True))
     missing = {name: reason for name, reason in reasons.items() if reason}
     for name, reason in missing.items():
-        say(f"left out  {'' if name in named else 'pictures of '}{name}: {reason}")
+        say(f"left out  {name}{all_the_same(name)}: {reason}")
     if missing:
         os.environ["SAMLIB_OFFLINE"] = "1"  # no notebook waits for it again
     return [name for name in named if name not in missing], missing
+
+
+def all_the_same(name: str) -> str:
+    """What there is of a data set that cannot be had."""
+    kept = name in {parameters["dataset"] for parameters in recorded()}
+    return " (its recorded pages are here, without pictures)" if kept else ""
 
 
 def out_of_reach(name: str) -> str | None:
@@ -139,8 +145,7 @@ def out_of_reach(name: str) -> str | None:
 
 def pages_of(datasets: list[str], missing: dict[str, str]) -> dict[str, tuple]:
     """Page: (notebook, its parameters beside the profile, what is added to its title where one notebook makes several pages)."""
-    pictures = {parameters["dataset"] for parameters in recorded()}
-    left_out = {("pictures of " if d in pictures else "") + dataset_title(d): reason for d, reason in missing.items()}
+    left_out = {dataset_title(name) + all_the_same(name): reason for name, reason in missing.items()}
     shown = {"datasets": datasets, "missing": left_out, "results": str(RESULTS)}
     first = {"introduction": ("introduction", shown, None)}
     each = {f"{name}_{d}": (name, {"dataset": d}, dataset_title(d)) for name in EACH for d in datasets}

@@ -89,7 +89,7 @@ def test_with_no_network_what_cannot_be_had_is_left_out_and_said(book):
     assert len(said) == 2
     assert "location30: location30 could not be downloaded (no answer from raw.githubusercontent.com" in said[0]
     assert "put dataset_location.tgz into $SAMLIB_DATA/location30/" in said[0]
-    assert "pictures of cifar100-coarse: " in said[1]
+    assert "cifar100-coarse (its recorded pages are here, without pictures): cifar100 could not be" in said[1]
     assert not list((book[0] / "notebooks").glob("*location30*"))
     first = text_of(book, "introduction")
     assert "put dataset_location.tgz into $SAMLIB_DATA/location30/" in first

@@ -68,8 +68,8 @@ def subclass_differences(frame: pd.DataFrame, name: str = "SAM"):
     for (left, right), measure in zip(axes, measures, strict=True):
         rows = frame.loc[measure]
         y = -np.arange(len(GROUPS))
-        for column, colour, label, marker in (("sgd", SGD, "SGD", "o"), ("sam", SAM, name, "D")):
-            left.plot(rows.loc[list(GROUPS), column], y, marker, ms=6, color=colour, label=label, alpha=0.85)
+        for column, colour, label, shift in (("sgd", SGD, "SGD", 0.17), ("sam", SAM, name, -0.17)):
+            left.plot(rows.loc[list(GROUPS), column], y + shift, "o", ms=5, color=colour, label=label)
         left.set(yticks=y, yticklabels=GROUPS, ylim=(-1.6, 0.6))
         left.set_title(measure, loc="left", fontsize="medium")
         at = -np.arange(3) * 0.8
