@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import ssl
 import tarfile
 import threading
 import urllib.error
@@ -21,7 +22,7 @@ import numpy as np
 from samlib.checks import OneSentence
 
 CACHE_FORMAT = 1
-PATIENCE = 5  # seconds that a server has for its first answer
+PATIENCE = 10  # seconds that a server has for its first answer
 
 
 class NotAtHand(OneSentence):
@@ -94,14 +95,15 @@ def no_answer(url: str) -> str | None:
     said = []
 
     def ask() -> None:
+        reason = None
         try:
             urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=PATIENCE).close()
         except urllib.error.HTTPError:
             pass  # it answers; what it says about the file, the download will hear
         except Exception as error:
-            said.append(str(getattr(error, "reason", error)))
-            return
-        said.append(None)
+            reason = getattr(error, "reason", error)
+        # a certificate that this library does not know, that of the download may
+        said.append(None if isinstance(reason, ssl.SSLError | None) else str(reason))
 
     # in a thread, for no timeout of ours bounds the look-up of a name
     thread = threading.Thread(target=ask, daemon=True)

@@ -29,8 +29,8 @@ class Shape(NamedTuple):
 
 KNOWN = {
     "digits": Shape(1437, 360, (8, 8), 10, "float32"),
-    "subclasses": Shape(4000, 1000, (256,), 20, "float32"),
     "location30": Shape(4010, 1000, (446,), 30, "float32"),
+    "subclasses": Shape(4000, 1000, (256,), 20, "float32"),
     "purchase100": Shape(177_324, 20_000, (600,), 100),
     "texas100": Shape(60_000, 7_330, (6169,), 100),
     "cifar10": Shape(50_000, 10_000, (32, 32, 3), 10),
