@@ -1,6 +1,7 @@
 """Train, execute every notebook with papermill, build the book: what `make book` runs.
 
-A page is executed again only if its notebook, its parameters, the library or the recorded results have changed since.
+A page is executed again only if its notebook, its parameters, the library or the recorded results have changed since, or
+whether its data are at hand. Data sets that cannot be had are left out, and stdout and the first page say so.
 Exit status: 0; 1 if a notebook failed (its page shows the error, the others are built); 2 if the book did not build.
 """
 
@@ -17,14 +18,14 @@ import os
 import subprocess
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import nbformat
 import yaml
 
 from samlib.claims import read
-from samlib.data import shape_of
+from samlib.data import NAMES, load_dataset, shape_of
 from samlib.experiment import (
     FEW_MODELS,
     PROFILES,
@@ -79,9 +80,9 @@ def main() -> int:
     start, clock = time.perf_counter(), {}
     executed = args.output / "notebooks"
     executed.mkdir(parents=True, exist_ok=True)
-    datasets = datasets_of(args.profile)
-    sources = pages_of(datasets)
-    pages = {f"{page}.ipynb": plan(*source, args.profile) for page, source in sources.items()}
+    datasets, missing = datasets_of(args.profile)
+    sources = pages_of(datasets, missing)
+    pages = {f"{page}.ipynb": plan(*source, args.profile, missing) for page, source in sources.items()}
     stale = {page: todo for page, todo in pages.items() if fingerprint_of(executed / page) != todo["fingerprint"]}
     for page in pages.keys() - stale.keys():
         say(f"reused    {page}: nothing that it depends on has changed")
@@ -110,21 +111,43 @@ def say(message: str) -> None:
     print(message, flush=True)
 
 
-def datasets_of(profile: str) -> list[str]:
-    """The data sets that have pages: the profile's, but for folders that are not there; quick leaves out what takes longest."""
+def datasets_of(profile: str) -> tuple[list[str], dict[str, str]]:
+    """The data sets that have pages, and those that cannot be had, with the reason; quick leaves out what takes longest.
+
+    Each is tried once, all at the same time, before anything is trained: so a dead network costs seconds.
+    """
     named = [name for name in PROFILES[profile] if name and (profile, name) != ("quick", "cifar100-coarse")]
-    for name in named.copy():
-        try:
-            shape_of(name)
-        except ValueError as error:
-            say(f"left out  {name}: {error}")
-            named.remove(name)
-    return named
+    tried = list(dict.fromkeys([*named, *(parameters["dataset"] for parameters in recorded())]))
+    with ThreadPoolExecutor(len(tried)) as pool:
+        reasons = dict(zip(tried, pool.map(out_of_reach, tried), strict=True))
+    missing = {name: reason for name, reason in reasons.items() if reason}
+    for name, reason in missing.items():
+        say(f"left out  {name}{all_the_same(name)}: {reason}")
+    if missing:
+        os.environ["SAMLIB_OFFLINE"] = "1"  # no notebook waits for it again
+    return [name for name in named if name not in missing], missing
 
 
-def pages_of(datasets: list[str]) -> dict[str, tuple]:
+def all_the_same(name: str) -> str:
+    """What there is of a data set that cannot be had."""
+    kept = name in {parameters["dataset"] for parameters in recorded()}
+    return " (its recorded pages are here, without pictures)" if kept else ""
+
+
+def out_of_reach(name: str) -> str | None:
+    """Why a data set cannot be had; None where it is at hand now, downloaded if need be."""
+    try:
+        load_dataset(name) if name in NAMES else shape_of(name)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def pages_of(datasets: list[str], missing: dict[str, str]) -> dict[str, tuple]:
     """Page: (notebook, its parameters beside the profile, what is added to its title where one notebook makes several pages)."""
-    first = {"introduction": ("introduction", {"datasets": datasets, "results": str(RESULTS)}, None)}
+    left_out = {dataset_title(name) + all_the_same(name): reason for name, reason in missing.items()}
+    shown = {"datasets": datasets, "missing": left_out, "results": str(RESULTS)}
+    first = {"introduction": ("introduction", shown, None)}
     each = {f"{name}_{d}": (name, {"dataset": d}, dataset_title(d)) for name in EACH for d in datasets}
     kept = {
         f"{name}_{parameters['dataset']}_recorded": (name, parameters, dataset_title(f"{parameters['dataset']}, recorded"))
@@ -161,7 +184,7 @@ def contents(pages: dict[str, tuple]) -> dict:
     return toc
 
 
-def plan(name: str, parameters: dict, title: str | None, profile: str) -> dict:
+def plan(name: str, parameters: dict, title: str | None, profile: str, missing: dict[str, str]) -> dict:
     """What executes a page, and a fingerprint of all that the result depends on."""
     source = ROOT / "notebooks" / f"{name}.ipynb"
     own = {"standard": "quick", "paper": "full"}.get(profile, profile) if name in TRAIN_NOTHING else profile
@@ -170,7 +193,7 @@ def plan(name: str, parameters: dict, title: str | None, profile: str) -> dict:
     else:
         parameters = parameters | FEWER.get((name, profile), {}) | {"profile": own}
     changed = [in_profile(profile, name) for name in parameters.get("datasets", [parameters.get("dataset", "")])]
-    used = [parameters, changed, title, sys.version_info[:2]]
+    used = [parameters, changed, title, sys.version_info[:2], parameters.get("dataset") in missing]
     digest = hashlib.sha256(json.dumps(used, sort_keys=True).encode())
     for package in ("torch", "numpy", "scipy", "matplotlib", "seaborn", "xarray"):
         digest.update(f"{package} {importlib.metadata.version(package)}".encode())
@@ -242,6 +265,10 @@ def execute_page(page: str, todo: dict, executed: Path) -> tuple[float, str | No
     except Exception as problem:  # a dead kernel, a time-out: the page says so like any other error
         error = f"{type(problem).__name__}: {problem}".splitlines()[0]
     notebook = nbformat.read(path if path.exists() else todo["source"], 4)
+    only = f"only-{todo['parameters'].get('dataset')}"  # the tag of cells that speak of one data set
+    notebook.cells = [
+        c for c in notebook.cells if {only} >= {t for t in c.metadata.get("tags", ()) if t.startswith("only-")}
+    ]
     first = notebook.cells[0]
     if todo["title"]:  # one notebook, several pages: each with a title of its own
         heading, _, rest = first.source.partition("\n")

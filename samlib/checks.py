@@ -10,6 +10,13 @@ import numpy as np
 FAR = 1e100  # what lies further from zero counts as infinite: its square would overflow
 
 
+class OneSentence(ValueError):
+    """An error that says all in one sentence; a notebook shows that alone, without the path through the library."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"{type(self).__name__}: {self}"]
+
+
 def as_array(
     name: str,
     value,

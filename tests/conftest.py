@@ -1,5 +1,6 @@
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +24,24 @@ def client():
 def _own_cache(tmp_path, monkeypatch):
     """No test reads or writes the user's cache."""
     monkeypatch.setenv("SAMLIB_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def public(monkeypatch):
+    """A function that loads a public data set; where its file is not here and not to be had, the test is skipped by its name."""
+    from samlib.data import NotAtHand, load_dataset
+
+    beside = Path(__file__).parents[2] / "shared" / "data"
+    if not os.environ.get("SAMLIB_DATA") and beside.is_dir():
+        monkeypatch.setenv("SAMLIB_DATA", str(beside))
+
+    def load(name):
+        try:
+            return load_dataset(name)
+        except NotAtHand as error:
+            pytest.skip(str(error))
+
+    return load
 
 
 @pytest.fixture

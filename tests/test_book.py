@@ -1,4 +1,4 @@
-"""The book, built from executed notebooks and opened in a real browser; and each notebook alone under papermill."""
+"""The book, built with no network, then with one data set more, in a real browser; each notebook alone under papermill."""
 
 import contextlib
 import http.server
@@ -13,38 +13,149 @@ from pathlib import Path
 
 import pytest
 
+from samlib.data import NotAtHand, tables
+from samlib.data.files import checked_file
+
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
 spec = importlib.util.spec_from_file_location("book_build", ROOT / "book" / "build.py")
 spec.loader.exec_module(maker := importlib.util.module_from_spec(spec))
-PAGES = len(maker.pages_of(maker.datasets_of("smoke")))
+PAGES = len(maker.pages_of(["subclasses", "digits"], {}))
+REFUSED = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), "http://127.0.0.1:9")
 pytestmark = [pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
-def env(tmp_path_factory):
-    """A cache of its own, and the data files where they lie beside the checkout."""
-    found = {"SAMLIB_DATA": str(SHARED)} if "SAMLIB_DATA" not in os.environ and SHARED.is_dir() else {}
-    return os.environ | found | {"SAMLIB_CACHE": str(tmp_path_factory.mktemp("cache")), "OMP_NUM_THREADS": "1"}
-
-
-def build(output, env, *more):
-    command = [sys.executable, str(ROOT / "book" / "build.py"), "--profile", "smoke", "--output", str(output), *more]
-    return subprocess.run(command, capture_output=True, text=True, env=env)
+def tree(tmp_path_factory):
+    """A copy of the checkout with nothing beside it."""
+    tree = tmp_path_factory.mktemp("clone") / "samlib"
+    named = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, check=True
+    )
+    for file in filter(None, named.stdout.decode().split("\0")):
+        if (ROOT / file).is_file():  # one that was deleted is still listed
+            (tree / file).parent.mkdir(parents=True, exist_ok=True)
+            (tree / file).write_bytes((ROOT / file).read_bytes())
+    return tree
 
 
 @pytest.fixture(scope="module")
-def book(tmp_path_factory, env):
-    output = tmp_path_factory.mktemp("book")
-    done = build(output, env)
+def env(tree, tmp_path_factory):
+    """No data, nothing trained, and proxies that refuse."""
+    empty = {name: str(tmp_path_factory.mktemp(name.lower())) for name in ("SAMLIB_DATA", "SAMLIB_CACHE")}
+    kept = {name: value for name, value in os.environ.items() if name.lower() not in ("no_proxy", "samlib_offline")}
+    return kept | REFUSED | empty | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
+
+
+def build(tree, env, *more):
+    command = [sys.executable, str(tree / "book" / "build.py"), "--profile", "smoke", *more]
+    return subprocess.run(command, capture_output=True, text=True, env=env, cwd=tree)
+
+
+@pytest.fixture(scope="module")
+def book(tree, env):
+    """The book with no network: its folder, and what the build printed."""
+    done = build(tree, env)
     assert done.returncode == 0, done.stdout + done.stderr
-    return output, done.stdout
+    return tree / "book", done.stdout
 
 
 @pytest.fixture(scope="module")
-def site(book):
+def whole(tree, env, book, tmp_path_factory):
+    """The same book built once more, with Location-30 where its file can be had: its folder, and why it is not, if so."""
+    folder, missing = tmp_path_factory.mktemp("data"), None
+    with pytest.MonkeyPatch.context() as patch:
+        if "SAMLIB_DATA" not in os.environ and SHARED.is_dir():
+            patch.setenv("SAMLIB_DATA", str(SHARED))
+        patch.setenv("SAMLIB_CACHE", env["SAMLIB_CACHE"])
+        try:
+            file = checked_file("location30", *tables.PUBLISHED["location30"])[0]
+        except NotAtHand as error:
+            missing = str(error)
+        else:
+            (folder / "location30").mkdir()
+            (folder / "location30" / "dataset_location.tgz").symlink_to(file.resolve())
+    done = build(tree, env | {"SAMLIB_DATA": str(folder)})
+    assert done.returncode == 0, done.stdout + done.stderr
+    return tree / "book", missing
+
+
+def text_of(book, page):
+    return (book[0] / "build" / "_build" / "html" / "notebooks" / f"{page}.html").read_text()
+
+
+def test_with_no_network_what_cannot_be_had_is_left_out_and_said(book):
+    said = [line for line in book[1].splitlines() if line.startswith("left out")]
+    assert len(said) == 2
+    assert "location30: location30 could not be downloaded (no answer from raw.githubusercontent.com" in said[0]
+    assert "put dataset_location.tgz into $SAMLIB_DATA/location30/" in said[0]
+    assert "cifar100-coarse (its recorded pages are here, without pictures): cifar100 could not be" in said[1]
+    assert not list((book[0] / "notebooks").glob("*location30*"))
+    first = text_of(book, "introduction")
+    assert "put dataset_location.tgz into $SAMLIB_DATA/location30/" in first
+    assert "Location-30 (512 + 512 models" in first
+    for page, what in {"memorization_digits": "Live: ", "membership_risk_cifar100-coarse_recorded": "Recorded: ",
+                       "ablations": "Live: ", "theory_checks": "Live: ", "influence_subclasses": "Live: "}.items():  # fmt: skip
+        assert f"<em>{what}" in text_of(book, page), page
+
+
+def test_only_known_subclasses_are_shown_against(book):
+    for page in ("memorization", "membership_risk", "influence"):
+        known = text_of(book, f"{page}_subclasses")
+        assert "Against the truth" in known
+        assert "minority − majority" in known
+        assert "Against the truth" not in text_of(book, f"{page}_digits")
+
+
+def test_no_executed_notebook_keeps_widget_state(book):
+    for path in (book[0] / "notebooks").glob("*.ipynb"):
+        assert "widgets" not in json.loads(path.read_text())["metadata"], path
+
+
+def test_a_second_build_reuses_every_page_and_one_changed_notebook_is_run_again(tree, book, env):
+    output, first = book
+    assert first.count("executed  ") == PAGES
+    again = build(tree, env)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("reused    ") == PAGES
+    assert "executed" not in again.stdout
+    path = output / "notebooks" / "memorization_digits.ipynb"
+    notebook = json.loads(path.read_text())
+    notebook["metadata"]["samlib"]["fingerprint"] = "of something else"
+    path.write_text(json.dumps(notebook))
+    third = build(tree, env)
+    assert third.stdout.count("reused    ") == PAGES - 1
+    assert "executed  memorization_digits.ipynb" in third.stdout
+
+
+def test_a_notebook_that_fails_shows_its_own_error_and_the_others_are_built(tree, book, env):
+    driver = (
+        "import sys, build; build.ALONE['theory_checks'] = {'trialz': 1};"
+        "sys.argv = ['build', '--profile', 'smoke']; sys.exit(build.main())"
+    )
+    path = os.pathsep.join([str(tree / "book"), str(tree)])
+    done = subprocess.run(
+        [sys.executable, "-c", driver], capture_output=True, text=True, env=env | {"PYTHONPATH": path}
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert done.stdout.count("reused    ") == PAGES - 1
+    assert "FAILED: theory_checks.ipynb; its page shows the error." in done.stdout
+    page = text_of(book, "theory_checks")
+    assert "There is no parameter" in page
+    assert "trialz" in page
+
+
+def test_a_data_set_that_is_there_again_runs_live(whole):
+    if whole[1]:
+        pytest.skip(whole[1])
+    for page in ("membership_risk", "memorization", "influence", "influence_entropy"):
+        assert "<em>Live: 16 models each of SGD and SAM on Location-30" in text_of(whole, f"{page}_location30")
+
+
+@pytest.fixture(scope="module")
+def site(whole):
     """The built book over local http."""
-    html = book[0] / "build" / "_build" / "html"
+    html = whole[0] / "build" / "_build" / "html"
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *args):
@@ -90,7 +201,7 @@ def test_every_page_reads_with_no_network_and_no_error(site, browser):
         page.close()
     assert {source.rpartition(".")[2] for source in sources} == {"png", "svg"}
     for name in ("membership_risk", "memorization"):
-        for dataset in ("location30", "digits", "cifar100-coarse_recorded"):
+        for dataset in ("subclasses", "digits", "cifar100-coarse_recorded"):
             assert figures[f"{name}_{dataset}"] >= 1, figures
 
 
@@ -101,50 +212,10 @@ def test_mathematics_is_drawn(site, browser):
     page.close()
 
 
-def test_a_second_build_reuses_every_page_and_one_changed_notebook_is_run_again(book, env):
-    output, first = book
-    assert first.count("executed  ") == PAGES
-    again = build(output, env)
-    assert again.returncode == 0, again.stderr
-    assert again.stdout.count("reused    ") == PAGES
-    assert "executed" not in again.stdout
-    path = output / "notebooks" / "memorization_digits.ipynb"
-    notebook = json.loads(path.read_text())
-    notebook["metadata"]["samlib"]["fingerprint"] = "of something else"
-    path.write_text(json.dumps(notebook))
-    third = build(output, env)
-    assert third.stdout.count("reused    ") == PAGES - 1
-    assert "executed  memorization_digits.ipynb" in third.stdout
-
-
-def test_a_notebook_that_fails_shows_its_own_error_and_the_others_are_built(book, env):
-    output, _ = book
-    driver = (
-        "import sys, build; build.ALONE['theory_checks'] = {'trialz': 1};"
-        f"sys.argv = ['build', '--profile', 'smoke', '--output', {str(output)!r}]; sys.exit(build.main())"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", driver], capture_output=True, text=True, env=env | {"PYTHONPATH": str(ROOT / "book")}
-    )
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert done.stdout.count("reused    ") == PAGES - 1
-    assert "FAILED: theory_checks.ipynb; its page shows the error." in done.stdout
-    page = (output / "build" / "_build" / "html" / "notebooks" / "theory_checks.html").read_text()
-    assert "There is no parameter" in page
-    assert "trialz" in page
-
-
 def papermill(tmp_path, env, name, *parameters):
-    command = [
-        sys.executable,
-        "-m",
-        "papermill",
-        str(ROOT / "notebooks" / f"{name}.ipynb"),
-        str(tmp_path / "out.ipynb"),
-    ]
-    return subprocess.run(
-        [*command, *parameters, "--no-progress-bar"], capture_output=True, text=True, env=env, cwd=tmp_path
-    )
+    source, output = ROOT / "notebooks" / f"{name}.ipynb", tmp_path / "out.ipynb"
+    command = [sys.executable, "-m", "papermill", str(source), str(output), *parameters, "--no-progress-bar"]
+    return subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path)
 
 
 def test_a_notebook_runs_alone_with_other_parameters(tmp_path, env):
@@ -154,6 +225,33 @@ def test_a_notebook_runs_alone_with_other_parameters(tmp_path, env):
     said = (tmp_path / "out.ipynb").read_text()
     assert "ASAM" in said
     assert "image/png" in said or "image/svg" in said
+
+
+@pytest.mark.parametrize(
+    "name", ["introduction", "membership_risk", "memorization", "influence", "influence_entropy", "other_optimizers"]
+)
+def test_a_notebook_whose_data_cannot_be_had_says_what_to_do_and_nothing_else(tmp_path, env, name):
+    done = papermill(tmp_path, env, name, *(["-p", "dataset", "location30"] if name == "other_optimizers" else []))
+    assert done.returncode == 1
+    _, _, said = done.stderr.partition("NotAtHand: ")
+    assert said.startswith("location30 could not be downloaded (no answer from raw.githubusercontent.com")
+    assert "put dataset_location.tgz into $SAMLIB_DATA/location30/, or take the data set subclasses or digits." in said
+    shown = [o for c in json.loads((tmp_path / "out.ipynb").read_text())["cells"] for o in c.get("outputs", [])]
+    (error,) = (o for o in shown if o["output_type"] == "error")
+    assert len(error["traceback"]) == 1
+
+
+def test_the_command_line_says_the_same_and_plans_without_data(env):
+    command = [sys.executable, "-m", "samlib.cli"]
+    train = subprocess.run([*command, "train", "--n-models", "2"], capture_output=True, text=True, env=env)
+    assert train.returncode == 1
+    assert train.stderr.startswith("samlib: location30 could not be downloaded (")
+    assert train.stderr.count("\n") == 1
+    plan = subprocess.run(
+        [*command, "plan", "--dataset", "location30", "--n-models", "8"], capture_output=True, text=True, env=env
+    )
+    assert plan.returncode == 0, plan.stderr
+    assert "location30: not at hand" in plan.stdout
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """Data sets: what is published is loaded; what is damaged or hostile is refused in a sentence and leaves nothing behind."""
 
 import io
-import os
 import tarfile
 from pathlib import Path
 
@@ -12,9 +11,6 @@ from hypothesis import strategies as st
 
 from samlib import load_dataset
 from samlib.data import tables
-
-HERE = Path(__file__).parents[2] / "shared" / "data"
-LOCAL = os.environ.get("SAMLIB_DATA") or (str(HERE) if HERE.is_dir() else None)
 
 
 def published(patch, name="location30", url=None, sha256=None):
@@ -67,10 +63,8 @@ def test_digits_is_whole_and_split_once():
     assert load_dataset("digits", pool=100).checksum != digits.checksum
 
 
-@pytest.mark.skipif(not LOCAL, reason="no folder of data files (SAMLIB_DATA)")
-def test_location30_as_published(monkeypatch):
-    monkeypatch.setenv("SAMLIB_DATA", LOCAL)
-    location = load_dataset("location30")
+def test_location30_as_published(public):
+    location = public("location30")
     assert (location.x_train.shape, location.x_test.shape, len(location.classes)) == ((4010, 446), (1000, 446), 30)
     y = np.concatenate([location.y_train, location.y_test])
     counts = np.bincount(y)

@@ -387,7 +387,10 @@ def test_uint8_images_of_an_npz_stay_as_they_are(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not LOCAL or not (Path(LOCAL) / "cifar100").is_dir(), reason="no CIFAR-100 files (SAMLIB_DATA)")
+@pytest.mark.skipif(
+    not LOCAL or not (Path(LOCAL) / "cifar100" / "train.parquet").is_file(),
+    reason="no cifar100/train.parquet in the folder that SAMLIB_DATA names",
+)
 def test_cifar100_as_published(monkeypatch):
     monkeypatch.setenv("SAMLIB_DATA", LOCAL)
     fine, coarse = load_dataset("cifar100"), load_dataset("cifar100-coarse", pool=5000)

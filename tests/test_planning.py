@@ -85,9 +85,10 @@ def test_what_cannot_run_is_said_and_not_measured(no_probe):
             planning.plan([Experiment(dataset="location30", **fields)])
 
 
-@pytest.mark.parametrize("name", ["digits", "location30"])
-def test_the_shapes_known_by_name_are_the_data_sets(name):
-    data, shape = load_dataset(name), shape_of(name)
+@pytest.mark.parametrize("name", ["digits", "subclasses", "location30"])
+def test_the_shapes_known_by_name_are_the_data_sets(name, public):
+    data, shape = public(name), shape_of(name)
+    assert shape.at_hand
     assert (*data.x_train.shape, len(data.y_test), len(data.classes)) == (
         shape.n_train, *shape.example, shape.n_test, shape.classes,
     )  # fmt: skip

@@ -32,6 +32,7 @@ from samlib.claims.settings import (
     pattern_sentence,
 )
 from samlib.claims.statistics import Effect
+from samlib.claims.subclasses import attacks_by_subclass, influence_by_subclass, memorization_by_subclass
 
 __all__ = [
     "ACCURACY",
@@ -47,15 +48,18 @@ __all__ = [
     "Claim",
     "Effect",
     "ablation_table",
+    "attacks_by_subclass",
     "dataset_of",
     "decide",
     "entropy_sentence",
     "explained",
     "explained_sentence",
     "general_ledger",
+    "influence_by_subclass",
     "ledger",
     "matched",
     "matched_sentence",
+    "memorization_by_subclass",
     "mixture_ledger",
     "optimizer_ledger",
     "optimizer_table",

@@ -8,15 +8,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from samlib.data import images, layouts, tables
+from samlib.data import generated, images, layouts, tables
 from samlib.data.checked import check
-from samlib.data.files import cache_folder
-from samlib.data.shapes import NAMES, Shape, local_parquet, own, refuse_options, shape_of
+from samlib.data.files import NotAtHand, cache_folder
+from samlib.data.shapes import EMBEDDED, NAMES, Shape, local_parquet, own, refuse_options, shape_of
 
-__all__ = ["NAMES", "Dataset", "Shape", "cache_folder", "load_dataset", "shape_of"]
+__all__ = ["EMBEDDED", "NAMES", "Dataset", "NotAtHand", "Shape", "cache_folder", "load_dataset", "shape_of"]
 
 _TABLES = {
     "digits": tables.digits,
+    "subclasses": generated.subclasses,
     "location30": tables.location30,
     "purchase100": tables.purchase100,
     "texas100": tables.texas100,
@@ -34,6 +35,9 @@ class Dataset:
     Images are uint8 (n, height, width, channels); those that were decoded are mapped from a file that processes share;
     `mean` and `std` are then each channel's, over the whole training set, in units of 255, and training feeds models
     (x / 255 - mean) / std. Other features are numbers as they are, and `mean` and `std` None.
+
+    `subclass_train` (n,) and `subclass_test` (t,), int64: the subclass of each example where that is known, as of
+    `subclasses`, and then part of the checksum; else None.
     """
 
     x_train: np.ndarray
@@ -46,6 +50,8 @@ class Dataset:
     source: str = ""
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    subclass_train: np.ndarray | None = None
+    subclass_test: np.ndarray | None = None
 
     def arrays(self) -> dict:
         """What `samlib.training.train_group` takes: the four arrays, `n_classes`, and `mean` and `std` for images."""
@@ -64,6 +70,8 @@ def load_dataset(
     """Load a data set by name, or from a file or folder of your own.
 
     Tables: `digits` (Alpaydin and Kaynak 1998; ships with scikit-learn): 1,437 8x8 images to draw from, 360 for test.
+    `subclasses` (generated, `samlib.data.generated`): 4,000 + 1,000 rows of 256 features in 20 classes, each with a majority
+    and a rarer minority, of which every example is known.
     `location30`, `purchase100`, `texas100` (Shokri et al. 2017): 4,010 + 1,000 rows of 446 binary features in 30 classes;
     177,324 + 20,000 of 600 and 60,000 + 7,330 of 6,169 in 100 classes; from the folder that `SAMLIB_DATA` names where that
     holds the published archive as `location30/dataset_location.tgz` and so on, else downloaded once.
@@ -87,7 +95,8 @@ def load_dataset(
     pixels a side. label: the column of labels of a parquet folder; if None, `label` or `fine_label`, else the first whose
     name ends in label, labels, class or target.
     Raises ValueError, in one sentence, for an unknown name, a file that is missing, damaged or altered, or arrays that do not
-    fit together; OSError where the cache of decoded images cannot be written.
+    fit together; NotAtHand, a ValueError, where a public data set is not here and cannot be downloaded; OSError where the
+    cache of decoded images cannot be written.
     """
     name = os.fspath(name_or_path)
     if name in _TABLES:
@@ -102,15 +111,16 @@ def load_dataset(
             f"dataset {name!r} is neither one of {', '.join(NAMES)} nor the path of an .npz file or an image folder."
         )
     check(name, *found["arrays"], found["classes"])
-    arrays, mean, std = found["arrays"], None, None
+    arrays, mean, std, subclass = found["arrays"], None, None, found.get("subclass", ())
     if arrays[0].dtype == np.uint8 and arrays[0].ndim == 4:
         mean, std = images.statistics(arrays[0])
     if pool is not None:
         if not 2 <= pool <= len(arrays[0]):
             raise ValueError(f"pool must lie in 2 to {len(arrays[0])}, the training examples of {name}, not {pool}.")
         arrays = (arrays[0][:pool], arrays[1][:pool], *arrays[2:])
+        subclass = (subclass[0][:pool], subclass[1]) if subclass else ()
     digest = hashlib.sha256(f"{mean} {std}".encode() if mean else b"")
-    for array in arrays:
+    for array in (*arrays, *subclass):
         digest.update(f"{array.dtype.str}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array))
         array.setflags(write=False)
@@ -122,4 +132,5 @@ def load_dataset(
         source=found["source"],
         mean=mean,
         std=std,
+        **dict(zip(("subclass_train", "subclass_test"), subclass, strict=False)),
     )

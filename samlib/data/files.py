@@ -6,7 +6,11 @@ import hashlib
 import json
 import os
 import shutil
+import ssl
 import tarfile
+import threading
+import urllib.error
+import urllib.request
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,9 +19,14 @@ from typing import BinaryIO
 
 import numpy as np
 
-from samlib.checks import as_path
+from samlib.checks import OneSentence, as_path
 
 CACHE_FORMAT = 1
+PATIENCE = 10  # seconds that a server has for its first answer
+
+
+class NotAtHand(OneSentence):
+    """A public data set that is not on this machine and cannot be downloaded."""
 
 
 def cache_folder(folder: str | os.PathLike | None = None) -> Path:
@@ -75,14 +84,53 @@ def checked_file(name: str, url: str, sha256: str | None) -> tuple[Path, str]:
         return path, found
     import pooch
 
-    try:
-        path = Path(pooch.retrieve(url, sha256, fname=file_name, path=cache_folder() / "data" / name))
-    except Exception as error:  # pooch passes on whatever the network raises
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise ValueError(
-            f"{name} could not be downloaded ({reason}); put {file_name} into $SAMLIB_DATA/{name}/ instead."
-        ) from None
+    home = cache_folder() / "data" / name
+    with fetching(name, None if (home / file_name).exists() else url, file_name):
+        path = Path(pooch.retrieve(url, sha256, fname=file_name, path=home))
     return path, sha256_of(path)
+
+
+@contextmanager
+def fetching(name: str, url: str | None, files: str) -> Iterator[None]:
+    """Download a public data set inside; the server of `url` is asked first, so that a dead network costs seconds.
+
+    Raises NotAtHand for whatever the network raises: a sentence that says where to put `files` instead.
+    """
+    try:
+        if url is not None and (silence := no_answer(url)):
+            raise OSError(silence)
+        yield
+    except Exception as error:
+        raise NotAtHand(
+            f"{name} could not be downloaded ({reason(error).partition('. ')[0]}); put {files} into $SAMLIB_DATA/{name}/, "
+            "or take the data set subclasses or digits."
+        ) from None
+
+
+def no_answer(url: str) -> str | None:
+    """Why the server of a URL does not answer within PATIENCE seconds, or None where it does."""
+    if os.environ.get("SAMLIB_OFFLINE"):
+        return "SAMLIB_OFFLINE is set"
+    said = []
+
+    def ask() -> None:
+        reason = None
+        try:
+            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=PATIENCE).close()
+        except urllib.error.HTTPError:
+            pass  # it answers; what it says about the file, the download will hear
+        except Exception as error:
+            reason = getattr(error, "reason", error)
+        # a certificate that this library does not know, that of the download may
+        said.append(None if isinstance(reason, ssl.SSLError | None) else str(reason))
+
+    # in a thread, for no timeout of ours bounds the look-up of a name
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    host = urllib.request.Request(url).host
+    reason = said[0] if said else f"nothing heard for {PATIENCE} s"
+    return reason and f"no answer from {host}: {reason}"
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from samlib.data.files import decoded, reason
+from samlib.data.files import decoded, fetching, reason
 
 TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "fashion_mnist": "FashionMNIST"}
 # The sha256 of x_train, y_train, x_test and y_test one after the other, in our order; Fashion-MNIST's is not measured yet.
@@ -212,16 +212,10 @@ def named(name: str, label: str | None, local: Encoded | None) -> dict:
 
 def _download(name: str, part, folder: Path) -> tuple[list[np.ndarray], list[str]]:
     """Write the images of one of torchvision's sets, which checks what it downloads; returns the labels and class names."""
-    labels = []
+    labels, url = [], getattr(part, "url", None) or next(iter(getattr(part, "mirrors", ())), None)
     for side in ("train", "test"):
-        try:
+        with fetching(name, url if side == "train" else None, "train.parquet and test.parquet"):
             found = part(folder / "download", train=side == "train", download=True)
-        except Exception as error:  # torchvision passes on whatever the network raises
-            said = reason(error).partition(". ")[0]
-            raise ValueError(
-                f"{name} could not be downloaded ({said}); put train.parquet and test.parquet into "
-                f"$SAMLIB_DATA/{name}/ instead."
-            ) from None
         x = np.asarray(found.data)
         np.save(folder / f"x_{side}.npy", x if x.ndim == 4 else x[..., None])
         labels.append(np.asarray(found.targets, np.int64))

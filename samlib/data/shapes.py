@@ -30,6 +30,7 @@ class Shape(NamedTuple):
 KNOWN = {
     "digits": Shape(1437, 360, (8, 8), 10, "float32"),
     "location30": Shape(4010, 1000, (446,), 30, "float32"),
+    "subclasses": Shape(4000, 1000, (256,), 20, "float32"),
     "purchase100": Shape(177_324, 20_000, (600,), 100),
     "texas100": Shape(60_000, 7_330, (6169,), 100),
     "cifar10": Shape(50_000, 10_000, (32, 32, 3), 10),
@@ -38,6 +39,7 @@ KNOWN = {
     "fashion_mnist": Shape(60_000, 10_000, (28, 28, 1), 10),
 }
 NAMES = tuple(KNOWN)
+EMBEDDED = ("digits", "subclasses")  # need no file and no network
 
 
 def own(name: str, image_size: int | None = None, label: str | None = None, pixels: bool = True) -> dict | None:
@@ -87,9 +89,11 @@ def local_parquet(name: str) -> Path | None:
 
 
 def _at_hand(name: str) -> bool:
+    if name in EMBEDDED:
+        return True
     if name in tables.PUBLISHED:
         file = tables.PUBLISHED[name][0].rsplit("/", 1)[-1]
         return local_file(name, file) is not None or (cache_folder() / "data" / name / file).exists()
     home = name.removesuffix("-coarse")
     kept = any((cache_folder() / "data").glob(f"{home}-*/facts.json"))
-    return name == "digits" or kept or local_parquet(home) is not None
+    return kept or local_parquet(home) is not None

@@ -84,7 +84,8 @@ def class_title(name: str, width: int) -> str:
 def dataset_title(name: str) -> str:
     """A data set's name as people write it; what follows a comma stays."""
     known = {
-        "location30": "Location-30", "digits": "Digits", "purchase100": "Purchase-100", "texas100": "Texas-100",
+        "location30": "Location-30", "digits": "Digits", "subclasses": "Subclasses",
+        "purchase100": "Purchase-100", "texas100": "Texas-100",
         "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "cifar100-coarse": "CIFAR-100 (20 classes)",
         "fashion_mnist": "Fashion-MNIST", "eyepacs": "EyePACS",
     }  # fmt: skip

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+from IPython.display import Markdown
 
 from samlib.audit import Pair, left_out
-from samlib.claims import CONTRADICTED, INCONCLUSIVE, NO_DIFFERENCE, SUPPORTED
+from samlib.claims import CONTRADICTED, INCONCLUSIVE, NO_DIFFERENCE, SUPPORTED, provenance_of
 from samlib.data import Dataset
 from samlib.figures.memorization import agreement
 from samlib.figures.style import dataset_title, needs_data
@@ -127,6 +128,34 @@ def provenance(pair: Pair):
             "store": runs.attrs["key"],
         }
     return pd.DataFrame(columns).style
+
+
+def origin(pair: Pair) -> Markdown:
+    """One sentence on where a page's models come from: live, or recorded and when."""
+    names, date = f"SGD and {pair.name}", pair.sgd.attrs.get("date")
+    what = f"{pair.sgd.sizes['model']} models each of {names} on {_title(pair)}"
+    machines = ", ".join(sorted({*pair.sgd.attrs["machine"], *pair.sam.attrs["machine"]}))
+    if date:
+        return Markdown(
+            f"*Recorded: {what}, trained on {machines} and kept on {date}; nothing was trained for this page.*"
+        )
+    return Markdown(f"*Live: {what}, trained by this run or an earlier one on {machines}.*")
+
+
+def origins(pairs: Mapping[str, Pair], results: str | None, missing: Mapping[str, str] | None) -> Markdown:
+    """What a book shows: data sets that are live, those recorded, and those left out with the reason and what to do."""
+    kept = provenance_of(results)
+    recorded = [
+        f"{dataset_title(row['data set'])} ({row['models']} models, {row['recorded']})" for _, row in kept.iterrows()
+    ]
+    lines = ["- **Live**, trained by this build or an earlier one: " + ", ".join(map(_title, pairs.values())) + "."]
+    lines += ["- **Recorded**, from longer runs: " + ", ".join(recorded) + "."] if recorded else []
+    lines += [f"- **Left out**, {what}: {reason}".replace("$", r"\$") for what, reason in (missing or {}).items()]
+    return Markdown("\n".join(lines))
+
+
+def _title(pair: Pair) -> str:
+    return dataset_title(json.loads(pair.sgd.attrs["experiment"])["dataset"])
 
 
 def training_cost(pairs: Mapping[str, Pair]):

@@ -59,7 +59,8 @@ def run(
 
     Returns an `xarray.Dataset` with dims model, example, test: `member`, `correct`, `logit`, `entropy`,
     `modified_entropy` (model, example); the signals with the prefix `test_` (model, test); `train_loss`,
-    `train_accuracy`, `test_accuracy` (model,); coordinates `model`, `label`, `test_label`; provenance as attributes.
+    `train_accuracy`, `test_accuracy` (model,); coordinates `model`, `label`, `test_label`, and `subclass` and
+    `test_subclass` where the data set knows them; provenance as attributes.
     Models that diverged are left out and named in a warning and in the attribute `diverged`.
 
     A killed run goes on where it stopped; a second process that asks for the same experiment waits for the first.

@@ -23,6 +23,7 @@ from samlib.runs.store import PER_MODEL
 
 BITS = {"member": "example", "correct": "example", "test_correct": "test"}
 HALVES = {"logit": "example", "entropy": "example", "modified_entropy": "example", "test_logit": "test"}
+LABELS = {"label": "example", "test_label": "test", "subclass": "example", "test_subclass": "test"}
 ABOUT = (
     "experiment",
     "key",
@@ -42,7 +43,7 @@ def save_runs(runs: xr.Dataset, folder, signals: Sequence[str] = tuple(HALVES)) 
     arrays = {name: np.packbits(runs[name].values, axis=1) for name in BITS}
     arrays |= {name: _planes(runs[name].values.astype(np.float16)) for name in signals}
     arrays |= {name: runs[name].values for name in (*PER_MODEL, "model")}
-    arrays |= {name: runs[name].values.astype(np.uint16) for name in ("label", "test_label")}
+    arrays |= {name: runs[name].values.astype(np.uint16) for name in LABELS if name in runs.coords}
     about = {name: runs.attrs[name] for name in ABOUT} | {"date": time.strftime("%Y-%m-%d", time.gmtime())}
     path = as_path("folder", folder) / f"{runs.attrs['key']}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,9 +78,7 @@ def load_runs(experiment: Experiment, folder) -> xr.Dataset | None:
     kept = {name: dim for name, dim in HALVES.items() if name in arrays}
     variables |= {name: (("model", dim), _whole(arrays[name]).astype(np.float32)) for name, dim in kept.items()}
     variables |= {name: ("model", arrays[name]) for name in PER_MODEL}
-    labels = {
-        name: (dim, arrays[name].astype(np.int64)) for name, dim in (("label", "example"), ("test_label", "test"))
-    }
+    labels = {name: (dim, arrays[name].astype(np.int64)) for name, dim in LABELS.items() if name in arrays}
     attributes = about | {
         "experiment": experiment.model_dump_json(),
         "seconds": round(about["seconds"] * experiment.n_models / n_models, 3),

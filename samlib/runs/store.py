@@ -207,6 +207,10 @@ class Store:
             label=("example", self.dataset.y_train),
             test_label=("test", self.dataset.y_test),
         )
+        if self.dataset.subclass_train is not None:
+            runs = runs.assign_coords(
+                subclass=("example", self.dataset.subclass_train), test_subclass=("test", self.dataset.subclass_test)
+            )
         fine = ~runs["diverged"].values
         train = (runs["correct"].values & runs["member"].values).sum(1) / np.maximum(runs["member"].values.sum(1), 1)
         test = runs["test_correct"].values.mean(1)

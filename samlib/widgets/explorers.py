@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Literal
 
 import anywidget
 import pandas as pd
 import traitlets
+from IPython import get_ipython
 from pydantic import BaseModel, ConfigDict, Field
 
 from samlib.mixture import Mixture, errors, fit
@@ -51,10 +53,25 @@ class Explorer(anywidget.AnyWidget):
         others = {name: page.plain(getattr(self, name)) for name in self.others}
         return page.fragment(self.name, self.sliders, self.setting | others)
 
+    def open(self):
+        # An executed notebook would keep a live widget's state, which nbconvert then prefers and loads scripts for.
+        if not executed_by_a_program():
+            super().open()
+
     def _repr_mimebundle_(self, **kwargs):
         # Where there is a kernel the widget is preferred; the static book, and any page without one, has the HTML.
-        data, metadata = super()._repr_mimebundle_(**kwargs)
-        return data | {"text/html": self.html()}, metadata
+        live = ({"text/plain": repr(self)}, {}) if self.comm is None else super()._repr_mimebundle_(**kwargs)
+        return live[0] | {"text/html": self.html()}, live[1]
+
+
+def executed_by_a_program() -> bool:
+    """Whether this cell was sent by papermill, nbconvert or the like, which say that nobody can answer a prompt.
+
+    Voila says so too, and shows live widgets all the same.
+    """
+    kernel = getattr(get_ipython(), "kernel", None)
+    request = kernel.get_parent("shell").get("content", {}) if kernel else {}
+    return request.get("allow_stdin") is False and not os.environ.get("SERVER_SOFTWARE", "").startswith("voila")
 
 
 class _Bayes:
