@@ -30,11 +30,11 @@ def from_logits(logits, labels) -> dict[str, np.ndarray]:
         raise ValueError(f"labels have shape {y.shape}, but logits have shape {z.shape}: they must agree.") from None
     if np.isinf(z.max(-1)).any():
         raise ValueError("logits must have a finite largest value in each row.")
-    found = of_tensors(*(torch.from_numpy(np.require(a, requirements=["C", "W"])) for a in (z, y)))
+    found = _from_tensors(*(torch.from_numpy(np.require(a, requirements=["C", "W"])) for a in (z, y)))
     return {name: values.numpy() for name, values in found.items()}
 
 
-def of_tensors(z: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
+def _from_tensors(z: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
     """`from_logits` without its checks, on any device: logits (..., classes) and int64 labels (...) of the same shape."""
     top, y = z.argmax(-1, keepdim=True), y[..., None]
     largest = z.gather(-1, top)

@@ -9,6 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 import samlib
 from samlib import evaluation as room
+from samlib import inference
 
 
 def naive(scores, member, rates):
@@ -108,7 +109,7 @@ def test_the_pooled_rate_is_resampled_exactly():
     member = rng.random((3, 30)) < 0.5
     scores = np.round(2 * (rng.normal(size=(3, 30)) + member), 1)
     rates = room._rates_at(scores, member, (0.05, 0.3))
-    for rows, columns in room._weights((3, 30), 40, 1):
+    for rows, columns in inference._weights((3, 30), 40, 1):
         for row, column in zip(rows.astype(int), columns.astype(int), strict=True):
             i, j = np.repeat(np.arange(3), row), np.repeat(np.arange(30), column)
             expected = naive(scores[np.ix_(i, j)].ravel(), member[np.ix_(i, j)].ravel(), (0.05, 0.3))[2]

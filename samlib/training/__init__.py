@@ -18,7 +18,7 @@ from math import ceil
 import numpy as np
 import torch
 
-from samlib.signals import of_tensors
+from samlib.signals import _from_tensors
 from samlib.training import captured
 from samlib.training.common import Streams, cosine, subset_size
 from samlib.training.each import train_each
@@ -145,7 +145,7 @@ def _signals(logits: torch.Tensor, y: np.ndarray) -> dict[str, np.ndarray]:
     for part in logits.split(max(1, AT_ONCE // logits[0].numel())):
         lost = ~part.isfinite().all(-1).all(-1)
         part = torch.where(lost[:, None, None], 0, part)
-        found = of_tensors(part, labels.expand(part.shape[:2]))
+        found = _from_tensors(part, labels.expand(part.shape[:2]))
         for name, values in found.items():
             values[lost] = False if name == "correct" else torch.nan
         parts.append({name: values.cpu().numpy() for name, values in found.items()})
