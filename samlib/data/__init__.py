@@ -80,6 +80,7 @@ def load_dataset(
     always in the order of `images.canonical_order`, and CIFAR's pixels and labels are checked.
 
     Your own, by its path, or a folder in the one that `SAMLIB_DATA` names by its name:
+
     - an `.npz` of `x_train, y_train, x_test, y_test`. uint8 of three or four dimensions are images, with channels last or
       first; `tables.from_npz` has the rule.
     - a folder of parquet files: `train.parquet` or its parts, and those of `test` or `validation`, with a column of encoded
