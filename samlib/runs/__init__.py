@@ -1,8 +1,8 @@
 """`run(experiment)`: plan groups of models, dispatch them with Dask, write and resume the store, open it as xarray.
 
-A store is a zarr folder named by the experiment's key, a chunk a group of models. A group is trained and written whole,
-then marked complete; that is the whole checkpoint. What differs from run to run (machine, seconds) is in a log
-beside it, so that the store's bytes depend on the experiment alone.
+A store is a zarr folder, named by the experiment's key and its data's checksum; a chunk is a group of models. A group is
+trained and written whole, then marked complete: that is the whole checkpoint. What differs from run to run (machine, seconds)
+is in a log beside it, so that on a CPU the store's bytes depend on the experiment alone.
 """
 
 from __future__ import annotations
