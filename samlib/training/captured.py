@@ -173,6 +173,7 @@ def strategy(recipe: Mapping, data: Mapping, n: int, device: str, wanted: int) -
     """
     key = f"{_key(recipe, data, n, APART)} {is_stacked(recipe)}"
     if key not in _strategies:
+        _engines.clear()  # of other pairs, whose memory may be needed
         with torch.cuda.device(device):
             _strategies[key] = _chosen(recipe, data, n, device, wanted)
     return _strategies[key]
