@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import xarray as xr
@@ -52,7 +53,8 @@ def test_an_asynchronous_client_or_cluster_is_one_sentence_and_works_from_a_thre
                 run, experiment(small_npz), cluster=theirs, cache_dir=tmp_path, progress=False
             )
 
-    found = asyncio.run(attempt())
+    with ThreadPoolExecutor(1) as pool:  # in this thread a browser of other tests may have an event loop
+        found = pool.submit(lambda: asyncio.run(attempt())).result()
     xr.testing.assert_equal(found, run(experiment(small_npz), cluster=client, cache_dir=tmp_path / "b", progress=False))
 
 
