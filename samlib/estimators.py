@@ -83,7 +83,10 @@ def _written(path: Path, correct_test, member, empty: str):
                 options = {"dtype": "float32", "fill_value": np.nan, "overwrite": True}  # over a killed process's
                 array = zarr.create_array(partial, shape=(n_tests, n), chunks=(min(64, n_tests), n), **options)
                 for rows, block in influence_blocks(correct_test, member, empty=empty):
-                    array[rows] = block
+                    # by chunk: where zarr writes several at once and one fails, the others go on in its own thread
+                    for start in range(0, len(block), array.chunks[0]):
+                        part = block[start : start + array.chunks[0]]
+                        array[rows.start + start : rows.start + start + len(part)] = part
                 partial.rename(path)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
