@@ -105,8 +105,11 @@ def test_fifty_kills_at_random_moments_in_a_row_lose_nothing(small_npz, client, 
 
         while len(kills) < 50:
             n_models = max(n_models, 8 * (len(finished(rough)) + 30))
-            pid = start()
-            time.sleep(0.3 + rng.random())
+            before, pid = len(finished(rough)), start()
+            end = time.monotonic() + 10
+            while len(kills) % 2 and len(finished(rough)) == before and time.monotonic() < end:
+                time.sleep(0.01)  # every other kill strikes when groups are being written, however slow the machine is
+            time.sleep(rng.random())
             with suppress(ProcessLookupError):  # it was done already
                 os.kill(pid, signal.SIGKILL)
             status = int(runner.stdout.readline())
