@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from samlib.checks import as_number
 from samlib.data import generated, images, layouts, tables
 from samlib.data.checked import check
 from samlib.data.files import NotAtHand, cache_folder
@@ -115,8 +116,7 @@ def load_dataset(
     if arrays[0].dtype == np.uint8 and arrays[0].ndim == 4:
         mean, std = images.statistics(arrays[0])
     if pool is not None:
-        if not 2 <= pool <= len(arrays[0]):
-            raise ValueError(f"pool must lie in 2 to {len(arrays[0])}, the training examples of {name}, not {pool}.")
+        pool = as_number("pool", pool, 2, len(arrays[0]), whole=True, why=f", the training examples of {name}")
         arrays = (arrays[0][:pool], arrays[1][:pool], *arrays[2:])
         subclass = (subclass[0][:pool], subclass[1]) if subclass else ()
     digest = hashlib.sha256(f"{mean} {std}".encode() if mean else b"")

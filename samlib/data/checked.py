@@ -56,7 +56,8 @@ def numbered(where: str, y_train, y_test, names: Sequence[str] | None = None) ->
         train, test = np.split(codes.astype(np.int64), [len(ys[0])])
         return train, test, tuple(map(str, names))
     for side, y, kind in zip(("train", "test"), ys, kinds, strict=True):
-        if kind not in "biuf" or (kind == "f" and (y != np.floor(y)).any()) or y.min() < 0 or y.max() >= MOST_CLASSES:
+        whole = kind in "biu" or (kind == "f" and (y == np.floor(y)).all())
+        if not whole or not 0 <= float(y.min()) <= float(y.max()) < MOST_CLASSES:  # which a float16 does not hold
             raise ValueError(
                 f"In {where}, y_{side} must hold whole numbers from 0 to {MOST_CLASSES - 1}, or texts, not {_span(y)}."
             )
