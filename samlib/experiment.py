@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from samlib.checks import OneSentence
+from samlib.checks import OneSentence, untensored
 from samlib.data import NAMES
 from samlib.models import MODELS, NORMS, WITHOUT_NORM
 
@@ -334,7 +334,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
     if hasattr(value, "__array__"):
-        array = np.asarray(value)
+        array = np.asarray(untensored(value))
         if array.ndim:
             return [_plain(one) for one in array]
         value = array[()]
