@@ -14,6 +14,7 @@ import argparse
 import shlex
 import sys
 import time
+from contextlib import suppress
 from math import inf
 
 import torch
@@ -59,16 +60,16 @@ def main(arguments=None) -> int:
 
 
 def _positive(text: str) -> float:
-    number = float(text)
-    if not 0 < number < inf:
-        raise argparse.ArgumentTypeError(f"must be a positive number, not {text}")
-    return number
+    with suppress(ValueError):
+        if 0 < float(text) < inf:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"must be a positive number, not {text}")
 
 
 def _device(text: str) -> str:
+    if text.partition(":")[0] not in ("cpu", "cuda"):
+        raise argparse.ArgumentTypeError(f"must be cpu, cuda or cuda:1, not {text!r}")
     try:
-        if torch.device(text).type not in ("cpu", "cuda"):
-            raise RuntimeError("it is neither cpu nor cuda")
         torch.zeros(1, device=text)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
