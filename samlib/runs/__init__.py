@@ -211,6 +211,8 @@ def _train_missing(
                 works = {name: _work(client, store, given[name], seconds[name]) for name, store in stores.items()}
                 box = Box(pairs, works, end - closing)
                 if not _round(client, box, given, write) or box.left() <= 0:
+                    if progress and not bar.n:
+                        bar.write("samlib: the time was up before training began; give more minutes.", file=sys.stderr)
                     return
                 missing = [models for store in stores.values() for models in store.missing()]
     except _Failed as error:
