@@ -176,8 +176,8 @@ class Experiment(BaseModel):
     def hashed(self) -> dict[str, Any]:
         """The validated fields that the key stands for: without `n_models`, and with a data set's path as its file name.
 
-        No data are touched: a store's name has the checksum of the data beside the key. A path that ends in the name of a
-        public data set keeps "./" before it, since it is another.
+        No data are read: the name of a store has the data's checksum beside the key. A path such as "mine/cifar10" counts as
+        "./cifar10", for it is not the public data set of that name.
         """
         name = os.path.basename(os.path.abspath(self.dataset))
         if name != self.dataset and name in NAMES:

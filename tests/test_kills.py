@@ -168,9 +168,8 @@ def test_a_scheduler_that_dies_is_one_sentence_and_the_rest_is_done_later(small_
 def test_a_store_that_another_lengthens_is_read_as_it_was(small_npz, client, tmp_path):
     few = experiment(small_npz)
     runs = run(few, cluster=client, cache_dir=tmp_path)
-    zarr.open_array(Path(runs.attrs["store"]) / "member").resize(
-        (16, 120)
-    )  # there it was killed, or is not yet further
+    # there the other was killed, or is not yet further
+    zarr.open_array(Path(runs.attrs["store"]) / "member").resize((16, 120))
     xr.testing.assert_identical(run(few, cluster=client, cache_dir=tmp_path), runs)
     more = run(few.but(n_models=16), cluster=client, cache_dir=tmp_path)
     xr.testing.assert_equal(more.isel(model=slice(8)), runs)

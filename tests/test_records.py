@@ -130,6 +130,24 @@ def test_recorded_runs_come_back_to_half_precision_and_need_no_data(trained, sma
     assert few.attrs["seconds"] == pytest.approx(runs.attrs["seconds"] * 3 / 16, abs=1e-3)
 
 
+def test_records_of_two_files_of_one_name_are_two(trained, small_npz, client, tmp_path):
+    first, runs = trained
+    with np.load(small_npz) as file:
+        arrays = dict(file)
+    (tmp_path / "other").mkdir()
+    np.savez(tmp_path / "other" / small_npz.name, **arrays | {"x_train": arrays["x_train"] + 1})
+    second = first.but(dataset=str(tmp_path / "other" / small_npz.name))
+    save_runs(runs, tmp_path)
+    assert second.key == first.key
+    assert load_runs(second, tmp_path) is None
+    save_runs(samlib.run(second, cluster=client, cache_dir=tmp_path / "store"), tmp_path)
+    for experiment in (first, second):
+        found = load_runs(experiment, tmp_path)
+        assert found.attrs["data_checksum"] == samlib.load_dataset(experiment.dataset).checksum
+    small_npz.unlink()
+    assert load_runs(first, tmp_path) is None  # nothing says which of the two it was
+
+
 def test_what_is_not_recorded_is_trained(trained, client, tmp_path):
     experiment, runs = trained
     save_runs(runs, tmp_path / "results")

@@ -33,9 +33,9 @@ class Dataset:
     class names, so that labels lie in 0 .. len(classes) - 1; `name`; `checksum`, the sha256 of the four arrays, which a
     store of runs records; `source`, which bytes they were read from.
 
-    Images are uint8 (n, height, width, channels); those that were decoded are mapped from a file that processes share;
-    `mean` and `std` are then each channel's, over the whole training set, in units of 255, and training feeds models
-    (x / 255 - mean) / std. Other features are numbers as they are, and `mean` and `std` None.
+    Images are uint8 (n, height, width, channels). Decoded images are mapped from a file that processes share. For images,
+    `mean` and `std` are those of each channel of the whole training set, in units of 255, and models are fed
+    (x / 255 - mean) / std. Other features stay as they are, and `mean` and `std` are None.
 
     `subclass_train` (n,) and `subclass_test` (t,), int64: the subclass of each example where that is known, as of
     `subclasses`, and then part of the checksum; else None.

@@ -100,11 +100,11 @@ def run_pairs(
 
     What several pairs share is run once. Options as `run`.
 
-    minutes: a time box, counted from the call. Models k of all members of a pair are trained together, k from 0 upward,
-    and nothing begins that is not expected to end in time, judged by the slowest models of its kind so far. The same call
-    again goes on. The pairs then hold whole pairs alone: models that all members have, perhaps fewer than `n_models`; the
-    attribute `asked` says how many were asked for, `whole` how many are there, and `experiment` describes these. A pair
-    without any is left out; raises NothingWhole, a RuntimeError, where all are.
+    minutes: a time box, counted from the call. Models k of all members of a pair are trained together, k from 0 upward.
+    A model begins only if it is expected to end in time, as the slowest of its kind did. Call again to resume. Then only
+    whole pairs are returned: models that all members have, perhaps fewer than `n_models`. The attribute `asked` says how
+    many were asked for, `whole` how many are there, and `experiment` describes these. A pair without any is left out;
+    raises NothingWhole, a RuntimeError, where all are.
     """
     experiments = {e.model_dump_json(): e for pair in pairs.values() for e in pair.values()}
     recorded = options.pop("recorded", None)

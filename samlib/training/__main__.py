@@ -4,8 +4,8 @@ Copy the folder `samlib` there, which needs no installing, and the job files tha
 
     python -m samlib.training job.npz job.2.npz --minutes 12 --out groups
 
-Take the files of `groups` home and put them into the cache: samlib import-group groups/*.npz. The same command again goes
-on: what the folder holds is not trained again, and a kill loses no more than the models in training.
+Take the files of `groups` home and put them into the cache: samlib import-group groups/*.npz. To resume, run the same
+command again. It trains only what the folder lacks; a kill loses only the models that were in training.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def _summary(options, pairs, works, given, box: Box, packs: Packs) -> bool:
     files = sorted(packs.folder.glob("groups-*.npz"))
     print(f"{options.out} holds {len(files)} files, {sum(file.stat().st_size for file in files) / MB:.1f} MB.")
     if box.take():  # with room, it would have gone on
-        print("It may hold no more: take these files home, then give another --out or more --max-files.")
+        print("It may hold no more: take these files home, then give another --out or a larger --max-files.")
     return missing
 
 
