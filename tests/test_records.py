@@ -51,7 +51,21 @@ def test_verdicts_are_those_recorded_of_just_these_models(pair, tmp_path):
     rewrite_whole(path, "estimate", 7.0)
     assert (claims.verdicts(pair, tmp_path)["estimate"] == 7).all()
     fewer = type(pair)(*(runs.isel(model=slice(23)) for runs in pair[:2]), pair.name)
-    assert not (claims.verdicts(fewer, tmp_path)["estimate"] == 7).any()
+    other = type(pair)(*(runs.assign_attrs(data_checksum="f" * 64) for runs in pair[:2]), pair.name)
+    for not_these in (fewer, other):
+        assert not (claims.verdicts(not_these, tmp_path)["estimate"] == 7).any()
+
+
+def test_records_of_other_data_lie_beside_each_other(pair, tmp_path):
+    for checksum in ("0" * 64, "1" * 64):
+        runs = (
+            runs.assign_attrs(
+                data_checksum=checksum, experiment=Experiment(dataset=f"{checksum[0]}/mine.npz").model_dump_json()
+            )
+            for runs in pair[:2]
+        )
+        claims.record(type(pair)(*runs, pair.name), tmp_path)
+    assert len([*tmp_path.glob("*.parquet")]) == 2
 
 
 def rewrite_whole(path, column, value):

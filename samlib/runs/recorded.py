@@ -11,7 +11,7 @@ import json
 import time
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,21 +40,22 @@ ABOUT = (
 
 
 def save_runs(runs: xr.Dataset, folder, signals: Sequence[str] = tuple(HALVES)) -> Path:
-    """Write what `run` returned as a file into a folder; returns its path. signals: those of HALVES to keep.
-
-    The file's name is the key, and for data of one's own a part of their checksum: other data may have the same key.
-    """
+    """Write what `run` returned as a file into a folder; returns its path. signals: those of HALVES to keep."""
     arrays = {name: np.packbits(runs[name].values, axis=1) for name in BITS}
     arrays |= {name: _planes(runs[name].values.astype(np.float16)) for name in signals}
     arrays |= {name: runs[name].values for name in (*PER_MODEL, "model")}
     arrays |= {name: runs[name].values.astype(np.uint16) for name in LABELS if name in runs.coords}
     about = {name: runs.attrs[name] for name in ABOUT} | {"date": time.strftime("%Y-%m-%d", time.gmtime())}
-    known = json.loads(runs.attrs["experiment"])["dataset"] in NAMES
-    name = runs.attrs["key"] if known else f"{runs.attrs['key']}-{runs.attrs['data_checksum'][:16]}"
-    path = as_path("folder", folder) / f"{name}.npz"
+    path = as_path("folder", folder) / f"{record_name(runs.attrs)}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(path, about=json.dumps(about), digest=_digest(arrays, about), **arrays)
     return path
+
+
+def record_name(about: Mapping) -> str:
+    """The key, and for data of one's own a part of their checksum: other data may have the same key."""
+    known = json.loads(about["experiment"])["dataset"] in NAMES
+    return about["key"] if known else f"{about['key']}-{about['data_checksum'][:16]}"
 
 
 def load_runs(experiment: Experiment, folder) -> xr.Dataset | None:
