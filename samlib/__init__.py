@@ -28,7 +28,20 @@ _HOME = {
     "evaluate": "evaluation",
     "compare": "evaluation",
 }
-_ROOMS = ("attacks", "audit", "claims", "estimators", "figures", "mixture", "sharpness", "signals", "theory", "widgets")
+_ROOMS = (
+    "attacks",
+    "audit",
+    "claims",
+    "data",
+    "estimators",
+    "experiment",
+    "figures",
+    "mixture",
+    "models",
+    "optim",
+    "runs",
+)
+_ROOMS += ("sharpness", "signals", "theory", "training", "widgets")
 __all__ = sorted([*_HOME, *_ROOMS])
 
 

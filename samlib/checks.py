@@ -35,7 +35,7 @@ def as_array(
     Raises ValueError where `value` is none of these, has another number of dimensions than `ndim` allows, is empty
     (unless `empty`), holds NaN (unless `missing`), or holds numbers beyond 1e100 (unless `infinite`).
     """
-    array = _real(name, value)
+    array = _real(name, value, "a number, not" if ndim == 0 else "an array of numbers, not of")
     allowed = (ndim,) if isinstance(ndim, int) else ndim
     if allowed is not None and array.ndim not in allowed:
         if array.ndim == 2 and array.shape[1] == 1 and 1 in allowed:
@@ -61,16 +61,18 @@ def as_array(
     return array
 
 
-def _real(name: str, value) -> np.ndarray:
-    """`value` as an array of bool, integers or floats."""
+def _real(name: str, value, wanted: str) -> np.ndarray:
+    """`value` as an array of bool, integers or floats; `wanted` begins what else is said of it."""
+    if value is None:
+        raise ValueError(f"{name} must be {wanted.removesuffix(' of')} None.")
     try:
         first = value[0] if isinstance(value, (list, tuple)) and value else value
         if isinstance(first, np.ma.MaskedArray) and (value := np.ma.array(value)).mask.any():
             value = value.astype(np.float64).filled(np.nan)
         try:
-            array = np.asarray(_untensored(value) if hasattr(value, "detach") else value)
+            array = np.asarray(untensored(value) if hasattr(value, "detach") else value)
         except (TypeError, RuntimeError):  # a list of tensors that numpy cannot read
-            array = np.asarray(_untensored(value))
+            array = np.asarray(untensored(value))
     except Exception:  # whatever the object's own conversion raises
         raise ValueError(
             f"{name} must be an array of numbers with rows of equal length, and this {type(value).__name__} is not one."
@@ -79,19 +81,20 @@ def _real(name: str, value) -> np.ndarray:
         try:
             array = np.array([_number(v) for v in array.flat], np.float64).reshape(array.shape)
         except (TypeError, ValueError, OverflowError) as error:
-            raise ValueError(f"{name} must be an array of numbers, not of {error}.") from None
+            raise ValueError(f"{name} must be {wanted} {error}.") from None
     if array.dtype.kind not in "biuf":
-        raise ValueError(f"{name} must be an array of numbers, not of {array.dtype}.")
+        kind = "text" if array.dtype.kind in "US" else array.dtype
+        raise ValueError(f"{name} must be {wanted} {kind}.")
     if array.dtype.itemsize > 8:
         with np.errstate(over="ignore"):
             return array.astype(np.float64)
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-def _untensored(value):
+def untensored(value):
     """Tensors as arrays, also inside lists."""
     if isinstance(value, (list, tuple)):
-        return [_untensored(v) for v in value]
+        return [untensored(v) for v in value]
     if not hasattr(value, "detach"):
         return value
     value = value.detach().cpu()
@@ -141,7 +144,7 @@ def as_number(name: str, value, low=0, high=math.inf, *, strict=False, whole=Fal
 
     `why` says after the range where it comes from. Raises ValueError for anything else.
     """
-    array = as_array(name, value, ndim=0, infinite=True)
+    array = as_array(name, value, ndim=0, infinite=True, missing=True)
     # A float32 of 0.1 means 0.1, and not 0.10000000149.
     number = float(str(array)) if array.dtype.kind == "f" and array.dtype.itemsize < 8 else array.item()
     if not (low < number < high if strict else low <= number <= high) or abs(number) > FAR:

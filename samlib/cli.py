@@ -31,8 +31,8 @@ FOLDER = Annotated[Path, typer.Option(help="folder of the records")]
 def command(function):
     """Register a function whose first argument is a pair of experiments; options are their fields.
 
-    Named `given`, it is none where no option is; named `pairs`, all of a profile, which is then among the function's further
-    arguments, the command's own. Errors become one line and status 1.
+    Its other arguments are the command's own options. If the first is named `given`, it is empty where no field is given.
+    If it is named `pairs`, it is all pairs of `profile`, another argument. Errors become one line and status 1.
     """
     first, *own = inspect.signature(function, eval_str=True).parameters.values()
     options = [

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from samlib.checks import OneSentence
+from samlib.checks import OneSentence, untensored
 from samlib.data import NAMES
 from samlib.models import MODELS, NORMS, WITHOUT_NORM
 
@@ -176,8 +176,8 @@ class Experiment(BaseModel):
     def hashed(self) -> dict[str, Any]:
         """The validated fields that the key stands for: without `n_models`, and with a data set's path as its file name.
 
-        No data are touched: a store's name has the checksum of the data beside the key. A path that ends in the name of a
-        public data set keeps "./" before it, since it is another.
+        No data are read: the name of a store has the data's checksum beside the key. A path such as "mine/cifar10" counts as
+        "./cifar10", for it is not the public data set of that name.
         """
         name = os.path.basename(os.path.abspath(self.dataset))
         if name != self.dataset and name in NAMES:
@@ -334,7 +334,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
     if hasattr(value, "__array__"):
-        array = np.asarray(value)
+        array = np.asarray(untensored(value))
         if array.ndim:
             return [_plain(one) for one in array]
         value = array[()]

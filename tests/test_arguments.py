@@ -166,6 +166,12 @@ REFUSES_COLUMNS = {
 NAN_IS_FINE = {"estimators.influence_entropy", "estimators.influential_by_interval", "audit.compared"}
 
 
+def test_text_and_none_are_called_by_their_names():
+    for value, said in (("0.01", "text"), ([b"1"], "text"), (None, "None")):
+        with pytest.raises(ValueError, match=f"^fpr must be an array of numbers, not (of )?{said}\\.$"):
+            samlib.evaluate([1, 2], [True, False], fpr=value)
+
+
 @pytest.mark.parametrize(("name", "argument"), TAKES)
 def test_what_holds_no_numbers_is_one_sentence_that_names_the_argument(name, argument):
     for what, value in BAD.items():

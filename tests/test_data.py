@@ -1,6 +1,7 @@
 """Data sets: what is published is loaded; what is damaged or hostile is refused in a sentence and leaves nothing behind."""
 
 import io
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -9,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from samlib import load_dataset
-from samlib.data import tables
+from samlib import Experiment, load_dataset
+from samlib.data import shape_of, tables
 
 
 def published(patch, name="location30", url=None, sha256=None):
@@ -214,8 +215,20 @@ def test_other_bad_names(tmp_path):
         load_dataset(tmp_path / "text.npz")
     with pytest.raises(ValueError, match="pool must lie in 2 to 1437"):
         load_dataset("digits", pool=2000)
+    for pool in (2000, 1, 2.5, "x", float("nan")):
+        with pytest.raises(ValueError, match="^pool "):
+            load_dataset("digits", pool=pool)
+    assert len(load_dataset("digits", pool=np.float64(20)).y_train) == 20
     with pytest.raises(ValueError, match="image_size and label are for folders of images, and digits is none"):
         load_dataset("digits", image_size=32)
+
+
+def test_a_path_from_the_user_s_folder_and_a_suffix_in_capitals(small_npz, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copy(small_npz, tmp_path / "MINE.NPZ")
+    assert load_dataset("~/MINE.NPZ").checksum == load_dataset(small_npz).checksum
+    assert shape_of("~/MINE.NPZ") == shape_of(str(small_npz))
+    assert Experiment(dataset="~/MINE.NPZ").key == Experiment(dataset=tmp_path / "MINE.NPZ").key
 
 
 PURCHASE = "".join(f"{1 + i % 100}," + ",".join(str((i >> j) & 1) for j in range(12)) + "\n" for i in range(300))

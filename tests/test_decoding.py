@@ -9,7 +9,7 @@ from PIL import Image
 from test_layouts import COLOUR, RNG, classes, grey, loads, picture, refused
 
 from samlib import load_dataset
-from samlib.data import tables
+from samlib.data import shape_of, tables
 
 # --- what becomes of pixels
 
@@ -75,6 +75,16 @@ def test_thirty_two_bits_have_no_white_and_are_refused(tmp_path, dtype):
         ValueError, match=r"9\.tif cannot be decoded \(it holds 32-bit numbers, which have no fixed white; save"
     ):
         load_dataset(folder)
+    with pytest.raises(ValueError, match=r"9\.tif cannot be decoded \(it holds 32-bit numbers"):
+        shape_of(str(folder))
+
+
+@pytest.mark.parametrize("size", [0, -3, 2.5, "x"])
+def test_a_size_that_no_image_has_is_refused_by_its_name(tmp_path, size):
+    folder = classes(tmp_path / "mine")
+    for reads in (load_dataset, shape_of):
+        with pytest.raises(ValueError, match="^image_size .*mine"):
+            reads(str(folder), image_size=size)
 
 
 def test_one_bit_is_black_and_white(tmp_path):
@@ -191,7 +201,12 @@ def test_images_as_keras_stores_them_are_learned(tmp_path):
         ({"y_train": np.arange(10) * 10**9}, r"y_train must hold whole numbers from 0 to 65535"),
         ({"y_train": np.full(10, np.nan)}, "y_train must hold whole numbers"),
         ({"y_train": np.full(10, np.inf)}, "y_train must hold whole numbers"),
-        ({"y_train": np.full(10, "a")}, "y_test must hold|y_train must hold"),
+        (
+            {"x_train": np.full((10, 4), 200, np.uint8), "x_test": np.full((10, 4), 0.8)},
+            "x_train is uint8 and x_test f",
+        ),
+        ({"y_train": np.full(10, b"a")}, r"y_train\.npy must hold numbers or texts, not \|S1"),
+        ({"y_train": np.full(10, "a")}, "labels of one side are texts and those of the other are not"),
         ({"x_train": np.ones((10, 4, 4, 2), np.uint8), "x_test": np.ones((10, 4, 4, 2), np.uint8)}, "1 or 3 channels"),
     ],
 )
@@ -209,7 +224,8 @@ def test_an_npz_that_is_refused(tmp_path, arrays, message):
 def test_texts_and_whole_floats_are_labels_of_an_npz(tmp_path):
     data = loads(npz(tmp_path, IMAGES, np.array(["dog", "cat"] * 5)))
     assert (data.classes, data.y_train.tolist()) == (("cat", "dog"), [1, 0] * 5)
-    assert loads(npz(tmp_path, IMAGES, np.arange(10) % 2.0)).classes == ("0", "1")
+    for kind in (np.float16, np.float32, float):
+        assert loads(npz(tmp_path, IMAGES, (np.arange(10) % 2).astype(kind))).classes == ("0", "1")
     assert loads(npz(tmp_path, IMAGES, np.arange(10) % 2 == 1)).classes == ("False", "True")
 
 

@@ -109,6 +109,10 @@ def test_a_number_has_one_key_however_it_is_written(name):
         assert type(getattr(other, name)) is type(NUMBERS[name])
 
 
+def test_a_tensor_that_numpy_cannot_read_is_a_number():
+    assert Experiment(dataset="digits", optimizer="sam", rho=torch.tensor(0.5, dtype=torch.bfloat16)).rho == 0.5
+
+
 def test_sgd_has_one_key_whatever_the_radius():
     for rho in (0.1, "0.1", np.float32(0.1), 1, np.array(0.3), -0.0):
         assert Experiment(dataset="digits", rho=rho).key == Experiment(dataset="digits").key

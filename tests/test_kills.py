@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 import zarr
 from test_runs import content, experiment, script, trained
 
@@ -165,3 +166,13 @@ def test_a_scheduler_that_dies_is_one_sentence_and_the_rest_is_done_later(small_
     run(many, cache_dir=tmp_path / "hurt", progress=False)
     run(many, cache_dir=tmp_path / "calm", progress=False)
     assert content(tmp_path / "hurt") == content(tmp_path / "calm")
+
+
+def test_a_store_that_another_lengthens_is_read_as_it_was(small_npz, client, tmp_path):
+    few = experiment(small_npz)
+    runs = run(few, cluster=client, cache_dir=tmp_path)
+    # there the other was killed, or is not yet further
+    zarr.open_array(Path(runs.attrs["store"]) / "member").resize((16, 120))
+    xr.testing.assert_identical(run(few, cluster=client, cache_dir=tmp_path), runs)
+    more = run(few.but(n_models=16), cluster=client, cache_dir=tmp_path)
+    xr.testing.assert_equal(more.isel(model=slice(8)), runs)

@@ -244,10 +244,17 @@ def test_the_perturbation_has_length_rho_whatever_the_scale_of_the_loss(rho, sca
     assert moved.norm().item() == pytest.approx(rho, rel=1e-5)
 
 
-@pytest.mark.parametrize("rho", [-0.1, float("nan"), float("inf")])
+@pytest.mark.parametrize("rho", [-0.1, float("nan"), float("inf"), "a", None])
 def test_bad_rho_is_refused(rho):
-    with pytest.raises(ValueError, match="rho must be a finite number"):
+    with pytest.raises(ValueError, match="rho must be"):
         SAM(nn.Linear(2, 2).parameters(), torch.optim.SGD, rho=rho, lr=0.1)
+
+
+def test_a_base_optimizer_that_is_no_class_or_asks_for_a_closure_is_refused():
+    parameters = [*nn.Linear(2, 2).parameters()]
+    for base in (torch.optim.SGD(parameters, lr=0.1), "SGD", None, torch.optim.LBFGS):
+        with pytest.raises(TypeError, match="base_optimizer must be a class that steps without a closure"):
+            SAM(parameters, base, lr=0.1)
 
 
 def test_step_without_closure_is_refused():

@@ -70,7 +70,7 @@ def test_trained_models_are_found_again_from_another_folder(home, monkeypatch, s
     monkeypatch.chdir(home)
     xr.testing.assert_identical(samlib.run(experiment(small_npz), cluster="tcp://127.0.0.1:1", progress=False), runs)
     path = save_runs(runs, "~/records")
-    assert path == home / "records" / f"{runs.attrs['key']}.npz"
+    assert path.parent == home / "records"
     assert load_runs(experiment(small_npz), "~/records") is not None
     assert not list(home.parent.rglob("~"))
 

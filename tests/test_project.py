@@ -137,6 +137,12 @@ def test_no_registry_host_or_machine_path_in_the_tree():
         assert not [host for host in hosts if host in text], file
 
 
+def test_every_room_and_name_is_there_right_after_the_import():
+    rooms = "attacks audit claims data estimators experiment figures mixture models optim runs signals theory training widgets"
+    code = f"import samlib; [getattr(samlib, name) for name in {rooms.split()} + samlib.__all__]"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_make_help_names_both_commands():
     done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert re.search(r"make book .*book", done.stdout)

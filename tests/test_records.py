@@ -51,7 +51,21 @@ def test_verdicts_are_those_recorded_of_just_these_models(pair, tmp_path):
     rewrite_whole(path, "estimate", 7.0)
     assert (claims.verdicts(pair, tmp_path)["estimate"] == 7).all()
     fewer = type(pair)(*(runs.isel(model=slice(23)) for runs in pair[:2]), pair.name)
-    assert not (claims.verdicts(fewer, tmp_path)["estimate"] == 7).any()
+    other = type(pair)(*(runs.assign_attrs(data_checksum="f" * 64) for runs in pair[:2]), pair.name)
+    for not_these in (fewer, other):
+        assert not (claims.verdicts(not_these, tmp_path)["estimate"] == 7).any()
+
+
+def test_records_of_other_data_lie_beside_each_other(pair, tmp_path):
+    for checksum in ("0" * 64, "1" * 64):
+        runs = (
+            runs.assign_attrs(
+                data_checksum=checksum, experiment=Experiment(dataset=f"{checksum[0]}/mine.npz").model_dump_json()
+            )
+            for runs in pair[:2]
+        )
+        claims.record(type(pair)(*runs, pair.name), tmp_path)
+    assert len([*tmp_path.glob("*.parquet")]) == 2
 
 
 def rewrite_whole(path, column, value):
@@ -128,6 +142,24 @@ def test_recorded_runs_come_back_to_half_precision_and_need_no_data(trained, sma
     few = samlib.run(experiment.but(n_models=3), recorded=tmp_path / "results")
     xr.testing.assert_equal(few, again.isel(model=slice(3)))
     assert few.attrs["seconds"] == pytest.approx(runs.attrs["seconds"] * 3 / 16, abs=1e-3)
+
+
+def test_records_of_two_files_of_one_name_are_two(trained, small_npz, client, tmp_path):
+    first, runs = trained
+    with np.load(small_npz) as file:
+        arrays = dict(file)
+    (tmp_path / "other").mkdir()
+    np.savez(tmp_path / "other" / small_npz.name, **arrays | {"x_train": arrays["x_train"] + 1})
+    second = first.but(dataset=str(tmp_path / "other" / small_npz.name))
+    save_runs(runs, tmp_path)
+    assert second.key == first.key
+    assert load_runs(second, tmp_path) is None
+    save_runs(samlib.run(second, cluster=client, cache_dir=tmp_path / "store"), tmp_path)
+    for experiment in (first, second):
+        found = load_runs(experiment, tmp_path)
+        assert found.attrs["data_checksum"] == samlib.load_dataset(experiment.dataset).checksum
+    small_npz.unlink()
+    assert load_runs(first, tmp_path) is None  # nothing says which of the two it was
 
 
 def test_what_is_not_recorded_is_trained(trained, client, tmp_path):

@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from itertools import count
 
 import numpy as np
@@ -248,6 +249,15 @@ def test_a_box_waits_for_another_process_no_longer_than_it_lasts(small_npz, clie
     experiments = pair(dataset=str(small_npz), **FIELDS)
     with open_store(experiments["sam"], tmp_path).locked(False), pytest.raises(NothingWhole):
         run_pairs({0: experiments}, minutes=0.005, cluster=NOWHERE, cache_dir=tmp_path, progress=False)
+
+
+def test_a_box_that_starting_workers_used_up_says_so(small_npz, client, tmp_path, capsys):
+    store = open_store(Experiment(dataset=str(small_npz), n_models=8, **FIELDS), tmp_path)
+    with store.locked(progress=False):
+        store.prepare()
+        runs._train_missing({"": store}, [("",)], client, True, time.monotonic())
+    assert "samlib: the time was up before training began; give more minutes." in capsys.readouterr().err
+    assert store.missing()
 
 
 def test_a_late_end_is_said(small_npz, client, tmp_path, capsys):

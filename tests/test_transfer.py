@@ -165,15 +165,20 @@ def test_two_processes_do_not_write_to_one_folder(small_npz, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "status", "message"),
     [
-        (["none.npz"], 1, r"^samlib: none\.npz is no job: \[Errno 2\]"),
+        (["none.npz"], 1, r"^samlib: none\.npz is no job: No such file or directory\.$"),
         (["text"], 1, r"^samlib: text is no job: File is not a zip file\.$"),
         (["half.npz"], 1, r"^samlib: half\.npz is no job: "),
         (["job.npz"], 1, r"^samlib: job\.npz is one of \d parts of a job; give part 2 too\.$"),
         (["small.npz"], 1, r"^samlib: small\.npz is no job: it has no 'about'\.$"),
-        (["job.npz", "--device", "tpu"], 2, "argument --device: cannot use 'tpu'"),
+        (["job.npz", "--device", "tpu"], 2, "argument --device: must be cpu, cuda or cuda:1, not 'tpu'"),
         (["job.npz", "--device", "cuda:99"], 2, "argument --device: cannot use 'cuda:99'"),
         (["job.npz", "--minutes", "0"], 2, "argument --minutes: must be a positive number, not 0"),
-        (["job.npz", "--minutes", "soon"], 2, "argument --minutes: invalid"),
+        (["job.npz", "--minutes", "soon"], 2, "argument --minutes: must be a positive number, not soon"),
+        (
+            ["job.npz", "--out", "text"],
+            1,
+            r"^samlib: text cannot be made a folder \(File exists\); give another folder\.$",
+        ),
         (
             ["whole.npz", "--max-mb", "0.01"],
             1,

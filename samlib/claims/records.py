@@ -20,6 +20,7 @@ from samlib.checks import as_path
 from samlib.claims.ledger import ledger
 from samlib.experiment import Experiment, ablation_pairs
 from samlib.runs import run_pairs, save_runs
+from samlib.runs.recorded import record_name
 
 SUFFIX = ", recorded"
 
@@ -44,9 +45,8 @@ def record(pair: Pair, folder: str | os.PathLike) -> Path:
         "means": means.to_dict("index"),
     }
     about["digest"] = _digest(frame, about)
-    path = (
-        as_path("folder", folder) / f"{_file_name(experiment.dataset)}-{pair.name.lower()}-{about['keys'][1]}.parquet"
-    )
+    name = f"{_file_name(experiment.dataset)}-{pair.name.lower()}-{record_name(pair.sam.attrs)}"
+    path = as_path("folder", folder) / f"{name}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pandas(frame).replace_schema_metadata({"samlib": json.dumps(about)}), path)
     return path
@@ -102,7 +102,8 @@ def verdicts(pair: Pair, folder: str | os.PathLike | None = None) -> pd.DataFram
     keys, models = [runs.attrs["key"] for runs in pair[:2]], [runs.sizes["model"] for runs in pair[:2]]
     for path in sorted(as_path("folder", folder).glob("*.parquet")) if folder else []:
         frame, about = read(path)
-        if about["keys"] == keys and about["models"] == models:
+        same_data = about["data_checksum"] == pair.sgd.attrs["data_checksum"]
+        if same_data and about["keys"] == keys and about["models"] == models:
             return frame.droplevel("dataset")
     return ledger({"": pair}).droplevel("dataset")
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from samlib.checks import as_number
 from samlib.data import generated, images, layouts, tables
 from samlib.data.checked import check
 from samlib.data.files import NotAtHand, cache_folder
@@ -32,9 +33,9 @@ class Dataset:
     class names, so that labels lie in 0 .. len(classes) - 1; `name`; `checksum`, the sha256 of the four arrays, which a
     store of runs records; `source`, which bytes they were read from.
 
-    Images are uint8 (n, height, width, channels); those that were decoded are mapped from a file that processes share;
-    `mean` and `std` are then each channel's, over the whole training set, in units of 255, and training feeds models
-    (x / 255 - mean) / std. Other features are numbers as they are, and `mean` and `std` None.
+    Images are uint8 (n, height, width, channels). Decoded images are mapped from a file that processes share. For images,
+    `mean` and `std` are those of each channel of the whole training set, in units of 255, and models are fed
+    (x / 255 - mean) / std. Other features stay as they are, and `mean` and `std` are None.
 
     `subclass_train` (n,) and `subclass_test` (t,), int64: the subclass of each example where that is known, as of
     `subclasses`, and then part of the checksum; else None.
@@ -116,8 +117,7 @@ def load_dataset(
     if arrays[0].dtype == np.uint8 and arrays[0].ndim == 4:
         mean, std = images.statistics(arrays[0])
     if pool is not None:
-        if not 2 <= pool <= len(arrays[0]):
-            raise ValueError(f"pool must lie in 2 to {len(arrays[0])}, the training examples of {name}, not {pool}.")
+        pool = as_number("pool", pool, 2, len(arrays[0]), whole=True, why=f", the training examples of {name}")
         arrays = (arrays[0][:pool], arrays[1][:pool], *arrays[2:])
         subclass = (subclass[0][:pool], subclass[1]) if subclass else ()
     digest = hashlib.sha256(f"{mean} {std}".encode() if mean else b"")

@@ -17,7 +17,10 @@ def check(where: str, x_train, y_train, x_test, y_test, classes: Sequence[str]) 
     """
     for side, x, y in (("train", x_train, y_train), ("test", x_test, y_test)):
         if y.ndim != 1 or x.ndim < 2 or len(x) != len(y) or x.shape[1:] != x_train.shape[1:] or 0 in x.shape:
-            raise ValueError(f"In {where}, x_{side} {x.shape} and y_{side} {y.shape} do not fit together.")
+            raise ValueError(
+                f"In {where}, x_{side} {x.shape} and y_{side} {y.shape} do not fit together: each label needs a row of "
+                "features, of one shape on both sides."
+            )
         if x.dtype.kind == "f" and not np.isfinite(x).all():
             raise ValueError(f"In {where}, x_{side} holds values that are not finite, or too large for {x.dtype}.")
     check_labels(where, y_train, y_test, classes)
@@ -55,8 +58,11 @@ def numbered(where: str, y_train, y_test, names: Sequence[str] | None = None) ->
         names, codes = np.unique(np.concatenate(ys), return_inverse=True)
         train, test = np.split(codes.astype(np.int64), [len(ys[0])])
         return train, test, tuple(map(str, names))
+    if "U" in kinds:
+        raise ValueError(f"In {where}, the labels of one side are texts and those of the other are not.")
     for side, y, kind in zip(("train", "test"), ys, kinds, strict=True):
-        if kind not in "biuf" or (kind == "f" and (y != np.floor(y)).any()) or y.min() < 0 or y.max() >= MOST_CLASSES:
+        whole = kind in "biu" or (kind == "f" and (y == np.floor(y)).all())
+        if not whole or not 0 <= float(y.min()) <= float(y.max()) < MOST_CLASSES:  # which a float16 does not hold
             raise ValueError(
                 f"In {where}, y_{side} must hold whole numbers from 0 to {MOST_CLASSES - 1}, or texts, not {_span(y)}."
             )

@@ -79,6 +79,14 @@ def _turned(image) -> bool:
     return "exif" in image.info and image.getexif().get(0x0112, 1) != 1
 
 
+def _sixteen(image) -> bool:
+    """Whether a picture has 16 bits. Raises ValueError where it has 32."""
+    sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+    if image.mode in ("I", "F") and not sixteen:
+        raise ValueError("it holds 32-bit numbers, which have no fixed white; save it with 8 or 16 bits")
+    return sixteen
+
+
 @functools.lru_cache(8)
 def survey(encoded: Encoded, image_size: int | None) -> tuple[int, int, int]:
     """Height, width and channels of all decoded images, from their headers: colour where one of either side has it.
@@ -89,6 +97,7 @@ def survey(encoded: Encoded, image_size: int | None) -> tuple[int, int, int]:
     for side in ("train", "test"):
         for where, file in encoded.pictures[side]():
             with _opened(where, file) as image:
+                _sixteen(image)
                 size = image.size[:: -1 if _turned(image) and image.getexif().get(0x0112) >= 5 else 1]
                 channels = 1 if channels == 1 and image.mode.split(";")[0] in GREY else 3
             first = first or (where, size)
@@ -105,13 +114,11 @@ def _pixels(image, channels: int, image_size: int | None) -> np.ndarray:
     """A picture's first frame as uint8 (height, width, channels), turned upright, on white where it is transparent."""
     from PIL import Image, ImageOps
 
-    sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+    sixteen = _sixteen(image)
     if _turned(image):
         image = ImageOps.exif_transpose(image)
     if sixteen:
         image = Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
-    elif image.mode in ("I", "F"):
-        raise ValueError("it holds 32-bit numbers, which have no fixed white; save it with 8 or 16 bits")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

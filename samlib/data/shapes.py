@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 from typing import NamedTuple
 
+from samlib.checks import as_number
 from samlib.data import images, layouts, tables
 from samlib.data.checked import check, check_labels
 from samlib.data.files import cache_folder, local_file
@@ -47,12 +49,15 @@ def own(name: str, image_size: int | None = None, label: str | None = None, pixe
 
     Without `pixels`, images are not decoded, and zeros that take no memory have their shape.
     """
-    if name.endswith(".npz"):
+    here = Path(os.path.expanduser(name))
+    if name.lower().endswith(".npz"):
         refuse_options(name, image_size, label)
-        return tables.from_npz(Path(name))
-    path = next((path for path in (Path(name), local_file(name, "")) if name and path and path.is_dir()), None)
+        return tables.from_npz(here)
+    path = next((path for path in (here, local_file(name, "")) if name and path and path.is_dir()), None)
     if path is None:
         return None
+    if image_size is not None:
+        image_size = as_number(f"image_size for {path}", image_size, 1, whole=True)
     found = layouts.encoded(path, label)
     if found.left_out and pixels:
         warnings.warn(f"In {path}, left out: {found.left_out}.", stacklevel=3)

@@ -165,7 +165,8 @@ def _member(file: zipfile.ZipFile, name: str, limit: int) -> np.ndarray:
         shape, _, dtype = headers[version](raw)
         held = info.file_size - raw.tell()
     if dtype.kind not in "biufU" or min(shape, default=0) < 0:
-        raise ValueError(f"{name} must hold numbers, not {dtype} {shape}")
+        wanted = "numbers" if name.startswith("x") else "numbers or texts"
+        raise ValueError(f"{name} must hold {wanted}, not {dtype} {shape}")
     if math.prod(shape) * dtype.itemsize != held or held > limit:
         raise ValueError(f"{name} claims {dtype} {shape}, and holds {held} of at most {limit} bytes")
     with file.open(info) as raw:
@@ -180,6 +181,8 @@ def _features(where: str, x_train: np.ndarray, x_test: np.ndarray) -> tuple[np.n
             raise ValueError(f"In {where}, x_{side} must hold numbers, not texts.")
     if x_train.size and x_test.size and x_train.shape[1:] == x_test.shape[1:] != ():
         stored = all(x.dtype == np.uint8 for x in both)
+        if not stored and any(x.dtype == np.uint8 for x in both) and not all(map(_whole, both)):
+            raise ValueError(f"In {where}, x_train is {x_train.dtype} and x_test {x_test.dtype}; give both one scale.")
         bright = all(map(_whole, both)) and max(x.max() for x in both) > 127
         pixels = bright or (stored and x_train.ndim in (3, 4))
     if pixels and x_train.ndim == 2:

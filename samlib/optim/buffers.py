@@ -19,10 +19,9 @@ def buffers_kept() -> Iterator[None]:
     of all its `modules()`; the end copies the clones back, in place. This serves BatchNorm, InstanceNorm, spectral norm
     and your own modules, even those that replace or add a buffer. Call `backward` inside: it may need what the pass left.
 
-    It sees calls of modules in its own thread. It does not see calls within a function that is compiled, nor modules that
-    are missing from their parent's `modules()`. What a lazy module makes at its first call stays. Where the model is
-    `torch.compile(model)`, torch warns of a global hook, which does no harm here; after `model.compile()` it does not,
-    but a second form is compiled.
+    Only calls in this thread count. Calls inside a compiled function are not seen, nor are modules that their parent's
+    `modules()` does not list. Buffers that a lazy module makes at its first call stay. With `torch.compile(model)`, torch
+    warns of a global hook; the warning is harmless here. After `model.compile()` it does not warn, but compiles once more.
 
     Examples
     --------

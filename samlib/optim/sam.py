@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
+from samlib.checks import as_number, shown
 from samlib.optim.buffers import alike, buffers_kept, copies
 
 Part = tuple[dict, list[torch.Tensor]]  # a group, and those of its parameters that share a device and a dtype
@@ -88,6 +89,9 @@ class SAM(torch.optim.Optimizer):
 
     def _build(self, params, base_optimizer, own: dict, base_kwargs: dict) -> None:
         """own: the settings of this class, which each parameter group may override."""
+        if not callable(base_optimizer) or base_optimizer is torch.optim.LBFGS:
+            said = shown(base_optimizer)
+            raise TypeError(f"base_optimizer must be a class that steps without a closure, as SGD does, not {said}.")
         super().__init__(params, {**own, **base_kwargs})
         self.base_optimizer = base_optimizer(self.param_groups, **base_kwargs)
         both = own.keys() & self.base_optimizer.defaults.keys()
@@ -103,8 +107,7 @@ class SAM(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict) -> None:
         settings = {**self.defaults, **param_group}
-        if not 0 <= settings["rho"] < float("inf"):
-            raise ValueError(f"rho must be a finite number of at least 0, not {settings['rho']}.")
+        as_number("rho", settings["rho"])
         if settings.get("differentiable"):
             raise ValueError("differentiable must be False: no gradient flows through SAM's move.")
         super().add_param_group(param_group)

@@ -100,11 +100,11 @@ def run_pairs(
 
     What several pairs share is run once. Options as `run`.
 
-    minutes: a time box, counted from the call. Models k of all members of a pair are trained together, k from 0 upward,
-    and nothing begins that is not expected to end in time, judged by the slowest models of its kind so far. The same call
-    again goes on. The pairs then hold whole pairs alone: models that all members have, perhaps fewer than `n_models`; the
-    attribute `asked` says how many were asked for, `whole` how many are there, and `experiment` describes these. A pair
-    without any is left out; raises NothingWhole, a RuntimeError, where all are.
+    minutes: a time box, counted from the call. Models k of all members of a pair are trained together, k from 0 upward.
+    A model begins only if it is expected to end in time, as the slowest of its kind did. Call again to resume. Then only
+    whole pairs are returned: models that all members have, perhaps fewer than `n_models`. The attribute `asked` says how
+    many were asked for, `whole` how many are there, and `experiment` describes these. A pair without any is left out;
+    raises NothingWhole, a RuntimeError, where all are.
     """
     experiments = {e.model_dump_json(): e for pair in pairs.values() for e in pair.values()}
     recorded = options.pop("recorded", None)
@@ -211,6 +211,8 @@ def _train_missing(
                 works = {name: _work(client, store, given[name], seconds[name]) for name, store in stores.items()}
                 box = Box(pairs, works, end - closing)
                 if not _round(client, box, given, write) or box.left() <= 0:
+                    if progress and not bar.n:
+                        bar.write("samlib: the time was up before training began; give more minutes.", file=sys.stderr)
                     return
                 missing = [models for store in stores.values() for models in store.missing()]
     except _Failed as error:

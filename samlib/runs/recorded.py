@@ -11,13 +11,14 @@ import json
 import time
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
 
 from samlib.checks import as_path
+from samlib.data import NAMES, load_dataset
 from samlib.experiment import Experiment
 from samlib.runs.store import PER_MODEL
 
@@ -39,34 +40,37 @@ ABOUT = (
 
 
 def save_runs(runs: xr.Dataset, folder, signals: Sequence[str] = tuple(HALVES)) -> Path:
-    """Write what `run` returned as `<key>.npz` into a folder; returns the path. signals: those of HALVES to keep."""
+    """Write what `run` returned as a file into a folder; returns its path. signals: those of HALVES to keep."""
     arrays = {name: np.packbits(runs[name].values, axis=1) for name in BITS}
     arrays |= {name: _planes(runs[name].values.astype(np.float16)) for name in signals}
     arrays |= {name: runs[name].values for name in (*PER_MODEL, "model")}
     arrays |= {name: runs[name].values.astype(np.uint16) for name in LABELS if name in runs.coords}
     about = {name: runs.attrs[name] for name in ABOUT} | {"date": time.strftime("%Y-%m-%d", time.gmtime())}
-    path = as_path("folder", folder) / f"{runs.attrs['key']}.npz"
+    path = as_path("folder", folder) / f"{record_name(runs.attrs)}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(path, about=json.dumps(about), digest=_digest(arrays, about), **arrays)
     return path
 
 
+def record_name(about: Mapping) -> str:
+    """The key, and for data of one's own a part of their checksum: other data may have the same key."""
+    known = json.loads(about["experiment"])["dataset"] in NAMES
+    return about["key"] if known else f"{about['key']}-{about['data_checksum'][:16]}"
+
+
 def load_runs(experiment: Experiment, folder) -> xr.Dataset | None:
     """The recorded runs of an experiment, as `run` returns them, or None where the folder has none, or too few models.
 
+    Data of one's own must be those of the record. Where they are not here, the only record under the key is taken.
     Raises ValueError, one sentence, for a file that is damaged or was changed.
     """
-    path = as_path("folder", folder) / f"{experiment.key}.npz"
-    if not path.exists():
+    home, key = as_path("folder", folder), experiment.key
+    paths = [path for path in (home / f"{key}.npz", *home.glob(f"{key}-*.npz")) if path.exists()]
+    found, checksum = {path: _read(path, key) for path in paths}, _checksum(experiment) if paths else None
+    fitting = [path for path, (_, about) in found.items() if checksum in (None, about["data_checksum"])]
+    if not fitting or (len(fitting) > 1 and checksum is None):
         return None
-    try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        about, digest = json.loads(str(arrays.pop("about"))), str(arrays.pop("digest"))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path} holds no recorded runs ({error}); record them again.") from None
-    if digest != _digest(arrays, about) or about["key"] != experiment.key:
-        raise ValueError(f"{path} was changed after it was recorded; record it again.")
+    path, (arrays, about) = fitting[-1], found[fitting[-1]]
     n_models = json.loads(about["experiment"])["n_models"]
     if n_models < experiment.n_models:
         return None
@@ -87,6 +91,29 @@ def load_runs(experiment: Experiment, folder) -> xr.Dataset | None:
     }
     runs = xr.Dataset(variables, {"model": arrays["model"]} | labels, attributes)
     return runs.sel(model=arrays["model"] < experiment.n_models)
+
+
+def _checksum(experiment: Experiment) -> str | None:
+    """Of data of one's own; None for data sets known by name, or where they are not here."""
+    if experiment.dataset in NAMES:
+        return None
+    try:
+        return load_dataset(experiment.dataset, pool=experiment.pool, image_size=experiment.image_size).checksum
+    except (ValueError, OSError):
+        return None
+
+
+def _read(path: Path, key: str) -> tuple[dict[str, np.ndarray], dict]:
+    """What a file holds: the arrays, and in words what they are of."""
+    try:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        about, digest = json.loads(str(arrays.pop("about"))), str(arrays.pop("digest"))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} holds no recorded runs ({error}); record them again.") from None
+    if digest != _digest(arrays, about) or about["key"] != key:
+        raise ValueError(f"{path} was changed after it was recorded; record it again.")
+    return arrays, about
 
 
 def _planes(values: np.ndarray) -> np.ndarray:

@@ -200,7 +200,7 @@ class Store:
     def open(self, models: Sequence[int] | None = None) -> xr.Dataset:
         """The models asked for, or those named, without the diverged, in memory, checked against their own summaries."""
         models = np.arange(self.experiment.n_models) if models is None else np.asarray(models)
-        runs = self._read(self._opened)
+        runs = self._read(lambda: self._opened(models.max() + 1))
         self._check(runs.attrs)
         runs = runs.isel(model=models).assign_coords(
             model=models,
@@ -231,11 +231,14 @@ class Store:
         runs.attrs = self._attributes(models, diverged)
         return runs
 
-    def _opened(self) -> xr.Dataset:
-        """All arrays, by their names: a listing would warn of what file managers hide in the folder."""
+    def _opened(self, n: int) -> xr.Dataset:
+        """The first n models of all arrays: more may just be made room for, array by array, or a kill has cut that short.
+
+        By the arrays' names: a listing would warn of what file managers hide in the folder.
+        """
         group = zarr.open_group(self.path, mode="r")
         dims = {name: ("model", dim) if dim else ("model",) for name, dim, _ in self._layout()}
-        return xr.Dataset({name: (dims[name], group[name][:]) for name in dims}, attrs=dict(group.attrs))
+        return xr.Dataset({name: (dims[name], group[name][:n]) for name in dims}, attrs=dict(group.attrs))
 
     def _attributes(self, models: np.ndarray, diverged: list[int]) -> dict:
         entries = [entry for entry in self._logged() if self._share(entry, models)]

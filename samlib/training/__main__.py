@@ -4,8 +4,8 @@ Copy the folder `samlib` there, which needs no installing, and the job files tha
 
     python -m samlib.training job.npz job.2.npz --minutes 12 --out groups
 
-Take the files of `groups` home and put them into the cache: samlib import-group groups/*.npz. The same command again goes
-on: what the folder holds is not trained again, and a kill loses no more than the models in training.
+Take the files of `groups` home and put them into the cache: samlib import-group groups/*.npz. To resume, run the same
+command again. It trains only what the folder lacks; a kill loses only the models that were in training.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import argparse
 import shlex
 import sys
 import time
+from contextlib import suppress
 from math import inf
 
 import torch
@@ -59,16 +60,16 @@ def main(arguments=None) -> int:
 
 
 def _positive(text: str) -> float:
-    number = float(text)
-    if not 0 < number < inf:
-        raise argparse.ArgumentTypeError(f"must be a positive number, not {text}")
-    return number
+    with suppress(ValueError):
+        if 0 < float(text) < inf:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"must be a positive number, not {text}")
 
 
 def _device(text: str) -> str:
+    if text.partition(":")[0] not in ("cpu", "cuda"):
+        raise argparse.ArgumentTypeError(f"must be cpu, cuda or cuda:1, not {text!r}")
     try:
-        if torch.device(text).type not in ("cpu", "cuda"):
-            raise RuntimeError("it is neither cpu nor cuda")
         torch.zeros(1, device=text)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
@@ -146,7 +147,7 @@ def _summary(options, pairs, works, given, box: Box, packs: Packs) -> bool:
     files = sorted(packs.folder.glob("groups-*.npz"))
     print(f"{options.out} holds {len(files)} files, {sum(file.stat().st_size for file in files) / MB:.1f} MB.")
     if box.take():  # with room, it would have gone on
-        print("It may hold no more: take these files home, then give another --out or more --max-files.")
+        print("It may hold no more: take these files home, then give another --out or a larger --max-files.")
     return missing
 
 

@@ -46,7 +46,10 @@ def whole(path: str | os.PathLike) -> Iterator[Path]:
 @contextmanager
 def alone(folder: str | os.PathLike) -> Iterator[None]:
     """Hold a folder, made where it is not there; the system frees it when the process ends. Raises ValueError if it is held."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be made a folder ({error.strerror}); give another folder.") from None
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -143,8 +146,8 @@ def opened(path: str | os.PathLike, what: str) -> Iterator[ZipFile]:
     except KeyError as error:
         raise ValueError(f"{path} {what}: it has no {error}.") from None
     except Exception as error:  # zip, zlib, numpy and json raise many kinds for a damaged file
-        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        raise ValueError(f"{path} {what}: {reason}.") from None
+        said = getattr(error, "strerror", None) or str(error)  # without the path and the number
+        raise ValueError(f"{path} {what}: {' '.join(said.split()).rstrip('.') or type(error).__name__}.") from None
 
 
 def entry(file: ZipFile, name: str, most: int = ABOUT) -> np.ndarray:
