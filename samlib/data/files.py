@@ -116,7 +116,8 @@ def no_answer(url: str) -> str | None:
     def ask() -> None:
         reason = None
         try:
-            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=PATIENCE).close()
+            # an opener of its own: the shared one keeps the proxies of its first use
+            urllib.request.build_opener().open(urllib.request.Request(url, method="HEAD"), timeout=PATIENCE).close()
         except urllib.error.HTTPError:
             pass  # it answers; what it says about the file, the download will hear
         except Exception as error:
