@@ -2,7 +2,6 @@
 
 The influence of 50,000 examples on 10,000 test points never stands in memory: it is made in blocks of test points, from
 an exact integer product of 0/1 matrices. (The room is not called memorization, because `samlib.memorization` is the function.)
-
 Counts are exact, so that an influence of 0 is 0: in float32 up to 4,096 models, in float64 up to 2^24; more are refused.
 """
 
@@ -80,13 +79,11 @@ def _written(path: Path, correct_test, member, empty: str):
             if path.exists():
                 raise ValueError(f"out {path} is there already; delete it or give another path.")
             try:
-                options = {"dtype": "float32", "fill_value": np.nan, "overwrite": True}  # over a killed process's
-                array = zarr.create_array(partial, shape=(n_tests, n), chunks=(min(64, n_tests), n), **options)
+                options = {"chunks": (min(64, n_tests), n), "dtype": "float32", "fill_value": np.nan}
+                array = zarr.create_array(partial, shape=(n_tests, n), overwrite=True, **options)  # over a killed one's
                 for rows, block in influence_blocks(correct_test, member, empty=empty):
-                    # by chunk: where zarr writes several at once and one fails, the others go on in its own thread
-                    for start in range(0, len(block), array.chunks[0]):
-                        part = block[start : start + array.chunks[0]]
-                        array[rows.start + start : rows.start + start + len(part)] = part
+                    for i in range(0, len(block), 64):  # a chunk at a time: of several, some go on where one fails
+                        array[rows.start + i : min(rows.start + i + 64, rows.stop)] = block[i : i + 64]
                 partial.rename(path)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)

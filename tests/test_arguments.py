@@ -14,7 +14,10 @@ from benchmarks import fuzz_arrays as fuzz
 import samlib
 from samlib import attacks, checks, estimators, evaluation
 
-pytestmark = pytest.mark.filterwarnings("ignore:the matrix subclass is not the recommended way")
+pytestmark = [
+    pytest.mark.slow,  # many
+    pytest.mark.filterwarnings("ignore:the matrix subclass is not the recommended way"),
+]
 SIZES = {"k": 8, "n": 9, "t": 10, "z": 7, "c": 3, "q": 2, "m": 2, "b": 3, "p": 10, "e": 4}
 TAKES = [
     (name, argument)

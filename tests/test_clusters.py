@@ -15,6 +15,8 @@ from test_runs import experiment, script
 
 from samlib import host, run, runs
 
+pytestmark = pytest.mark.slow  # many, and `make quick` has others of these rooms
+
 
 def test_what_is_no_cluster_is_one_sentence(small_npz, tmp_path):
     for wrong in (5, object(), {"address": "tcp://127.0.0.1:1"}, ["tcp://127.0.0.1:1"], b"tcp://127.0.0.1:1", True):

@@ -10,6 +10,8 @@ from torch import nn
 
 from samlib import ASAM, GSAM, SAM, FriendlySAM, LookSAM
 
+pytestmark = pytest.mark.slow  # many, and `make quick` has others of these rooms
+
 FAMILY = [SAM, ASAM, GSAM, LookSAM, FriendlySAM]
 SGD, ADAM = (torch.optim.SGD, {"momentum": 0.9, "weight_decay": 0.01}), (torch.optim.Adam, {})
 BASES = pytest.mark.parametrize("base", [SGD, (torch.optim.AdamW, {})], ids=["sgd", "adamw"])

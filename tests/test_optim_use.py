@@ -13,6 +13,8 @@ from torch.optim.lr_scheduler import LambdaLR, LinearLR, OneCycleLR, ReduceLROnP
 from samlib import LookSAM
 from samlib.optim import buffers, buffers_kept, sam
 
+pytestmark = pytest.mark.slow  # many, and `make quick` has others of these rooms
+
 # Scaled gradients
 
 

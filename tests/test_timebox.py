@@ -20,6 +20,8 @@ from samlib.experiment import ablation_pairs, pair
 from samlib.runs import NothingWhole, open_store
 from samlib.training.box import Box, Work
 
+pytestmark = pytest.mark.slow  # many, and `make quick` has others of these rooms
+
 FIELDS = {"hidden": (8,), "epochs": 2, "batch_size": 16}
 NOWHERE = "tcp://127.0.0.1:1"  # a scheduler that would fail if it were asked
 
