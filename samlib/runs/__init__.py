@@ -64,9 +64,9 @@ def run(
     Models that diverged are left out and named in a warning and in the attribute `diverged`.
 
     A killed run goes on where it stopped; a second process that asks for the same experiment waits for the first.
-    Raises ValueError where `cluster` is none of these or is asynchronous, all models diverged, or the store is damaged or
-    made with other data; OSError where the cache, or a worker's own disk, cannot be read or written; RuntimeError where
-    the cluster is closed or lost (what was finished is kept) or the store deleted meanwhile.
+    Raises ValueError where `cluster` is none of these or is asynchronous, all models diverged, or the store is damaged.
+    Raises OSError where the cache, or a worker's own disk, cannot be read or written. Raises RuntimeError where the
+    cluster is closed or lost (what was finished is kept) or the store deleted meanwhile.
     """
     if recorded is not None and (found := load_runs(experiment, recorded)) is not None:
         return found
