@@ -32,8 +32,8 @@ quick: $(READY) ## the tests that take seconds: a developer's inner loop
 bench: $(READY) ## speed, as ratios measured side by side
 	@for script in tests/benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
-lint: $(READY) ## ruff: lint and format check
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+lint: $(READY) ## ruff, the layers of imports, and mypy
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-cache
 
 clean: ## remove the built book (trained models stay in the cache)
 	rm -rf book/build book/notebooks book/api/generated

@@ -24,7 +24,6 @@ from pathlib import Path
 import nbformat
 import yaml
 
-from samlib.claims import read
 from samlib.data import NAMES, load_dataset, shape_of
 from samlib.experiment import (
     FEW_MODELS,
@@ -36,7 +35,8 @@ from samlib.experiment import (
     pair,
     planned,
 )
-from samlib.figures.style import dataset_title
+from samlib.paper.claims import read
+from samlib.paper.figures.style import dataset_title
 from samlib.runs import run, workers
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -3,7 +3,10 @@
 Names load on first use, so that `import samlib.training` needs torch and numpy alone.
 """
 
+import sys
 from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
 
 __version__ = "0.1.0"
 
@@ -29,29 +32,47 @@ _HOME = {
     "compare": "evaluation",
 }
 _ROOMS = (
-    "attacks",
-    "audit",
-    "claims",
-    "data",
-    "estimators",
-    "experiment",
-    "figures",
-    "mixture",
-    "models",
-    "optim",
-    "runs",
-)
-_ROOMS += ("sharpness", "signals", "theory", "training", "widgets")
-__all__ = sorted([*_HOME, *_ROOMS])
+    "attacks", "audit", "data", "estimators", "evaluation", "experiment", "inference", "models", "optim", "runs",
+    "sharpness", "signals", "training",
+)  # fmt: skip
+_PAPER = {
+    "claims": "samlib.paper.claims",
+    "figures": "samlib.paper.figures",
+    "mixture": "samlib.paper.mixture",
+    "theory": "samlib.paper.theory",
+    "widgets": "samlib.paper.explore",
+}
+__all__ = sorted([*_HOME, *_ROOMS, *_PAPER])
 
 
 def __getattr__(name: str):
     if name in _HOME:
         return getattr(import_module(f"samlib.{_HOME[name]}"), name)
-    if name in _ROOMS:
-        return import_module(f"samlib.{name}")
+    if name in _ROOMS or name in _PAPER:
+        return import_module(_PAPER.get(name, f"samlib.{name}"))
     raise AttributeError(f"module 'samlib' has no attribute {name!r}")
 
 
 def __dir__():
     return [*globals(), *__all__]
+
+
+class _PaperRooms(MetaPathFinder, Loader):
+    """Lets `import samlib.claims` find `samlib.paper.claims`, the same module: the paper's rooms keep their short names."""
+
+    def find_spec(self, name, path=None, target=None):
+        first, _, rest = name.removeprefix("samlib.").partition(".")
+        if not name.startswith("samlib.") or first not in _PAPER:
+            return None
+        return ModuleSpec(name, self, loader_state=f"{_PAPER[first]}.{rest}".rstrip("."))
+
+    def create_module(self, spec):
+        module = import_module(spec.loader_state)
+        spec.loader_state = module.__spec__
+        return module
+
+    def exec_module(self, module):
+        module.__spec__ = module.__spec__.loader_state  # its own again, under which it was loaded
+
+
+sys.meta_path.insert(0, _PaperRooms())

@@ -245,7 +245,7 @@ def explore(
     no_open: Annotated[bool, typer.Option("--no-open", help="only write the file and print where it is")] = False,
 ):
     """Write both explorers as one HTML file that works offline, print where it is, and open it in the browser."""
-    from samlib.widgets import open_app
+    from samlib.paper.explore import open_app
 
     try:
         open_app(output, show=not no_open)

@@ -1,0 +1,7 @@
+"""The explorers: widgets that compute in the reader's browser, the same live and in a page without a kernel."""
+
+from samlib.paper.explore.draw import draw, normals, uniforms
+from samlib.paper.explore.explorers import MixtureExplorer, Parameters, TheoryExplorer
+from samlib.paper.explore.page import open_app, write_page
+
+__all__ = ["MixtureExplorer", "Parameters", "TheoryExplorer", "draw", "normals", "open_app", "uniforms", "write_page"]

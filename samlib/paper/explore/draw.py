@@ -1,0 +1,45 @@
+"""The explorer's draw: a small generator that Python and JavaScript share bit for bit, so that both fit the same points."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from samlib.paper.mixture import BLUE, CLUSTERS, RED, Mixture
+
+
+def mix(h: np.ndarray) -> np.ndarray:
+    """A bijection of 32-bit words that flips every output bit with probability near 1/2: two multiply-xorshift rounds.
+
+    The multipliers are Wellons's "lowbias32" (hash prospector, 2018). h uint32 (n,) to uint32 (n,).
+    """
+    h = (h ^ (h >> np.uint32(16))) * np.uint32(0x7FEB352D)
+    h = (h ^ (h >> np.uint32(15))) * np.uint32(0x846CA68B)
+    return h ^ (h >> np.uint32(16))
+
+
+def uniforms(seed: int, stream: int, n: int) -> np.ndarray:
+    """n uniforms in (0, 1), (n,), multiples of 2^-33: `mix` of a counter (steps of the golden ratio) from a key.
+
+    A longer sequence begins with the shorter one.
+    """
+    key = mix(mix(np.array([seed], np.uint32)) + np.uint32(stream))
+    counter = np.arange(1, n + 1, dtype=np.uint32) * np.uint32(0x9E3779B9)
+    return (mix(key + counter) + 0.5) / 2.0**32
+
+
+def normals(seed: int, stream: int, n: int) -> np.ndarray:
+    """n independent standard normal points, (n, 2), by Box and Muller."""
+    first, second = uniforms(seed, stream, 2 * n).reshape(n, 2).T
+    radius, angle = np.sqrt(-2 * np.log(first)), 2 * np.pi * second
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
+
+
+def draw(n_typical: int, n_atypical: int, n_blue: int, seed: int = 0, mixture: Mixture | None = None):
+    """As `Mixture.sample` (x (n, 2), y (n,), atypical (n,)), but from `normals`: more points move none of the others."""
+    mixture, counts = mixture or Mixture(), (n_typical, n_atypical, n_blue)
+    x = [
+        np.array(getattr(mixture, f"{cluster}_mean"))
+        + getattr(mixture, f"{cluster}_spread") * normals(seed, c, counts[c])
+        for c, cluster in enumerate(CLUSTERS)
+    ]
+    return np.concatenate(x), np.repeat([RED, RED, BLUE], counts), np.repeat([False, True, False], counts)

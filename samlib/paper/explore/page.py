@@ -1,0 +1,146 @@
+"""JavaScript and style of the explorers, put together: an ES module for a kernel's page, plain HTML for a page without one."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+import webbrowser
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import traitlets
+
+from samlib.checks import as_path
+
+HERE = Path(__file__).parent
+PARTS = {
+    "mixture": ("panel.js", "contour.js", "mixture.js", "mixture_view.js"),
+    "theory": ("panel.js", "theory.js", "theory_view.js"),
+}
+STYLE = (HERE / "explorers.css").read_text(encoding="utf-8")
+
+
+class Finite(traitlets.Float):
+    """A float in a range; unlike traitlets's own it refuses NaN, which is neither below nor above a bound."""
+
+    def validate(self, owner, value):
+        value = super().validate(owner, value)
+        if not math.isfinite(value):
+            raise traitlets.TraitError(f"The value of the {self.name!r} trait must be a finite number, not {value}.")
+        return value
+
+
+class Kept(traitlets.TraitType):
+    """Settings kept to compare, oldest first: a tuple of read-only settings, each checked by the owner's sliders.
+
+    Not a list, since what is appended to a list would be seen neither by the checks nor by the page.
+    """
+
+    default_value = ()
+
+    def validate(self, owner, value):
+        if not isinstance(value, (list, tuple)) or not all(isinstance(setting, Mapping) for setting in value):
+            raise traitlets.TraitError(f"{self.name} must be a list of settings; assign a new one to change it.")
+        return tuple(MappingProxyType(self._checked(owner, setting)) for setting in value)
+
+    def _checked(self, owner, setting) -> dict:
+        if setting.keys() != owner.sliders.keys():
+            raise traitlets.TraitError(
+                f"A kept setting must name each of {', '.join(owner.sliders)}, and nothing else."
+            )
+        return {name: owner.sliders[name].validate(owner, setting[name]) for name in owner.sliders}
+
+
+def plain(kept, _=None) -> list[dict]:
+    """The settings of `Kept` as JSON takes them."""
+    return [dict(setting) for setting in kept]
+
+
+def slider(kind, default, low, high, step, label: str):
+    """A synced trait in [low, high] that an explorer shows as a slider of this `step` and `label`; `kind` a trait class."""
+    return kind(default, min=low, max=high, help=label).tag(sync=True, step=step)
+
+
+def sliders(traits: dict) -> dict[str, traitlets.TraitType]:
+    """Those of `traits` (a class's namespace) that `slider` made, in their order."""
+    return {
+        name: trait
+        for name, trait in traits.items()
+        if isinstance(trait, traitlets.TraitType) and "step" in trait.metadata
+    }
+
+
+def script(name: str, traits: dict) -> str:
+    """The plain script that defines `render` for the explorer `name`, with `traits` as its sliders."""
+    controls = [
+        {"name": trait_name, "label": trait.help, "min": trait.min, "max": trait.max, "step": trait.metadata["step"],
+         "default": trait.default_value}
+        for trait_name, trait in traits.items()
+    ]  # fmt: skip
+    parts = [(HERE / part).read_text(encoding="utf-8") for part in PARTS[name]]
+    return "\n".join([*parts, f"const render = {name}Explorer({json.dumps(controls)});\n"])
+
+
+def module(name: str, traits: dict) -> str:
+    """`script` as the ES module that anywidget loads."""
+    return script(name, traits) + "export default { render };\n"
+
+
+def fragment(name: str, traits: dict, values: dict) -> str:
+    """A self-contained piece of HTML: the explorer at `values`, with a stand-in for the widget model, no kernel, no network."""
+    state = json.dumps(values).replace("</", "<\\/")
+    stand_in = (HERE / "stand_in.js").read_text(encoding="utf-8")
+    return (
+        f"<div><style>{STYLE}</style><script>(() => {{\nconst el = document.currentScript.parentElement;\n"
+        f"{script(name, traits)}\n{stand_in}\nrender({{ model: standIn({state}), el }});\n}})();</script></div>"
+    )
+
+
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>samlib: explore</title>
+<link rel="icon" href="data:,">
+<style>
+:root {{ color-scheme: light dark; }}
+body {{ margin: 0 auto; padding: 0.75rem clamp(0.6rem, 3vw, 2rem) 2rem; max-width: 1200px;
+  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Arial, sans-serif;
+  background: light-dark(#ffffff, #101215); color: light-dark(#1f2328, #e6e6e6); }}
+h1 {{ font-size: 1.5rem; margin: 0.4rem 0; }} h2 {{ font-size: 1.15rem; margin: 2rem 0 0.2rem; }}
+p {{ max-width: 75ch; margin: 0.4rem 0 0.8rem; }}
+</style>
+</head>
+<body>
+<main>
+<h1>What SAM moves, and what it leaks</h1>
+{body}
+</main>
+</body>
+</html>
+"""
+
+
+def write_page(path: str | Path, explorers: Iterable | None = None) -> Path:
+    """Write one HTML file that works from disk, offline: `explorers` as they stand now, by default one of each kind."""
+    if explorers is None:
+        from samlib.paper.explore import MixtureExplorer, TheoryExplorer
+
+        explorers = MixtureExplorer(), TheoryExplorer()
+    parts = [f"<h2>{explorer.title}</h2>\n<p>{explorer.hint}</p>\n{explorer.html()}" for explorer in explorers]
+    path = as_path("path", path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(PAGE.format(body="\n".join(parts)), encoding="utf-8")
+    return path
+
+
+def open_app(path: str | Path | None = None, *, show: bool = True) -> Path:
+    """`write_page` to `path` (default: a temporary file), print where it is and, if `show`, open it in the browser."""
+    path = write_page(path or Path(tempfile.mkdtemp(prefix="samlib-")) / "explorer.html")
+    print(path)
+    if show:
+        webbrowser.open(path.as_uri())
+    return path

@@ -1,0 +1,154 @@
+"""What SAM's two passes do, and whether the minima that it finds are flatter."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from samlib.audit import compared
+from samlib.paper.figures.style import GREY, REFERENCE, SAM, SGD, WIDTH, dataset_title, drawn
+from samlib.sharpness import AT_RHO, EFFORT, GRID, Landscapes, descent, valley, valley_eigenvalue
+
+START, RADIUS, RATE, STEPS = (2.4, 0.8), 0.3, 0.05, 200  # of the two-weight net: large enough to be seen
+STEP, WHOLE, CURVATURE = "rise along a batch's gradient", "rise along the whole gradient", "largest eigenvalue"
+FEWEST = EFFORT["mlp"].models
+
+
+def _paths() -> tuple[np.ndarray, np.ndarray]:
+    return tuple(descent(START, rho=rho, lr=RATE, steps=STEPS) for rho in (0, RADIUS))
+
+
+@drawn
+def two_passes():
+    """A net of two weights: left, one step of SGD and of SAM from the same point; right, where many steps end."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.2))
+    for ax, spans, levels in ((left, ((1.75, 2.85), (0.15, 1.25)), 14), (right, ((0.6, 2.7), (0.2, 1.5)), 22)):
+        a, b = np.meshgrid(*(np.linspace(*span, 200) for span in spans))
+        ax.contour(a, b, np.sqrt(valley(a, b)), levels, colors="0.8", linewidths=0.7)
+        ax.plot(a[0], 1 / a[0], color=GREY, lw=1.2, ls="--", label="loss 0: $ab = 1$")
+        ax.set(xlim=spans[0], ylim=spans[1], xlabel="$a$", ylabel="$b$")
+    w = np.array(START)
+    steps = [w - path[1] for path in (descent(w, rho=rho, lr=0.12, steps=1) for rho in (0, RADIUS))]
+    top = w + RADIUS * steps[0] / np.linalg.norm(steps[0])  # SGD's step is along the gradient
+    arrow = {"width": 0.006, "head_width": 0.035, "length_includes_head": True, "zorder": 3}
+    left.arrow(*w, *(top - w), color=REFERENCE, **arrow)
+    for step, colour in zip(steps[::-1], (SAM, SGD), strict=True):
+        left.arrow(*w, *-step, color=colour, **arrow)
+    second = {"arrowstyle": "->", "color": SAM, "ls": ":", "shrinkA": 0, "shrinkB": 0}
+    left.annotate("", top - steps[1], top, arrowprops=second)
+    left.plot(*w, "o", color="black", ms=5, zorder=4)
+    left.plot(*top, "^", color=REFERENCE, ms=6, zorder=4)
+    left.annotate("$w$", w, (7, -4), textcoords="offset points")
+    first = r"first pass: $w + \rho\,\nabla L/\Vert\nabla L\Vert$"
+    left.annotate(first, top, (-14, 8), textcoords="offset points", ha="center")
+    for step, name, colour, at in ((steps[0], "SGD", SGD, (8, 0)), (steps[1], "SAM", SAM, (-4, -13))):
+        left.annotate(name, w - step, at, textcoords="offset points", color=colour)
+    for path, colour, name in zip(_paths(), (SGD, SAM), ("SGD", "SAM"), strict=True):
+        right.plot(*path.T, "-", color=colour, lw=0.9, alpha=0.75)
+        right.plot(*path[-1], "s", color=colour, ms=6, label=f"{name}, {STEPS} steps")
+    right.plot(*w, "o", color="black", ms=5)
+    right.plot(1, 1, "*", color="black", ms=10, label="flattest minimum")
+    left.set_title("one step")
+    right.set_title("many steps")
+    right.legend(loc="upper right", fontsize="small", frameon=True, framealpha=0.9, edgecolor="none")
+    return figure
+
+
+def two_passes_sentence() -> str:
+    """Where the paths of `two_passes` end, and how sharp it is there."""
+    ends = [path[-1] for path in _paths()]
+    said = [f"at ({a:.2f}, {b:.2f}), where the largest curvature is {valley_eigenvalue(a, b):.2f}" for a, b in ends]
+    return (
+        f"SGD ends {said[0]}; SAM {said[1]} (at the flattest minimum it is {valley_eigenvalue(1, 1):.2f}). "
+        f"The functions are almost the same: the product of the weights is {np.prod(ends[0]):.3f} and {np.prod(ends[1]):.3f}."
+    )
+
+
+@drawn
+def loss_around(found: Landscapes):
+    """How the loss rises around the models: in three directions, and at one distance for each pair; bands hold every model."""
+    figure, axes = plt.subplots(1, 4, figsize=(WIDTH, 3.0), width_ratios=(2.6, 1, 1, 1))
+    both = ((found.sgd, SGD, "SGD"), (found.sam, SAM, found.name))
+    styles = {"batches": ("-", "a batch's gradient"), "ascent": ("--", "the whole gradient"), "random": (":", "random")}
+    for one, colour, name in both:
+        axes[0].plot([], [], "s", color=colour, label=name)
+        for field, (style, _) in styles.items():
+            values = getattr(one, field)
+            axes[0].fill_between(found.rho * GRID, values.min(0), values.max(0), color=colour, alpha=0.15, lw=0)
+            axes[0].plot(found.rho * GRID, values.mean(0), style, color=colour, lw=1.6)
+    for style, what in styles.values():
+        axes[0].plot([], [], style, color=GREY, lw=1.6, label=what)
+    axes[0].axvline(found.rho, ymax=0.3, color=GREY, lw=1)
+    at = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+    axes[0].annotate(r"$\rho$", (found.rho, 0.3), (-2, 2), **at)
+    axes[0].set(title=dataset_title(found.dataset), xlabel="distance from the weights", ylabel="rise of the loss")
+    axes[0].legend(fontsize="small", loc="upper left", handlelength=1.5, borderaxespad=0)
+    titles = ("a batch's\ngradient, at ρ", "the whole\ngradient, at ρ", "largest\neigenvalue")
+    for ax, title, (_, sgd, sam) in zip(axes[1:], titles, _measures(found), strict=False):
+        ax.plot([0, 1], [sgd, sam], color="0.7", lw=1)
+        for x, values, (_, colour, _) in zip((0, 1), (sgd, sam), both, strict=True):
+            ax.plot(np.full(len(values), x), values, "o", color=colour, ms=4)
+        ax.set(xticks=[0, 1], xticklabels=["SGD", found.name], xlim=(-0.5, 1.5), title=title)
+        ax.set_ylim(*(1.08 * np.array([min(0, *sgd, *sam), max(*sgd, *sam)])))
+        ax.title.set_fontsize("small")
+        ax.tick_params(labelsize="x-small")
+        ax.yaxis.set_major_locator(plt.MaxNLocator(4))
+    return figure
+
+
+def _measures(found: Landscapes) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    """Each measure's name, and its values (models,) for SGD and for the other."""
+    values = [
+        {
+            STEP: one.batches[:, AT_RHO],
+            WHOLE: one.ascent[:, AT_RHO],
+            CURVATURE: one.eigenvalue,
+            "rise along ASAM's step": one.adaptive,
+            "rise along random directions": one.random[:, AT_RHO],
+            "norm of the whole gradient": one.gradient_norm,
+            "loss": one.loss,
+        }
+        for one in (found.sgd, found.sam)
+    ]
+    return [(name, values[0][name], values[1][name]) for name in values[0]]
+
+
+def sharpness_differences(found: Landscapes) -> pd.DataFrame:
+    """A row for each measure; columns sgd, sam, difference, low, high: a 95 % bootstrap interval over pairs of models."""
+    rows = {name: compared(sgd[:, None], sam[:, None]) for name, sgd, sam in _measures(found)}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def sharpness_table(found: Landscapes):
+    """`sharpness_differences`, to three digits each, since the measures differ by orders of magnitude."""
+    frame = sharpness_differences(found)
+    shown = frame[["sgd", "sam"]].map("{:.3g}".format).set_axis(["SGD", found.name], axis=1)
+    shown["difference"] = frame["difference"].map("{:+.2g}".format)
+    shown["95 % interval"] = frame["low"].map("{:+.2g} to ".format) + frame["high"].map("{:+.2g}".format)
+    return shown.style
+
+
+def sharpness_sentence(found: Landscapes) -> str:
+    """Is the other optimizer flatter: by its own step on a batch, by the same on all examples, and by curvature?"""
+    frame, pairs, name = sharpness_differences(found), len(found.sgd.loss), found.name
+    rows = frame.loc[[STEP, WHOLE, CURVATURE]]
+    words = ["flatter" if r.high < 0 else "sharper" if r.low > 0 else "no difference shown" for r in rows.itertuples()]
+    if pairs < FEWEST:
+        head = f"{pairs} pairs of models are too few to decide: chance alone often lets so few agree."
+    elif len(set(words)) > 1:
+        parts = "; ".join(f"{measure}: {word}" for measure, word in zip(rows.index, words, strict=True))
+        head = f"Whether {name}'s models are flatter than SGD's depends on the measure. {parts[0].upper()}{parts[1:]}."
+    else:
+        said = {"flatter": "flatter", "sharper": "not flatter but sharper"}.get(words[0], "not shown to be flatter")
+        head = f"By all three measures, {name}'s models are {said} than SGD's."
+    numbers = "; ".join(f"{r.Index}, {r.sgd:.3g} after SGD and {r.sam:.3g} after {name}" for r in rows.itertuples())
+    cut = " and, to keep this page cheap, fewer epochs or examples than the recipe's" if found.shortened else ""
+    norm = frame.loc["norm of the whole gradient"]
+    unscaled = [found.rho * (one.gradient_norm**2).mean() for one in (found.sgd, found.sam)]
+    return (
+        f"**{head}** {dataset_title(found.dataset)}, means over {pairs} pairs, at distance {found.rho:g}, with {found.epochs} "
+        f"epochs{cut}, each model on the {found.examples} examples that it was trained on: {numbers}. "
+        f"The whole gradient's own length is {norm.sgd:.2g} and {norm.sam:.2g}: without scaling, the step ρ∇L would raise "
+        f"the loss by about {unscaled[0]:.1g} and {unscaled[1]:.1g}."
+    )
