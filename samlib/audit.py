@@ -14,10 +14,10 @@ from scipy.special import expit
 from scipy.stats import spearmanr
 
 from samlib import attacks
-from samlib.checks import as_array, as_generator, as_number, same_shape, shown
+from samlib.checks import as_array, same_shape, shown
 from samlib.estimators import memorization, memorization_terms
-from samlib.evaluation import Comparison, compare
-from samlib.inference import MOST, two_way
+from samlib.evaluation import GROUPS, Comparison, compare
+from samlib.inference import LEVEL, deletions, groups, jackknife, mean
 
 FPR = (0.001, 0.01, 0.1)
 THRESHOLD_SHADOWS = 8  # models that the thresholds of one target come from; 8 whole pools of examples are plenty
@@ -50,7 +50,11 @@ def align(runs: Mapping[str, xr.Dataset]) -> Pair:
     sgd, sam = (runs[name].sel(model=common) for name in ("sgd", other))
     if not np.array_equal(sgd.member, sam.member):
         raise ValueError(f"Model k of sgd and of {other} were trained on different subsets, so they are not paired.")
-    return Pair(sgd, sam, other.upper())
+    # Each example keeps its number when it is moved: intervals group examples by it.
+    numbers = {
+        side: np.arange(sgd.sizes[side]) for side in ("example", "test") if side in sgd.dims and side not in sgd.coords
+    }
+    return Pair(sgd.assign_coords(numbers), sam.assign_coords(numbers), other.upper())
 
 
 def _whole(name: str, runs, *variables: str) -> xr.Dataset:
@@ -268,8 +272,8 @@ def memorization_table(pair: Pair) -> pd.DataFrame:
     return pd.DataFrame.from_dict({"mean memorization": compared(*terms)}, orient="index")
 
 
-def compared(sgd: np.ndarray, sam: np.ndarray) -> dict[str, float]:
-    """Means of two matrices of terms (models, examples), and their difference with a 95 % two-way bootstrap interval.
+def compared(sgd: np.ndarray, sam: np.ndarray, level: float = LEVEL) -> dict[str, float]:
+    """Means of two matrices of terms (models, examples), and their difference with the interval of `inference.mean`.
 
     A column with NaN in either is left out of all. Raises ValueError where the shapes disagree or no column is left.
     """
@@ -280,7 +284,7 @@ def compared(sgd: np.ndarray, sam: np.ndarray) -> dict[str, float]:
     if not known.any():
         raise ValueError("sgd and sam must have a column without NaN in common.")
     sgd, sam = sgd[:, known], sam[:, known]
-    low, high = np.quantile(two_way(sam - sgd), [0.025, 0.975])
+    low, high = (float(end) for end in mean(sam - sgd).interval(level))
     return {"sgd": sgd.mean(), "sam": sam.mean(), "difference": sam.mean() - sgd.mean(), "low": low, "high": high}
 
 
@@ -288,7 +292,7 @@ class Link(NamedTuple):
     """Memorization of each example, from the even models, and how well an attack tells its in from its out models, from the odd.
 
     `success` is an AUC over the odd targets, one example at a time; all (examples,). `correlation` is Spearman's, with a 95 %
-    bootstrap interval over examples.
+    interval over examples.
     """
 
     memorization: np.ndarray
@@ -298,22 +302,22 @@ class Link(NamedTuple):
     high: float
 
 
-def link(runs: xr.Dataset, attack: str = "LiRA online", *, n_resamples: int = 1000, seed=0) -> Link:
+def link(runs: xr.Dataset, attack: str = "LiRA online") -> Link:
     """Is an example that is memorized an example that is found? Scores and attack come from different models.
 
-    Otherwise the same accident of training would show in both. `correlation` is NaN where either is constant.
-    Raises as `attack_scores`.
+    Otherwise the same accident of training would show in both. `correlation` is NaN where either is constant; its interval
+    leaves out groups of examples in turn. Raises as `attack_scores`.
     """
     _whole("runs", runs, "correct")
-    n_resamples, rng = as_number("n_resamples", n_resamples, 1, MOST, whole=True), as_generator(seed)
     even, odd = (runs.isel(model=slice(start, None, 2)) for start in (0, 1))
     kept = usable(odd)[1]
     found = attack_scores(odd, (attack,))
     score = memorization(even.correct.values, even.member.values, empty="zero").value[kept]
     success = _example_auc(found.scores[attack], found.member)
-    picks = rng.integers(0, len(kept), (n_resamples, len(kept)))
-    draws = [_spearman(score[p], success[p]) for p in picks]
-    return Link(score, success, _spearman(score, success), *(float(v) for v in np.quantile(draws, [0.025, 0.975])))
+    several = min(GROUPS, len(kept))
+    of = groups(kept, several)
+    effect = jackknife(deletions(lambda g: _spearman(score[of != g], success[of != g]), several), 1)
+    return Link(score, success, float(effect.estimate), *(float(end) for end in effect.interval()))
 
 
 def _spearman(x, y) -> float:

@@ -1,9 +1,8 @@
 """Scores and membership to AUC, balanced accuracy, advantage and TPR at FPR, with intervals, paired differences and epsilon.
 
 Conventions: a higher score means more likely a member; "member" is decided by score >= threshold, and all of a tie goes one
-way, so a rate that no threshold attains is never interpolated. With one target, scores (n,), intervals come from resampling
-examples; with several, (targets, n), from resampling targets and examples together (a two-way cluster bootstrap), since an
-interval over examples alone leaves out that another training run would have given another model.
+way, so a rate that no threshold attains is never interpolated. With one target, scores (n,), intervals are over examples;
+with several, (targets, n), over targets and examples together, since another training run would have given another model.
 """
 
 from __future__ import annotations
@@ -17,9 +16,10 @@ import numpy as np
 from scipy import stats
 
 from samlib.checks import as_array, as_member, as_number, as_rates, same_shape
-from samlib.inference import clopper_pearson, resampled, tail_of, two_way
+from samlib.inference import Effect, clopper_pearson, deletions, groups, jackknife, mean
 from samlib.inference import epsilon_lower_bound as epsilon_lower_bound
 
+GROUPS = 20  # of targets, and of examples, that the jackknife leaves out in turn
 ENOUGH = 10  # false positives that a rate must allow before a true-positive rate at it is worth showing
 
 
@@ -72,23 +72,21 @@ def evaluate(
     *,
     fpr: float | Sequence[float] = (0.001, 0.01, 0.1),
     confidence: float = 0.95,
-    n_resamples: int = 2000,
-    seed=0,
 ) -> AttackReport:
     """How well scores tell members from non-members: (n,) for one target or (targets, n), `member` alike, bool.
 
     `auc` counts a tie as one half. `advantage` is the largest TPR - FPR over thresholds (Yeom et al. 2018, def. 4, at the
     best threshold), and `balanced_accuracy` (1 + advantage) / 2. With several targets these are means over targets, each
     with a threshold of its own. `tpr_at_fpr` is the largest TPR of a threshold whose FPR is at most the rate, with the scores
-    of all targets pooled (Carlini et al. 2022, section 4). Intervals are percentiles of the bootstrap described above; for one
-    target, TPR's is Clopper and Pearson's, at the threshold found. `fpr` is a rate or any sequence or array of rates.
+    of all targets pooled (Carlini et al. 2022, section 4). Intervals are those of `inference`: t intervals of `mean`, and of
+    `jackknife` for TPR; for one target, TPR's is Clopper and Pearson's, at the threshold found. `fpr` is a rate or any sequence or array of rates.
 
     Raises ValueError for NaN, shapes that disagree, a target without members or non-members, a rate or a confidence
     outside (0, 1).
     """
     (scores, member), fpr = _checked(member, scores=scores), as_rates("fpr", fpr)
-    drawn = _replicates([scores], member, fpr, n_resamples, seed)
-    return _report(_points(scores, member, fpr), {name: r[0] for name, r in drawn.items()}, member, fpr, confidence)
+    confidence = as_number("confidence", confidence, 0, 1, strict=True)
+    return _report(_points(scores, member, fpr), _effects([scores], member, fpr), member, fpr, confidence)
 
 
 def compare(
@@ -98,25 +96,22 @@ def compare(
     *,
     fpr: float | Sequence[float] = (0.001, 0.01, 0.1),
     confidence: float = 0.95,
-    n_resamples: int = 2000,
-    seed=0,
 ) -> Comparison:
     """Paired differences of all that `evaluate` measures, a minus b: both attacks (or targets) on the same examples.
 
-    Row k of a and of b is a pair (same members), and both are resampled together, which is what makes the interval of the
-    difference narrow. Shapes, conventions and errors as `evaluate`.
+    Row k of a and of b is a pair (same members). What both share cancels in the difference, so its interval is narrow. Shapes, conventions and errors as `evaluate`.
     """
     b, _ = _checked(member, scores_b=scores_b)
     (a, member), fpr = _checked(member, scores_a=scores_a), as_rates("fpr", fpr)
     same_shape("scores_a", a, "scores_b", b)
-    drawn = _replicates([a, b], member, fpr, n_resamples, seed)
+    confidence = as_number("confidence", confidence, 0, 1, strict=True)
     points = [_points(scores, member, fpr) for scores in (a, b)]
     alone = [
-        _report(point, {name: r[i] for name, r in drawn.items()}, member, fpr, confidence)
-        for i, point in enumerate(points)
+        _report(point, _effects([scores], member, fpr), member, fpr, confidence)
+        for point, scores in zip(points, (a, b), strict=True)
     ]
-    gap = {name: r[0] - r[1] for name, r in drawn.items()}
-    measures = {name: _interval(points[0][name] - points[1][name], values, confidence) for name, values in gap.items()}
+    gap = _effects([a, b], member, fpr)
+    measures = {name: _measure(points[0][name] - points[1][name], found, confidence, -1) for name, found in gap.items()}
     return Comparison(**_fields(measures, member, fpr, base=0), a=alone[0], b=alone[1])
 
 
@@ -186,7 +181,7 @@ def vulnerability(scores, member, *, fpr: float = 0.1) -> Vulnerability:
 def auc_terms(scores, member) -> np.ndarray:
     """A matrix like scores (targets, n) whose row means are the targets' AUCs, linear in the examples (DeLong et al. 1988).
 
-    Resampling its columns is, to first order, resampling the examples: the term of a member is AUC + (n / members)
+    To first order the AUC varies over examples as the mean of its columns: the term of a member is AUC + (n / members)
     (share of non-members below it - AUC), and alike for a non-member. Raises as `evaluate`.
     """
     scores, member = _checked(member, scores=scores)
@@ -229,64 +224,65 @@ def _at(curve, rate: float) -> float:
     return float(curve[1][np.searchsorted(curve[0], rate * (1 + 1e-12), side="right") - 1])
 
 
-def _replicates(many: list[np.ndarray], member, fpr, n_resamples: int, seed) -> dict:
-    """Bootstrap replicates of every measure of each score matrix, (len(many), n_resamples), all from the same draws."""
-    drawn = {
-        name: two_way([terms(s, member) for s in many], n_resamples=n_resamples, seed=seed)
-        for name, terms in (("auc", auc_terms), ("advantage", advantage_terms))
-    }
+def _effects(many: Sequence[np.ndarray], member, fpr) -> dict:
+    """The effect of every measure of one score matrix, or of the difference of two."""
+    names = {"auc": auc_terms, "advantage": advantage_terms}
+    found = {name: mean(_gap([terms(scores, member) for scores in many])) for name, terms in names.items()}
     if fpr and (len(member) > 1 or len(many) > 1):  # one target alone has Clopper and Pearson's interval
-        drawn |= dict(zip(fpr, tpr_replicates(many, member, fpr, n_resamples=n_resamples, seed=seed), strict=True))
-    return drawn
+        rates = tpr_effect(many, member, fpr)
+        found |= {rate: Effect(*(each[i] for each in rates)) for i, rate in enumerate(fpr)}
+    return found
 
 
-def tpr_replicates(many, member, fpr, *, n_resamples: int = 2000, seed=0) -> np.ndarray:
-    """Bootstrap replicates of the pooled TPR at each FPR, for several score matrices (targets, n) over the same draws.
+def _gap(both: Sequence[np.ndarray]) -> np.ndarray:
+    return both[0] - both[1] if len(both) > 1 else both[0]
 
-    Returns (rates, len(many), n_resamples), NaN for a draw without members. Raises as `evaluate`.
+
+def tpr_effect(many, member, fpr, *, models=None, examples=None) -> Effect:
+    """The pooled TPR at each FPR of one score matrix (targets, n), or the difference of two: an Effect of arrays (rates,).
+
+    many: one or two score matrices. By a jackknife over groups of targets and of examples; `models` (targets,) and
+    `examples` (n,) are whole numbers that name them, their places if None. Raises as `evaluate`.
     """
     fpr = as_rates("fpr", fpr)
     if (np.ndim(many) < 3 if not isinstance(many, (list, tuple)) else not many) or not fpr:
         raise ValueError("many must be a list of at least one score matrix, and fpr at least one rate.")
     checked = [_checked(member, **{f"many[{i}]": scores}) for i, scores in enumerate(many)]
-    many, member = [scores for scores, _ in checked], checked[0][1]
-    tops = [_rates_at(scores, member, fpr) for scores in many]
-    mask = member.astype(np.float32)
+    tops, member = [_rates_at(scores, checked[0][1], fpr) for scores, _ in checked], checked[0][1]
+    sides = [np.arange(n) if ids is None else ids for ids, n in zip((models, examples), member.shape, strict=True)]
+    several = [min(len(ids), GROUPS) for ids in sides if len(ids) > 1]
+    of = [groups(ids, several[i - len(sides)]) if len(ids) > 1 else np.ones(1, int) for i, ids in enumerate(sides)]
 
-    def statistic(rows, columns):
-        rows, columns = rows.astype(np.float32), columns.astype(np.float32)
-        members = ((rows @ mask) * columns).sum(1, dtype=float)
-        weights = zip(rows, columns, members, member.size - members, strict=True)
-        return np.array([[rates(np.outer(r, c).ravel(), n, others) for rates in tops] for r, c, n, others in weights])
+    def rates(*left_out):
+        rows, columns = ((of[i] != g).astype(np.float32) for i, g in enumerate((*[0] * (2 - len(left_out)), *left_out)))
+        members = float(rows @ member @ columns)
+        weight = np.outer(rows, columns).ravel()
+        return _gap([top(weight, members, rows.sum() * columns.sum() - members) for top in tops])
 
-    return resampled(member.shape, statistic, n_resamples=n_resamples, seed=seed).transpose(2, 1, 0)
+    return jackknife(deletions(rates, *several), len(several))
 
 
 def _rates_at(scores, member, fpr) -> Callable:
-    """A function of the weights (targets * n,) and their sums over members and over others: the TPR at each FPR."""
+    """A function of 0/1 weights (targets * n,) and how many members and others they keep: the TPR at each FPR."""
     flat, hit = scores.ravel(), member.ravel()
     order = np.argsort(-flat, kind="stable")
     inside, outside = order[hit[order]], order[~hit[order]]  # flat indices of members and of non-members, best first
     # A threshold short of non-member k lies above its score: so many members reach it.
     reach = np.append(np.searchsorted(-flat[inside], -flat[outside], side="left"), len(inside))
-    top = int(1.5 * max(fpr) * len(outside)) + 200  # draws rarely allow more
 
     def rates(weight, members, others):
         limit = np.multiply(fpr, others * (1 + 1e-12))
-        for end in (top, len(outside)):
-            stop = np.searchsorted(np.cumsum(weight.take(outside[:end]), dtype=float), limit, side="right")
-            if stop.max() < min(end, len(outside)):
-                break
-        counts = reach[stop]
+        passed = np.cumsum(weight.take(outside), dtype=float)
+        counts = reach[np.searchsorted(passed, limit, side="right")]
         reached = weight.take(inside[: counts.max()])
-        with np.errstate(invalid="ignore"):  # a draw without members has no rate
+        with np.errstate(invalid="ignore"):  # groups without members have no rate
             return np.array([reached[:count].sum(dtype=float) for count in counts]) / members
 
     return rates
 
 
-def _report(values, drawn, member, fpr, confidence) -> AttackReport:
-    measures = {name: _interval(value, drawn.get(name), confidence) for name, value in values.items()}
+def _report(values, effects, member, fpr, confidence) -> AttackReport:
+    measures = {name: _measure(value, effects.get(name), confidence) for name, value in values.items()}
     if len(member) == 1:
         for rate in fpr:
             n = int(member.sum())
@@ -308,11 +304,8 @@ def _fields(measures: dict, member, fpr, base: float) -> dict:
     }
 
 
-def _interval(value, replicates, confidence) -> Measure:
-    if replicates is None:
-        return Measure(float(value), math.nan, math.nan)
-    tail, known = tail_of(confidence), replicates[~np.isnan(replicates)]
-    ends = np.quantile(known, [tail, 1 - tail]) if len(known) else (math.nan, math.nan)
+def _measure(value, effect: Effect | None, confidence, least: float = 0) -> Measure:
+    ends = (math.nan, math.nan) if effect is None else np.clip(effect.interval(1 - confidence), least, 1)
     return Measure(float(value), *map(float, ends))
 
 

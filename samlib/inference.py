@@ -1,35 +1,331 @@
-"""Intervals: exact ones of rates, the epsilon that an attack's counts refute, and the bootstrap over models and examples."""
+"""Every interval and every verdict: effects with their standard errors, families, equivalence, reliability.
+
+Two things vary: the models (their subsets and seeds) and the examples. `mean` takes the exact variance of a mean over both;
+`jackknife` serves every other statistic. No random number enters, so neither a seed nor the order of models or examples
+moves an interval.
+"""
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
-from samlib.checks import as_array, as_generator, as_number, same_shape
+from samlib.checks import as_array, as_number, same_shape
 
-MOST = 10_000_000  # resamples
-_BLOCK = 2_000_000  # resampled weights held at once
+LEVEL = 0.05  # of a whole family of claims
+RELIABLE, WELL = 0.5, 0.8  # reliability below which nothing is decided, and the one that figures ask for
+SUPPORTED, CONTRADICTED, NO_DIFFERENCE, INCONCLUSIVE, NOT_MEASURABLE = VERDICTS = (
+    "supported", "contradicted", "no difference that counts", "inconclusive", "not measurable",
+)  # fmt: skip
 _COUNTS = 2**53  # whole numbers that float64 holds
+
+
+class Effect(NamedTuple):
+    """An estimate with its standard error, each a float or an array of one shape.
+
+    Attributes
+    ----------
+    estimate, stderr : float or array
+        The value of the statistic and its standard error, over models and examples.
+    df : float or array
+        Degrees of freedom of the t interval (Satterthwaite 1946).
+    by_models : float or array
+        The part of the variance that more models would reduce.
+    """
+
+    estimate: np.ndarray
+    stderr: np.ndarray
+    df: np.ndarray
+    by_models: np.ndarray
+
+    def interval(self, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
+        """The ends (low, high) of the t interval that misses with probability `level`."""
+        reach = stats.t.isf(level / 2, np.maximum(self.df, 1)) * self.stderr
+        return self.estimate - reach, self.estimate + reach
+
+    def p(self) -> np.ndarray:
+        """The two-sided p-value of "the effect is 0"."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            t = np.where(self.estimate == 0, 0.0, np.abs(self.estimate) / self.stderr)
+        return 2 * stats.t.sf(t, np.maximum(self.df, 1))
+
+
+def mean(terms) -> Effect:
+    """The mean over models and examples of first-order terms.
+
+    Parameters
+    ----------
+    terms : array (..., models, examples)
+        Leading axes are separate statistics. With one model or one example, the other alone varies.
+
+    Returns
+    -------
+    Effect
+        With the unbiased ANOVA variance of two crossed random factors: (MS_models + MS_examples - MS_residual) /
+        (models * examples), never below MS_residual / (models * examples).
+
+    Raises
+    ------
+    ValueError
+        For NaN, for fewer than 2 dimensions, and for a single term.
+
+    References
+    ----------
+    Owen (2007), The pigeonhole bootstrap; Satterthwaite (1946).
+
+    Examples
+    --------
+    >>> found = mean([[0.0, 1.0], [1.0, 2.0], [2.0, 3.0]])
+    >>> float(found.estimate), round(float(found.stderr), 3)
+    (1.5, 0.764)
+    """
+    terms = as_array("terms", terms).astype(float)
+    if terms.ndim < 2 or terms.shape[-2] * terms.shape[-1] < 2:
+        raise ValueError(
+            f"terms must be (..., models, examples), at least 2 of them, but their shape is {terms.shape}."
+        )
+    shares = [terms.mean(-1), terms.mean(-2)]
+    value = shares[0].mean(-1)
+    rest = terms - shares[0][..., None] - shares[1][..., None, :] + value[..., None, None]
+    n_models, n = terms.shape[-2:]
+    parts = {}
+    for axis, (share, size) in enumerate(zip(shares, (n_models, n), strict=True)):
+        if size > 1:
+            parts[(axis,)] = ((share - value[..., None]) ** 2).sum(-1) / (size * (size - 1)), size - 1
+    if len(parts) == 2:
+        df = (n_models - 1) * (n - 1)
+        parts[0, 1] = (rest**2).sum((-2, -1)) / (df * n_models * n), df
+    return _effect(value, parts)
+
+
+def jackknife(values, factors: int = 2, *, extra=0.0) -> Effect:
+    """An effect from the values that a statistic takes when groups are left out, for statistics that are no means.
+
+    Parameters
+    ----------
+    values : array (groups + 1, ..., groups + 1, ...)
+        One axis a factor, the models first. Index 0 leaves nothing out, index g leaves out group g. More axes are
+        separate statistics.
+    factors : int
+        How many of the first axes are factors: models and examples, and test points where they vary too.
+    extra : float or array
+        Variance to add, of what no group is: the partitions that a statistic averages over.
+
+    Returns
+    -------
+    Effect
+        The variances of single factors, less those of their interactions, which the single ones count twice.
+
+    Raises
+    ------
+    ValueError
+        For a factor of fewer than 2 groups. Where a value is NaN the effect has no standard error: it is NaN.
+
+    Examples
+    --------
+    >>> found = jackknife(deletions(lambda g, h: 2.0 if g else 1.0, 3, 3))
+    >>> float(found.estimate)
+    1.0
+    """
+    values = as_array("values", values, missing=True).astype(float)
+    if not 1 <= factors <= values.ndim or min(values.shape[:factors]) < 3:
+        raise ValueError(
+            f"values must have {factors} axes of at least 3 (2 groups), but their shape is {values.shape}."
+        )
+    parts = {}
+    for size in range(1, factors + 1):
+        for axes in itertools.combinations(range(factors), size):
+            part = values[tuple(slice(1, None) if axis in axes else 0 for axis in range(factors))]
+            scale, df = 1.0, 1
+            for axis in range(size):
+                part = part - part.mean(axis, keepdims=True)
+                scale, df = scale * (part.shape[axis] - 1) / part.shape[axis], df * (part.shape[axis] - 1)
+            parts[axes] = scale * (part**2).sum(tuple(range(size))), df
+    return _effect(values[(0,) * factors], parts, extra)
+
+
+def deletions(statistic: Callable, *groups: int) -> np.ndarray:
+    """The `values` of `jackknife`: statistic(g, h, ...) for every choice of a group to leave out, 0 for none."""
+    cells = itertools.product(*(range(n + 1) for n in groups))
+    values = np.array([statistic(*cell) for cell in cells], float)
+    return values.reshape(*(n + 1 for n in groups), *values.shape[1:])
+
+
+def _effect(value, parts: dict, extra=0.0) -> Effect:
+    """`parts`: the variance and degrees of freedom of each set of factors, by inclusion and exclusion."""
+    variance = sum((-1) ** (len(axes) + 1) * part for axes, (part, _) in parts.items())
+    variance = np.maximum(variance, parts[max(parts, key=len)][0])  # NaN stays NaN
+    with np.errstate(divide="ignore", invalid="ignore"):
+        df = variance**2 / sum(part**2 / df for part, df in parts.values())
+    variance = variance + extra
+    by_models = np.minimum(parts[(0,)][0] + extra, variance) if (0,) in parts else 0 * variance
+    return Effect(value, np.sqrt(variance), np.where(variance == 0, np.inf, df), by_models)
+
+
+def groups(ids, n_groups: int) -> np.ndarray:
+    """Groups 1 to `n_groups` of nearly equal size, by what each id is and not by where it stands: ids (n,) to ints (n,)."""
+    ids = as_array("ids", ids, ndim=1).astype(np.uint64)
+    mixed = ids * np.uint64(0x9E3779B97F4A7C15)  # Steele et al. 2014, SplitMix64's finalizer
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    rank = np.empty(len(ids), int)
+    rank[np.lexsort((ids, mixed))] = np.arange(len(ids))
+    return rank % n_groups + 1
+
+
+def partitions(n_groups: int, parts: int, number: int = 20) -> np.ndarray:
+    """`number` ways to deal groups into equal parts, each in every rotation: ints (number * parts, n_groups) below `parts`.
+
+    Every group is equally often in each part.
+    """
+    rng, dealt = np.random.default_rng(0), np.arange(n_groups) % parts
+    drawn = np.array([rng.permutation(dealt) for _ in range(number)])
+    return np.concatenate([(drawn + turn) % parts for turn in range(parts)])
+
+
+def shares(scores, n_buckets: int) -> np.ndarray:
+    """Weights (n_buckets, n) of equal-count buckets of scores (n,), the lowest first. Tied scores share their places.
+
+    >>> shares([3, 1, 1, 2], 2)
+    array([[0., 1., 1., 0.],
+           [1., 0., 0., 1.]])
+    """
+    scores = as_array("scores", scores, ndim=1)
+    _, which, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    stop = np.cumsum(counts)
+    edges = np.linspace(0, len(scores), n_buckets + 1)
+    inside = np.minimum(stop, edges[1:, None]) - np.maximum(stop - counts, edges[:-1, None])
+    return (np.maximum(inside, 0) / counts)[:, which]
+
+
+class Reliability(NamedTuple):
+    """How far scores of this many models would agree with new ones: `value`, and the `models` that bring it to .8."""
+
+    value: float
+    models: float
+
+
+def reliability(first: Sequence, second: Sequence, n_models: int, goal: float = WELL) -> Reliability:
+    """The reliability of scores from all models, by halves (Spearman 1910; Brown 1910).
+
+    Parameters
+    ----------
+    first, second : sequences of arrays (n,)
+        Scores from the two halves of the models, for several partitions. Rank correlations are averaged.
+    n_models : int
+        Models of both halves together.
+    goal : float
+        The reliability to reach.
+
+    Examples
+    --------
+    >>> reliability([[1, 2, 3, 4]], [[1, 2, 4, 3]], n_models=64).value
+    0.888...
+    """
+    halves = [
+        stats.spearmanr(a, b)[0] if np.ptp(a) > 0 and np.ptp(b) > 0 else 0.0 for a, b in zip(first, second, strict=True)
+    ]
+    half = float(np.mean(halves))
+    whole = 2 * half / (1 + half) if half > 0 else 0.0
+    return Reliability(whole, needed_models(whole, n_models, goal))
+
+
+def needed_models(whole: float, n_models: int, goal: float) -> float:
+    """Models that bring a reliability of `whole`, with n_models, to `goal`; infinite where it is 0."""
+    return n_models * goal / (1 - goal) * (1 - whole) / whole if whole > 0 else math.inf
+
+
+def verdict(estimate: float, low: float, high: float, direction: int, smallest: float) -> str:
+    """One of `VERDICTS`, from an estimate and its simultaneous interval.
+
+    Supported: the interval lies beyond zero in the claimed direction, and the estimate reaches the smallest effect that
+    counts. Contradicted: the same in the other direction. No difference that counts: the interval lies within the smallest
+    effect.
+
+    >>> verdict(0.02, 0.01, 0.03, direction=1, smallest=0.005)
+    'supported'
+    """
+    if math.isnan(low):
+        return INCONCLUSIVE
+    if direction < 0:
+        estimate, low, high = -estimate, -high, -low
+    if -smallest < low and high < smallest:
+        return NO_DIFFERENCE
+    if low > 0 and estimate >= smallest:
+        return SUPPORTED
+    return CONTRADICTED if high < 0 and estimate <= -smallest else INCONCLUSIVE
+
+
+def models_to_decide(found: Effect, smallest: float, level: float, n_models: int) -> float:
+    """Models with which the interval would leave zero or lie within the smallest effect; NaN where only examples help."""
+    size = abs(float(found.estimate))
+    target = (size if size >= smallest else smallest - size) / stats.norm.isf(level / 2)
+    rest = float(found.stderr) ** 2 - float(found.by_models)
+    if target**2 <= rest:
+        return math.nan
+    return math.ceil(n_models * float(found.by_models) / (target**2 - rest))
+
+
+class Across(NamedTuple):
+    """One claim over independent data sets: the random-effects mean with its interval, and how much the sets differ.
+
+    `tau` is the standard deviation between data sets, `i2` the share of the scatter that it makes.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    tau: float
+    i2: float
+
+
+def across(estimates, stderrs, level: float = LEVEL) -> Across:
+    """The mean over data sets by random effects, with the interval of Hartung and Knapp (2001); NaN for fewer than 2.
+
+    estimates, stderrs: (data sets,).
+
+    >>> found = across([0.01, 0.02, 0.015], [0.004, 0.004, 0.004])
+    >>> round(found.estimate, 4)
+    0.015
+    """
+    from statsmodels.stats.meta_analysis import combine_effects
+
+    estimates, stderrs = (
+        as_array(name, v, ndim=1).astype(float) for name, v in (("estimates", estimates), ("stderrs", stderrs))
+    )
+    same_shape("estimates", estimates, "stderrs", stderrs)
+    if len(estimates) < 2 or (stderrs <= 0).any():
+        return Across(*[math.nan] * 5)
+    found = combine_effects(estimates, stderrs**2, method_re="iterated", use_t=True, alpha=level)
+    low, high = found.conf_int(alpha=level)[3]
+    return Across(
+        float(found.mean_effect_re), float(low), float(high), math.sqrt(max(found.tau2, 0)), max(float(found.i2), 0.0)
+    )
 
 
 def clopper_pearson(successes, trials, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
     """The exact binomial interval (low, high) of a rate (Clopper and Pearson 1934), for counts of any one shape, or one number.
 
     Raises ValueError for counts that are no counts, or a confidence outside (0, 1).
+
+    >>> low, high = clopper_pearson(0, 10)
+    >>> float(low), round(float(high), 3)
+    (0.0, 0.308)
     """
+    from statsmodels.stats.proportion import proportion_confint
+
     # In float64, since the difference of small integer types would wrap.
     k, n = as_array("successes", successes).astype(float), as_array("trials", trials).astype(float)
     if k.ndim and n.ndim:
         same_shape("successes", k, "trials", n)
     if (k < 0).any() or (k > n).any() or (n < 1).any() or (k != np.floor(k)).any() or (n != np.floor(n)).any():
         raise ValueError("successes must be whole numbers from 0 to trials, and trials whole numbers of at least 1.")
-    tail = tail_of(confidence)
-    with np.errstate(invalid="ignore"):
-        low, high = stats.beta.ppf(tail, k, n - k + 1), stats.beta.ppf(1 - tail, k + 1, n - k)
-    return np.where(k == 0, 0.0, low), np.where(k == n, 1.0, high)
+    return proportion_confint(k, n, 1 - as_number("confidence", confidence, 0, 1, strict=True), method="beta")
 
 
 def epsilon_lower_bound(
@@ -53,53 +349,3 @@ def epsilon_lower_bound(
         if gain > delta:
             bounds.append(math.log((gain - delta) / loss))
     return float(max(bounds))
-
-
-def two_way(terms, *, n_resamples: int = 2000, seed=0) -> np.ndarray:
-    """Bootstrap replicates of means over models and examples: terms (..., models, examples) to (..., n_resamples).
-
-    Models and examples are each drawn with replacement (a single model is kept); all leading matrices share the draws, so
-    differences of replicates are paired. For a statistic that is not a mean, pass its first-order terms.
-    Raises ValueError for NaN and for fewer than 2 dimensions.
-    """
-    terms = as_array("terms", terms).astype(float)
-    if terms.ndim < 2:
-        raise ValueError(f"terms must be (..., models, examples), but their shape is {terms.shape}.")
-    flat, size = terms.reshape(-1, *terms.shape[-2:]), terms.shape[-2] * terms.shape[-1]
-
-    def means(rows, columns):
-        return np.stack([((rows @ matrix) * columns).sum(1) for matrix in flat], 1) / size
-
-    drawn = resampled(terms.shape[-2:], means, n_resamples=n_resamples, seed=seed)
-    return drawn.T.reshape(*terms.shape[:-2], len(drawn))
-
-
-def resampled(shape: tuple[int, int], statistic: Callable, *, n_resamples: int = 2000, seed=0) -> np.ndarray:
-    """Replicates of statistic(rows (b, models), columns (b, examples)) -> (b, ...), whole counts of how often each was drawn.
-
-    Raises ValueError for a shape that is not two whole numbers of at least 1, and for n_resamples below 1.
-    """
-    sides = as_array("shape", shape, ndim=1)
-    if len(sides) != 2:
-        raise ValueError(f"shape must hold 2 numbers, of models and of examples, not {len(sides)}.")
-    shape = tuple(as_number("shape", side, 1, MOST, whole=True) for side in sides)
-    return np.concatenate([statistic(*weights) for weights in _weights(shape, n_resamples, seed)])
-
-
-def _weights(shape: tuple[int, int], n_resamples: int, seed) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """How often each row and each column was drawn, in blocks of resamples: (block, rows), (block, columns)."""
-    n_resamples = as_number("n_resamples", n_resamples, 1, MOST, whole=True)
-    rng, step = as_generator(seed), max(1, _BLOCK // shape[1])
-    for start in range(0, n_resamples, step):
-        size = min(step, n_resamples - start)
-        yield tuple(_counts(rng, size, n) if n > 1 else np.ones((size, 1)) for n in shape)
-
-
-def _counts(rng, size: int, n: int) -> np.ndarray:
-    picks = rng.integers(0, n, (size, n)) + n * np.arange(size)[:, None]
-    return np.bincount(picks.ravel(), minlength=size * n).reshape(size, n).astype(float)
-
-
-def tail_of(confidence) -> float:
-    """The share that an interval leaves out on each side."""
-    return (1 - as_number("confidence", confidence, 0, 1, strict=True)) / 2

@@ -1,0 +1,79 @@
+"""What a section's `measure` returns: tidy frames, the same whether they were measured now or read from a record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from samlib.audit import Pair
+from samlib.inference import LEVEL, Effect, Reliability, mean
+
+FAMILY = 22  # rows that each data set has in the ledger; one without a statistic counts too
+EACH = LEVEL / FAMILY  # the level of each interval on a page, so that all of a data set hold at once
+
+Frames = dict[str, pd.DataFrame]
+
+
+class Found(NamedTuple):
+    """What decides a claim: an effect, and the reliability of the scores that it stands on, where it stands on any."""
+
+    effect: Effect
+    reliability: Reliability | None = None
+
+
+def effects(found: Mapping[str, Found | None]) -> pd.DataFrame:
+    """The frame "effects" of a section, a row for each claim; NaN where the runs are too small for its statistic.
+
+    Columns estimate, stderr, df, by_models (as `inference.Effect`), reliability (1 where none is needed).
+    """
+    rows = {}
+    for claim, each in found.items():
+        values = [float(v) for v in each.effect] if each else [np.nan] * 4
+        rows[claim] = [*values, each.reliability.value if each and each.reliability else 1.0]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=[*Effect._fields, "reliability"]).rename_axis("claim")
+
+
+def contrast(sgd: Effect, sam: Effect, gap: Effect) -> dict[str, float]:
+    """A row of two optimizers: sgd, sam, difference, and the ends low, high of its simultaneous interval."""
+    low, high = gap.interval(EACH)
+    return {
+        "sgd": float(sgd.estimate), "sam": float(sam.estimate), "difference": float(gap.estimate),
+        "low": float(low), "high": float(high),
+    }  # fmt: skip
+
+
+def contrast_of_terms(sgd: np.ndarray, sam: np.ndarray) -> dict[str, float]:
+    """`contrast` of the means of two matrices of terms (models, examples); a column with NaN in either is left out."""
+    known = ~(np.isnan(sgd) | np.isnan(sam)).any(0)
+    sgd, sam = sgd[:, known], sam[:, known]
+    return contrast(mean(sgd), mean(sam), mean(sam - sgd))
+
+
+def table(rows: Mapping, *names: str) -> pd.DataFrame:
+    """A frame of rows keyed by tuples, the levels of whose index have these names."""
+    frame = pd.DataFrame.from_dict(rows, orient="index")
+    frame.index = (
+        pd.MultiIndex.from_tuples(frame.index, names=names) if len(names) > 1 else frame.index.rename(names[0])
+    )
+    return frame
+
+
+def swapped(pair: Pair, which: np.ndarray | None = None) -> Pair:
+    """The pair with the two optimizers exchanged, in the models `which` (bool) or in all: what differs not, must not show.
+
+    For the tests of the ledger, and for readers who want to see what chance alone gives.
+    """
+    if which is None:
+        return Pair(pair.sam, pair.sgd, pair.name)
+    import xarray as xr
+
+    mask = xr.DataArray(which, dims="model", coords={"model": pair.sgd.model})
+    data = [v for v in pair.sgd.data_vars if v in pair.sam]
+    first, second = (xr.where(mask, a[data], b[data], keep_attrs=True) for a, b in (pair[1::-1], pair[:2]))
+    parts = []
+    for own, drawn in ((pair.sgd, first), (pair.sam, second)):
+        parts.append(drawn.assign_attrs(own.attrs).assign({v: drawn[v].astype(own[v].dtype) for v in data}))
+    return Pair(parts[0], parts[1], pair.name)
