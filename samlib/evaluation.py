@@ -78,8 +78,10 @@ def evaluate(
     `auc` counts a tie as one half. `advantage` is the largest TPR - FPR over thresholds (Yeom et al. 2018, def. 4, at the
     best threshold), and `balanced_accuracy` (1 + advantage) / 2. With several targets these are means over targets, each
     with a threshold of its own. `tpr_at_fpr` is the largest TPR of a threshold whose FPR is at most the rate, with the scores
-    of all targets pooled (Carlini et al. 2022, section 4). Intervals are those of `inference`: t intervals of `mean`, and of
-    `jackknife` for TPR; for one target, TPR's is Clopper and Pearson's, at the threshold found. `fpr` is a rate or any sequence or array of rates.
+    of all targets pooled (Carlini et al. 2022, section 4). `fpr` is a rate or any sequence or array of rates.
+
+    Intervals are those of `inference`: t intervals of `mean`, and of `jackknife` for TPR. For one target, TPR's is Clopper
+    and Pearson's, at the threshold found.
 
     Raises ValueError for NaN, shapes that disagree, a target without members or non-members, a rate or a confidence
     outside (0, 1).
@@ -99,7 +101,8 @@ def compare(
 ) -> Comparison:
     """Paired differences of all that `evaluate` measures, a minus b: both attacks (or targets) on the same examples.
 
-    Row k of a and of b is a pair (same members). What both share cancels in the difference, so its interval is narrow. Shapes, conventions and errors as `evaluate`.
+    Row k of a and of b is a pair (same members). What both share cancels in the difference, so its interval is narrow.
+    Shapes, conventions and errors as `evaluate`.
     """
     b, _ = _checked(member, scores_b=scores_b)
     (a, member), fpr = _checked(member, scores_a=scores_a), as_rates("fpr", fpr)

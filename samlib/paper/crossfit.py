@@ -1,4 +1,4 @@
-"""What is selected by some models is measured on others, over many partitions of the models: nothing is chosen by its own noise."""
+"""Some models select and others measure, over many partitions of the models: nothing is chosen by its own noise."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from samlib.audit import Pair
-from samlib.inference import LEVEL, Effect, Reliability, mean
+from samlib.inference import LEVEL, Effect, Reliability
 
 FAMILY = 22  # rows that each data set has in the ledger; one without a statistic counts too
 EACH = LEVEL / FAMILY  # the level of each interval on a page, so that all of a data set hold at once
@@ -37,19 +37,15 @@ def effects(found: Mapping[str, Found | None]) -> pd.DataFrame:
 
 
 def contrast(sgd: Effect, sam: Effect, gap: Effect) -> dict[str, float]:
-    """A row of two optimizers: sgd, sam, difference, and the ends low, high of its simultaneous interval."""
+    """A row of two optimizers: sgd, sam, difference, and the ends low, high of its simultaneous interval.
+
+    For means of terms (models, examples) `audit.compared(sgd, sam, EACH)` makes the same row.
+    """
     low, high = gap.interval(EACH)
     return {
         "sgd": float(sgd.estimate), "sam": float(sam.estimate), "difference": float(gap.estimate),
         "low": float(low), "high": float(high),
     }  # fmt: skip
-
-
-def contrast_of_terms(sgd: np.ndarray, sam: np.ndarray) -> dict[str, float]:
-    """`contrast` of the means of two matrices of terms (models, examples); a column with NaN in either is left out."""
-    known = ~(np.isnan(sgd) | np.isnan(sam)).any(0)
-    sgd, sam = sgd[:, known], sam[:, known]
-    return contrast(mean(sgd), mean(sam), mean(sam - sgd))
 
 
 def table(rows: Mapping, *names: str) -> pd.DataFrame:
