@@ -88,7 +88,7 @@ def evaluate(
     """
     (scores, member), fpr = _checked(member, scores=scores), as_rates("fpr", fpr)
     confidence = as_number("confidence", confidence, 0, 1, strict=True)
-    return _report(_points(scores, member, fpr), _effects([scores], member, fpr), member, fpr, confidence)
+    return _report(_points(scores, member, fpr), _effects([scores], member, fpr)[0], member, fpr, confidence)
 
 
 def compare(
@@ -109,11 +109,8 @@ def compare(
     same_shape("scores_a", a, "scores_b", b)
     confidence = as_number("confidence", confidence, 0, 1, strict=True)
     points = [_points(scores, member, fpr) for scores in (a, b)]
-    alone = [
-        _report(point, _effects([scores], member, fpr), member, fpr, confidence)
-        for point, scores in zip(points, (a, b), strict=True)
-    ]
-    gap = _effects([a, b], member, fpr)
+    *own, gap = _effects([a, b], member, fpr)
+    alone = [_report(values, found, member, fpr, confidence) for values, found in zip(points, own, strict=True)]
     measures = {name: _measure(points[0][name] - points[1][name], found, confidence, -1) for name, found in gap.items()}
     return Comparison(**_fields(measures, member, fpr, base=0), a=alone[0], b=alone[1])
 
@@ -227,42 +224,45 @@ def _at(curve, rate: float) -> float:
     return float(curve[1][np.searchsorted(curve[0], rate * (1 + 1e-12), side="right") - 1])
 
 
-def _effects(many: Sequence[np.ndarray], member, fpr) -> dict:
-    """The effect of every measure of one score matrix, or of the difference of two."""
-    names = {"auc": auc_terms, "advantage": advantage_terms}
-    found = {name: mean(_gap([terms(scores, member) for scores in many])) for name, terms in names.items()}
+def _effects(many: Sequence[np.ndarray], member, fpr) -> list[dict]:
+    """The effects of all measures: of each score matrix, and last of the difference of the first two."""
+    found: list[dict] = [{} for _ in range(len(many) + 1)]
+    for name, terms in (("auc", auc_terms), ("advantage", advantage_terms)):
+        each = [terms(scores, member) for scores in many]
+        for effects, part in zip(found, [*each, each[0] - each[-1]], strict=True):
+            effects[name] = mean(part)
     if fpr and (len(member) > 1 or len(many) > 1):  # one target alone has Clopper and Pearson's interval
-        rates = tpr_effect(many, member, fpr)
-        found |= {rate: Effect(*(each[i] for each in rates)) for i, rate in enumerate(fpr)}
+        for effects, rates in zip(found, tpr_effects(many, member, fpr), strict=True):
+            effects |= {rate: Effect(*(part[i] for part in rates)) for i, rate in enumerate(fpr)}
     return found
 
 
-def _gap(both: Sequence[np.ndarray]) -> np.ndarray:
-    return both[0] - both[1] if len(both) > 1 else both[0]
+def tpr_effects(many, member, fpr, *, models=None, examples=None) -> list[Effect]:
+    """The pooled TPR at each FPR: Effects of arrays (rates,), of each score matrix (targets, n), then of first minus last.
 
-
-def tpr_effect(many, member, fpr, *, models=None, examples=None) -> Effect:
-    """The pooled TPR at each FPR of one score matrix (targets, n), or the difference of two: an Effect of arrays (rates,).
-
-    many: one or two score matrices. By a jackknife over groups of targets and of examples; `models` (targets,) and
-    `examples` (n,) are whole numbers that name them, their places if None. Raises as `evaluate`.
+    By a jackknife over groups of targets and of examples; `models` (targets,) and `examples` (n,) are whole numbers that
+    name them, their places if None. Raises as `evaluate`.
     """
     fpr = as_rates("fpr", fpr)
     if (np.ndim(many) < 3 if not isinstance(many, (list, tuple)) else not many) or not fpr:
         raise ValueError("many must be a list of at least one score matrix, and fpr at least one rate.")
     checked = [_checked(member, **{f"many[{i}]": scores}) for i, scores in enumerate(many)]
-    tops, member = [_rates_at(scores, checked[0][1], fpr) for scores, _ in checked], checked[0][1]
-    sides = [np.arange(n) if ids is None else ids for ids, n in zip((models, examples), member.shape, strict=True)]
-    several = [min(len(ids), GROUPS) for ids in sides if len(ids) > 1]
-    of = [groups(ids, several[i - len(sides)]) if len(ids) > 1 else np.ones(1, int) for i, ids in enumerate(sides)]
+    member = checked[0][1]
+    tops = [_rates_at(scores, member, fpr) for scores, _ in checked]
+    ids = [np.arange(n) if given is None else given for given, n in zip((models, examples), member.shape, strict=True)]
+    several = [min(len(each), GROUPS) for each in ids]
+    of = [groups(each, n) for each, n in zip(ids, several, strict=True)]
+    varying = [n for n in several if n > 1]  # one target alone is not left out
 
     def rates(*left_out):
-        rows, columns = ((of[i] != g).astype(np.float32) for i, g in enumerate((*[0] * (2 - len(left_out)), *left_out)))
-        members = float(rows @ member @ columns)
-        weight = np.outer(rows, columns).ravel()
-        return _gap([top(weight, members, rows.sum() * columns.sum() - members) for top in tops])
+        rows, columns = ((each != g) for each, g in zip(of, (0, 0, *left_out)[-2:], strict=True))
+        weight = np.outer(rows, columns).astype(np.float32).ravel()
+        members = int(member[np.ix_(rows, columns)].sum())
+        return [top(weight, members, rows.sum() * columns.sum() - members) for top in tops]
 
-    return jackknife(deletions(rates, *several), len(several))
+    values = deletions(rates, *varying)
+    parts = [*np.moveaxis(values, -2, 0), values[..., 0, :] - values[..., -1, :]]
+    return [jackknife(part, len(varying)) for part in parts]
 
 
 def _rates_at(scores, member, fpr) -> Callable:
@@ -272,11 +272,15 @@ def _rates_at(scores, member, fpr) -> Callable:
     inside, outside = order[hit[order]], order[~hit[order]]  # flat indices of members and of non-members, best first
     # A threshold short of non-member k lies above its score: so many members reach it.
     reach = np.append(np.searchsorted(-flat[inside], -flat[outside], side="left"), len(inside))
+    top = int(1.2 * max(fpr) * len(outside)) + 200  # what is kept rarely reaches further
 
     def rates(weight, members, others):
         limit = np.multiply(fpr, others * (1 + 1e-12))
-        passed = np.cumsum(weight.take(outside), dtype=float)
-        counts = reach[np.searchsorted(passed, limit, side="right")]
+        for end in (top, len(outside)):
+            stop = np.searchsorted(np.cumsum(weight.take(outside[:end]), dtype=float), limit, side="right")
+            if stop.max() < min(end, len(outside)):
+                break
+        counts = reach[stop]
         reached = weight.take(inside[: counts.max()])
         with np.errstate(invalid="ignore"):  # groups without members have no rate
             return np.array([reached[:count].sum(dtype=float) for count in counts]) / members
