@@ -36,7 +36,7 @@ from samlib.experiment import (
     planned,
 )
 from samlib.paper.claims import read
-from samlib.paper.figures.style import dataset_title
+from samlib.paper.style import dataset_title
 from samlib.runs import run, workers
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -198,14 +198,17 @@ def left_out(runs: xr.Dataset) -> int:
     return len(_whole("runs", runs).member.T) - len(usable(runs)[1])
 
 
-def compare_attacks(sgd: Attacked, sam: Attacked, fpr=FPR) -> dict[str, Comparison]:
+def compare_attacks(sgd: Attacked, sam: Attacked, fpr=FPR, confidence: float = 0.95) -> dict[str, Comparison]:
     """`evaluation.compare` of each attack, SAM minus SGD, with both reports (`.a` is SAM's, `.b` SGD's).
 
     Raises ValueError where the two do not hold the same attacks, and as `compare`.
     """
     if not (isinstance(sgd, Attacked) and isinstance(sam, Attacked) and sgd.scores.keys() == sam.scores.keys()):
         raise ValueError("sgd and sam must be what attack_scores returns, with the same attacks.")
-    return {name: compare(scores, sgd.scores[name], sam.member, fpr=fpr) for name, scores in sam.scores.items()}
+    return {
+        name: compare(scores, sgd.scores[name], sam.member, fpr=fpr, confidence=confidence)
+        for name, scores in sam.scores.items()
+    }
 
 
 def membership_table(comparisons: Mapping[str, Comparison]) -> pd.DataFrame:
@@ -257,19 +260,19 @@ def _balanced_hits(runs: xr.Dataset, signal: str, sign: int, kind: str) -> np.nd
     return terms
 
 
-def accuracy_table(pair: Pair) -> pd.DataFrame:
+def accuracy_table(pair: Pair, level: float = LEVEL) -> pd.DataFrame:
     """Train accuracy, train loss and test accuracy: rows; columns sgd, sam, difference, low, high."""
     both = _both(pair, "test_correct", "train_accuracy", "train_loss")
-    rows = {"test accuracy": compared(*(runs.test_correct.values.astype(float) for runs in both))}
+    rows = {"test accuracy": compared(*(runs.test_correct.values.astype(float) for runs in both), level=level)}
     for name in ("train_accuracy", "train_loss"):
-        rows[name.replace("_", " ")] = compared(*(runs[name].values[:, None] for runs in both))
+        rows[name.replace("_", " ")] = compared(*(runs[name].values[:, None] for runs in both), level=level)
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def memorization_table(pair: Pair) -> pd.DataFrame:
+def memorization_table(pair: Pair, level: float = LEVEL) -> pd.DataFrame:
     """The mean memorization score: columns sgd, sam, difference, low, high."""
     terms = [memorization_terms(runs.correct.values, runs.member.values) for runs in _both(pair, "correct")]
-    return pd.DataFrame.from_dict({"mean memorization": compared(*terms)}, orient="index")
+    return pd.DataFrame.from_dict({"mean memorization": compared(*terms, level=level)}, orient="index")
 
 
 def compared(sgd: np.ndarray, sam: np.ndarray, level: float = LEVEL) -> dict[str, float]:
@@ -309,7 +312,7 @@ def link(runs: xr.Dataset, attack: str = "LiRA online") -> Link:
     leaves out groups of examples in turn. Raises as `attack_scores`.
     """
     _whole("runs", runs, "correct")
-    even, odd = (runs.isel(model=slice(start, None, 2)) for start in (0, 1))
+    even, odd = (runs.isel(model=runs.model.values % 2 == part) for part in (0, 1))
     kept = usable(odd)[1]
     found = attack_scores(odd, (attack,))
     score = memorization(even.correct.values, even.member.values, empty="zero").value[kept]

@@ -22,8 +22,8 @@ from samlib.paper.claims.entropy import (
 )
 from samlib.paper.claims.influence import EDGES, differences, figure_2, influence_by_interval, of
 from samlib.paper.claims.statistics import halves
-from samlib.paper.figures.style import GREEN, GREY, RED, SAM, SGD, WIDTH, class_title, drawn, needs_data
 from samlib.paper.figures.tables import table
+from samlib.paper.style import GREEN, GREY, RED, SAM, SGD, WIDTH, class_title, drawn, needs_data
 
 NEAR = 0.25  # of the class's typical distance: below, two images are called near duplicates
 SHADES = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(EDGES) - 1))  # of the intervals of memorization

@@ -10,7 +10,7 @@ from scipy.stats import binom
 
 from samlib.audit import Attacked, Pair
 from samlib.evaluation import Comparison, roc, vulnerability
-from samlib.paper.figures.style import GREY, SAM, SGD, WIDTH, drawn
+from samlib.paper.style import GREY, SAM, SGD, WIDTH, drawn
 
 
 @drawn

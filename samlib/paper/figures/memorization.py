@@ -14,7 +14,7 @@ from samlib.data import Dataset
 from samlib.estimators import memorization, weighted_memorization
 from samlib.evaluation import resampled
 from samlib.paper.claims import distance
-from samlib.paper.figures.style import GREEN, GREY, RED, SAM, SGD, WIDTH, class_title, drawn, needs_data
+from samlib.paper.style import GREEN, GREY, RED, SAM, SGD, WIDTH, class_title, drawn, needs_data
 
 
 @drawn

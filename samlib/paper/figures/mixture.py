@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from pydantic import BaseModel, ConfigDict, Field
 
 from samlib.paper.claims.general import NEAR_BAYES, NEAR_EACH_OTHER, bayes_error, verdict_few, verdict_many
-from samlib.paper.figures.style import REFERENCE, SAM, SGD
 from samlib.paper.mixture import BLUE, Mixture, PairedDraws, PairedTest, Predictor, errors, mass_apart
+from samlib.paper.style import REFERENCE, SAM, SGD
 
 RED_CLASS, BLUE_CLASS = "#CC79A7", "#56B4E9"  # told apart by markers as well
 WINDOW = ((-3.4, 3.6), (-2.1, 2.1))

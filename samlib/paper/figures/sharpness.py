@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from samlib.audit import compared
-from samlib.paper.figures.style import GREY, REFERENCE, SAM, SGD, WIDTH, dataset_title, drawn
+from samlib.paper.style import GREY, REFERENCE, SAM, SGD, WIDTH, dataset_title, drawn
 from samlib.sharpness import AT_RHO, EFFORT, GRID, Landscapes, descent, valley, valley_eigenvalue
 
 START, RADIUS, RATE, STEPS = (2.4, 0.8), 0.3, 0.05, 200  # of the two-weight net: large enough to be seen

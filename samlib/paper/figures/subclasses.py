@@ -13,8 +13,8 @@ from IPython.display import Markdown
 from samlib.audit import Pair
 from samlib.estimators import memorization
 from samlib.paper.claims.subclasses import BETWEEN, GROUPS
-from samlib.paper.figures.style import GREY, SAM, SGD, WIDTH, drawn
 from samlib.paper.figures.tables import table
+from samlib.paper.style import GREY, SAM, SGD, WIDTH, drawn
 
 
 def _known(function: Callable) -> Callable:

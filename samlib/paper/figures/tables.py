@@ -13,7 +13,7 @@ from samlib.audit import Pair, left_out
 from samlib.data import Dataset
 from samlib.paper.claims import CONTRADICTED, INCONCLUSIVE, NO_DIFFERENCE, SUPPORTED, provenance_of
 from samlib.paper.figures.memorization import agreement
-from samlib.paper.figures.style import dataset_title, needs_data
+from samlib.paper.style import dataset_title, needs_data
 
 # Light and dark pages both: colours with their own text colour.
 TONES = {

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from pydantic import BaseModel, ConfigDict, Field
 
 from samlib import theory
-from samlib.paper.figures.style import GREEN, REFERENCE, SAM, SGD
+from samlib.paper.style import GREEN, REFERENCE, SAM, SGD
 
 RUNS = {"smoke": 2, "quick": 6, "full": 20}  # training samples of experiments E1 and E2
 TRIALS = {"smoke": 0.1, "quick": 1.0, "full": 20.0}  # scales the number of random parameters

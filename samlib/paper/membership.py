@@ -1,0 +1,271 @@
+"""Membership risk (Table 1; C1, C2, C15, C16): who generalizes better, and how well attacks tell members from non-members."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from scipy.stats import binom
+
+from samlib.audit import Attacked, Pair, accuracy_table, attack_scores, compare_attacks, usable
+from samlib.evaluation import ENOUGH, auc_terms, roc, tpr_effects, vulnerability
+from samlib.inference import Effect, jackknife, mean
+from samlib.paper.crossfit import each_left_out, model_groups, point_groups
+from samlib.paper.frames import EACH, Found, Frames, effects, table
+from samlib.paper.style import GREY, SAM, SGD, WIDTH, drawn
+
+CLAIMED = {"C2 confidence": "confidence", "C2 LiRA": "LiRA online", "C2 RMIA": "RMIA offline"}
+CURVES = ("confidence", "LiRA online", "RMIA online")
+OWN = "LiRA online"  # the attack whose false accusations are looked at, example by example
+OWN_FPR = 0.1
+BINS = 90
+
+
+def measure(pair: Pair) -> Frames:
+    """Frames effects, accuracy, attacks, roc, logits, own_rates, models, moments of a pair of runs."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "(?s).*are left out")  # the page counts them
+        found = [attack_scores(runs) for runs in pair[:2]]
+    return {
+        "effects": effects(decided(pair, found)),
+        "accuracy": accuracy_table(pair, EACH),
+        "attacks": _attacks(found),
+        "roc": _curves(found),
+        "logits": _logits(pair),
+        "own_rates": _own_rates(found),
+        "models": _models(pair, found),
+        "moments": _moments(pair),
+    }
+
+
+def decided(pair: Pair, found: Sequence[Attacked] | None = None) -> dict[str, Found | None]:
+    """The claims of this section; `found`, of `audit.attack_scores` of both runs, made here if None."""
+    if found is None:
+        found = [attack_scores(runs, tuple(CLAIMED.values())) for runs in pair[:2]]
+    correct = [runs.test_correct.values.astype(float) for runs in pair[:2]]
+    auc = {claim: mean(_gap([_terms(each, attack) for each in found])) for claim, attack in CLAIMED.items()}
+    return {
+        "C1": Found(mean(_gap(correct))),
+        **{claim: Found(effect) for claim, effect in auc.items()},
+        "C15": output_spread(pair),
+        "C16": tpr(pair, found),
+    }
+
+
+def _gap(both: Sequence[np.ndarray]) -> np.ndarray:
+    """SAM's minus SGD's."""
+    return both[1] - both[0]
+
+
+def _terms(found: Attacked, attack: str) -> np.ndarray:
+    return auc_terms(found.scores[attack], found.member)
+
+
+def tpr(pair: Pair, found: Sequence[Attacked], attack: str = "LiRA online", rate: float = 0.001) -> Found | None:
+    """C16: the difference in TPR at a low FPR; None where that allows fewer than ENOUGH false positives."""
+    if (~found[0].member).sum() * rate < ENOUGH:
+        return None
+    scores, names = [each.scores[attack] for each in found[::-1]], pair.sgd.model.values
+    gap = tpr_effects(
+        scores, found[0].member, (rate,), models=names, examples=pair.sgd.example.values[usable(pair.sgd)[1]]
+    )
+    return Found(Effect(*(part[0] for part in gap[-1])))
+
+
+def output_spread(pair: Pair) -> Found | None:
+    """C15: log of the outputs' deviation over models that did not see an example, over the gap between in and out; SAM - SGD.
+
+    Both are means over examples of logits, so multiplying all logits of an optimizer changes nothing. None where the
+    interval of a gap reaches 0.
+    """
+    of_models, of_points = model_groups(pair), point_groups(pair)
+    spread, apart = np.moveaxis([_moments_without(runs, of_models, of_points) for runs in pair[:2]], -1, 0)
+    if any(jackknife(values).interval(EACH)[0] <= 0 for values in apart):
+        return None
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return Found(jackknife(_gap(np.log(spread / apart))))
+
+
+def _moments_without(runs, of_models, of_points) -> np.ndarray:
+    """Mean deviation out and mean gap between in and out, with each group of models and of examples left out."""
+    logit, member = runs.logit.values.astype(float), runs.member.values
+    sums = np.array([
+        [(mask * power).sum(0) for mask in (member[g], ~member[g]) for power in (np.ones_like(logit[g]), logit[g], logit[g] ** 2)]
+        for g in (of_models == h for h in range(1, of_models.max() + 1))
+    ])  # fmt: skip
+    kept = np.concatenate([sums.sum(0)[None], sums.sum(0) - sums])  # (model groups + 1, 6, examples)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        n_in, sum_in, _, n, total, squares = np.moveaxis(kept, 1, 0)
+        deviation = np.sqrt(np.maximum(squares - total**2 / n, 0) / (n - 1))
+        each = np.stack([deviation, sum_in / n_in - total / n], -1)
+    each = each[:, np.isfinite(each).all((0, 2))]
+    some = of_points[np.isfinite(np.stack([deviation, sum_in / n_in])).all((0, 1))]
+    return np.moveaxis(each_left_out(lambda points: each[:, points].mean(1), some), 0, 1)
+
+
+def _attacks(found: Sequence[Attacked]) -> pd.DataFrame:
+    """Table 1: index (attack, measure); sgd, sam, difference, each with its ends, and too_few."""
+    rows = {}
+    for attack, both in compare_attacks(*found, confidence=1 - EACH).items():
+        measures = {"AUC": (both.a.auc, both.b.auc, both.auc)}
+        measures["balanced accuracy"] = (both.a.balanced_accuracy, both.b.balanced_accuracy, both.balanced_accuracy)
+        for rate in both.tpr_at_fpr:
+            measures[f"TPR at {rate:.1%} FPR"] = (
+                both.a.tpr_at_fpr[rate],
+                both.b.tpr_at_fpr[rate],
+                both.tpr_at_fpr[rate],
+            )
+        few = {f"TPR at {rate:.1%} FPR" for rate in both.too_few}
+        for name, (sam, sgd, gap) in measures.items():
+            ends = {
+                f"{who}_{end}": getattr(m, end) for who, m in (("sgd", sgd), ("sam", sam)) for end in ("low", "high")
+            }
+            row = {"sgd": sgd.value, "sam": sam.value, "difference": gap.value, "low": gap.low, "high": gap.high}
+            rows[attack, name] = row | ends | {"too_few": name in few}
+    return table(rows, "attack", "measure")
+
+
+def _curves(found: Sequence[Attacked]) -> pd.DataFrame:
+    """ROC curves on a logarithmic grid: attack, optimizer, fpr, tpr."""
+    parts, floor = [], ENOUGH / (~found[0].member).sum()  # where ten false positives stand
+    for attack in CURVES:
+        for name, each in zip(("sgd", "sam"), found, strict=True):
+            fpr, tpr = roc(each.scores[attack], each.member)
+            at = np.unique(np.searchsorted(fpr, np.geomspace(floor, 1, 300)).clip(max=len(fpr) - 1))
+            part = {"fpr": fpr[at].astype(np.float32), "tpr": tpr[at].astype(np.float32)}
+            parts.append(pd.DataFrame(part).assign(attack=attack, optimizer=name))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _logits(pair: Pair) -> pd.DataFrame:
+    """Counts of the true class's logit in bins, the last ones open: optimizer, member, left, right, count."""
+    values, member = [runs.logit.values for runs in pair[:2]], pair.sgd.member.values
+    edges = np.linspace(*np.quantile(values, [0.0005, 0.9995]), BINS + 1)
+    parts = []
+    for name, logit in zip(("sgd", "sam"), values, strict=True):
+        for inside in (True, False):
+            count = np.histogram(np.clip(logit[member == inside], *edges[[0, -1]]), edges)[0]
+            part = pd.DataFrame({"left": edges[:-1], "right": edges[1:], "count": count})
+            parts.append(part.assign(optimizer=name, member=inside))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _own_rates(found: Sequence[Attacked]) -> pd.DataFrame:
+    """Shares of examples by their own false-positive rate: optimizer, left, right, share, chance, pooled, dispersion."""
+    parts, bins = [], np.linspace(0, 1, 21)
+    for name, each in zip(("sgd", "sam"), found, strict=True):
+        own = vulnerability(each.scores[OWN], each.member, fpr=OWN_FPR)
+        pooled = (own.fpr * own.n_out).sum() / own.n_out.sum()
+        chance = sum(
+            many * np.histogram(np.arange(n + 1) / n, bins, weights=binom.pmf(np.arange(n + 1), n, pooled))[0]
+            for n, many in zip(*np.unique(own.n_out, return_counts=True), strict=True)
+        ) / len(own.fpr)
+        share = np.histogram(own.fpr, bins)[0] / len(own.fpr)
+        part = pd.DataFrame({"left": bins[:-1], "right": bins[1:], "share": share, "chance": chance})
+        parts.append(part.assign(optimizer=name, pooled=pooled, dispersion=own.dispersion))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _models(pair: Pair, found: Sequence[Attacked]) -> pd.DataFrame:
+    """A row for each model: accuracies, loss, and the AUC of each attack."""
+    parts = []
+    for name, runs, each in zip(("sgd", "sam"), pair[:2], found, strict=True):
+        columns = {c: runs[c].values for c in ("train_accuracy", "train_loss", "test_accuracy")}
+        columns |= {f"AUC {attack}": _terms(each, attack).mean(1) for attack in each.scores}
+        parts.append(pd.DataFrame(columns).astype(np.float32).assign(model=runs.model.values, optimizer=name))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _moments(pair: Pair) -> pd.DataFrame:
+    """Of each example: how many models saw it, and mean and deviation of its logit over those that did and did not."""
+    inside, columns = pair.sgd.member.values, {"n_in": pair.sgd.member.values.sum(0).astype(np.int32)}
+    for name, runs in zip(("sgd", "sam"), pair[:2], strict=True):
+        for mask, where in ((inside, "in"), (~inside, "out")):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)  # an example that no model is in or out of: NaN
+                logit = np.where(mask, runs.logit.values, np.nan)
+                columns[f"{name}_mean_{where}"] = np.nanmean(logit, 0, dtype=float).astype(np.float32)
+                columns[f"{name}_std_{where}"] = np.nanstd(logit, 0, dtype=float).astype(np.float32)
+    return pd.DataFrame(columns, index=pd.Index(pair.sgd.example.values, name="example"))
+
+
+@drawn
+def attack_differences(attacks: pd.DataFrame, name: str = "SAM"):
+    """Table 1 as a picture: each attack's AUC for both optimizers, and the paired difference, with simultaneous intervals."""
+    rows = attacks.xs("AUC", level="measure")
+    y = np.arange(len(rows))[::-1]
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(WIDTH, 0.34 * len(rows) + 1.1), sharey=True, width_ratios=(1.2, 1)
+    )
+    for who, colour, label, shift in (("sgd", SGD, "SGD", 0.12), ("sam", SAM, name, -0.12)):
+        ends = np.abs(rows[[f"{who}_low", f"{who}_high"]].T.to_numpy() - rows[who].to_numpy())
+        left.errorbar(rows[who], y + shift, xerr=ends, fmt="o", ms=5, color=colour, label=label, lw=1.2)
+    left.set(yticks=y, yticklabels=rows.index, xlabel="AUC")
+    left.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0)
+    right.axvline(0, color=GREY, lw=1)
+    gap = rows["difference"].to_numpy()
+    ends = np.abs(rows[["low", "high"]].T.to_numpy() - gap)
+    right.errorbar(gap, y, xerr=ends, fmt="D", ms=4, color="black", lw=1.2)
+    right.set(xlabel=f"AUC, {name} − SGD")
+    right.tick_params(axis="y", length=0)
+    for ax in (left, right):
+        ax.grid(axis="x", alpha=0.3)
+    return figure
+
+
+@drawn
+def roc_curves(curves: pd.DataFrame, name: str = "SAM"):
+    """ROC curves of some attacks on logarithmic axes, all targets pooled; dotted, guessing."""
+    figure, axes = plt.subplots(figsize=(WIDTH * 0.66, WIDTH * 0.56))
+    floor = curves["fpr"].min()
+    for dash, attack in zip(("-", "--", "-."), CURVES, strict=True):
+        for who, colour, label in (("sgd", SGD, "SGD"), ("sam", SAM, name)):
+            part = curves[(curves["attack"] == attack) & (curves["optimizer"] == who)]
+            axes.plot(part["fpr"], part["tpr"], dash, color=colour, lw=1.5, label=f"{label}, {attack}")
+    line = np.geomspace(floor, 1, 50)
+    axes.plot(line, line, ":", color=GREY, lw=1, label="guessing")
+    axes.set(xscale="log", yscale="log", xlabel="false-positive rate", ylabel="true-positive rate")
+    axes.set(xlim=(floor, 1), ylim=(floor, 1.1))
+    axes.legend(fontsize="small", loc="lower right")
+    axes.grid(alpha=0.25, which="major")
+    return figure
+
+
+@drawn
+def confidence_distributions(logits: pd.DataFrame, name: str = "SAM"):
+    """The logit of the true class on members and on non-members, SGD beside SAM."""
+    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 2.6), sharex=True, sharey=True)
+    for ax, who, label, colour in zip(axes, ("sgd", "sam"), ("SGD", name), (SGD, SAM), strict=True):
+        for inside, style in (
+            (True, {"fill": True, "alpha": 0.45, "color": colour}),
+            (False, {"lw": 1.6, "color": "black"}),
+        ):
+            part = logits[(logits["optimizer"] == who) & (logits["member"] == inside)]
+            density = part["count"] / part["count"].sum() / (part["right"] - part["left"])
+            ax.stairs(
+                density, [*part["left"], part["right"].iloc[-1]], label="members" if inside else "non-members", **style
+            )
+        ax.set(title=label, xlabel=r"$\log\,p_y/(1-p_y)$")
+        ax.legend(loc="upper left", fontsize="small")
+    axes[0].set_ylabel("density")
+    return figure
+
+
+@drawn
+def own_rates(rates: pd.DataFrame, name: str = "SAM"):
+    """Each example's own false-positive rate at one pooled threshold; grey, what chance alone would give if all were alike."""
+    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 2.6), sharex=True, sharey=True)
+    for ax, who, label, colour in zip(axes, ("sgd", "sam"), ("SGD", name), (SGD, SAM), strict=True):
+        part = rates[rates["optimizer"] == who]
+        bins = [*part["left"], part["right"].iloc[-1]]
+        ax.stairs(part["chance"], bins, fill=True, color="0.85", label="chance alone")
+        ax.stairs(part["share"], bins, color=colour, lw=1.7, label=label)
+        ax.axvline(part["pooled"].iloc[0], color=GREY, lw=1, ls=":")
+        ax.set(xlabel="an example's own false-positive rate")
+        ax.set_title(f"variance {part['dispersion'].iloc[0]:.1f} times that of chance")
+        ax.legend()
+    axes[0].set_ylabel("share of examples")
+    return figure
