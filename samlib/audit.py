@@ -169,7 +169,7 @@ def attack_scores(runs: xr.Dataset, names=tuple(ATTACKS)) -> Attacked:
             raise ValueError(f"runs must hold {name!r} for these attacks.")
         return signals[name]
 
-    scores = {name: [] for name in names}
+    scores: dict[str, list] = {name: [] for name in names}
     for k in range(len(member)):
         others = np.arange(len(member)) != k
         fold = _Fold(
@@ -262,17 +262,17 @@ def _balanced_hits(runs: xr.Dataset, signal: str, sign: int, kind: str) -> np.nd
 
 def accuracy_table(pair: Pair, level: float = LEVEL) -> pd.DataFrame:
     """Train accuracy, train loss and test accuracy: rows; columns sgd, sam, difference, low, high."""
-    both = _both(pair, "test_correct", "train_accuracy", "train_loss")
-    rows = {"test accuracy": compared(*(runs.test_correct.values.astype(float) for runs in both), level=level)}
+    sgd, sam = _both(pair, "test_correct", "train_accuracy", "train_loss")
+    rows = {"test accuracy": compared(sgd.test_correct.values, sam.test_correct.values, level)}
     for name in ("train_accuracy", "train_loss"):
-        rows[name.replace("_", " ")] = compared(*(runs[name].values[:, None] for runs in both), level=level)
+        rows[name.replace("_", " ")] = compared(sgd[name].values[:, None], sam[name].values[:, None], level)
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def memorization_table(pair: Pair, level: float = LEVEL) -> pd.DataFrame:
     """The mean memorization score: columns sgd, sam, difference, low, high."""
-    terms = [memorization_terms(runs.correct.values, runs.member.values) for runs in _both(pair, "correct")]
-    return pd.DataFrame.from_dict({"mean memorization": compared(*terms, level=level)}, orient="index")
+    sgd, sam = (memorization_terms(runs.correct.values, runs.member.values) for runs in _both(pair, "correct"))
+    return pd.DataFrame.from_dict({"mean memorization": compared(sgd, sam, level)}, orient="index")
 
 
 def compared(sgd: np.ndarray, sam: np.ndarray, level: float = LEVEL) -> dict[str, float]:

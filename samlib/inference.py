@@ -93,7 +93,7 @@ def mean(terms) -> Effect:
     value = shares[0].mean(-1)
     rest = terms - shares[0][..., None] - shares[1][..., None, :] + value[..., None, None]
     n_models, n = terms.shape[-2:]
-    parts = {}
+    parts: dict[tuple, tuple] = {}
     for axis, (share, size) in enumerate(zip(shares, (n_models, n), strict=True)):
         if size > 1:
             parts[(axis,)] = ((share - value[..., None]) ** 2).sum(-1) / (size * (size - 1)), size - 1
@@ -137,7 +137,7 @@ def jackknife(values, factors: int = 2, *, extra=0.0) -> Effect:
         raise ValueError(
             f"values must have {factors} axes of at least 3 (2 groups), but their shape is {values.shape}."
         )
-    parts = {}
+    parts: dict[tuple, tuple] = {}
     for size in range(1, factors + 1):
         for axes in itertools.combinations(range(factors), size):
             part = values[tuple(slice(1, None) if axis in axes else 0 for axis in range(factors))]

@@ -11,7 +11,7 @@ import pandas as pd
 from samlib.audit import Pair
 from samlib.inference import LEVEL, Effect, Reliability
 
-FAMILY = 22  # rows that each data set has in the ledger; one without a statistic counts too
+FAMILY = 23  # rows that each data set has in the ledger; one without a statistic counts too
 EACH = LEVEL / FAMILY  # the level of each interval on a page, so that all of a data set hold at once
 
 Frames = dict[str, pd.DataFrame]

@@ -82,7 +82,7 @@ def output_spread(pair: Pair) -> Found | None:
     interval of a gap reaches 0.
     """
     of_models, of_points = model_groups(pair), point_groups(pair)
-    spread, apart = np.moveaxis([_moments_without(runs, of_models, of_points) for runs in pair[:2]], -1, 0)
+    spread, apart = np.moveaxis(np.array([_moments_without(runs, of_models, of_points) for runs in pair[:2]]), -1, 0)
     if any(jackknife(values).interval(EACH)[0] <= 0 for values in apart):
         return None
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -109,7 +109,7 @@ def _moments_without(runs, of_models, of_points) -> np.ndarray:
 def _attacks(found: Sequence[Attacked]) -> pd.DataFrame:
     """Table 1: index (attack, measure); sgd, sam, difference, each with its ends, and too_few."""
     rows = {}
-    for attack, both in compare_attacks(*found, confidence=1 - EACH).items():
+    for attack, both in compare_attacks(found[0], found[1], confidence=1 - EACH).items():
         measures = {"AUC": (both.a.auc, both.b.auc, both.auc)}
         measures["balanced accuracy"] = (both.a.balanced_accuracy, both.b.balanced_accuracy, both.balanced_accuracy)
         for rate in both.tpr_at_fpr:
@@ -143,11 +143,12 @@ def _curves(found: Sequence[Attacked]) -> pd.DataFrame:
 def _logits(pair: Pair) -> pd.DataFrame:
     """Counts of the true class's logit in bins, the last ones open: optimizer, member, left, right, count."""
     values, member = [runs.logit.values for runs in pair[:2]], pair.sgd.member.values
-    edges = np.linspace(*np.quantile(values, [0.0005, 0.9995]), BINS + 1)
+    low, high = np.quantile(values, [0.0005, 0.9995])
+    edges = np.linspace(low, high, BINS + 1)
     parts = []
     for name, logit in zip(("sgd", "sam"), values, strict=True):
         for inside in (True, False):
-            count = np.histogram(np.clip(logit[member == inside], *edges[[0, -1]]), edges)[0]
+            count = np.histogram(np.clip(logit[member == inside], low, high), edges)[0]
             part = pd.DataFrame({"left": edges[:-1], "right": edges[1:], "count": count})
             parts.append(part.assign(optimizer=name, member=inside))
     return pd.concat(parts, ignore_index=True)

@@ -1,0 +1,337 @@
+"""Memorization (Figure 1; C3, C4, C5): which examples each optimizer memorizes, and whether those are the ones that are found."""
+
+from __future__ import annotations
+
+import warnings
+from functools import cache
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from scipy.stats import spearmanr
+
+from samlib.audit import Pair, link, memorization_table
+from samlib.data import Dataset
+from samlib.estimators import memorization
+from samlib.evaluation import ENOUGH
+from samlib.inference import Effect, Reliability, groups, jackknife, mean, needed_models, reliability, shares
+from samlib.paper.crossfit import crossfit, each_left_out, halves, model_groups, point_groups
+from samlib.paper.distances import atypicality, dataset_of
+from samlib.paper.frames import EACH, Found, Frames, effects
+from samlib.paper.style import GREEN, GREY, RED, SAM, SGD, WIDTH, class_title, drawn, needs_data
+
+LOWEST, LOW = 0.1, 0.5  # memorization below the one is "the lowest range", between them "the lower score range"
+MORE = 0.05  # the share of examples at either end of what SAM memorizes more, whose atypicality C5 compares
+BINS = np.linspace(-0.2, 1, 21)  # of Figure 1a, scores beyond in the last ones
+
+
+def measure(pair: Pair) -> Frames:
+    """Frames effects, means, density, agreement, reliability, examples, most, link, link_bins of a pair of runs."""
+    scores = Scores(pair)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "(?s).*are left out")  # the page counts them
+        links = [link(runs) for runs in pair[:2]]
+    return {
+        "effects": effects(decided(pair)),
+        "means": memorization_table(pair, EACH),
+        "density": _density(pair, scores),
+        "agreement": _agreement(scores),
+        "reliability": pd.DataFrame({name: each for name, each in scores.reliable().items()}, Reliability._fields).T,
+        "examples": _examples(pair),
+        "most": _most(pair),
+        "link": _links(links),
+        "link_bins": _link_bins(links),
+    }
+
+
+def decided(pair: Pair) -> dict[str, Found | None]:
+    """The claims of this section."""
+    scores = Scores(pair)
+    reliable = scores.reliable()
+    return {
+        "C3": Found(lowest_range(pair, scores), reliable["pooled"]),
+        "C4": _found(lower_scores(pair, scores), reliable["pooled"]),
+        "C5": _found(more_memorized(pair, scores), reliable["difference"]),
+    }
+
+
+def _found(effect: Effect | None, reliable: Reliability) -> Found | None:
+    return None if effect is None else Found(effect, reliable)
+
+
+class Scores:
+    """Memorization scores of a pair by any of its models, a mean of no models taken for 0 as in the published code."""
+
+    def __init__(self, pair: Pair):
+        self.pair, self.of_models, self.of_points = pair, model_groups(pair), point_groups(pair)
+        self.member = pair.sgd.member.values
+        self.correct = [runs.correct.values for runs in pair[:2]]
+
+    def __call__(self, models: np.ndarray) -> np.ndarray:
+        """Scores (2, examples) of SGD and of SAM by the models of a mask."""
+        member = self.member[models]
+        return np.array([memorization(correct[models], member, empty="zero").value for correct in self.correct])
+
+    def without_each(self) -> np.ndarray:
+        """Scores (model groups + 1, 2, examples) with all models and without each group."""
+        return each_left_out(self, self.of_models)
+
+    @cache  # noqa: B019
+    def in_halves(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        return [(self(half), self(~half)) for half in halves(self.of_models)]
+
+    def reliable(self) -> dict[str, Reliability]:
+        """Split-half reliability of the scores: sgd, sam, pooled over both, and of the difference SAM - SGD."""
+        parts = {
+            "sgd": lambda s: s[0], "sam": lambda s: s[1], "pooled": lambda s: s.mean(0), "difference": lambda s: s[1] - s[0],
+        }  # fmt: skip
+        both = self.in_halves()
+        return {
+            name: reliability([part(a) for a, _ in both], [part(b) for _, b in both], len(self.member))
+            for name, part in parts.items()
+        }
+
+
+def lowest_range(pair: Pair, scores: Scores) -> Effect:
+    """C3: the share of examples with memorization below LOWEST, SAM - SGD."""
+
+    def gap(below):
+        return each_left_out(lambda kept: (below[1].astype(float) - below[0])[kept].mean(), scores.of_points)
+
+    return jackknife([gap(below) for below in scores.without_each() < LOWEST])
+
+
+def lower_scores(pair: Pair, scores: Scores) -> Effect | None:
+    """C4: memorization, SAM - SGD, of examples whose pooled score by the other half of the models is LOWEST to LOW."""
+
+    def select(models):
+        pooled = scores(models).mean(0)
+        return (pooled >= LOWEST) & (pooled < LOW)
+
+    def statistic(chosen, gain):
+        return each_left_out(lambda kept: gain[chosen & kept].mean(), scores.of_points)
+
+    if min(select(half).sum() for first in halves(scores.of_models) for half in (first, ~first)) < ENOUGH:
+        return None
+    return crossfit(scores.of_models, select, lambda models: np.subtract(*scores(models)[::-1]), statistic)
+
+
+def more_memorized(pair: Pair, scores: Scores) -> Effect | None:
+    """C5: mean atypicality of the share MORE of examples that SAM memorizes more by most, less that of the other end.
+
+    Both ends of a noisy difference hold examples of high variance, which are atypical: so the ends are compared, not one
+    of them with all. None where the data are not at hand, or too few.
+    """
+    dataset = dataset_of(pair.sgd)
+    n_ends = round(1 / MORE)
+    if dataset is None or len(scores.of_points) < n_ends * ENOUGH:
+        return None
+    away = atypicality(dataset)[pair.sgd.example.values]
+
+    def ends(difference):
+        def gap(kept):
+            weights = shares(difference[kept], n_ends)
+            return (weights[-1] - weights[0]) @ away[kept] / weights[0].sum()
+
+        return each_left_out(gap, scores.of_points)
+
+    return jackknife([ends(each[1] - each[0]) for each in scores.without_each()])
+
+
+def _density(pair: Pair, scores: Scores) -> pd.DataFrame:
+    """Figure 1a: shares of examples in bins of memorization: left, right, sgd, sam, difference, low, high."""
+    cells = np.clip(np.digitize(scores.without_each(), BINS) - 1, 0, len(BINS) - 2)
+    inside = (cells[..., None] == np.arange(len(BINS) - 1)).astype(np.int8)  # (groups, 2, examples, bins)
+
+    def gaps(each):
+        return each_left_out(lambda kept: (each[1] - each[0])[kept].mean(0), scores.of_points)
+
+    gap = jackknife([gaps(each) for each in inside])
+    low, high = gap.interval(EACH)
+    sgd, sam = inside[0].mean(1)
+    columns = {"left": BINS[:-1], "right": BINS[1:], "sgd": sgd, "sam": sam}
+    return pd.DataFrame(columns | {"difference": gap.estimate, "low": low, "high": high})
+
+
+def _agreement(scores: Scores) -> pd.DataFrame:
+    """Figure 1b's numbers: how SAM's scores go with SGD's. Index name, column value.
+
+    Noise in SGD's scores alone bends the least-squares line; the orthogonal one treats both alike. The corrected correlation
+    is that of one optimizer's scores with the other's from other models, over the root of both halves' own correlations
+    (Spearman 1904): what it would be without the noise of few models. NaN where one of these is not positive.
+    """
+    x, y = scores(np.ones(len(scores.member), bool))
+    (sxx, sxy), (_, syy) = np.cov(x, y, bias=True)
+    steep = (syy - sxx + np.hypot(syy - sxx, 2 * sxy)) / (2 * sxy) if sxy else np.nan
+    slope, intercept = np.polyfit(x, y, 1) if sxx else (np.nan, np.nan)
+    crossed = np.array([np.corrcoef([*a, *b]) for a, b in scores.in_halves()]).mean(0)  # sgd, sam, then sgd, sam
+    own, cross = (crossed[0, 2], crossed[1, 3]), (crossed[0, 3] + crossed[1, 2]) / 2
+    values = {
+        "Pearson correlation": np.corrcoef(x, y)[0, 1],
+        "Spearman correlation": spearmanr(x, y)[0],
+        "correlation corrected for noise": cross / np.sqrt(own[0] * own[1]) if min(own) > 0 else np.nan,
+        "slope, least squares": slope,
+        "intercept, least squares": intercept,
+        "slope, orthogonal": steep,
+        "intercept, orthogonal": y.mean() - steep * x.mean(),
+    }
+    return pd.DataFrame({"value": values})
+
+
+def _examples(pair: Pair) -> pd.DataFrame:
+    """Of each example: label, memorization by each optimizer, and how many models saw it; NaN where there is no estimate."""
+    columns = {"label": pair.sgd.label.values}
+    for name, runs in zip(("sgd", "sam"), pair[:2], strict=True):
+        found = memorization(runs.correct.values, runs.member.values, empty="nan")
+        columns |= {name: found.value.astype(np.float32), "n_in": found.n_in.astype(np.int32)}
+    return pd.DataFrame(columns, index=pd.Index(pair.sgd.example.values, name="example"))
+
+
+def _most(pair: Pair, k: int = 10) -> pd.DataFrame:
+    """The k examples that SAM memorizes more by most, chosen on the models of even number and measured on the odd ones.
+
+    Columns label, chosen by (the difference on even models), then sgd, sam and difference on the odd ones; atypicality where
+    the data are at hand.
+    """
+    scores, even = Scores(pair), pair.sgd.model.values % 2 == 0
+    chosen_by, (sgd, sam) = np.subtract(*scores(even)[::-1]), scores(~even)
+    frame = pd.DataFrame(
+        {"label": pair.sgd.label.values, "chosen by": chosen_by, "sgd": sgd, "sam": sam, "difference": sam - sgd},
+        index=pd.Index(pair.sgd.example.values, name="example"),
+    )
+    dataset = dataset_of(pair.sgd)
+    frame["atypicality"] = np.nan if dataset is None else atypicality(dataset)[frame.index]
+    return frame.iloc[np.argsort(-chosen_by, kind="stable")[:k]]
+
+
+def _links(links) -> pd.DataFrame:
+    """Rank correlation of memorization with the attack's success, of each optimizer and of both differences, with intervals."""
+    sgd, sam = links
+    of = groups(np.arange(len(sgd.success)), min(20, len(sgd.success)))
+    rows = {"sgd": (sgd.memorization, sgd.success), "sam": (sam.memorization, sam.success)}
+    rows["difference"] = sam.memorization - sgd.memorization, sam.success - sgd.success
+
+    def correlation(x, y, kept):
+        x, y = x[kept], y[kept]
+        return spearmanr(x, y)[0] if np.ptp(x) > 0 and np.ptp(y) > 0 else np.nan
+
+    found = {k: jackknife(each_left_out(partial(correlation, *both), of), 1) for k, both in rows.items()}
+    return pd.DataFrame(
+        {k: (e.estimate, *e.interval(EACH)) for k, e in found.items()}, ["correlation", "low", "high"]
+    ).T
+
+
+def _link_bins(links, n_bins: int = 10, least: int = 15) -> pd.DataFrame:
+    """The attack's success in bins of memorization that hold at least so many examples: who, x, y, low, high."""
+    sgd, sam = links
+    curves = {"sgd": (sgd.memorization, sgd.success), "sam": (sam.memorization, sam.success)}
+    curves["difference"] = sam.memorization - sgd.memorization, sam.success - sgd.success
+    rows = []
+    for who, (x, y) in curves.items():
+        low, high = np.quantile(x, [0.002, 0.998])
+        edges = np.linspace(low, high, n_bins + 1)
+        cell = np.clip(np.digitize(x, edges) - 1, 0, n_bins - 1)
+        for c in range(n_bins):
+            if (inside := cell == c).sum() >= least:
+                found = mean(y[inside][None])
+                low, high = found.interval(EACH)
+                rows.append({"who": who, "x": x[inside].mean(), "y": float(found.estimate), "low": low, "high": high})
+    return pd.DataFrame(rows, columns=["who", "x", "y", "low", "high"])
+
+
+@drawn
+def memorization_density(density: pd.DataFrame, name: str = "SAM"):
+    """Figure 1a: histograms of memorization scores on a logarithmic axis, and the difference with simultaneous intervals."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 2.9))
+    edges = [*density["left"], density["right"].iloc[-1]]
+    for who, colour, label in (("sgd", SGD, "SGD"), ("sam", SAM, name)):
+        left.stairs(density[who], edges, color=colour, lw=1.6, label=label)
+    left.set(yscale="log", xlabel="memorization", ylabel="share of examples")
+    left.legend()
+    centre, gap = (density["left"] + density["right"]) / 2, density["difference"]
+    right.axhline(0, color=GREY, lw=1)
+    right.bar(centre, gap, width=0.85 * np.diff(edges), color=np.where(gap > 0, SAM, SGD), alpha=0.55)
+    right.errorbar(centre, gap, yerr=[gap - density["low"], density["high"] - gap], fmt="none", color="black", lw=1)
+    right.set(xlabel="memorization", ylabel=f"share, {name} − SGD")
+    return figure
+
+
+@drawn
+def memorization_scatter(examples: pd.DataFrame, agreement: pd.DataFrame, name: str = "SAM"):
+    """Figure 1b: SAM's memorization score of each example against SGD's, with both regression lines and the identity."""
+    x, y, found = examples["sgd"], examples["sam"], agreement["value"]
+    ends = np.array([min(x.min(), y.min()), 1.0])
+    figure, ax = plt.subplots(figsize=(WIDTH * 0.62, WIDTH * 0.56))
+    ax.scatter(x, y, s=6, alpha=0.25, color="black", lw=0, rasterized=True)
+    ax.plot(ends, ends, color=RED, lw=1.3, label="identity")
+    for kind, dash in (("least squares", "-"), ("orthogonal", "--")):
+        line = found[f"slope, {kind}"] * ends + found[f"intercept, {kind}"]
+        ax.plot(ends, line, dash, color=GREEN, lw=1.6, label=kind)
+    ax.set(xlabel="memorization, SGD", ylabel=f"memorization, {name}", aspect="equal")
+    ax.legend(loc="upper left", fontsize="small")
+    return figure
+
+
+@needs_data
+@drawn
+def examples(dataset: Dataset, most: pd.DataFrame, *, per_row: int = 5):
+    """Figure 1c: the examples that differ most, with their class and scores (on models that they were not chosen by).
+
+    Images as images; other data as bars of their features, grey, over the class's mean, black.
+    """
+    is_image, rows = dataset.x_train.ndim > 2, -(-len(most) // per_row)
+    names = [class_title(dataset.classes[int(label)], 19) for label in most["label"]]
+    height = (1.65 if is_image else 1.4) + 0.14 * max(name.count("\n") + 1 for name in names)
+    figure, axes = plt.subplots(rows, per_row, figsize=(WIDTH, height * rows), squeeze=False)
+    for ax in axes.flat:
+        ax.set_axis_off()
+    for ax, name, (example, row) in zip(axes.flat, names, most.iterrows(), strict=False):
+        x = dataset.x_train[example]
+        if is_image:
+            ax.imshow(x, cmap="gray_r" if x.ndim == 2 else None, interpolation="nearest")
+        else:
+            typical = dataset.x_train[dataset.y_train == int(row.label)].mean(0)
+            kept = np.argsort(-typical, kind="stable")[:60]  # the features that are commonest in the class
+            ax.bar(np.arange(len(kept)), x[kept], width=1, color="0.75")
+            ax.step(np.arange(len(kept)), typical[kept], color="black", lw=1, where="mid")
+        ax.set_title(f"{'' if is_image else 'class '}{name}\n{row.sgd:.2f} → {row.sam:.2f}", fontsize="small")
+    return figure
+
+
+@drawn
+def link_curve(bins: pd.DataFrame, name: str = "SAM", attack: str = "LiRA online"):
+    """Per-example attack success over memorization, each from models that the other did not use, with simultaneous intervals."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3), width_ratios=(1.2, 1))
+    for ax, who, colour, label, shift in (
+        (left, "sgd", SGD, "SGD", -0.006), (left, "sam", SAM, name, 0.006), (right, "difference", "black", None, 0),
+    ):  # fmt: skip
+        part = bins[bins["who"] == who]
+        ends = [part["y"] - part["low"], part["high"] - part["y"]]
+        ax.errorbar(part["x"] + shift, part["y"], yerr=ends, fmt="o-", ms=4, lw=1.3, color=colour, label=label)
+    left.axhline(0.5, color=GREY, lw=1, ls=":")
+    left.set(xlabel="memorization", ylabel=f"{attack}: AUC on the example")
+    left.legend(loc="lower right")
+    right.axhline(0, color=GREY, lw=1, ls=":")
+    right.set(xlabel=f"memorization, {name} − SGD", ylabel=f"AUC, {name} − SGD")
+    return figure
+
+
+def link_sentence(links: pd.DataFrame, name: str = "SAM", attack: str = "LiRA online") -> str:
+    """The rank correlations behind `link_curve`, in words."""
+    said = {k: f"{row.correlation:.2f} ({row.low:.2f} to {row.high:.2f})" for k, row in links.iterrows()}
+    return (
+        f"Rank correlation of memorization with the success of {attack}: SGD {said['sgd']}, {name} {said['sam']}. "
+        f"Of the two differences, {name} − SGD, it is {said['difference']}. Intervals are over examples."
+    )
+
+
+def reliability_sentence(reliable: pd.DataFrame, n_models: int, name: str = "SAM") -> str:
+    """How reliable the scores and their difference are with these models, and how many models it would take, in words."""
+    names = ("SGD", name, "both", "the difference")
+    said = [f"{row.value:.2f} ({what})" for what, row in zip(names, reliable.itertuples(), strict=True)]
+    least = needed_models(reliable["value"]["difference"], n_models, 0.8)
+    more = f"about {least:,.0f} models" if np.isfinite(least) else "more models than can be said"
+    return (
+        f"With {n_models} models of each, the scores' reliability is {', '.join(said)}. "
+        f"It would take {more} for .8 in the difference."
+    )
