@@ -13,10 +13,10 @@ import pandas as pd
 from matplotlib import patheffects
 
 from samlib.audit import Pair
-from samlib.experiment import NO_PART
 from samlib.paper.claims.settings import ACCURACY, AUC, TRAIN_LOSS, Explained, Matched, category
 from samlib.paper.figures.style import GREEN, GREY, SAM, SGD, WIDTH, drawn
 from samlib.paper.figures.tables import table
+from samlib.paper.study import NO_PART
 
 TITLES = {
     "rho": "rho",
