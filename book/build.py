@@ -25,17 +25,17 @@ import nbformat
 import yaml
 
 from samlib.data import NAMES, load_dataset, shape_of
-from samlib.experiment import (
+from samlib.experiment import pair
+from samlib.paper.claims import read
+from samlib.paper.study import (
     FEW_MODELS,
     PROFILES,
     ablation_pairs,
     from_parameters,
     in_profile,
     optimizer_pairs,
-    pair,
     planned,
 )
-from samlib.paper.claims import read
 from samlib.paper.style import dataset_title
 from samlib.runs import run, workers
 

@@ -20,7 +20,7 @@ _HOME = {
     "LookSAM": "optim",
     "FriendlySAM": "optim",
     "Experiment": "experiment",
-    "from_parameters": "experiment",
+    "from_parameters": "paper.study",
     "run": "runs",
     "run_pairs": "runs",
     "memorization": "estimators",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import shlex
 import sys
 from functools import partial
@@ -11,7 +12,8 @@ from typing import Annotated, Literal, get_args, get_origin
 
 import typer
 
-from samlib.experiment import PROFILES, RECIPES, Experiment, pair, planned
+from samlib.experiment import RECIPES, Experiment, pair
+from samlib.paper.study import PROFILES, planned
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -23,6 +25,7 @@ app = typer.Typer(
 )
 
 
+DESCRIBED = dict(re.findall(r"^    (\w+) : .*\n        (.*)", Experiment.__doc__ or "", re.MULTILINE))
 CLUSTER = Annotated[str, typer.Option(help="address of a Dask scheduler [this machine]", show_default=False)]
 
 FOLDER = Annotated[Path, typer.Option(help="folder of the records")]
@@ -94,7 +97,7 @@ def _help(name: str, field) -> str:
         default = " [sam, beside sgd]"
     elif any(name in recipe for recipe in RECIPES.values()):
         default = " [the data set's recipe]"
-    return field.description + choices + default
+    return DESCRIBED[name] + choices + default
 
 
 def _runs(experiments, cluster):

@@ -39,7 +39,7 @@ def test_help_teaches_every_parameter_and_its_default():
     [
         (["--rho", "-1"], "samlib: Parameter 'rho' = -1.0: input should be greater than or equal to 0."),
         (["--dataset", "nothing"], "samlib: dataset 'nothing' is neither one of"),
-        (["--optimizer", "sgd"], "samlib: optimizer names what SGD is compared with"),
+        (["--optimizer", "sgd"], "samlib: optimizer must be one to compare SGD with"),
         (["--hidden", "12,x"], "samlib: hidden must be widths, such as 128,128, not '12,x'."),
         (["--epochs", "many"], "Invalid value for '--epochs'"),
         (["--rhoo", "1"], "No such option"),
@@ -64,7 +64,7 @@ def test_a_plan_is_a_table_and_leaves_no_trace(small_npz, tmp_path):
     assert not (tmp_path / "new").exists()
     wrong = samlib("plan", "--profile", "evening", cache=tmp_path / "new")
     assert wrong.returncode == 1
-    assert wrong.stderr == "samlib: profile must be one of quick, standard, paper, smoke, not 'evening'.\n"
+    assert wrong.stderr == "samlib: profile must be one of 'quick', 'standard', 'paper', 'smoke', not 'evening'.\n"
 
 
 @pytest.mark.slow
@@ -93,7 +93,7 @@ def test_train_attack_memorize_and_decide(small_npz, tmp_path):
 
 @pytest.mark.slow
 def test_recorded_ablations_come_back_without_the_data(small_npz, tmp_path):
-    from samlib.experiment import ablation_pairs
+    from samlib.paper.study import ablation_pairs
     from samlib.runs import run_pairs
 
     options = ["--dataset", str(small_npz), "--hidden", "8", "--epochs", "8", "--batch-size", "16", "--n-models", "8"]

@@ -1,9 +1,12 @@
 """An experiment is validated whole, and its key names what would be trained, nothing else."""
 
+import doctest
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,8 +14,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samlib import Experiment
-from samlib.experiment import PROFILES, ParameterError, from_parameters, in_profile, pair, planned
+from samlib import Experiment, experiment
+from samlib.experiment import ParameterError, pair
+from samlib.models import MODELS, NORMS
+from samlib.paper import study
+from samlib.paper.study import PROFILES, from_parameters, in_profile, planned
 
 
 def test_recipes_fill_in_what_is_left_out_or_none():
@@ -145,6 +151,28 @@ def test_keys_of_data_sets_known_by_name_are_those_of_the_records():
     assert Experiment(dataset="eyepacs").key == "ee6d67c5a5a063ef"
 
 
+PINNED = (
+    ({"dataset": "digits"}, "dcdcfb19020b48fb"),
+    ({"dataset": "digits", "optimizer": "sam"}, "71bdd68f328fede0"),
+    ({}, "cde86aa13dc911f1"),
+    ({"optimizer": "asam", "rho": 1}, "3dc94adf2f67a98b"),
+    ({"dataset": "subclasses", "optimizer": "gsam"}, "4317aab3447ac87b"),
+    ({"dataset": "cifar100", "optimizer": "looksam"}, "955481b6a3267466"),
+    ({"dataset": "cifar10", "optimizer": "friendlysam", "augment": True}, "a79cec74b2efd094"),
+    ({"dataset": "fashion_mnist", "optimizer": "swa"}, "067ded2d2fc34be0"),
+    ({"dataset": "purchase100", "optimizer": "ema", "hidden": [512, 256], "pool": 40000}, "6c8ec15028201cce"),
+    ({"dataset": "texas100", "precision": "bf16", "label_smoothing": 0.1}, "b5c0a21fba640e40"),
+    ({"dataset": "mine/eyepacs", "image_size": 64, "model": "resnet18", "norm": "group"}, "2ee24180de9cdb40"),
+    ({"dataset": "mine.npz", "optimizer": "sam", "m_sharpness": 16, "seed": 7}, "3dc7c5f2fc7aa0c7"),
+)
+
+
+@pytest.mark.parametrize(("fields", "key"), PINNED)
+def test_keys_never_change(fields, key):
+    """Records and stores are found by their keys: a changed recipe or default would train everything again."""
+    assert Experiment(**fields).key == key
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -195,10 +223,30 @@ def test_it_is_frozen():
 
 @given(rho=st.floats(0, 1e6), n=st.integers(2, 10**6), fraction=st.floats(0.001, 0.999), seed=st.integers(0, 2**32 - 1))
 def test_json_round_trip(rho, n, fraction, seed):
-    experiment = Experiment(optimizer="sam", rho=rho, n_models=n, subset_fraction=fraction, seed=seed)
-    again = Experiment(**json.loads(experiment.model_dump_json()))
-    assert again == experiment
-    assert again.key == experiment.key
+    made = Experiment(optimizer="sam", rho=rho, n_models=n, subset_fraction=fraction, seed=seed)
+    again = Experiment(**json.loads(made.model_dump_json()))
+    assert again == made
+    assert again.key == made.key
+
+
+def test_models_and_norms_are_those_that_can_be_built():
+    fields = Experiment.model_fields
+    assert get_args(fields["model"].annotation) == MODELS
+    assert get_args(fields["norm"].annotation) == NORMS
+
+
+def test_the_docstring_has_every_field():
+    described = re.findall(r"^    (\w+) : ", Experiment.__doc__.partition("Attributes")[0], re.MULTILINE)
+    assert described == list(Experiment.model_fields)
+
+
+def test_an_unhashable_parameter_is_refused_in_one_sentence():
+    for wrong in ({"profile": ["quick"]}, {"dataset": ["digits"]}, {"rho": {}}):
+        with pytest.raises(ParameterError, match=f"{next(iter(wrong))}.*\\.$"):
+            from_parameters(wrong)
+    for optimizers in (5, {"sam": 1}, [["sam"]]):
+        with pytest.raises(ParameterError, match="optimizers must be a list of some of sam, asam"):
+            from_parameters({"optimizers": optimizers}, make=study.optimizer_pairs)
 
 
 def test_a_pair_differs_in_the_optimizer_alone():
@@ -207,7 +255,7 @@ def test_a_pair_differs_in_the_optimizer_alone():
     assert two["sam"].but(optimizer="sgd") == two["sgd"]
     assert two["sam"].rho == 0.2
     assert list(pair("asam")) == ["sgd", "asam"]
-    with pytest.raises(ValueError, match="optimizer names what SGD is compared with"):
+    with pytest.raises(ValueError, match="optimizer must be one to compare SGD with"):
         pair("sgd")
 
 
@@ -239,7 +287,9 @@ def test_a_profile_stands_in_for_parameters_that_are_none():
     assert from_parameters(namespace | {"model": "cnn", "n_models": 8})["sam"].model == "cnn"
     assert from_parameters(namespace | {"dataset": "/my/eyepacs"})["sam"].image_size == 64
     assert from_parameters({"profile": "quick", "dataset": "digits"}) == pair(dataset="digits")
-    with pytest.raises(ParameterError, match="profile must be one of quick, standard, paper, smoke, not 'papers'"):
+    with pytest.raises(
+        ParameterError, match="profile must be one of 'quick', 'standard', 'paper', 'smoke', not 'papers'"
+    ):
         from_parameters({"profile": "papers"})
 
 
@@ -264,3 +314,10 @@ def test_a_plan_takes_what_is_given_instead_of_the_profiles():
     assert planned("paper", dataset="digits") == [pair(dataset="digits", n_models=256)]
     with pytest.raises(ValueError, match="profile must be one of"):
         planned("evening")
+
+
+@pytest.mark.parametrize("module", [experiment, study])
+def test_the_examples_of_docstrings_run(module):
+    results = doctest.testmod(module)
+    assert results.attempted > 2
+    assert not results.failed

@@ -7,7 +7,8 @@ from test_images import write_parquet
 
 from samlib import Experiment, load_dataset, planning, run
 from samlib.data import NAMES, shape_of
-from samlib.experiment import pair, planned
+from samlib.experiment import pair
+from samlib.paper.study import planned
 
 
 def files(folder):

@@ -9,7 +9,7 @@ from test_claims import simulate
 from samlib import Experiment, audit, claims, figures
 from samlib.claims import CONTRADICTED, INCONCLUSIVE, NO_DIFFERENCE, SUPPORTED, settings
 from samlib.evaluation import auc_terms
-from samlib.experiment import ABLATIONS, ablation_pairs, from_parameters, in_profile, optimizer_pairs
+from samlib.paper.study import ABLATIONS, ablation_pairs, from_parameters, in_profile, optimizer_pairs
 
 matplotlib.use("Agg")
 
@@ -45,7 +45,7 @@ def test_optimizers_share_sgd_and_have_radii_of_their_own():
     assert {o: (e.model, e.optimizer, e.rho) for o, e in both["sam, cnn"].items()} == {
         "sgd": ("cnn", "sgd", 0), "sam": ("cnn", "sam", 0.05),
     }  # fmt: skip
-    with pytest.raises(ValueError, match="architectures must be a list of names of models"):
+    with pytest.raises(ValueError, match="architectures must be a list of some of mlp, cnn"):
         optimizer_pairs(["asam"], "cnn", dataset="digits")
     for wrong in ([], "sam", ["sgd"], ["magic"]):
         with pytest.raises(ValueError, match=r"optimizer|sgd"):

@@ -9,10 +9,11 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from samlib.claims import CONTRADICTED, SUPPORTED, general
-from samlib.experiment import ParameterError, check_parameters
+from samlib.experiment import ParameterError
 from samlib.figures import mixture as page
 from samlib.figures import theory as checks
 from samlib.mixture import Mixture, PairedDraws, fit, paired_draws
+from samlib.paper.study import check_parameters
 from samlib.theory import verify
 
 MIX = Mixture()

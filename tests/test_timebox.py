@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from test_runs import content
 
 from samlib import Experiment, run, run_pairs, runs
-from samlib.experiment import ablation_pairs, pair
+from samlib.experiment import pair
+from samlib.paper.study import ablation_pairs
 from samlib.runs import NothingWhole, open_store
 from samlib.training.box import Box, Work
 

@@ -96,7 +96,7 @@ def workers(experiments: Iterable[Experiment], *, cluster=None, cache_dir=None) 
 def run_pairs(
     pairs: Mapping[Hashable, Mapping[str, Experiment]], *, minutes: float | None = None, **options
 ) -> dict[Hashable, dict[str, xr.Dataset]]:
-    """`run` of every experiment of many pairs, e.g. of `experiment.ablation_pairs`: the same keys, runs in place of experiments.
+    """`run` of every experiment of many pairs: the same keys, runs in place of experiments.
 
     What several pairs share is run once. Options as `run`.
 

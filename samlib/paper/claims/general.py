@@ -11,11 +11,11 @@ import pandas as pd
 
 from samlib.audit import Pair
 from samlib.evaluation import clopper_pearson
-from samlib.experiment import SHARPNESS_AWARE
 from samlib.paper.claims.ledger import CONTRADICTED, INCONCLUSIVE, LEVEL, SUPPORTED, Claim, cost, decide, verdict
 from samlib.paper.claims.settings import ACCURACY, AUC, terms
 from samlib.paper.claims.statistics import mean
 from samlib.paper.mixture import Mixture, PairedDraws, PairedTest, errors, paired_draws
+from samlib.paper.study import SHARPNESS_AWARE
 from samlib.paper.theory import order
 from samlib.paper.theory.model import advantage, error
 from samlib.paper.theory.verify.alignment import random_pairs
@@ -31,7 +31,7 @@ def general_ledger(
     pairs: Mapping[str, Pair], *, n_draws: int = 60, trials: int = 100_000, seed: int = 0
 ) -> pd.DataFrame:
     """All of them: C11 on `n_draws` draws with few atypical samples and a third as many with many, the theorems on `trials`
-    random pairs, and C14 on `pairs`, as of `experiment.optimizer_pairs`, aligned."""
+    random pairs, and C14 on `pairs`, as of `study.optimizer_pairs`, aligned."""
     names, mixture = ("n_typical", "n_atypical", "n_blue"), Mixture()
     few, many = (
         paired_draws(n, **dict(zip(names, counts, strict=True)), seed=seed)
@@ -85,7 +85,7 @@ def theorem_ledger(trials: int = 100_000, seed: int = 0) -> pd.DataFrame:
 
 def optimizers_ledger(pairs: Mapping[str, Pair]) -> pd.DataFrame:
     """C14: the mean gain of the sharpness-aware optimizers other than SAM over SGD, in accuracy and in the confidence attack's
-    AUC, as rows of `ledger`. `pairs` as of `experiment.optimizer_pairs`, aligned; no rows where none is of that kind.
+    AUC, as rows of `ledger`. `pairs` as of `study.optimizer_pairs`, aligned; no rows where none is of that kind.
     """
     others = {name: pair for name, pair in pairs.items() if name in SHARPNESS_AWARE and name != "sam"}
     if not others:

@@ -17,8 +17,9 @@ import pandas as pd
 from samlib import __version__
 from samlib.audit import Pair, accuracy_table, memorization_table
 from samlib.checks import as_path
-from samlib.experiment import Experiment, ablation_pairs
+from samlib.experiment import Experiment
 from samlib.paper.claims.ledger import ledger
+from samlib.paper.study import ablation_pairs
 from samlib.runs import run_pairs, save_runs
 from samlib.runs.recorded import record_name
 
@@ -53,7 +54,7 @@ def record(pair: Pair, folder: str | os.PathLike) -> Path:
 
 
 def record_ablations(folder: str | os.PathLike, **parameters) -> Path:
-    """Run `experiment.ablation_pairs(**parameters)` and keep what the page of ablations reads; returns the list of parameters.
+    """Run `study.ablation_pairs(**parameters)` and keep what the page of ablations reads; returns the list of parameters.
 
     That is a small `ablations-*.json`, by which the book knows the page, beside a file for each run.
     """

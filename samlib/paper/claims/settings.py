@@ -14,8 +14,8 @@ import pandas as pd
 from samlib.audit import Pair, attack_scores, compared
 from samlib.estimators import memorization_terms
 from samlib.evaluation import auc_terms, resampled
-from samlib.experiment import SHARPNESS_AWARE
 from samlib.paper.claims.ledger import CLAIMS, CONTRADICTED, INCONCLUSIVE, NO_DIFFERENCE, SUPPORTED, decide, verdict
+from samlib.paper.study import SHARPNESS_AWARE
 
 PATTERN = ("C1", "C2 confidence", "C2 LiRA")  # what C14 says of every sharpness-aware optimizer
 SMALLEST = 0.005  # difference in AUC that counts, as in the ledger
@@ -90,7 +90,7 @@ def pattern_sentence(ledger: pd.DataFrame, optimizer: str) -> str:
 
 
 def ablation_table(pairs: Mapping[tuple[str, Any], Pair]) -> pd.DataFrame:
-    """Gains in each setting of `experiment.ablation_pairs`: index (field, value, measure), columns as `measured`.
+    """Gains in each setting of `study.ablation_pairs`: index (field, value, measure), columns as `measured`.
 
     A value that is no number stands as `category` names it.
     """

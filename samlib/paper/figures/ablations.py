@@ -13,9 +13,9 @@ import pandas as pd
 from matplotlib import patheffects
 
 from samlib.audit import Pair
-from samlib.experiment import NO_PART
 from samlib.paper.claims.settings import ACCURACY, AUC, TRAIN_LOSS, Explained, Matched, category
 from samlib.paper.figures.tables import table
+from samlib.paper.study import NO_PART
 from samlib.paper.style import GREEN, GREY, SAM, SGD, WIDTH, drawn
 
 TITLES = {
