@@ -1,0 +1,188 @@
+"""Frames on disk: what a reader sees without training, and what a page need not measure twice.
+
+A record is a folder: `about.json` (provenance, and a digest of every file), `<section>.<frame>.parquet`, and where it was
+asked for `signals.zarr.zip`, which of every model was right on what, so that memorization and influence stay re-analysable.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from samlib import __version__
+from samlib.audit import Pair
+from samlib.checks import as_path
+from samlib.data import NAMES, load_dataset
+from samlib.experiment import Experiment
+from samlib.paper.frames import Frames
+
+ABOUT, SIGNALS = "about.json", "signals.zarr.zip"
+BOOLEANS = ("correct", "test_correct")
+LABELS = ("label", "test_label", "subclass", "test_subclass")
+
+
+def identity(experiments: Iterable[Experiment]) -> str:
+    """16 hex digits that stand for experiments and their numbers of models, in any order."""
+    text = json.dumps(sorted({(e.key, e.n_models) for e in experiments}))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def provenance(runs: Iterable[xr.Dataset]) -> dict[str, Any]:
+    """What a record says of the runs that it came from."""
+    runs = {each.attrs["key"] + str(each.sizes["model"]): each for each in runs}.values()
+    first = next(iter(runs)).attrs
+    return {
+        "experiments": [json.loads(each.attrs["experiment"]) for each in runs],
+        "keys": [each.attrs["key"] for each in runs],
+        "models": [each.sizes["model"] for each in runs],
+        "diverged": [each.attrs["diverged"] for each in runs],
+        "data_checksum": first["data_checksum"],
+        "classes": list(first.get("classes", ())),
+        "samlib": __version__,
+        "machine": sorted({name for each in runs for name in each.attrs["machine"]}),
+        "seconds": round(sum(each.attrs["seconds"] for each in runs), 1),
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+    }
+
+
+def save(
+    folder: str | os.PathLike, frames: Mapping[str, Frames], about: Mapping[str, Any], signals: Pair | None = None
+) -> Path:
+    """Write frames, by section and name, as a record in `folder`; sections that are there already are replaced or kept.
+
+    Returns the record's path. It appears whole: a process that is killed leaves nothing half written.
+    """
+    experiments = [Experiment(**fields) for fields in about["experiments"]]
+    name = Path(experiments[0].dataset).name
+    others = sorted({e.optimizer for e in experiments} - {"sgd"})
+    label = others[0] if len(others) == 1 else f"{len(experiments)}-settings"
+    path = as_path("folder", folder) / f"{name}-{label}-{identity(experiments)}-{about['data_checksum'][:8]}"
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.mkdir(parents=True)
+    try:
+        if path.exists():
+            shutil.copytree(path, partial, dirs_exist_ok=True)
+        for section, parts in frames.items():
+            for frame, table in parts.items():
+                (partial / f"{section}.{frame}.parquet").write_bytes(_parquet(table))
+        if signals is not None:
+            _save_signals(partial / SIGNALS, signals)
+        digests = {file.name: _sha256(file) for file in sorted(partial.iterdir()) if file.name != ABOUT}
+        (partial / ABOUT).write_text(json.dumps({**about, "files": digests}, indent=1, sort_keys=True) + "\n")
+        if path.exists():
+            shutil.rmtree(path)
+        partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return path
+
+
+def find(folder: str | os.PathLike | None, experiments: Iterable[Experiment]) -> Path | None:
+    """The record of these experiments in a folder, or None. Of one's own data, where they are here, it must be the same."""
+    if folder is None:
+        return None
+    experiments = list(experiments)
+    for path in sorted(as_path("folder", folder).glob(f"*-{identity(experiments)}-*")):
+        checksum = _checksum(experiments[0]) if (path / ABOUT).exists() else ""
+        if checksum is None or checksum.startswith(path.name.rpartition("-")[2]):
+            return path
+    return None
+
+
+def records(folder: str | os.PathLike | None) -> dict[Path, dict[str, Any]]:
+    """All records in a folder, with what each says of itself."""
+    paths = sorted(path.parent for path in as_path("folder", folder).glob(f"*/{ABOUT}")) if folder else []
+    return {path: read_about(path) for path in paths}
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """What a record says of itself. Raises ValueError where this version would not train its experiments again."""
+    try:
+        about = json.loads((path / ABOUT).read_text())
+        experiments = [Experiment(**fields) for fields in about["experiments"]]
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not a record ({' '.join(str(error).split())}); record it again.") from None
+    if [e.key for e in experiments] != about["keys"]:
+        raise ValueError(f"{path} was recorded from an experiment that this version would not train; record it again.")
+    return about
+
+
+def load(path: Path, section: str) -> Frames:
+    """The frames of a section in a record, none where it has none. Raises ValueError for a file that was changed."""
+    digests = read_about(path)["files"]
+    names = [name for name in digests if name.startswith(f"{section}.") and name.endswith(".parquet")]
+    return {name.split(".")[1]: pd.read_parquet(_checked(path / name, digests)) for name in names}
+
+
+def load_signals(path: Path) -> Pair:
+    """The runs of a record as a pair with `member`, `correct` and `test_correct` alone."""
+    import zarr
+
+    about = read_about(path)
+    store = zarr.storage.ZipStore(_checked(path / SIGNALS, about["files"]), mode="r")
+    with xr.open_zarr(store, consolidated=False) as whole:
+        whole = whole.load()
+    parts = []
+    for name, fields, key in zip(("sgd", "sam"), about["experiments"], about["keys"], strict=True):
+        own = {v: whole[f"{name}_{v}"] for v in (*BOOLEANS, "train_loss", "train_accuracy", "test_accuracy")}
+        attributes = {k: about[k] for k in ("data_checksum", "machine", "seconds", "date", "classes", "samlib")}
+        attributes |= {"experiment": json.dumps(fields), "key": key, "diverged": []}
+        parts.append(xr.Dataset({"member": whole["member"], **own}, whole.coords, attributes))
+    other = next(f["optimizer"] for f in about["experiments"] if f["optimizer"] != "sgd")
+    return Pair(parts[0], parts[1], other.upper())
+
+
+def _save_signals(path: Path, pair: Pair) -> None:
+    """One chunk for each boolean signal, all in one file."""
+    arrays = {"member": pair.sgd["member"]}
+    for name, runs in (("sgd", pair.sgd), ("sam", pair.sam)):
+        arrays |= {f"{name}_{v}": runs[v] for v in (*BOOLEANS, "train_loss", "train_accuracy", "test_accuracy")}
+    kept = [name for name in LABELS if name in pair.sgd.coords]
+    whole = xr.Dataset({name: (array.dims, array.values) for name, array in arrays.items()}, {
+        "model": pair.sgd.model.values, **{name: (pair.sgd[name].dims, pair.sgd[name].values.astype(np.int32)) for name in kept},
+    })  # fmt: skip
+    flat = {name: {"chunks": array.shape} for name, array in whole.variables.items() if array.ndim == 2}
+    with tempfile.TemporaryDirectory() as folder:
+        whole.to_zarr(folder, encoding=flat, consolidated=False)
+        shutil.make_archive(str(path.with_suffix("")), "zip", folder)
+
+
+def _parquet(frame: pd.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    frame.to_parquet(buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _checked(path: Path, digests: Mapping[str, str]) -> Path:
+    try:
+        if _sha256(path) == digests[path.name]:
+            return path
+    except (OSError, KeyError):
+        raise ValueError(f"{path.parent} has no {path.name}; record it again.") from None
+    raise ValueError(f"{path} was changed after it was recorded; record it again.")
+
+
+def _checksum(experiment: Experiment) -> str | None:
+    """Of data of one's own; None for data sets known by name, or where they are not here."""
+    if experiment.dataset in NAMES:
+        return None
+    try:
+        return load_dataset(experiment.dataset, pool=experiment.pool, image_size=experiment.image_size).checksum
+    except (ValueError, OSError):
+        return None
