@@ -1,16 +1,18 @@
 """The claims ledger: what the paper claims, how it is decided here, and what the effects of a data set say of it.
 
-The table was written before the runs that it decides ({doc}`/preregistration`). A verdict is read from one interval, which
-holds at the same time for all rows of a data set.
+The table, `claims.toml` beside this file, was written before the runs that it decides. A verdict is read from one interval,
+which holds at the same time for all rows of a data set.
 """
 
 from __future__ import annotations
 
 import math
+import tomllib
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -41,7 +43,6 @@ __all__ = [
 ]  # fmt: skip
 SECTIONS = ("membership", "memorization", "influence", "entropy")  # those that decide claims of a single pair
 FEASIBLE = 50  # times the models that a run has: beyond, more models are no advice
-FRACTIONS = {"1/4": 0.25, "1/2": 0.5, "3/4": 0.75}  # of the common range of train losses
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class Claim:
         The sign that the claim gives the statistic.
     smallest : float
         The smallest effect that counts.
+    section : str
+        The module of `samlib.paper` that measures it.
     kind : str
         A "contrast" is a difference of the optimizers: exchanging them turns its sign. In a "pooled" claim both enter alike.
     scale : bool
@@ -67,60 +70,17 @@ class Claim:
     statistic: str
     direction: int
     smallest: float
+    section: str
     kind: Literal["contrast", "pooled"] = "contrast"
     scale: bool = True
     reported: str = ""
+    control: bool = False
 
 
-def _leakage(name: str, attack: str, text: str, scale: bool, reported: str) -> tuple[Claim, ...]:
-    """The rows of one attack: as trained, and at equal train loss, at three places of the range that both reach."""
-    auc = f"AUC of {attack}, SAM - SGD"
-    return Claim(f"C2 {name}", text, auc, 1, 0.005, scale=scale, reported=reported), *(
-        Claim(f"C2 {name} at equal loss, {place}", f"{text[:-1]}, at equal train loss.",
-              f"{auc}, {place} of the way from the highest train loss that both reach to the lowest", 1, 0.005, scale=False)
-        for place in FRACTIONS
-    )  # fmt: skip
-
-
-CLAIMS = (
-    Claim("C1", "SAM has lower test error than SGD.", "test accuracy, SAM - SGD", 1, 0.002,
-          reported="test accuracies of 80.30 → 81.60 % on CIFAR-100, 96.00 → 96.72 % on CIFAR-10"),
-    *_leakage("confidence", "the confidence attack", "SAM is easier to attack by confidence.", True,
-              "attack accuracies of 77.19 → 79.10 % on CIFAR-100, 59.37 → 61.64 % on CIFAR-10"),
-    *_leakage("LiRA", "online LiRA", "SAM is easier to attack by likelihood ratios.", True,
-              "AUCs of .926 → .937 on CIFAR-100, .730 → .764 on CIFAR-10"),
-    *_leakage("RMIA", "offline RMIA", "SAM is easier to attack by RMIA.", False, "AUCs of .904 → .916 on CIFAR-100"),
-    Claim("C3", "SAM's memorization scores have less density in the lowest range.",
-          "share of examples with memorization below 0.1, SAM - SGD", -1, 0.005),
-    Claim("C4", "SAM memorizes more samples of the lower score range.",
-          "memorization, SAM - SGD, of examples that both optimizers' other models memorize by 0.1 to 0.5", 1, 0.005),
-    Claim("C5", "The examples that SAM memorizes more look atypical.",
-          "atypicality (share of the class that is nearer to its mean) of the 5 % of examples that SAM memorizes more by most, "
-          "less that of the 5 % that SGD does", 1, 0.02),
-    Claim("C6", "SGD's influence leans on a narrow set of highly memorized examples, SAM's is spread more smoothly.",
-          "share of all influence energy (sum of squared influences) carried by examples of memorization 0.8 to 1, SAM - SGD",
-          -1, 0.005),
-    Claim("C7", "Where SAM memorizes more than SGD, it also gives more influence.",
-          "influence energy an example, SAM - SGD, at memorization 0.4 to 0.8 less the same below 0.2, over the mean of both",
-          1, 0.05),
-    Claim("C8", "Test points of low influence entropy have a near duplicate in the training data.",
-          "distance of the most influential example of its class, over the class's typical distance, bucket 1 - bucket 5",
-          -1, 0.02, "pooled"),
-    Claim("C9", "SAM's accuracy gain comes from test points of low influence entropy.",
-          "accuracy gain of SAM in bucket 1 minus in buckets 2 to 5", 1, 0.002),
-    Claim("C10", "The most influential example of a bucket-1 test point is memorized, of a bucket-5 one it is not.",
-          "memorization of the most influential example of its class, bucket 1 - bucket 5", 1, 0.005, "pooled"),
-    Claim("C15", "SAM's outputs vary less on unseen examples.",
-          "log of the logit's deviation over models that did not see an example, over the gap between models that did and did "
-          "not, SAM - SGD", -1, 0.01),
-    Claim("C16", "SAM's true-positive rate at a false-positive rate of 0.1 % is higher.",
-          "TPR of online LiRA at 0.1 % FPR, SAM - SGD", 1, 0.005, reported="8.8 → 12.5 % on CIFAR-10"),
-)  # fmt: skip
-# Questions that reviewers asked: no claims of the paper, so no rows of its ledger.
-CONTROLS = (
-    Claim("C9 beyond difficulty", "SAM's gain at low influence entropy is more than its gain on difficult test points.",
-          "accuracy gain of SAM at low minus at high entropy, among test points of equal difficulty (five bins)", 1, 0.002),
-)  # fmt: skip
+_TABLE = tomllib.loads(Path(__file__).with_name("claims.toml").read_text())["claim"]
+EVERY = tuple(Claim(**row) for row in _TABLE)
+CLAIMS = tuple(claim for claim in EVERY if not claim.control)
+CONTROLS = tuple(claim for claim in EVERY if claim.control)  # questions that reviewers asked: no rows of the ledger
 
 
 def ledger(

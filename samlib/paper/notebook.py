@@ -1,0 +1,186 @@
+"""A notebook's one line, `samlib.study(globals())`: parameters checked, and the frames of sections, measured or recorded."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import xarray as xr
+from filelock import FileLock
+from IPython.display import Markdown
+
+from samlib.audit import Pair, align
+from samlib.data import Dataset
+from samlib.data.files import cache_folder
+from samlib.experiment import Experiment, ParameterError, pair
+from samlib.paper import ledger, records
+from samlib.paper.distances import dataset_of
+from samlib.paper.frames import Frames
+from samlib.paper.study import ablation_pairs, from_parameters, optimizer_pairs, public_parameters
+from samlib.paper.style import dataset_title
+from samlib.runs import run_pairs
+
+MAKERS: dict[str, Callable[..., dict]] = {
+    "changed": ablation_pairs,
+    "optimizers": optimizer_pairs,
+}  # by the parameter that only such a notebook has
+
+
+def study(namespace: Mapping[str, Any]) -> Study:
+    """Check a notebook's parameters, and give what its sections measure.
+
+    Parameters
+    ----------
+    namespace : mapping
+        The notebook's `globals()`, where its parameters stand. `dataset` or `datasets`, `results` (a folder of records,
+        which are shown instead of training), and fields of an experiment. With `changed` these are ablations, with
+        `optimizers` many optimizers. Variables that are no parameter raise, so that a misspelt one is found.
+
+    Returns
+    -------
+    Study
+        Nothing is trained yet.
+
+    Raises
+    ------
+    ParameterError
+        One sentence, for a parameter that there is not, or a value that is refused.
+
+    Examples
+    --------
+    >>> found = study({"dataset": "digits", "n_models": 8})
+    >>> found.experiments["digits"]["sam"].n_models
+    8
+    """
+    given = public_parameters(namespace)
+    results = given.pop("results", None)
+    names = given.pop("datasets", None) or [given.get("dataset") or Experiment.model_fields["dataset"].default]
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise ParameterError("datasets must be a list of names of data sets.")
+    make: Callable[..., dict] = next((maker for name, maker in MAKERS.items() if name in given), pair)
+    experiments = {name: from_parameters({**given, "dataset": name}, make=make) for name in names}
+    return Study(experiments, results)
+
+
+class Study:
+    """Data sets, their experiments, and the frames of each section.
+
+    Attributes
+    ----------
+    experiments : dict
+        For each data set SGD's experiment and another; or for each setting of it such a pair.
+    name : str
+        Of the optimizer that SGD is compared with, as people write it.
+    """
+
+    def __init__(self, experiments: Mapping[str, Mapping], results: str | None = None):
+        self.experiments, self.results = dict(experiments), results
+        self.name = next(e.optimizer for e in self._all(next(iter(experiments))) if e.optimizer != "sgd").upper()
+
+    def _settings(self, dataset: str) -> dict[Any, dict[str, Experiment]]:
+        """The pairs of experiments of a data set; one of them alone has the key None."""
+        own: dict[Any, Any] = dict(self.experiments[dataset])
+        return {None: own} if "sgd" in own else own
+
+    def _all(self, dataset: str) -> list[Experiment]:
+        return [e for two in self._settings(dataset).values() for e in two.values()]
+
+    @functools.cached_property
+    def pairs(self) -> dict[str, Any]:
+        """The aligned runs of each data set, trained or loaded now: a Pair, or one for each setting."""
+        return {dataset: self._runs(dataset) for dataset in self.experiments}
+
+    @functools.cache  # noqa: B019
+    def _runs(self, dataset: str) -> Pair | dict[Any, Pair]:
+        found = {key: align(runs) for key, runs in run_pairs(self._settings(dataset)).items()}
+        return found.get(None, found)
+
+    def record(self, dataset: str) -> Path | None:
+        """The record of a data set's experiments, in the folder `results`."""
+        return records.find(self.results, self._all(dataset))
+
+    @functools.cache  # noqa: B019
+    def about(self, dataset: str) -> dict[str, Any]:
+        """Where a data set's numbers come from: as `records.provenance`, and `live`, whether models are trained for it."""
+        if path := self.record(dataset):
+            return {**records.read_about(path), "live": False}
+        found = self._runs(dataset)
+        several = [found] if isinstance(found, Pair) else found.values()
+        return {**records.provenance(runs for two in several for runs in two[:2]), "live": True}
+
+    def frames(self, section: str) -> dict[str, Frames]:
+        """The frames of a section, for each data set: from its record, from an earlier measurement, or measured now."""
+        return {dataset: self._frames(dataset, section) for dataset in self.experiments}
+
+    def _frames(self, dataset: str, section: str) -> Frames:
+        if (path := self.record(dataset)) and (kept := records.load(path, section)):
+            return kept
+        folder, mine = cache_folder() / "frames" / _code(), records.identity(self._all(dataset))
+        folder.mkdir(parents=True, exist_ok=True)
+        runs, about = self._runs(dataset), self.about(dataset)
+        with FileLock(folder / f"{mine}-{section}.lock"):
+            path = records.find(folder, self._all(dataset))
+            if path is None or not (kept := records.load(path, section)):
+                kept = import_module(f"samlib.paper.{section}").measure(runs)
+                with FileLock(folder / f"{mine}.lock"):
+                    records.save(folder, {section: kept}, {k: v for k, v in about.items() if k != "live"})
+        return kept
+
+    def ledger(self) -> pd.DataFrame:
+        """`claims.ledger` of these data sets, from the frames of all sections."""
+        parts = [self.frames(section) for section in ledger.SECTIONS]
+        effects = {dataset: pd.concat([part[dataset]["effects"] for part in parts]) for dataset in self.experiments}
+        about = {dataset: _cost(self.about(dataset)) for dataset in self.experiments}
+        return ledger.ledger_of(effects, about)
+
+    def verdict(self, *claims: str) -> Markdown:
+        """The sentences on some claims, with the effects of the sections that decide them."""
+        said = []
+        for dataset in self.experiments:
+            rows = self._rows(dataset, claims)
+            title = f"{dataset_title(dataset)}: " if len(self.experiments) > 1 else ""
+            said += [title + ledger.sentence(row) for row in rows]
+        return Markdown("\n\n".join(said))
+
+    def _rows(self, dataset: str, claims) -> list[pd.Series]:
+        wanted = [claim for claim in ledger.EVERY if claim.id in claims]
+        sections = {claim.section for claim in wanted}
+        effects = pd.concat([self._frames(dataset, section)["effects"] for section in sorted(sections)])
+        found = ledger.ledger_of({dataset: effects}, {dataset: _cost(self.about(dataset))}, wanted)
+        return [row for _, row in found.iterrows()]
+
+    def data(self, dataset: str) -> Dataset | None:
+        """The data that the models were trained on, or None where they are not at hand."""
+        about = self.about(dataset)
+        experiment = json.dumps(about["experiments"][0])
+        return dataset_of(xr.Dataset(attrs={"experiment": experiment, "data_checksum": about["data_checksum"]}))
+
+    def origin(self) -> Markdown:
+        """A sentence a data set on where its numbers come from: live, or recorded and when."""
+        said = []
+        for dataset in self.experiments:
+            about = self.about(dataset)
+            models, machines = sorted(set(about["models"])), ", ".join(about["machine"])
+            what = f"{' or '.join(map(str, models))} models of each optimizer on {dataset_title(dataset)}"
+            how = "this run or an earlier one" if about["live"] else f"an earlier run, and kept on {about['date']}"
+            said.append(f"*{'Live' if about['live'] else 'Recorded'}: {what}, trained by {how}, on {machines}.*")
+        return Markdown("\n\n".join(said))
+
+
+def _cost(about: Mapping[str, Any]) -> dict[str, Any]:
+    return {"models": sum(about["models"]), "seconds": about["seconds"], "machine": ", ".join(about["machine"])}
+
+
+@functools.cache
+def _code() -> str:
+    """A digest of the library: what other code measured is not taken for today's."""
+    root, digest = Path(__file__).parents[1], hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
