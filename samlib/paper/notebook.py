@@ -26,7 +26,8 @@ from samlib.paper.study import ablation_pairs, from_parameters, optimizer_pairs,
 from samlib.paper.style import dataset_title
 from samlib.runs import run_pairs
 
-MAKERS: dict[str, Callable[..., dict]] = {
+# By the parameter that only such a notebook has.
+MAKERS: dict[str, Callable[..., dict]] = {"changed": ablation_pairs, "optimizers": optimizer_pairs}
     "changed": ablation_pairs,
     "optimizers": optimizer_pairs,
 }  # by the parameter that only such a notebook has
