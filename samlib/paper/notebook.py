@@ -28,9 +28,7 @@ from samlib.runs import run_pairs
 
 # By the parameter that only such a notebook has.
 MAKERS: dict[str, Callable[..., dict]] = {"changed": ablation_pairs, "optimizers": optimizer_pairs}
-    "changed": ablation_pairs,
-    "optimizers": optimizer_pairs,
-}  # by the parameter that only such a notebook has
+RECORDED = ", recorded"
 
 
 def study(namespace: Mapping[str, Any]) -> Study:
@@ -134,11 +132,27 @@ class Study:
         return kept
 
     def ledger(self) -> pd.DataFrame:
-        """`claims.ledger` of these data sets, from the frames of all sections."""
+        """`claims.ledger_of` these data sets, each followed by its record in `results`, from the frames of all sections."""
         parts = [self.frames(section) for section in ledger.SECTIONS]
         effects = {dataset: pd.concat([part[dataset]["effects"] for part in parts]) for dataset in self.experiments}
-        about = {dataset: _cost(self.about(dataset)) for dataset in self.experiments}
-        return ledger.ledger_of(effects, about)
+        about = self.sources()
+        for path, each in self._others().items():
+            kept = [records.load(path, section) for section in (*ledger.SECTIONS, "lengths")]
+            effects[_recorded(each)] = pd.concat([part["effects"] for part in kept if "effects" in part])
+        names = list(dict.fromkeys(name.removesuffix(RECORDED) for name in effects))
+        order = sorted(effects, key=lambda name: (names.index(name.removesuffix(RECORDED)), name))
+        return ledger.ledger_of({k: effects[k] for k in order}, {k: _cost(about[k]) for k in order})
+
+    def sources(self) -> dict[str, dict[str, Any]]:
+        """`about` each data set, and each other record in `results`."""
+        own = {dataset: self.about(dataset) for dataset in self.experiments}
+        return own | {_recorded(each): {**each, "live": False} for each in self._others().values()}
+
+    def _others(self) -> dict[Path, dict[str, Any]]:
+        """Records in `results` of single pairs that are not those of the data sets themselves."""
+        own = {self.record(dataset) for dataset in self.experiments}
+        found = records.records(self.results)
+        return {path: each for path, each in found.items() if path not in own and len(each["experiments"]) == 2}
 
     def verdict(self, *claims: str) -> Markdown:
         """The sentences on some claims, with the effects of the sections that decide them."""
@@ -172,6 +186,10 @@ class Study:
             how = "this run or an earlier one" if about["live"] else f"an earlier run, and kept on {about['date']}"
             said.append(f"*{'Live' if about['live'] else 'Recorded'}: {what}, trained by {how}, on {machines}.*")
         return Markdown("\n\n".join(said))
+
+
+def _recorded(about: Mapping[str, Any]) -> str:
+    return about["experiments"][0]["dataset"] + RECORDED
 
 
 def _cost(about: Mapping[str, Any]) -> dict[str, Any]:
