@@ -21,6 +21,7 @@ _HOME = {
     "FriendlySAM": "optim",
     "Experiment": "experiment",
     "from_parameters": "paper.study",
+    "study": "paper.notebook",
     "run": "runs",
     "run_pairs": "runs",
     "memorization": "estimators",

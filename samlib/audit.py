@@ -226,7 +226,7 @@ def membership_table(comparisons: Mapping[str, Comparison]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).set_index(["attack", "measure"])
 
 
-def threshold_table(pair: Pair) -> pd.DataFrame:
+def threshold_table(pair: Pair, level: float = LEVEL) -> pd.DataFrame:
     """Accuracy of the threshold attacks, thresholds from shadow models (Song and Mittal 2021), global and per class.
 
     Rows (attack, thresholds); columns sgd, sam, difference, low, high; balanced over members and non-members.
@@ -235,7 +235,7 @@ def threshold_table(pair: Pair) -> pd.DataFrame:
     for attack, (signal, sign) in THRESHOLDED.items():
         for kind in ("global", "class-dependent"):
             sgd, sam = (_balanced_hits(runs, signal, sign, kind) for runs in both)
-            rows[attack, kind] = compared(sgd, sam)
+            rows[attack, kind] = compared(sgd, sam, level)
     frame = pd.DataFrame.from_dict(rows, orient="index")
     frame.index = pd.MultiIndex.from_tuples(frame.index, names=["attack", "thresholds"])
     return frame

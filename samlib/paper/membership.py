@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binom
 
-from samlib.audit import Attacked, Pair, accuracy_table, attack_scores, compare_attacks, usable
+from samlib.audit import Attacked, Pair, accuracy_table, attack_scores, compare_attacks, threshold_table, usable
 from samlib.evaluation import ENOUGH, auc_terms, roc, tpr_effects, vulnerability
 from samlib.inference import Effect, jackknife, mean
 from samlib.paper.crossfit import each_left_out, model_groups, point_groups
@@ -25,7 +25,7 @@ BINS = 90
 
 
 def measure(pair: Pair) -> Frames:
-    """Frames effects, accuracy, attacks, roc, logits, own_rates, models, moments of a pair of runs."""
+    """Frames effects, accuracy, attacks, roc, logits, own_rates, thresholds, models, moments of a pair of runs."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "(?s).*are left out")  # the page counts them
         found = [attack_scores(runs) for runs in pair[:2]]
@@ -36,6 +36,7 @@ def measure(pair: Pair) -> Frames:
         "roc": _curves(found),
         "logits": _logits(pair),
         "own_rates": _own_rates(found),
+        "thresholds": threshold_table(pair, EACH),
         "models": _models(pair, found),
         "moments": _moments(pair),
     }

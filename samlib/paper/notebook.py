@@ -19,7 +19,8 @@ from samlib.audit import Pair, align
 from samlib.data import Dataset
 from samlib.data.files import cache_folder
 from samlib.experiment import Experiment, ParameterError, pair
-from samlib.paper import ledger, records
+from samlib.paper import claims as ledger
+from samlib.paper import records
 from samlib.paper.distances import dataset_of
 from samlib.paper.frames import Frames
 from samlib.paper.study import ablation_pairs, from_parameters, optimizer_pairs, public_parameters

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from pydantic import BaseModel, ConfigDict, Field
 
-from samlib.paper.claims.general import NEAR_BAYES, NEAR_EACH_OTHER, bayes_error, verdict_few, verdict_many
+from samlib.paper.general import NEAR_BAYES, NEAR_EACH_OTHER, bayes_error, verdict_few, verdict_many
 from samlib.paper.mixture import BLUE, Mixture, PairedDraws, PairedTest, Predictor, errors, mass_apart
 from samlib.paper.style import REFERENCE, SAM, SGD
 
