@@ -26,7 +26,7 @@ import yaml
 
 from samlib.data import NAMES, load_dataset, shape_of
 from samlib.experiment import pair
-from samlib.paper.claims import read
+from samlib.paper.records import records
 from samlib.paper.study import (
     FEW_MODELS,
     PROFILES,
@@ -154,22 +154,22 @@ def pages_of(datasets: list[str], missing: dict[str, str]) -> dict[str, tuple]:
         for name in EACH
         for parameters in recorded()
     } | {
-        f"{path.stem.replace('-', '_', 1)}_recorded": ("ablations", json.loads(path.read_text()) | {"results": str(RESULTS)},
-                             dataset_title(f"{path.stem.partition('-')[2]}, recorded"))
-        for path in sorted(RESULTS.glob("ablations-*.json"))
+        f"ablations_{about['parameters']['dataset']}_recorded": ("ablations", about["parameters"] | {"results": str(RESULTS)},
+                             dataset_title(f"{about['parameters']['dataset']}, recorded"))
+        for about in records(RESULTS).values() if "parameters" in about
     }  # fmt: skip
     return first | each | {name: (name, parameters, None) for name, parameters in ALONE.items()} | kept
 
 
 def recorded() -> list[dict]:
-    """Parameters of the recorded runs that have pages: those of a data set's own recipe, kept with their models' signals."""
+    """Parameters of the recorded pairs that have pages: those of a data set's own recipe."""
     found = []
-    for path in sorted(RESULTS.glob("*.parquet")):
-        about = read(path)[1]
-        parameters = {"dataset": about["experiments"][1]["dataset"], "optimizer": about["experiments"][1]["optimizer"]}
-        whole = all((RESULTS / f"{key}.npz").exists() for key in about["keys"])
-        if whole and [e.key for e in pair(**parameters).values()] == about["keys"]:
-            found.append(parameters | {"n_models": about["models"][0], "results": str(RESULTS)})
+    for about in records(RESULTS).values():
+        if "parameters" not in about and len(about["experiments"]) == 2:
+            fields = about["experiments"][1]
+            parameters = {"dataset": fields["dataset"], "optimizer": fields["optimizer"]}
+            if [e.key for e in pair(**parameters).values()] == about["keys"]:
+                found.append(parameters | {"n_models": fields["n_models"], "results": str(RESULTS)})
     return found
 
 

@@ -166,11 +166,11 @@ def attack(experiments, cluster: CLUSTER = None):
 @command
 def memorize(experiments, cluster: CLUSTER = None):
     """Estimate memorization; print the mean scores and their difference, and the examples that SAM memorizes more by most."""
-    from samlib import audit, figures
+    from samlib import audit
+    from samlib.paper import memorization
 
-    pair = audit.align(_runs(experiments, cluster))
-    most = figures.differ_most(pair)
-    print(audit.memorization_table(pair).round(4).to_string(), most.round(3).to_string(), sep="\n\n")
+    frames = memorization.measure(audit.align(_runs(experiments, cluster)))
+    print(frames["means"].round(4).to_string(), frames["most"].round(3).to_string(), sep="\n\n")
 
 
 @command
@@ -187,17 +187,14 @@ def verdicts(experiments, cluster: CLUSTER = None):
 def record(
     experiments,
     folder: FOLDER = Path("book/results"),
-    signals: Annotated[bool, typer.Option("--signals", help="keep the models' signals too, for whole pages")] = False,
+    signals: Annotated[bool, typer.Option("--signals", help="keep which models were right on what, too")] = False,
     cluster: CLUSTER = None,
 ):
-    """Decide every claim on these models and keep the ledger, with its provenance, for the book to show."""
-    from samlib import audit, claims
-    from samlib.runs import save_runs
+    """Measure what every page of the paper shows of these models, and keep it with its provenance for the book to show."""
+    from samlib import audit
+    from samlib.paper import notebook
 
-    found = _runs(experiments, cluster)
-    print(claims.record(audit.align(found), folder))
-    for runs in found.values() if signals else ():
-        print(save_runs(runs, folder))
+    print(notebook.record(audit.align(_runs(experiments, cluster)), folder, signals=signals))
 
 
 @command
@@ -207,12 +204,12 @@ def record_ablations(
     folder: FOLDER = Path("book/results"),
 ):
     """Run these models with one field changed at a time, and keep what the book's page of ablations reads."""
-    from samlib import claims
+    from samlib.paper import notebook
 
     other = next(e for e in experiments.values() if e.optimizer != "sgd")
     fields, recipe = other.model_dump(mode="json"), Experiment(dataset=other.dataset).model_dump(mode="json")
     own = {name: v for name, v in fields.items() if v != recipe[name] or name in ("dataset", "n_models")}
-    print(claims.record_ablations(folder, changed=changed, **own))
+    print(notebook.record_ablations(folder, changed=changed, **own))
 
 
 @command

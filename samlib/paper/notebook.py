@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -19,8 +20,7 @@ from samlib.audit import Pair, align
 from samlib.data import Dataset
 from samlib.data.files import cache_folder
 from samlib.experiment import Experiment, ParameterError, pair
-from samlib.paper import claims as ledger
-from samlib.paper import records
+from samlib.paper import claims, records
 from samlib.paper.distances import dataset_of
 from samlib.paper.frames import Frames
 from samlib.paper.study import ablation_pairs, from_parameters, optimizer_pairs, public_parameters
@@ -59,13 +59,14 @@ def study(namespace: Mapping[str, Any]) -> Study:
     8
     """
     given = public_parameters(namespace)
-    results = given.pop("results", None)
+    results, missing = given.pop("results", None), given.pop("missing", None)
+    given.pop("others", None)  # another study, which the introduction makes of them
     names = given.pop("datasets", None) or [given.get("dataset") or Experiment.model_fields["dataset"].default]
     if isinstance(names, str) or not all(isinstance(name, str) for name in names):
         raise ParameterError("datasets must be a list of names of data sets.")
     make: Callable[..., dict] = next((maker for name, maker in MAKERS.items() if name in given), pair)
     experiments = {name: from_parameters({**given, "dataset": name}, make=make) for name in names}
-    return Study(experiments, results)
+    return Study(experiments, results, missing)
 
 
 class Study:
@@ -77,10 +78,12 @@ class Study:
         For each data set SGD's experiment and another; or for each setting of it such a pair.
     name : str
         Of the optimizer that SGD is compared with, as people write it.
+    missing : dict
+        Data sets that could not be had, and why.
     """
 
-    def __init__(self, experiments: Mapping[str, Mapping], results: str | None = None):
-        self.experiments, self.results = dict(experiments), results
+    def __init__(self, experiments: Mapping[str, Mapping], results: str | None = None, missing: Mapping | None = None):
+        self.experiments, self.results, self.missing = dict(experiments), results, dict(missing or {})
         self.name = next(e.optimizer for e in self._all(next(iter(experiments))) if e.optimizer != "sgd").upper()
 
     def _settings(self, dataset: str) -> dict[Any, dict[str, Experiment]]:
@@ -134,15 +137,15 @@ class Study:
 
     def ledger(self) -> pd.DataFrame:
         """`claims.ledger_of` these data sets, each followed by its record in `results`, from the frames of all sections."""
-        parts = [self.frames(section) for section in ledger.SECTIONS]
+        parts = [self.frames(section) for section in claims.SECTIONS]
         effects = {dataset: pd.concat([part[dataset]["effects"] for part in parts]) for dataset in self.experiments}
         about = self.sources()
         for path, each in self._others().items():
-            kept = [records.load(path, section) for section in (*ledger.SECTIONS, "lengths")]
+            kept = [records.load(path, section) for section in (*claims.SECTIONS, "lengths")]
             effects[_recorded(each)] = pd.concat([part["effects"] for part in kept if "effects" in part])
         names = list(dict.fromkeys(name.removesuffix(RECORDED) for name in effects))
         order = sorted(effects, key=lambda name: (names.index(name.removesuffix(RECORDED)), name))
-        return ledger.ledger_of({k: effects[k] for k in order}, {k: _cost(about[k]) for k in order})
+        return claims.ledger_of({k: effects[k] for k in order}, {k: _cost(about[k]) for k in order})
 
     def sources(self) -> dict[str, dict[str, Any]]:
         """`about` each data set, and each other record in `results`."""
@@ -155,20 +158,20 @@ class Study:
         found = records.records(self.results)
         return {path: each for path, each in found.items() if path not in own and len(each["experiments"]) == 2}
 
-    def verdict(self, *claims: str) -> Markdown:
+    def verdict(self, *wanted: str) -> Markdown:
         """The sentences on some claims, with the effects of the sections that decide them."""
         said = []
         for dataset in self.experiments:
-            rows = self._rows(dataset, claims)
+            rows = self._rows(dataset, wanted)
             title = f"{dataset_title(dataset)}: " if len(self.experiments) > 1 else ""
-            said += [title + ledger.sentence(row) for row in rows]
+            said += [title + claims.sentence(row) for row in rows]
         return Markdown("\n\n".join(said))
 
-    def _rows(self, dataset: str, claims) -> list[pd.Series]:
-        wanted = [claim for claim in ledger.EVERY if claim.id in claims]
+    def _rows(self, dataset: str, names) -> list[pd.Series]:
+        wanted = [claim for claim in claims.EVERY if claim.id in names]
         sections = {claim.section for claim in wanted}
         effects = pd.concat([self._frames(dataset, section)["effects"] for section in sorted(sections)])
-        found = ledger.ledger_of({dataset: effects}, {dataset: _cost(self.about(dataset))}, wanted)
+        found = claims.ledger_of({dataset: effects}, {dataset: _cost(self.about(dataset))}, wanted)
         return [row for _, row in found.iterrows()]
 
     def data(self, dataset: str) -> Dataset | None:
@@ -187,6 +190,29 @@ class Study:
             how = "this run or an earlier one" if about["live"] else f"an earlier run, and kept on {about['date']}"
             said.append(f"*{'Live' if about['live'] else 'Recorded'}: {what}, trained by {how}, on {machines}.*")
         return Markdown("\n\n".join(said))
+
+
+def record(pair: Pair, folder: str | os.PathLike, *, signals: bool = False) -> Path:
+    """Measure every section of a pair of runs, and keep the frames as a record in a folder; returns its path.
+
+    signals: whether to keep which models were right on what as well.
+    """
+    known = [*claims.SECTIONS, *(["subclasses"] if "subclass" in pair.sgd.coords else [])]
+    frames = {section: import_module(f"samlib.paper.{section}").measure(pair) for section in known}
+    return records.save(folder, frames, records.provenance(pair[:2]), pair if signals else None)
+
+
+def record_ablations(folder: str | os.PathLike, **parameters) -> Path:
+    """Run `ablation_pairs(**parameters)` and keep what the page of ablations reads as a record in a folder."""
+    pairs = {key: align(runs) for key, runs in run_pairs(ablation_pairs(**parameters)).items()}
+    return save_ablations(folder, pairs, parameters)
+
+
+def save_ablations(folder: str | os.PathLike, pairs: Mapping[Any, Pair], parameters: Mapping[str, Any]) -> Path:
+    """Keep the frames of ablations, with the parameters of the page that shows them."""
+    frames = {section: import_module(f"samlib.paper.{section}").measure(pairs) for section in ("ablations", "lengths")}
+    about = records.provenance(runs for pair in pairs.values() for runs in pair[:2])
+    return records.save(folder, frames, about | {"parameters": dict(parameters)})
 
 
 def _recorded(about: Mapping[str, Any]) -> str:
