@@ -10,7 +10,16 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binom
 
-from samlib.audit import Attacked, Pair, accuracy_table, attack_scores, compare_attacks, threshold_table, usable
+from samlib.audit import (
+    Attacked,
+    Pair,
+    accuracy_table,
+    attack_scores,
+    compare_attacks,
+    left_out,
+    threshold_table,
+    usable,
+)
 from samlib.evaluation import ENOUGH, auc_terms, roc, tpr_effects, vulnerability
 from samlib.inference import Effect, jackknife, mean
 from samlib.paper.crossfit import each_left_out, model_groups, point_groups
@@ -25,9 +34,9 @@ BINS = 90
 
 
 def measure(pair: Pair) -> Frames:
-    """Frames effects, accuracy, attacks, roc, logits, own_rates, thresholds, models, moments of a pair of runs."""
+    """Frames effects, accuracy, attacks, roc, logits, own_rates, thresholds, models, counts, moments of a pair of runs."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "(?s).*are left out")  # the page counts them
+        warnings.filterwarnings("ignore", "(?s).*are left out")  # "counts" says how many
         found = [attack_scores(runs) for runs in pair[:2]]
     return {
         "effects": effects(decided(pair, found)),
@@ -38,6 +47,9 @@ def measure(pair: Pair) -> Frames:
         "own_rates": _own_rates(found),
         "thresholds": threshold_table(pair, EACH),
         "models": _models(pair, found),
+        "counts": pd.DataFrame(
+            {"number": {"examples": pair.sgd.sizes["example"], "left out by the attacks": left_out(pair.sgd)}}
+        ),
         "moments": _moments(pair),
     }
 

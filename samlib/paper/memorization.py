@@ -26,18 +26,21 @@ BINS = np.linspace(-0.2, 1, 21)  # of Figure 1a, scores beyond in the last ones
 
 
 def measure(pair: Pair) -> Frames:
-    """Frames effects, means, density, agreement, reliability, examples, most, link, link_bins of a pair of runs."""
+    """Frames effects, means, density, agreement, reliability, examples, counts, most, link, link_bins of a pair of runs."""
     scores = Scores(pair)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "(?s).*are left out")  # the page counts them
+        warnings.filterwarnings("ignore", "(?s).*(no estimate|are left out)")  # "counts" says how many
         links = [link(runs) for runs in pair[:2]]
+        examples = _examples(pair)
+        means = memorization_table(pair, EACH)
     return {
         "effects": effects(decided(pair)),
-        "means": memorization_table(pair, EACH),
+        "means": means,
         "density": _density(pair, scores),
         "agreement": _agreement(scores),
         "reliability": pd.DataFrame({name: each for name, each in scores.reliable().items()}, Reliability._fields).T,
-        "examples": _examples(pair),
+        "examples": examples,
+        "counts": _counts(examples),
         "most": _most(pair),
         "link": _links(links),
         "link_bins": _link_bins(links),
@@ -185,6 +188,13 @@ def _examples(pair: Pair) -> pd.DataFrame:
         found = memorization(runs.correct.values, runs.member.values, empty="nan")
         columns |= {name: found.value.astype(np.float32), "n_in": found.n_in.astype(np.int32)}
     return pd.DataFrame(columns, index=pd.Index(pair.sgd.example.values, name="example"))
+
+
+def _counts(examples: pd.DataFrame) -> pd.DataFrame:
+    """How many examples there are, and how many have no estimate, since all models or none saw them. Column number."""
+    return pd.DataFrame(
+        {"number": {"examples": len(examples), "without an estimate": int(examples["sgd"].isna().sum())}}
+    )
 
 
 def _most(pair: Pair, k: int = 10) -> pd.DataFrame:

@@ -1,0 +1,101 @@
+"""A notebook's one line: parameters checked, frames measured once, and records shown instead of training."""
+
+import pandas as pd
+import pytest
+from simulated import simulate
+
+import samlib
+from samlib.audit import align
+from samlib.experiment import ParameterError
+from samlib.paper import claims, memorization, notebook, records
+
+SMALL = {"dataset": "digits", "n_models": 16, "epochs": 1}
+
+
+def test_parameters_are_checked_before_anything_is_trained():
+    found = samlib.study({**SMALL, "rho": 0.2, "results": None, "np": pd, "_private": 3})
+    assert found.experiments["digits"]["sam"].rho == 0.2
+    assert found.name == "SAM"
+    several = samlib.study(
+        {"datasets": ["digits", "subclasses"], "optimizer": "asam", "missing": {"x": "gone"}, "others": {}}
+    )
+    assert list(several.experiments) == ["digits", "subclasses"]
+    assert several.name == "ASAM"
+    assert several.missing == {"x": "gone"}
+    assert next(iter(samlib.study({**SMALL, "changed": ["rho"]}).experiments["digits"]))[0] == "rho"
+    assert list(samlib.study({**SMALL, "optimizers": ["ema"]}).experiments["digits"]) == ["ema"]
+    for bad, said in (
+        ({"rhoo": 1}, "There is no parameter 'rhoo'"),
+        ({"rho": "much"}, "Parameter 'rho' = 'much'"),
+        ({"datasets": "digits"}, "datasets must be a list"),
+        ({"datasets": [3]}, "datasets must be a list"),
+        ({"changed": ["colour"]}, "changed must be a list of some of"),
+    ):
+        with pytest.raises(ParameterError, match=said) as error:
+            samlib.study({**SMALL, **bad})
+        assert "\n" not in str(error.value)
+
+
+def recorded(folder, **fields):
+    """A record of simulated runs on digits, as if trained."""
+    experiments = samlib.study({**SMALL, **fields}).experiments["digits"]
+    runs = align(
+        {
+            name: simulate(seed, leak=seed, skill=0, models=16).assign_attrs(experiment=e.model_dump_json(), key=e.key)
+            for seed, (name, e) in enumerate(experiments.items(), 1)
+        }
+    )
+    parts = {"memorization": memorization.measure(runs)}
+    return records.save(folder, parts, records.provenance(runs[:2])), parts["memorization"]
+
+
+def test_a_record_is_shown_and_nothing_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr(notebook, "run_pairs", lambda *a, **k: pytest.fail("models were trained"))
+    path, measured = recorded(tmp_path)
+    study = samlib.study({**SMALL, "results": str(tmp_path)})
+    frames = study.frames("memorization")["digits"]
+    for name, frame in measured.items():
+        pd.testing.assert_frame_equal(frames[name], frame)
+    assert study.record("digits") == path
+    assert study.origin().data.startswith("*Recorded: 16 models of each optimizer on Digits")
+    row = claims.decide(measured["effects"], [c for c in claims.CLAIMS if c.id == "C3"], 16)[0]
+    assert study.verdict("C3").data.startswith(f"**{row['verdict'].capitalize()}.**")
+    assert f"{row['estimate']:+.4f}" in study.verdict("C3").data
+
+
+@pytest.mark.slow
+def test_what_is_measured_is_kept_and_measured_once(tmp_path, monkeypatch):
+    study = samlib.study({**SMALL, "results": str(tmp_path)})
+    first = study.frames("memorization")["digits"]
+    assert study.origin().data.startswith("*Live: 16 models of each optimizer on Digits")
+    assert study.pairs["digits"].sgd.sizes["model"] == 16
+    monkeypatch.setattr(memorization, "measure", lambda pair: pytest.fail("measured again"))
+    again = samlib.study(SMALL).frames("memorization")["digits"]
+    for name, frame in first.items():
+        pd.testing.assert_frame_equal(again[name], frame)
+    monkeypatch.setattr(notebook, "_code", lambda: "other code")  # another library measures anew
+    with pytest.raises(pytest.fail.Exception, match="measured again"):
+        samlib.study(SMALL).frames("memorization")
+
+
+def test_the_ledger_of_a_study_stands_beside_its_records(tmp_path, monkeypatch):
+    def effects(value):
+        return pd.DataFrame(
+            {"estimate": [value], "stderr": [0.001], "df": [50.0], "by_models": [1e-6], "reliability": [1.0]},
+            index=pd.Index(["C1"], name="claim"),
+        )
+
+    monkeypatch.setattr(claims, "SECTIONS", ("membership",))
+    monkeypatch.setattr(notebook, "run_pairs", lambda *a, **k: pytest.fail("models were trained"))
+    for seed, value in ((0, 0.02), (1, -0.02)):
+        experiments = samlib.study({**SMALL, "seed": seed}).experiments["digits"]
+        runs = [
+            simulate(1, leak=1, skill=0, models=16).assign_attrs(experiment=e.model_dump_json(), key=e.key)
+            for e in experiments.values()
+        ]
+        records.save(tmp_path, {"membership": {"effects": effects(value)}}, records.provenance(runs))
+    ledger = samlib.study({**SMALL, "results": str(tmp_path)}).ledger()
+    assert ledger.loc[("C1", "digits"), "verdict"] == claims.SUPPORTED
+    assert ledger.loc[("C1", "digits, recorded"), "verdict"] == claims.CONTRADICTED
+    assert len(ledger) == 2 * len(claims.CLAIMS)
+    assert ledger.loc[("C16", "digits"), "verdict"] == claims.INCONCLUSIVE
