@@ -248,42 +248,46 @@ def tpr_effects(many, member, fpr, *, models=None, examples=None) -> list[Effect
         raise ValueError("many must be a list of at least one score matrix, and fpr at least one rate.")
     checked = [_checked(member, **{f"many[{i}]": scores}) for i, scores in enumerate(many)]
     member = checked[0][1]
-    tops = [_rates_at(scores, member, fpr) for scores, _ in checked]
     ids = [np.arange(n) if given is None else given for given, n in zip((models, examples), member.shape, strict=True)]
     several = [min(len(each), GROUPS) for each in ids]
     of = [groups(each, n) for each, n in zip(ids, several, strict=True)]
     varying = [n for n in several if n > 1]  # one target alone is not left out
+    tops = [_rates_at(scores, member, fpr, *of) for scores, _ in checked]
 
     def rates(*left_out):
-        rows, columns = ((each != g) for each, g in zip(of, (0, 0, *left_out)[-2:], strict=True))
-        weight = np.outer(rows, columns).astype(np.float32).ravel()
+        rows, columns = (each != g for each, g in zip(of, (0, 0, *left_out)[-2:], strict=True))
         members = int(member[np.ix_(rows, columns)].sum())
-        return [top(weight, members, rows.sum() * columns.sum() - members) for top in tops]
+        return [top(*(0, 0, *left_out)[-2:], members, rows.sum() * columns.sum() - members) for top in tops]
 
     values = deletions(rates, *varying)
     parts = [*np.moveaxis(values, -2, 0), values[..., 0, :] - values[..., -1, :]]
     return [jackknife(part, len(varying)) for part in parts]
 
 
-def _rates_at(scores, member, fpr) -> Callable:
-    """A function of 0/1 weights (targets * n,) and how many members and others they keep: the TPR at each FPR."""
+def _rates_at(scores, member, fpr, row_groups, column_groups) -> Callable:
+    """The TPR at each FPR as a function of the groups of rows and columns to leave out, and of how many are left."""
     flat, hit = scores.ravel(), member.ravel()
     order = np.argsort(-flat, kind="stable")
     inside, outside = order[hit[order]], order[~hit[order]]  # flat indices of members and of non-members, best first
     # A threshold short of non-member k lies above its score: so many members reach it.
     reach = np.append(np.searchsorted(-flat[inside], -flat[outside], side="left"), len(inside))
+    sides = [[of.astype(np.uint8)[i] for of, i in zip((row_groups, column_groups), np.divmod(part, scores.shape[1]), strict=True)]
+             for part in (inside, outside)]  # fmt: skip
     top = int(1.2 * max(fpr) * len(outside)) + 200  # what is kept rarely reaches further
 
-    def rates(weight, members, others):
+    def kept(side, end, g, h):
+        return (side[0][:end] != g) & (side[1][:end] != h)
+
+    def rates(g, h, members, others):
         limit = np.multiply(fpr, others * (1 + 1e-12))
         for end in (top, len(outside)):
-            stop = np.searchsorted(np.cumsum(weight.take(outside[:end]), dtype=float), limit, side="right")
+            stop = np.searchsorted(np.cumsum(kept(sides[1], end, g, h)), limit, side="right")
             if stop.max() < min(end, len(outside)):
                 break
         counts = reach[stop]
-        reached = weight.take(inside[: counts.max()])
+        reached = kept(sides[0], counts.max(), g, h)
         with np.errstate(invalid="ignore"):  # groups without members have no rate
-            return np.array([reached[:count].sum(dtype=float) for count in counts]) / members
+            return np.array([np.count_nonzero(reached[:count]) for count in counts]) / np.float64(members)
 
     return rates
 

@@ -193,6 +193,13 @@ def _models(pair: Pair, found: Sequence[Attacked]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
+def _counts(pair: Pair) -> pd.DataFrame:
+    """How many examples there are, and how many the attacks leave out, since too few models saw them or did not."""
+    return pd.DataFrame(
+        {"number": {"examples": pair.sgd.sizes["example"], "left out by the attacks": left_out(pair.sgd)}}
+    )
+
+
 def _moments(pair: Pair) -> pd.DataFrame:
     """Of each example: how many models saw it, and mean and deviation of its logit over those that did and did not."""
     inside, columns = pair.sgd.member.values, {"n_in": pair.sgd.member.values.sum(0).astype(np.int32)}
