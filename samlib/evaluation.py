@@ -254,10 +254,12 @@ def tpr_effects(many, member, fpr, *, models=None, examples=None) -> list[Effect
     varying = [n for n in several if n > 1]  # one target alone is not left out
     tops = [_rates_at(scores, member, fpr, *of) for scores, _ in checked]
 
+    cells = [np.equal.outer(np.arange(n + 1), each) for each, n in zip(of, several, strict=True)]  # index 0: no group
+    counts = [cells[0].astype(np.int64) @ mask @ cells[1].T for mask in (member, ~member)]  # of members, of the others
+
     def rates(*left_out):
-        rows, columns = (each != g for each, g in zip(of, (0, 0, *left_out)[-2:], strict=True))
-        members = int(member[np.ix_(rows, columns)].sum())
-        return [top(*(0, 0, *left_out)[-2:], members, rows.sum() * columns.sum() - members) for top in tops]
+        g, h = (0, 0, *left_out)[-2:]
+        return [top(g, h, *(np.delete(np.delete(each, g, 0), h, 1).sum() for each in counts)) for top in tops]
 
     values = deletions(rates, *varying)
     parts = [*np.moveaxis(values, -2, 0), values[..., 0, :] - values[..., -1, :]]
