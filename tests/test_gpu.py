@@ -32,7 +32,8 @@ def _no_tf32_and_nothing_kept(monkeypatch):
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("kind", ["mlp", "cnn"])
 @pytest.mark.parametrize("changes", [{}, {"augment": True, "weight_decay": 1e-3}], ids=str)
-def test_a_gpu_trains_what_the_cpu_trains(images, kind, optimizer, changes):  # noqa: F811
+def test_a_gpu_trains_what_the_cpu_trains(images, kind, optimizer, changes, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(captured, "WORTH", 0)  # two at once, however busy the GPU is
     r = image_recipe(model=kind, optimizer=optimizer, epochs=2, **changes)
     cpu, gpu = (train_group(r, images, range(2), device) for device in ("cpu", "cuda"))
     assert gpu["strategy"][0].startswith("2 at once, ")
@@ -124,9 +125,14 @@ def test_at_once_is_whole_groups_and_no_more_than_wanted(images):  # noqa: F811
 
 
 def test_out_of_memory_is_one_sentence(images):  # noqa: F811
-    big = {**images, "x_train": np.zeros((60, 2048, 2048, 3), np.uint8)}
-    with pytest.raises(RuntimeError, match="One resnet18 does not fit into the memory of cuda at batch_size 30; lower"):
-        train_group(image_recipe(model="resnet18", batch_size=30), big, [0], "cuda")
+    big = {**images, "x_train": np.zeros((60, 256, 256, 3), np.uint8)}
+    # one layer's output has .5 GB; all of an H200's memory was not used up in 58 s
+    torch.cuda.set_per_process_memory_fraction(2**30 / torch.cuda.get_device_properties(0).total_memory)
+    try:
+        with pytest.raises(RuntimeError, match="One resnet18 does not fit into the memory of cuda at batch_size 30; "):
+            train_group(image_recipe(model="resnet18", batch_size=30), big, [0], "cuda")
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
 
 
 def test_a_plan_measures_what_a_gpu_does(small_npz):
