@@ -17,7 +17,7 @@ from filelock import FileLock
 from IPython.display import Markdown
 
 from samlib.audit import Pair, align
-from samlib.data import Dataset
+from samlib.data import NAMES, Dataset
 from samlib.data.files import cache_folder
 from samlib.experiment import Experiment, ParameterError, pair
 from samlib.paper import claims, records
@@ -30,6 +30,7 @@ from samlib.runs import run_pairs
 # By the parameter that only such a notebook has.
 MAKERS: dict[str, Callable[..., dict]] = {"changed": ablation_pairs, "optimizers": optimizer_pairs}
 RECORDED = ", recorded"
+GENERATED = ("subclasses",)  # a data set whose truth we made is no evidence of real data
 
 
 def study(namespace: Mapping[str, Any]) -> Study:
@@ -151,6 +152,21 @@ class Study:
         """`about` each data set, and each other record in `results`."""
         own = {dataset: self.about(dataset) for dataset in self.experiments}
         return own | {_recorded(each): {**each, "live": False} for each in self._others().values()}
+
+    def independent(self) -> list[str]:
+        """Columns of `ledger` that stand on different real data: of each data set known by name the one of most models."""
+        best: dict[str, str] = {}
+        about = self.sources()
+        for name, each in about.items():
+            dataset = name.removesuffix(RECORDED)
+            if dataset in NAMES and dataset not in GENERATED:
+                known = best.setdefault(dataset, name)
+                best[dataset] = max(known, name, key=lambda column: sum(about[column]["models"]))
+        return list(best.values())
+
+    def models(self) -> dict[str, pd.DataFrame]:
+        """A frame of each data set with a row for each model: accuracies, train loss, and each attack's AUC."""
+        return {dataset: frames["models"] for dataset, frames in self.frames("membership").items()}
 
     def _others(self) -> dict[Path, dict[str, Any]]:
         """Records in `results` of single pairs that are not those of the data sets themselves."""
