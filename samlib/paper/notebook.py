@@ -157,7 +157,7 @@ class Study:
         """Columns of `ledger` that stand on different real data: of each data set known by name the one of most models."""
         best: dict[str, str] = {}
         about = self.sources()
-        for name, each in about.items():
+        for name in about:
             dataset = name.removesuffix(RECORDED)
             if dataset in NAMES and dataset not in GENERATED:
                 known = best.setdefault(dataset, name)
