@@ -6,22 +6,21 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
 from samlib.audit import Pair, compared
-from samlib.inference import CONTRADICTED, LEVEL, NO_DIFFERENCE, SUPPORTED, Effect, groups, jackknife, mean, verdict
-from samlib.paper.crossfit import MODEL_GROUPS, POINT_GROUPS
+from samlib.inference import CONTRADICTED, LEVEL, NO_DIFFERENCE, RELIABLE, SUPPORTED, Effect, mean, verdict
 from samlib.paper.frames import Frames, table
 from samlib.paper.optimizers import ACCURACY, AUC, COMPARABLE, TITLES, label, stores, terms, train_losses
 from samlib.paper.style import GREEN, GREY, SAM, SGD, WIDTH, drawn
 
 MEASURES = (ACCURACY, AUC)
 SMALLEST = 0.005  # the difference in AUC at equal accuracy that counts
-FEWEST = 4  # settings that a line needs
+FEWEST = 6  # settings that a line needs
 MARKERS = dict(zip(TITLES, "osD^vPX", strict=True))
 COLOURS = dict(zip(TITLES, (SGD, "#E69F00", "#CC79A7", GREEN, GREY, "#56B4E9", "black"), strict=True))
 
@@ -55,64 +54,73 @@ def _recipe(pairs: Mapping[tuple[str, Any], Pair]) -> dict[str, str]:
 def explained(pairs: Mapping[tuple[str, Any], Pair]) -> pd.DataFrame:
     """Does test accuracy alone explain attack success? A line through AUC gains over accuracy gains, one point a setting.
 
-    One row: slope, `estimate` (the line at equal accuracy) with stderr, df, low, high, `share` of the variance between settings
-    that accuracy explains, settings. A setting that several fields share (the recipe) counts once; the number of models is no
-    setting of training. This question is a family of its own. NaN for fewer than `FEWEST` settings, and where the
-    accuracies differ by no more than noise.
+    One row: settings, `reliability` of their accuracy gains, slope, `estimate` (the line at equal accuracy) with stderr, df, low,
+    high, and the `share` of the variance between settings that accuracy explains. A setting that several fields share (the
+    recipe) counts once; the number of models is no setting of training. This question is a family of its own. NaN for fewer
+    than `FEWEST` settings, and where noise makes more than half of the spread in accuracy.
     """
     alone = {
         tuple(runs.attrs["key"] for runs in pair[:2]): pair for (field, _), pair in pairs.items() if field != "n_models"
     }
-    row = dict.fromkeys(("slope", "estimate", "stderr", "df", "low", "high", "share"), math.nan)
+    row = dict.fromkeys(("reliability", "slope", "estimate", "stderr", "df", "low", "high", "share"), math.nan)
     if len(alone) >= FEWEST:
         common = sorted(set.intersection(*(set(pair.sgd.model.values.tolist()) for pair in alone.values())))
         several = [Pair(*(runs.sel(model=common) for runs in pair[:2]), pair.name) for pair in alone.values()]
         x, y = (np.array([np.subtract(*terms(pair, of)[::-1]) for pair in several]) for of in MEASURES)
-        first = several[0].sgd
-        found = line(x, y, *(first[side].values for side in ("model", "test", "example")))
-        slope, effect = found
-        low, high = effect.interval()
-        share = np.corrcoef(x.mean((1, 2)), y.mean((1, 2)))[0, 1] ** 2
-        row = {
-            "slope": slope,
-            "estimate": effect.estimate,
-            "stderr": effect.stderr,
-            "df": effect.df,
-            "low": low,
-            "high": high,
-        }
-        row = {name: float(value) for name, value in (row | {"share": share}).items()}
-    return pd.DataFrame([row | {"settings": len(alone)}])
+        found = line(x, y)
+        row["reliability"] = found.reliability
+        if found.reliability >= RELIABLE:
+            low, high = (float(end) for end in found.height.interval())
+            share = float(np.corrcoef(x.mean((1, 2)), y.mean((1, 2)))[0, 1] ** 2)
+            estimate, stderr, df, _ = (float(part) for part in found.height)
+            row |= {"slope": found.slope, "estimate": estimate, "stderr": stderr, "df": df}
+            row |= {"low": low, "high": high, "share": share}
+    return pd.DataFrame([{"settings": len(alone)} | row])
 
 
-def line(x: np.ndarray, y: np.ndarray, models, tests, examples) -> tuple[float, Effect]:
-    """The slope of y over x, and the effect of its height at x = 0, a point a setting, with the noise in x corrected.
+class Line(NamedTuple):
+    """A line through settings: its slope, the effect of its height at 0, and the reliability of the settings' x."""
 
-    x (settings, models, tests), y (settings, models, examples): terms; models, tests, examples name them. The noise that few
-    models and test points leave in x would bend a least-squares line away from the origin, so moments are taken without it.
-    Settings, models and points vary: a jackknife leaves out each setting, each group of models and each group of points.
+    slope: float
+    height: Effect
+    reliability: float
+
+
+def line(x: np.ndarray, y: np.ndarray) -> Line:
+    """The line of y over x through settings, whose moments leave out the noise of few models and few test points.
+
+    x (settings, models, tests), y (settings, models, examples): terms, whose means over models and points are a setting's
+    place. Noise in x would bend a least-squares line away from the origin (Fuller 1987). Settings, models and points vary:
+    first-order terms of the height (settings, models) go to `inference.mean`, and the points add their own part.
     """
     noise = mean(x - x.mean(0)).stderr ** 2  # of each setting; what settings share moves no slope
-    rows = [each.mean(2) - each.mean((0, 2)) for each in (x, y)]
-    rows = [each - each.mean(1, keepdims=True) for each in rows]
-    both = (rows[0] * rows[1]).sum(1) / (x.shape[1] * (x.shape[1] - 1))
-    of_models = groups(models, min(MODEL_GROUPS, len(models)))
-    several = min(POINT_GROUPS, len(tests), len(examples))
-    x, y = (_without(each, of_models, groups(ids, several)) for each, ids in ((x, tests), (y, examples)))
-    kept = np.vstack([np.ones(len(x)), 1 - np.eye(len(x))])
-    kept /= kept.sum(1, keepdims=True)  # (settings + 1, settings)
-    sx, sy, sxx, sxy = (np.tensordot(kept, each, 1) for each in (x, y, x * x, x * y))
-    spread, together = (s - (kept @ n)[:, None, None] for s, n in ((sxx - sx**2, noise), (sxy - sx * sy, both)))
-    slope = together / np.where(spread > 0, spread, np.nan)
-    effect = jackknife((sy - slope * sx).swapaxes(0, 1), 3)
-    return float(slope[0, 0, 0]), effect._replace(df=np.minimum(effect.df, len(kept) - 3))  # a line takes two degrees
+    of_models = [each.mean(2) - each.mean((0, 2)) for each in (x, y)]
+    of_models = [each - each.mean(1, keepdims=True) for each in of_models]
+    shared = (of_models[0] * of_models[1]).sum(1) / (x.shape[1] * (x.shape[1] - 1))
+    at, up = x.mean((1, 2)), y.mean((1, 2))
+    away = at - at.mean()
+    spread = (away**2).mean() - noise.mean()
+    slope = ((away * up).mean() - shared.mean()) / spread
+    height = up.mean() - slope * at.mean()
+    rest, lever = up - height - slope * at, at.mean() / spread
 
+    def moved(dx, dy):
+        """How far the height moves with what moves each setting's place."""
+        return (dy - slope * dx) * (1 - lever * away[:, None]) - lever * rest[:, None] * dx
 
-def _without(terms: np.ndarray, models: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Means of terms (settings, models, points) with each group of either left out: (settings, groups + 1, groups + 1)."""
-    kept = [np.array([of != g for g in range(of.max() + 1)], float) for of in (models, points)]
-    rows, columns = (each / each.sum(1, keepdims=True) for each in kept)
-    return rows @ terms @ columns.T
+    scatter = rest * (1 - lever * away) + lever * (shared - slope * noise)
+    scatter = scatter / np.sqrt(1 - away**2 / (away**2).sum())  # a line lies too near to far settings (HC2)
+    terms = (scatter - scatter.mean())[:, None] + moved(x.mean(2) - at[:, None], y.mean(2) - up[:, None])
+    none, n = np.zeros((len(at), 1)), len(at)
+    found = mean(terms.T)
+    parts = [found, mean(moved(x.mean(1) - at[:, None], none)), mean(moved(none, y.mean(1) - up[:, None]))]
+    squares = np.array([part.stderr**2 for part in parts])
+    df = np.array(
+        [found.df * (n - 2) / (n - 1), *(part.df for part in parts[1:])]
+    )  # a line takes two degrees of freedom
+    total = squares.sum()
+    effect = Effect(height, np.sqrt(total), total**2 / (squares**2 / df).sum(), found.by_models)
+    return Line(float(slope), effect, float(1 - noise.mean() / (away**2).mean()))
 
 
 def explained_sentence(found: pd.DataFrame) -> str:
@@ -120,8 +128,8 @@ def explained_sentence(found: pd.DataFrame) -> str:
     row = found.iloc[0]
     if math.isnan(row.low):
         return (
-            f"**Inconclusive.** {row.settings:.0f} settings are comparable, and they are too few, or differ in accuracy by no "
-            "more than noise."
+            f"**Not measurable.** {row.settings:.0f} settings of comparable train loss are too few, or their gains in accuracy "
+            "differ by little more than noise."
         )
     no = "No, test accuracy alone does not explain it."
     head = {SUPPORTED: no, CONTRADICTED: no, NO_DIFFERENCE: "At equal test accuracy, no difference that counts."}

@@ -202,29 +202,32 @@ def _number(ax, curves: pd.DataFrame, x: str) -> None:
 
 @drawn
 def equal_loss_bands(equal_loss: pd.DataFrame, equal_accuracy: pd.DataFrame, name: str = "SAM"):
-    """The difference in each attack's AUC at equal train loss, with its band and the named rows; dotted, at equal accuracy."""
-    figure, axes = plt.subplots(1, len(ATTACKS), figsize=(WIDTH, 2.8), sharey=True)
-    for ax, attack in zip(axes, ATTACKS, strict=True):
+    """The difference in each attack's AUC, above at equal train loss and below at equal mean test accuracy.
+
+    Above, the band holds along all losses at once, and diamonds are the named rows, hollow where they have no verdict. Below
+    is no interval: accuracies are compared for the eye alone.
+    """
+    figure, axes = plt.subplots(2, len(ATTACKS), figsize=(WIDTH, 4.6), sharex="row", sharey=True)
+    for attack, top, below in zip(ATTACKS, *axes, strict=True):
         rows = equal_loss.loc[attack].dropna()
-        ax.axhline(0, color=GREY, lw=1)
-        ax.fill_between(rows[TRAIN_LOSS], rows["band_low"], rows["band_high"], color=SAM, alpha=0.2, lw=0)
-        ax.plot(rows[TRAIN_LOSS], rows["difference"], color=SAM)
-        for _, row in rows[rows.index.isin(FRACTIONS.values())].iterrows():
-            ends = [[row.difference - row.low], [row.high - row.difference]]
-            ax.errorbar(
-                row[TRAIN_LOSS],
-                row.difference,
-                ends,
-                fmt="D",
-                ms=4,
-                lw=1.2,
-                color="black",
-                mfc="white" if row.note else "black",
-            )
-        ax.set(title=attack, xlabel=TRAIN_LOSS, xscale="log")
-        ax.invert_xaxis()
-        ax.grid(axis="y", alpha=0.3)
-    axes[0].set_ylabel(f"AUC, {name} − SGD")
+        top.fill_between(rows[TRAIN_LOSS], rows["band_low"], rows["band_high"], color=SAM, alpha=0.2, lw=0)
+        top.plot(rows[TRAIN_LOSS], rows["difference"], color=SAM)
+        named = rows[rows.index.isin(FRACTIONS.values())]
+        top.vlines(named[TRAIN_LOSS], named["low"], named["high"], color="black", lw=1.2)
+        fill = np.where(named["note"] == "", "black", "white")
+        top.scatter(named[TRAIN_LOSS], named["difference"], s=24, marker="D", zorder=3, ec="black", fc=fill)
+        top.set(title=attack, xlabel=TRAIN_LOSS)
+        if len(equal_accuracy):
+            rows = equal_accuracy.loc[attack]
+            below.plot(rows[ACCURACY], rows["difference"], color=SAM, ls="--")
+        below.set(xlabel=ACCURACY)
+        for ax in (top, below):
+            ax.axhline(0, color=GREY, lw=1)
+            ax.grid(axis="y", alpha=0.3)
+    axes[0, 0].set_xscale("log")
+    axes[0, 0].invert_xaxis()
+    for ax in axes[:, 0]:
+        ax.set_ylabel(f"AUC, {name} − SGD")
     return figure
 
 
