@@ -15,6 +15,7 @@ import pandas as pd
 from samlib.audit import Pair, compared
 from samlib.inference import CONTRADICTED, LEVEL, NO_DIFFERENCE, RELIABLE, SUPPORTED, Effect, mean, verdict
 from samlib.paper.frames import Frames, table
+from samlib.paper.lengths import common_models
 from samlib.paper.optimizers import ACCURACY, AUC, COMPARABLE, TITLES, label, stores, terms, train_losses
 from samlib.paper.style import GREEN, GREY, SAM, SGD, WIDTH, drawn
 
@@ -37,7 +38,8 @@ def measure(pairs: Mapping[tuple[str, Any], Pair]) -> Frames:
     for key, pair in named.items():
         for of in MEASURES:
             about = {"own": own[key[0]] == key[1], "comparable": bool(losses.loc[key, "comparable"])}
-            rows[(*key, of)] = compared(*terms(pair, of), each) | about
+            sgd, sam = terms(pair, of)
+            rows[(*key, of)] = compared(sgd, sam, each) | about
     return {
         "ablations": table(rows, "field", "value", "measure"),
         "explained": explained({key: pair for key, pair in named.items() if losses.loc[key, "comparable"]}),
@@ -64,8 +66,7 @@ def explained(pairs: Mapping[tuple[str, Any], Pair]) -> pd.DataFrame:
     }
     row = dict.fromkeys(("reliability", "slope", "estimate", "stderr", "df", "low", "high", "share"), math.nan)
     if len(alone) >= FEWEST:
-        common = sorted(set.intersection(*(set(pair.sgd.model.values.tolist()) for pair in alone.values())))
-        several = [Pair(*(runs.sel(model=common) for runs in pair[:2]), pair.name) for pair in alone.values()]
+        several = common_models(list(alone.values()))
         x, y = (np.array([np.subtract(*terms(pair, of)[::-1]) for pair in several]) for of in MEASURES)
         found = line(x, y)
         row["reliability"] = found.reliability
@@ -191,8 +192,8 @@ def gain_against_gain(frame: pd.DataFrame, found: pd.DataFrame, name: str = "SAM
     )
     for field in dict.fromkeys(gains.index.get_level_values("field")):
         part = gains.loc[field]
-        style = {"marker": MARKERS[field], "color": COLOURS[field]}
-        ax.scatter(part[ACCURACY], part[AUC], s=30, alpha=0.85, lw=0, label=TITLES[field], **style)
+        look, colour = MARKERS[field], COLOURS[field]
+        ax.scatter(part[ACCURACY], part[AUC], s=30, alpha=0.85, lw=0, label=TITLES[field], marker=look, color=colour)
     row = found.iloc[0]
     if not math.isnan(row.low):
         ends = np.array([min(gains[ACCURACY].min(), 0), max(gains[ACCURACY].max(), 0)])

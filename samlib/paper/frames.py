@@ -51,9 +51,10 @@ def contrast(sgd: Effect, sam: Effect, gap: Effect) -> dict[str, float]:
 def table(rows: Mapping, *names: str) -> pd.DataFrame:
     """A frame of rows keyed by tuples, the levels of whose index have these names."""
     frame = pd.DataFrame.from_dict(rows, orient="index")
-    frame.index = (
-        pd.MultiIndex.from_tuples(frame.index, names=names) if len(names) > 1 else frame.index.rename(names[0])
-    )
+    if len(names) > 1:
+        frame.index = pd.MultiIndex.from_arrays(list(zip(*rows, strict=True)) or [[]] * len(names), names=names)
+    else:
+        frame.index = frame.index.rename(names[0])
     return frame
 
 

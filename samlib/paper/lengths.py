@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -40,39 +41,44 @@ def measure(pairs: Mapping[int, Pair]) -> Frames:
     `band_high`), and a note where nothing can be said. "effects" holds the rows of `FRACTIONS`.
     """
     epochs = sorted(pairs)
-    common = sorted(set.intersection(*(set(pair.sgd.model.values.tolist()) for pair in pairs.values())))
-    aligned = [[runs.sel(model=common) for runs in pairs[e][:2]] for e in epochs]
-    loss = np.log([[np.maximum(both[o].train_loss.values, 1e-12) for both in aligned] for o in (0, 1)])
-    right = np.array([[both[o].test_correct.values.mean() for both in aligned] for o in (0, 1)])
+    aligned = common_models([pairs[e] for e in epochs])
+    both = [pair.sgd for pair in aligned], [pair.sam for pair in aligned]
+    loss = np.log([[np.maximum(runs.train_loss.values, 1e-12) for runs in one] for one in both])
+    right = np.array([[runs.test_correct.values.mean() for runs in one] for one in both])
     falling = np.array([_leading(-each) for each in loss.mean(2)])
     rising = np.array([_leading(each) for each in right])
-    drift = np.array([[_loss_terms(both[o]) for both in aligned] for o in (0, 1)])
+    drift = np.array([[_loss_terms(runs) for runs in one] for one in both])
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "(?s).*are left out")  # the page counts them
-        found = [[attack_scores(both[o], tuple(ATTACKS.values())) for both in aligned] for o in (0, 1)]
-    rows, decided, curves, level = {}, {}, [], {}
+        found = [[attack_scores(runs, tuple(ATTACKS.values())) for runs in one] for one in both]
+    equal_loss: dict[tuple[str, float], dict] = {}
+    equal_accuracy: dict[tuple[str, float], dict] = {}
+    decided, curves = {}, []
     for attack, kind in ATTACKS.items():
         terms = np.array([[_terms(each, kind) for each in one] for one in found])
-        auc = terms.mean((2, 3))
+        auc = terms.mean((2, 3), dtype=float)
         for f in GRID:
             row, effect = _row([(loss[o][m], terms[o][m], drift[o][m]) for o, m in enumerate(falling)], f)
-            rows[attack, f] = row
+            equal_loss[attack, f] = row
+            equal_accuracy[attack, f] = _at_accuracy(right, auc, rising, f)
             for said in (said for said, fraction in FRACTIONS.items() if fraction == f):
                 decided[f"C2 {attack} at equal train loss, {said}"] = effect
         for o, name in enumerate(("sgd", "sam")):
             part = {"epochs": epochs, TRAIN_LOSS: np.exp(loss[o].mean(1)), ACCURACY: right[o], "auc": auc[o]}
-            curves.append(
-                pd.DataFrame(part | {"falling": falling[o], "rising": rising[o], "optimizer": name}).assign(
-                    attack=attack
-                )
-            )
-        level |= {(attack, f): row for f, row in _equal_accuracy(right, auc, rising).items()}
+            part |= {"falling": falling[o], "rising": rising[o]}
+            curves.append(pd.DataFrame(part).assign(optimizer=name, attack=attack))
     return {
         "effects": effects(decided),
-        "equal_loss": table(rows, "attack", "fraction"),
-        "equal_accuracy": table(level, "attack", "fraction"),
+        "equal_loss": table(equal_loss, "attack", "fraction"),
+        "equal_accuracy": table(equal_accuracy, "attack", "fraction"),
         "curves": pd.concat(curves, ignore_index=True),
     }
+
+
+def common_models(pairs: Sequence[Pair]) -> list[Pair]:
+    """The pairs with the models that all of them hold."""
+    common = sorted(set.intersection(*(set(pair.sgd.model.values.tolist()) for pair in pairs)))
+    return [Pair(pair.sgd.sel(model=common), pair.sam.sel(model=common), pair.name) for pair in pairs]
 
 
 def _terms(found: Attacked, attack: str) -> np.ndarray:
@@ -115,10 +121,12 @@ def _row(both: list[tuple[np.ndarray, np.ndarray, np.ndarray]], fraction: float)
     means = [loss.mean(1) for loss, *_ in both]
     first, last = min(each.max() for each in means), max(each.min() for each in means)
     at = first + fraction * (last - first)
-    found = [matched(*one, at) for one in both] if last < first else [None]
-    row = dict.fromkeys(("sgd", "sam", "difference", "low", "high", "band_low", "band_high", "moved"), math.nan)
+    row: dict[str, Any] = dict.fromkeys(
+        ("sgd", "sam", "difference", "low", "high", "band_low", "band_high", "moved"), math.nan
+    )
     row |= {TRAIN_LOSS: math.exp(at), "note": UNREACHED}
-    if any(each is None for each in found):
+    found = [each for one in both if last < first and (each := matched(*one, at)) is not None]
+    if len(found) < 2:
         return row, None
     sgd, sam, gap = mean(found[0]), mean(found[1]), mean(found[1] - found[0])
     low, high = gap.interval(EACH / len(GRID))
@@ -132,25 +140,22 @@ def _row(both: list[tuple[np.ndarray, np.ndarray, np.ndarray]], fraction: float)
 def _moved(loss: np.ndarray, terms: np.ndarray, drift: np.ndarray, at: float) -> float:
     """How far the AUC at a loss moves, at most, when one interior length is left out; infinite where that leaves it open."""
     auc = terms.mean(2, keepdims=True)
-    still = np.zeros_like(auc)
-    found = [matched(loss, auc, still, at)]
-    for j in range(1, len(loss) - 1):
-        found.append(matched(*(np.delete(each, j, 0) for each in (loss, auc, still)), at))
-    if len(found) < 2 or any(each is None for each in found):
-        return math.inf
-    return max(abs(float((each - found[0]).mean())) for each in found[1:])
+    still, found = np.zeros_like(auc), []
+    for left_out in ([], *([j] for j in range(1, len(loss) - 1))):
+        there, value, none = (np.delete(each, left_out, 0) for each in (loss, auc, still))
+        each = matched(there, value, none, at)
+        found.append(math.nan if each is None else float(each.mean()))
+    moved = max((abs(each - found[0]) for each in found[1:]), default=math.inf)
+    return math.inf if math.isnan(sum(found)) else moved
 
 
-def _equal_accuracy(right: np.ndarray, auc: np.ndarray, rising: np.ndarray) -> dict[float, dict]:
-    """The difference at equal mean test accuracy, for a figure alone: while both optimizers' accuracies still rise."""
+def _at_accuracy(right: np.ndarray, auc: np.ndarray, rising: np.ndarray, fraction: float) -> dict[str, float]:
+    """A row of "equal_accuracy", for a figure alone: AUCs at one mean test accuracy, while both accuracies still rise."""
     curves = [(x[m], y[m]) for x, y, m in zip(right, auc, rising, strict=True)]
     first, last = max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves)
-    rows = {}
-    for f in GRID if first < last else ():
-        at = first + f * (last - first)
-        sgd, sam = (float(np.interp(at, x, y)) for x, y in curves)
-        rows[f] = {ACCURACY: at, "sgd": sgd, "sam": sam, "difference": sam - sgd}
-    return rows
+    at = first + fraction * (last - first) if first < last else math.nan
+    sgd, sam = (float(np.interp(at, x, y)) for x, y in curves)
+    return {ACCURACY: at, "sgd": sgd, "sam": sam, "difference": sam - sgd}
 
 
 @drawn
@@ -217,9 +222,8 @@ def equal_loss_bands(equal_loss: pd.DataFrame, equal_accuracy: pd.DataFrame, nam
         fill = np.where(named["note"] == "", "black", "white")
         top.scatter(named[TRAIN_LOSS], named["difference"], s=24, marker="D", zorder=3, ec="black", fc=fill)
         top.set(title=attack, xlabel=TRAIN_LOSS)
-        if len(equal_accuracy):
-            rows = equal_accuracy.loc[attack]
-            below.plot(rows[ACCURACY], rows["difference"], color=SAM, ls="--")
+        rows = equal_accuracy.loc[attack]
+        below.plot(rows[ACCURACY], rows["difference"], color=SAM, ls="--")
         below.set(xlabel=ACCURACY)
         for ax in (top, below):
             ax.axhline(0, color=GREY, lw=1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -102,7 +102,7 @@ def optimizer_ledger(frames: Frames) -> pd.DataFrame:
             rows[name, of] = {
                 "statistic": f"{of}, {name} - SGD", "text": text, "direction": 1, "smallest": smallest,
                 "estimate": found.estimate, "low": low, "high": high, "level": each, "p": float(found.p()),
-                "verdict": verdict(found.estimate, low, high, 1, smallest),
+                "verdict": verdict(float(found.estimate), low, high, 1, smallest),
             }  # fmt: skip
     return table(rows, "optimizer", "measure")
 
@@ -166,7 +166,7 @@ def optimizer_differences(frames: Frames):
     return figure
 
 
-def stores(pairs: Mapping[Hashable, Pair]) -> pd.DataFrame:
+def stores(pairs: Mapping[Any, Pair]) -> pd.DataFrame:
     """What was trained for a page of many settings: a row for each store, with its accuracies and what its models cost."""
     found: dict[str, Any] = {}
     for runs in (runs for pair in pairs.values() for runs in pair[:2]):

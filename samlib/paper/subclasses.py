@@ -55,7 +55,8 @@ def _memorization(pair: Pair) -> pd.DataFrame:
 
 def _attacks(pair: Pair) -> pd.DataFrame:
     """Members of a group are told from its non-members."""
-    subclass, rows = pair.sgd.subclass.values[usable(pair.sgd)[1]], {}
+    rows: dict[tuple[str, str], dict] = {}
+    subclass = pair.sgd.subclass.values[usable(pair.sgd)[1]]
     found = [attack_scores(runs, ATTACKS) for runs in pair[:2]]
     for attack in ATTACKS:
         terms = [np.empty(each.member.shape) for each in found]
@@ -69,7 +70,7 @@ def _attacks(pair: Pair) -> pd.DataFrame:
 def _rows(measure: str, subclass: np.ndarray, terms: list[np.ndarray]) -> dict[tuple[str, str], dict]:
     means: list[Callable] = [lambda t, c=code: group_mean(t, subclass == c) for code in range(len(GROUPS))]
     groups = dict(zip(GROUPS, means, strict=True)) | {BETWEEN: lambda t: means[1](t) - means[0](t)}
-    return {(measure, group): compared(*map(mean, terms), EACH) for group, mean in groups.items()}
+    return {(measure, group): compared(mean(terms[0]), mean(terms[1]), EACH) for group, mean in groups.items()}
 
 
 def group_mean(terms: np.ndarray, inside: np.ndarray) -> np.ndarray:
