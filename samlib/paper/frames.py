@@ -52,7 +52,8 @@ def table(rows: Mapping, *names: str) -> pd.DataFrame:
     """A frame of rows keyed by tuples, the levels of whose index have these names."""
     frame = pd.DataFrame.from_dict(rows, orient="index")
     if len(names) > 1:
-        frame.index = pd.MultiIndex.from_arrays(list(zip(*rows, strict=True)) or [[]] * len(names), names=names)
+        levels: list[tuple] = list(zip(*rows, strict=True)) or [()] * len(names)  # none without rows
+        frame.index = pd.MultiIndex.from_arrays(levels, names=names)
     else:
         frame.index = frame.index.rename(names[0])
     return frame

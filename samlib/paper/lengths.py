@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib import patheffects
 
-from samlib.audit import Attacked, Pair, attack_scores, usable
+from samlib.audit import Pair, attack_scores, usable
 from samlib.evaluation import auc_terms
 from samlib.inference import mean
 from samlib.paper.frames import EACH, Found, Frames, contrast, effects, table
@@ -28,6 +28,7 @@ FRACTIONS = {
     "1/2": 0.5,
     "3/4": 0.75,
 }  # of the way from the highest common loss to the lowest, in logarithms
+CLAIMED = {f"C2 {a} at equal train loss, {said}": (a, f) for a in ATTACKS for said, f in FRACTIONS.items()}
 GRID = np.linspace(0, 1, 17)  # where the band stands
 SPARSE, UNREACHED = "lengths too far apart", "not every model reaches this loss"
 TRAIN_LOSS, ACCURACY = "train loss", "test accuracy"
@@ -40,49 +41,89 @@ def measure(pairs: Mapping[int, Pair]) -> Frames:
     difference at one train loss, its interval (`low`, `high`), the band that holds along all of the grid (`band_low`,
     `band_high`), and a note where nothing can be said. "effects" holds the rows of `FRACTIONS`.
     """
+    trained = _trained(pairs)
+    keys = [(attack, f) for attack in ATTACKS for f in GRID]
+    rows = {(attack, f): trained.row(attack, f) for attack, f in keys}
+    return {
+        "effects": effects({claim: rows[key][1] for claim, key in CLAIMED.items()}),
+        "equal_loss": table({key: row for key, (row, _) in rows.items()}, "attack", "fraction"),
+        "equal_accuracy": table({key: trained.at_accuracy(*key) for key in keys}, "attack", "fraction"),
+        "curves": trained.curves(),
+    }
+
+
+def decided(pairs: Mapping[int, Pair]) -> dict[str, Found | None]:
+    """What decides the rows of C2 at equal train loss; None where the lengths do not tell."""
+    trained = _trained(pairs)
+    return {claim: trained.row(*key)[1] for claim, key in CLAIMED.items()}
+
+
+class _Trained(NamedTuple):
+    """All lengths of both optimizers; arrays (2, lengths, models[, examples])."""
+
+    epochs: list[int]
+    loss: np.ndarray  # logarithm
+    right: np.ndarray  # mean test accuracy (2, lengths)
+    drift: np.ndarray  # how each example moves the logarithm of the loss
+    terms: dict[str, np.ndarray]  # of each attack's AUC
+
+    def row(self, attack: str, fraction: float) -> tuple[dict[str, Any], Found | None]:
+        """A row of "equal_loss", and what decides it."""
+        falling = [_leading(-each.mean(1)) for each in self.loss]
+        both = [(self.loss[o][m], self.terms[attack][o][m], self.drift[o][m]) for o, m in enumerate(falling)]
+        return at_loss(both, fraction)
+
+    def at_accuracy(self, attack: str, fraction: float) -> dict[str, float]:
+        """A row of "equal_accuracy", for a figure alone: AUCs at one mean test accuracy, while both accuracies still rise."""
+        rising, auc = [_leading(each) for each in self.right], self.terms[attack].mean((2, 3), dtype=float)
+        curves = [(x[m], y[m]) for x, y, m in zip(self.right, auc, rising, strict=True)]
+        first, last = max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves)
+        at = first + fraction * (last - first) if first < last else math.nan
+        sgd, sam = (float(np.interp(at, x, y)) for x, y in curves)
+        return {ACCURACY: at, "sgd": sgd, "sam": sam, "difference": sam - sgd}
+
+    def curves(self) -> pd.DataFrame:
+        """Means over models: epochs, train loss, test accuracy, auc, falling, rising, optimizer, attack."""
+        parts = []
+        for attack, terms in self.terms.items():
+            for o, name in enumerate(("sgd", "sam")):
+                loss, right = self.loss[o].mean(1), self.right[o]
+                part = {"epochs": self.epochs, TRAIN_LOSS: np.exp(loss), ACCURACY: right}
+                part |= {
+                    "auc": terms[o].mean((1, 2), dtype=float),
+                    "falling": _leading(-loss),
+                    "rising": _leading(right),
+                }
+                parts.append(pd.DataFrame(part).assign(optimizer=name, attack=attack))
+        return pd.concat(parts, ignore_index=True)
+
+
+def _trained(pairs: Mapping[int, Pair]) -> _Trained:
     epochs = sorted(pairs)
     aligned = common_models([pairs[e] for e in epochs])
     both = [pair.sgd for pair in aligned], [pair.sam for pair in aligned]
-    loss = np.log([[np.maximum(runs.train_loss.values, 1e-12) for runs in one] for one in both])
-    right = np.array([[runs.test_correct.values.mean() for runs in one] for one in both])
-    falling = np.array([_leading(-each) for each in loss.mean(2)])
-    rising = np.array([_leading(each) for each in right])
-    drift = np.array([[_loss_terms(runs) for runs in one] for one in both])
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "(?s).*are left out")  # the page counts them
         found = [[attack_scores(runs, tuple(ATTACKS.values())) for runs in one] for one in both]
-    equal_loss: dict[tuple[str, float], dict] = {}
-    equal_accuracy: dict[tuple[str, float], dict] = {}
-    decided, curves = {}, []
-    for attack, kind in ATTACKS.items():
-        terms = np.array([[_terms(each, kind) for each in one] for one in found])
-        auc = terms.mean((2, 3), dtype=float)
-        for f in GRID:
-            row, effect = _row([(loss[o][m], terms[o][m], drift[o][m]) for o, m in enumerate(falling)], f)
-            equal_loss[attack, f] = row
-            equal_accuracy[attack, f] = _at_accuracy(right, auc, rising, f)
-            for said in (said for said, fraction in FRACTIONS.items() if fraction == f):
-                decided[f"C2 {attack} at equal train loss, {said}"] = effect
-        for o, name in enumerate(("sgd", "sam")):
-            part = {"epochs": epochs, TRAIN_LOSS: np.exp(loss[o].mean(1)), ACCURACY: right[o], "auc": auc[o]}
-            part |= {"falling": falling[o], "rising": rising[o]}
-            curves.append(pd.DataFrame(part).assign(optimizer=name, attack=attack))
-    return {
-        "effects": effects(decided),
-        "equal_loss": table(equal_loss, "attack", "fraction"),
-        "equal_accuracy": table(equal_accuracy, "attack", "fraction"),
-        "curves": pd.concat(curves, ignore_index=True),
+    terms = {
+        attack: np.array(
+            [[auc_terms(each.scores[kind], each.member).astype(np.float32) for each in one] for one in found]
+        )
+        for attack, kind in ATTACKS.items()
     }
+    return _Trained(
+        epochs,
+        np.log([[np.maximum(runs.train_loss.values, 1e-12) for runs in one] for one in both]),
+        np.array([[runs.test_correct.values.mean() for runs in one] for one in both]),
+        np.array([[_loss_terms(runs) for runs in one] for one in both]),
+        terms,
+    )
 
 
 def common_models(pairs: Sequence[Pair]) -> list[Pair]:
     """The pairs with the models that all of them hold."""
     common = sorted(set.intersection(*(set(pair.sgd.model.values.tolist()) for pair in pairs)))
     return [Pair(pair.sgd.sel(model=common), pair.sam.sel(model=common), pair.name) for pair in pairs]
-
-
-def _terms(found: Attacked, attack: str) -> np.ndarray:
-    return auc_terms(found.scores[attack], found.member).astype(np.float32)
 
 
 def _loss_terms(runs) -> np.ndarray:
@@ -116,7 +157,7 @@ def matched(loss: np.ndarray, terms: np.ndarray, drift: np.ndarray, at: float) -
     return (1 - share) * parts[0] + share * parts[1]
 
 
-def _row(both: list[tuple[np.ndarray, np.ndarray, np.ndarray]], fraction: float) -> tuple[dict, Found | None]:
+def at_loss(both: list[tuple[np.ndarray, np.ndarray, np.ndarray]], fraction: float) -> tuple[dict, Found | None]:
     """A row of "equal_loss", and what decides it; both: (loss, terms, drift) of each optimizer, as for `matched`."""
     means = [loss.mean(1) for loss, *_ in both]
     first, last = min(each.max() for each in means), max(each.min() for each in means)
@@ -147,15 +188,6 @@ def _moved(loss: np.ndarray, terms: np.ndarray, drift: np.ndarray, at: float) ->
         found.append(math.nan if each is None else float(each.mean()))
     moved = max((abs(each - found[0]) for each in found[1:]), default=math.inf)
     return math.inf if math.isnan(sum(found)) else moved
-
-
-def _at_accuracy(right: np.ndarray, auc: np.ndarray, rising: np.ndarray, fraction: float) -> dict[str, float]:
-    """A row of "equal_accuracy", for a figure alone: AUCs at one mean test accuracy, while both accuracies still rise."""
-    curves = [(x[m], y[m]) for x, y, m in zip(right, auc, rising, strict=True)]
-    first, last = max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves)
-    at = first + fraction * (last - first) if first < last else math.nan
-    sgd, sam = (float(np.interp(at, x, y)) for x, y in curves)
-    return {ACCURACY: at, "sgd": sgd, "sam": sam, "difference": sam - sgd}
 
 
 @drawn

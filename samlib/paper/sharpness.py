@@ -9,7 +9,6 @@ import pandas as pd
 from samlib.audit import compared
 from samlib.paper.frames import EACH, Frames, table
 from samlib.paper.style import GREY, REFERENCE, SAM, SGD, WIDTH, dataset_title, drawn
-from samlib.paper.tables import INTERVAL, intervals
 from samlib.sharpness import AT_RHO, EFFORT, GRID, Landscape, Landscapes, descent, valley, valley_eigenvalue
 
 START, RADIUS, RATE, STEPS = (2.4, 0.8), 0.3, 0.05, 200  # of the two-weight net: large enough to be seen
@@ -150,7 +149,7 @@ def sharpness_table(frames: Frames):
     frame = frames["sharpness"]
     shown = frame[["sgd", "sam"]].map("{:.3g}".format).set_axis(["SGD", frames["about"]["name"].iloc[0]], axis=1)
     shown["difference"] = frame["difference"].map("{:+.2g}".format)
-    shown[INTERVAL] = intervals(frame, "{:+.2g}")
+    shown["interval"] = frame["low"].map("{:+.2g} to ".format) + frame["high"].map("{:+.2g}".format)
     return shown.style
 
 
