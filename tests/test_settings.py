@@ -259,6 +259,9 @@ def test_accuracy_explains_the_attack_or_does_not():
     assert less.high[0] < -0.005
     few = ablations.explained(gains(0.5 * SKILLS[:5], SKILLS[:5]))
     assert ablations.explained_sentence(few).startswith("**Not measurable.** 5 settings")
+    one = setting(0, 1, 0)
+    still = {key: one._replace(sam=one.sam.assign_attrs(key=f"{key}")) for key in gains(SKILLS, SKILLS)}
+    assert ablations.explained(still).reliability[0] == 0
     same = gains(SKILLS, 0 * SKILLS)
     assert ablations.explained(same).reliability[0] < 0.5
     assert ablations.explained_sentence(ablations.explained(same)).startswith("**Not measurable.** 8 settings")
@@ -301,7 +304,7 @@ def test_the_interval_at_equal_accuracy_covers_and_holds_the_scatter_between_set
     while len(covered) < 150:
         x, y = line_data(rng, settings)
         found = ablations.line(x, y)
-        if found.reliability >= 0.5:
+        if found.height:
             low, high = found.height.interval()
             covered.append(low <= 0.01 <= high)
             once.append(abs(found.height.estimate - 0.01) < over_models_alone(x, y))
@@ -310,13 +313,13 @@ def test_the_interval_at_equal_accuracy_covers_and_holds_the_scatter_between_set
 
 
 def test_noise_in_accuracy_bends_no_line():
-    """A line of slope 1/2, noise in x as large as its spread: the naive slope is half of that."""
+    """A line of slope 1/2, noise in x nearly as large as its spread: the naive slope is much less."""
     rng, found, naive = np.random.default_rng(0), [], []
     for _ in range(40):
-        x, y = line_data(rng, settings=40, noise=0.01, scatter=0.001)
+        x, y = line_data(rng, settings=40, noise=0.006, scatter=0.001)
         found.append(ablations.line(x, y).slope)
         naive.append(np.polyfit(x.mean((1, 2)), y.mean((1, 2)), 1)[0])
-    assert np.median(found) == pytest.approx(0.5, abs=0.08)
+    assert np.nanmedian(found) == pytest.approx(0.5, abs=0.05)
     assert np.median(naive) < 0.42
 
 

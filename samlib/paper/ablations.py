@@ -56,34 +56,35 @@ def _recipe(pairs: Mapping[tuple[str, Any], Pair]) -> dict[str, str]:
 def explained(pairs: Mapping[tuple[str, Any], Pair]) -> pd.DataFrame:
     """Does test accuracy alone explain attack success? A line through AUC gains over accuracy gains, one point a setting.
 
-    One row: settings, `reliability` of their accuracy gains, slope, `estimate` (the line at equal accuracy) with stderr, df, low,
-    high, and the `share` of the variance between settings that accuracy explains. A setting that several fields share (the
-    recipe) counts once; the number of models is no setting of training. This question is a family of its own. NaN for fewer
-    than `FEWEST` settings, and where noise makes more than half of the spread in accuracy.
+    One row: settings, `reliability` of their accuracy gains, slope, the fields of `inference.Effect` and the ends low and
+    high of the line at equal accuracy, and the `share` of the variance between settings that accuracy explains. A setting
+    that several fields share (the recipe) counts once; the number of models is no setting of training. This question is a
+    family of its own. NaN for fewer than `FEWEST` settings, and where noise makes more than half of the spread in accuracy.
     """
     alone = {
         tuple(runs.attrs["key"] for runs in pair[:2]): pair for (field, _), pair in pairs.items() if field != "n_models"
     }
-    row = dict.fromkeys(("reliability", "slope", "estimate", "stderr", "df", "low", "high", "share"), math.nan)
+    row = dict.fromkeys(("reliability", "slope", *Effect._fields, "low", "high", "share"), math.nan)
     if len(alone) >= FEWEST:
         several = common_models(list(alone.values()))
         x, y = (np.array([np.subtract(*terms(pair, of)[::-1]) for pair in several]) for of in MEASURES)
         found = line(x, y)
         row["reliability"] = found.reliability
-        if found.reliability >= RELIABLE:
-            low, high = (float(end) for end in found.height.interval())
-            share = float(np.corrcoef(x.mean((1, 2)), y.mean((1, 2)))[0, 1] ** 2)
-            estimate, stderr, df, _ = (float(part) for part in found.height)
-            row |= {"slope": found.slope, "estimate": estimate, "stderr": stderr, "df": df}
-            row |= {"low": low, "high": high, "share": share}
-    return pd.DataFrame([{"settings": len(alone)} | row])
+        if found.height:
+            low, high = found.height.interval()
+            share = np.corrcoef(x.mean((1, 2)), y.mean((1, 2)))[0, 1] ** 2
+            row |= found.height._asdict() | {"slope": found.slope, "low": low, "high": high, "share": share}
+    return pd.DataFrame([{"settings": len(alone)} | row], dtype=float)
 
 
 class Line(NamedTuple):
-    """A line through settings: its slope, the effect of its height at 0, and the reliability of the settings' x."""
+    """A line through settings: its slope, the effect of its height at 0, and the reliability of the settings' x.
+
+    Where that is below RELIABLE there is no line.
+    """
 
     slope: float
-    height: Effect
+    height: Effect | None
     reliability: float
 
 
@@ -101,6 +102,9 @@ def line(x: np.ndarray, y: np.ndarray) -> Line:
     at, up = x.mean((1, 2)), y.mean((1, 2))
     away = at - at.mean()
     spread = (away**2).mean() - noise.mean()
+    reliability = float(spread / (away**2).mean()) if away.any() else 0.0
+    if reliability < RELIABLE:
+        return Line(math.nan, None, reliability)
     slope = ((away * up).mean() - shared.mean()) / spread
     height = up.mean() - slope * at.mean()
     rest, lever = up - height - slope * at, at.mean() / spread
@@ -116,12 +120,11 @@ def line(x: np.ndarray, y: np.ndarray) -> Line:
     found = mean(terms.T)
     parts = [found, mean(moved(x.mean(1) - at[:, None], none)), mean(moved(none, y.mean(1) - up[:, None]))]
     squares = np.array([part.stderr**2 for part in parts])
-    df = np.array(
-        [found.df * (n - 2) / (n - 1), *(part.df for part in parts[1:])]
-    )  # a line takes two degrees of freedom
+    # A line takes two degrees of freedom.
+    df = np.array([found.df * (n - 2) / (n - 1), *(part.df for part in parts[1:])])
     total = squares.sum()
     effect = Effect(height, np.sqrt(total), total**2 / (squares**2 / df).sum(), found.by_models)
-    return Line(float(slope), effect, float(1 - noise.mean() / (away**2).mean()))
+    return Line(float(slope), effect, reliability)
 
 
 def explained_sentence(found: pd.DataFrame) -> str:

@@ -23,14 +23,12 @@ from samlib.paper.frames import EACH, Found, Frames, contrast, effects, table
 from samlib.paper.style import GREY, SAM, SGD, WIDTH, drawn
 
 ATTACKS = {"confidence": "confidence", "LiRA": "LiRA online", "RMIA": "RMIA offline"}
-FRACTIONS = {
-    "1/4": 0.25,
-    "1/2": 0.5,
-    "3/4": 0.75,
-}  # of the way from the highest common loss to the lowest, in logarithms
+# of the way from the highest train loss that both reach to the lowest, in logarithms
+FRACTIONS = {"1/4": 0.25, "1/2": 0.5, "3/4": 0.75}
 CLAIMED = {f"C2 {a} at equal train loss, {said}": (a, f) for a in ATTACKS for said, f in FRACTIONS.items()}
 GRID = np.linspace(0, 1, 17)  # where the band stands
 SPARSE, UNREACHED = "lengths too far apart", "not every model reaches this loss"
+COLUMNS = ("sgd", "sam", "difference", "low", "high", "band_low", "band_high", "moved")
 TRAIN_LOSS, ACCURACY = "train loss", "test accuracy"
 
 
@@ -87,13 +85,9 @@ class _Trained(NamedTuple):
         parts = []
         for attack, terms in self.terms.items():
             for o, name in enumerate(("sgd", "sam")):
-                loss, right = self.loss[o].mean(1), self.right[o]
-                part = {"epochs": self.epochs, TRAIN_LOSS: np.exp(loss), ACCURACY: right}
-                part |= {
-                    "auc": terms[o].mean((1, 2), dtype=float),
-                    "falling": _leading(-loss),
-                    "rising": _leading(right),
-                }
+                loss, right, auc = self.loss[o].mean(1), self.right[o], terms[o].mean((1, 2), dtype=float)
+                part = {"epochs": self.epochs, TRAIN_LOSS: np.exp(loss), ACCURACY: right, "auc": auc}
+                part |= {"falling": _leading(-loss), "rising": _leading(right)}
                 parts.append(pd.DataFrame(part).assign(optimizer=name, attack=attack))
         return pd.concat(parts, ignore_index=True)
 
@@ -105,18 +99,16 @@ def _trained(pairs: Mapping[int, Pair]) -> _Trained:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "(?s).*are left out")  # the page counts them
         found = [[attack_scores(runs, tuple(ATTACKS.values())) for runs in one] for one in both]
-    terms = {
-        attack: np.array(
-            [[auc_terms(each.scores[kind], each.member).astype(np.float32) for each in one] for one in found]
-        )
-        for attack, kind in ATTACKS.items()
-    }
+
+    def terms(attack: str) -> np.ndarray:
+        return np.array([[auc_terms(each.scores[attack], each.member) for each in one] for one in found], np.float32)
+
     return _Trained(
         epochs,
         np.log([[np.maximum(runs.train_loss.values, 1e-12) for runs in one] for one in both]),
         np.array([[runs.test_correct.values.mean() for runs in one] for one in both]),
         np.array([[_loss_terms(runs) for runs in one] for one in both]),
-        terms,
+        {attack: terms(kind) for attack, kind in ATTACKS.items()},
     )
 
 
@@ -162,9 +154,7 @@ def at_loss(both: list[tuple[np.ndarray, np.ndarray, np.ndarray]], fraction: flo
     means = [loss.mean(1) for loss, *_ in both]
     first, last = min(each.max() for each in means), max(each.min() for each in means)
     at = first + fraction * (last - first)
-    row: dict[str, Any] = dict.fromkeys(
-        ("sgd", "sam", "difference", "low", "high", "band_low", "band_high", "moved"), math.nan
-    )
+    row: dict[str, Any] = dict.fromkeys(COLUMNS, math.nan)
     row |= {TRAIN_LOSS: math.exp(at), "note": UNREACHED}
     found = [each for one in both if last < first and (each := matched(*one, at)) is not None]
     if len(found) < 2:
