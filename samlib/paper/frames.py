@@ -51,11 +51,9 @@ def contrast(sgd: Effect, sam: Effect, gap: Effect) -> dict[str, float]:
 def table(rows: Mapping, *names: str) -> pd.DataFrame:
     """A frame of rows keyed by tuples, the levels of whose index have these names."""
     frame = pd.DataFrame.from_dict(rows, orient="index")
-    if len(names) > 1:
-        levels: list[tuple] = list(zip(*rows, strict=True)) or [()] * len(names)  # none without rows
-        frame.index = pd.MultiIndex.from_arrays(levels, names=names)
-    else:
-        frame.index = frame.index.rename(names[0])
+    frame.index = (
+        pd.MultiIndex.from_tuples(frame.index, names=names) if len(names) > 1 else frame.index.rename(names[0])
+    )
     return frame
 
 

@@ -100,8 +100,8 @@ def differ_most_table(most: pd.DataFrame, dataset: Dataset, *, name: str = "SAM"
     return shown.fillna("").style
 
 
-def provenance(about: Mapping[str, Any]):
-    """What was trained, where, and how long it took: a column for each experiment, from `Study.about`."""
+def provenance(about: Mapping[str, Any], counts: pd.DataFrame | None = None):
+    """What was trained, where, and how long it took: a column for each experiment, from `Study.about`; `counts` of a section."""
     columns: dict[str, dict[str, str]] = {}
     for fields, key, n, diverged in zip(
         *(about[k] for k in ("experiments", "keys", "models", "diverged")), strict=True
@@ -117,6 +117,8 @@ def provenance(about: Mapping[str, Any]):
     for name in ("machine", "samlib", "seconds", "data_checksum"):
         value = about[name]
         shown.loc[name.replace("_", " ")] = ", ".join(value) if isinstance(value, list) else str(value)[:16]
+    for name, number in () if counts is None else counts["number"].items():
+        shown.loc[name] = str(number)
     return shown.style
 
 
