@@ -6,11 +6,14 @@ import re
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import nn
 from torch.func import functional_call
 
-from samlib import SAM, build_model, figures, sharpness
+from samlib import SAM, build_model, sharpness
 from samlib.experiment import RADIUS, pair
+from samlib.paper import sharpness as pictures
+from samlib.paper.frames import EACH
 from samlib.sharpness import AT_RHO, GRID, Landscape, Landscapes, Loss, measure
 from samlib.training import train_group
 
@@ -181,8 +184,9 @@ def test_a_costly_recipe_is_cut_and_says_so(small_npz, monkeypatch):
     found = sharpness.landscapes(pair("swa", dataset=str(small_npz), epochs=3, hidden=(8,)), range(5))
     assert found[2:] == ("SWA", str(small_npz), 0.05, 20, 2, True)  # SWA has no radius: SAM's
     assert found.sgd.ascent.shape == (2, len(GRID))
-    assert "too few" in figures.sharpness_sentence(found)
-    assert "fewer epochs or examples" in figures.sharpness_sentence(found)
+    said = pictures.sharpness_sentence(pictures.measure(found))
+    assert "2 pairs of models are too few" in said
+    assert "fewer epochs or examples" in said
 
 
 def made(factors, pairs=6):
@@ -206,7 +210,26 @@ def made(factors, pairs=6):
     ],
 )
 def test_the_sentence_says_what_was_found(factors, pairs, said):
-    assert said in figures.sharpness_sentence(made(factors, pairs))
+    assert said in pictures.sharpness_sentence(pictures.measure(made(factors, pairs)))
+
+
+def test_the_frames_are_what_the_landscapes_say_and_the_figures_show_them(tmp_path):
+    found = made((0.5, 1, 2))
+    frames = pictures.measure(found)
+    row = frames["sharpness"].loc["largest eigenvalue"]
+    assert (row.sgd, row.sam) == pytest.approx((found.sgd.eigenvalue.mean(), found.sam.eigenvalue.mean()))
+    gap = found.sam.eigenvalue - found.sgd.eigenvalue
+    reach = stats.t.isf(EACH / 2, 5) * gap.std(ddof=1) / 6**0.5
+    assert (row.low, row.high) == pytest.approx((gap.mean() - reach, gap.mean() + reach))
+    there = pictures.measure(found._replace(sgd=found.sam, sam=found.sgd))["sharpness"]
+    np.testing.assert_array_equal(frames["sharpness"]["low"], -there["high"])
+    axes = pictures.loss_around(frames).axes
+    drawn = [line.get_ydata() for line in axes[0].lines if len(line.get_xdata()) == len(GRID)]
+    np.testing.assert_allclose(drawn[0], found.sgd.batches.mean(0))
+    np.testing.assert_allclose(axes[3].lines[-1].get_ydata(), found.sam.eigenvalue)
+    assert f"{row.difference:+.2g}" in pictures.sharpness_table(frames).to_html()
+    for name, frame in frames.items():
+        frame.to_parquet(tmp_path / name)
 
 
 def test_sam_follows_the_valley_to_where_it_is_flat_and_gradient_descent_does_not():
@@ -219,4 +242,4 @@ def test_sam_follows_the_valley_to_where_it_is_flat_and_gradient_descent_does_no
     sgd, sam = (sharpness.descent((2.4, 0.8), rho=rho, lr=0.05, steps=200)[-1] for rho in (0, 0.3))
     assert sharpness.valley_eigenvalue(*sgd) == pytest.approx(sgd @ sgd, abs=1e-6)
     assert sharpness.valley_eigenvalue(*sam) < 0.5 * sharpness.valley_eigenvalue(*sgd)
-    assert f"{sharpness.valley_eigenvalue(*sam):.2f}" in figures.two_passes_sentence()
+    assert f"{sharpness.valley_eigenvalue(*sam):.2f}" in pictures.two_passes_sentence()

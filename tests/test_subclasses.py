@@ -6,11 +6,18 @@ import pytest
 
 from samlib import Experiment, load_dataset, memorization, run
 from samlib.audit import align, attack_scores
-from samlib.claims import attacks_by_subclass, influence_by_subclass, memorization_by_subclass
 from samlib.data.generated import subclasses
 from samlib.estimators import influence
 from samlib.evaluation import evaluate
-from samlib.figures import origin, subclass_densities, subclass_differences, subclass_sentences, subclass_table
+from samlib.paper.frames import swapped
+from samlib.paper.subclasses import (
+    NAMES,
+    measure,
+    subclass_densities,
+    subclass_differences,
+    subclass_sentences,
+    subclass_table,
+)
 from samlib.runs import load_runs, save_runs
 
 
@@ -69,15 +76,18 @@ def test_runs_and_records_know_the_subclass_of_every_example(pair, data, tmp_pat
     assert np.array_equal(pair.sam.test_subclass, data.subclass_test)
     save_runs(pair.sgd, tmp_path)
     kept = load_runs(Experiment(optimizer="sgd", dataset="subclasses", n_models=32, epochs=4, pool=400), tmp_path)
-    assert kept.subclass.equals(pair.sgd.subclass)
-    assert kept.test_subclass.equals(pair.sgd.test_subclass)
-    assert origin(pair).data.startswith("*Live: 32 models each of SGD and SAM on Subclasses")
-    assert origin(pair._replace(sgd=kept)).data.startswith("*Recorded: 32 models")
+    assert np.array_equal(kept.subclass, pair.sgd.subclass)
+    assert np.array_equal(kept.test_subclass, pair.sgd.test_subclass)
+
+
+@pytest.fixture(scope="module")
+def frames(pair):
+    return measure(pair)
 
 
 @pytest.mark.slow
-def test_the_tables_are_means_within_groups(pair):
-    found = memorization_by_subclass(pair)
+def test_the_tables_are_means_within_groups(pair, frames):
+    found, carries, told = (frames[name] for name in NAMES[:3])
     for column, runs in (("sgd", pair.sgd), ("sam", pair.sam)):
         score = memorization(runs.correct.values, runs.member.values).value
         means = [score[runs.subclass.values == code].mean() for code in (0, 1)]
@@ -88,42 +98,71 @@ def test_the_tables_are_means_within_groups(pair):
         carried = influence(runs.test_correct.values, runs.member.values).value
         same = runs.test_label.values[:, None] == runs.label.values
         for code, group in enumerate(("majority", "minority")):
-            rows = runs.test_subclass.values == code
-            each = np.where(same[rows], carried[rows], 0).sum(0) / same[rows].sum(0)
-            means = [each[runs.subclass.values == c].mean() for c in (0, 1)]
-            table = influence_by_subclass(pair).loc[f"influence on the {group}", column]
-            assert table.to_numpy() == pytest.approx([*means, means[1] - means[0]], abs=1e-6)
-    scores = [attack_scores(runs) for runs in pair[:2]]
-    table = attacks_by_subclass(pair, *scores)
+            pairs = same & (runs.test_subclass.values == code)[:, None]
+            means = [carried[pairs & (runs.subclass.values == c)].mean(dtype=float) for c in (0, 1)]
+            row = carries.loc[f"influence on the {group}", column]
+            assert row.to_numpy() == pytest.approx([*means, means[1] - means[0]], abs=1e-6)
+    attacked = attack_scores(pair.sam, ("confidence",))
     rare = pair.sgd.subclass.values == 1
     aucs = [
         evaluate(s[rare], m[rare]).auc.value
-        for s, m in zip(scores[1].scores["confidence"], scores[1].member, strict=True)
+        for s, m in zip(attacked.scores["confidence"], attacked.member, strict=True)
     ]
-    assert table.loc[("AUC, confidence", "minority"), "sam"] == pytest.approx(np.mean(aucs))
-    assert (table["low"] <= table["difference"]).all()
-    assert (table["difference"] <= table["high"]).all()
+    assert told.loc[("AUC, confidence", "minority"), "sam"] == pytest.approx(np.mean(aucs))
+    for table in (found, carries, told):
+        assert (table["low"] <= table["difference"]).all()
+        assert (table["difference"] <= table["high"]).all()
+        between = table.xs("minority − majority", level="group")["difference"]
+        apart = table.xs("minority", level="group")["difference"] - table.xs("majority", level="group")["difference"]
+        np.testing.assert_allclose(between, apart, atol=1e-12)
+    assert frames["subclass_densities"].groupby(["optimizer", "group"])["share"].sum().to_numpy() == pytest.approx(1)
 
 
 @pytest.mark.slow
-def test_exchanging_the_optimizers_mirrors_every_difference(pair):
-    here, there = (memorization_by_subclass(p) for p in (pair, pair._replace(sgd=pair.sam, sam=pair.sgd)))
-    pd.testing.assert_series_equal(here["difference"], -there["difference"])
-    assert np.allclose(here["low"], -there["high"], atol=1e-3)
+def test_exchanging_the_optimizers_mirrors_every_difference_and_order_changes_nothing(pair, frames):
+    there = measure(swapped(pair))
+    rng = np.random.default_rng(0)
+    order = {dim: rng.permutation(pair.sgd.sizes[dim]) for dim in ("model", "example", "test")}
+    moved = measure(pair._replace(sgd=pair.sgd.isel(order), sam=pair.sam.isel(order)))
+    for name in NAMES[:3]:
+        np.testing.assert_allclose(frames[name]["difference"], -there[name]["difference"], atol=1e-15)
+        np.testing.assert_allclose(frames[name]["low"], -there[name]["high"], atol=1e-15)
+        pd.testing.assert_frame_equal(frames[name], moved[name], atol=1e-9)
 
 
 @pytest.mark.slow
-def test_figures_and_sentences_say_where_nothing_is_known(pair):
-    table = memorization_by_subclass(pair)
-    assert len(subclass_densities(pair).axes) == 2
-    assert len(subclass_differences(table).axes) == 4
+def test_influence_varies_over_test_points_too(pair, frames):
+    """Its interval is wider than that of the models and examples, with the test points taken as given."""
+    rows = frames["subclass_influence"].loc["influence on the minority"]
+    ours = pair.sgd.subclass.values == 1
+    gap = []
+    for runs in pair[:2]:
+        carried = influence(runs.test_correct.values, runs.member.values).value
+        same = (runs.test_label.values[:, None] == runs.label.values) & (runs.test_subclass.values == 1)[:, None]
+        gap.append(np.where(same, carried, np.nan)[:, ours])
+    by_point = [row[~np.isnan(row)].mean() for row in gap[1] - gap[0] if not np.isnan(row).all()]
+    points = np.std(by_point, ddof=1) / len(by_point) ** 0.5
+    low, high = rows.loc["minority", ["low", "high"]]
+    assert high - low > 2 * points
+
+
+@pytest.mark.slow
+def test_figures_and_sentences_say_where_nothing_is_known(pair, frames, tmp_path):
+    table = frames["subclass_memorization"]
+    assert len(subclass_densities(frames["subclass_densities"]).axes) == 2
+    axes = subclass_differences(table).axes
+    assert len(axes) == 4
+    np.testing.assert_allclose(axes[1].lines[0].get_xdata().astype(float), table.loc["memorization", "difference"])
     assert "minority less the majority" in subclass_sentences(table).data
-    unknown = pair._replace(sgd=pair.sgd.drop_vars("subclass"))
-    assert memorization_by_subclass(unknown) is influence_by_subclass(unknown) is None
-    for shown in (
-        subclass_densities(unknown),
-        subclass_differences(None),
-        subclass_sentences(None),
-        subclass_table(None),
+    assert f"{table['difference'].iloc[0]:+.5f}" in subclass_table(table).to_html()
+    unknown = measure(pair._replace(sgd=pair.sgd.drop_vars("subclass")))
+    for show, name in (
+        (subclass_densities, NAMES[3]),
+        (subclass_differences, NAMES[0]),
+        (subclass_sentences, NAMES[1]),
+        (subclass_table, NAMES[2]),
     ):
-        assert "nobody knows the subclasses" in shown.data
+        assert "nobody knows the subclasses" in show(unknown[name]).data
+    for each in (frames, unknown):
+        for name, frame in each.items():
+            frame.to_parquet(tmp_path / name)

@@ -1,0 +1,209 @@
+"""One thing changed at a time, and whether test accuracy alone explains how well an attack succeeds."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from samlib.audit import Pair, compared
+from samlib.inference import CONTRADICTED, LEVEL, NO_DIFFERENCE, RELIABLE, SUPPORTED, Effect, mean, verdict
+from samlib.paper.frames import Frames, table
+from samlib.paper.lengths import common_models
+from samlib.paper.optimizers import ACCURACY, AUC, COMPARABLE, TITLES, label, stores, terms, train_losses
+from samlib.paper.style import GREEN, GREY, SAM, SGD, WIDTH, drawn
+
+MEASURES = (ACCURACY, AUC)
+SMALLEST = 0.005  # the difference in AUC at equal accuracy that counts
+FEWEST = 6  # settings that a line needs
+MARKERS = dict(zip(TITLES, "osD^vPX", strict=True))
+COLOURS = dict(zip(TITLES, (SGD, "#E69F00", "#CC79A7", GREEN, GREY, "#56B4E9", "black"), strict=True))
+
+
+def measure(pairs: Mapping[tuple[str, Any], Pair]) -> Frames:
+    """Frames ablations, explained and stores of pairs keyed by (field, value), as of `experiment.ablation_pairs`.
+
+    "ablations" (field, value, measure): the difference with its interval, simultaneous over all settings; `own`, whether the
+    value is the recipe's; `comparable`, whether the train losses are within a factor of 2; values are text.
+    """
+    named = {(field, label(value)): pair for (field, value), pair in pairs.items()}
+    losses, own, rows = train_losses(named, "field", "value"), _recipe(pairs), {}
+    each = LEVEL / (len(MEASURES) * len(named))
+    for key, pair in named.items():
+        for of in MEASURES:
+            about = {"own": own[key[0]] == key[1], "comparable": bool(losses.loc[key, "comparable"])}
+            sgd, sam = terms(pair, of)
+            rows[(*key, of)] = compared(sgd, sam, each) | about
+    return {
+        "ablations": table(rows, "field", "value", "measure"),
+        "explained": explained({key: pair for key, pair in named.items() if losses.loc[key, "comparable"]}),
+        "stores": stores(pairs),
+    }
+
+
+def _recipe(pairs: Mapping[tuple[str, Any], Pair]) -> dict[str, str]:
+    """The value that each ablated field has in the recipe: the one that most settings share."""
+    recipes = [json.loads(pair.sam.attrs["experiment"]) for pair in pairs.values()]
+    return {name: label(Counter(fields[name] for fields in recipes).most_common(1)[0][0]) for name in TITLES}
+
+
+def explained(pairs: Mapping[tuple[str, Any], Pair]) -> pd.DataFrame:
+    """Does test accuracy alone explain attack success? A line through AUC gains over accuracy gains, one point a setting.
+
+    One row: settings, `reliability` of their accuracy gains, slope, the fields of `inference.Effect` and the ends low and
+    high of the line at equal accuracy, and the `share` of the variance between settings that accuracy explains. A setting
+    that several fields share (the recipe) counts once; the number of models is no setting of training. This question is a
+    family of its own. NaN for fewer than `FEWEST` settings, and where noise makes more than half of the spread in accuracy.
+    """
+    alone = {
+        tuple(runs.attrs["key"] for runs in pair[:2]): pair for (field, _), pair in pairs.items() if field != "n_models"
+    }
+    row = dict.fromkeys(("reliability", "slope", *Effect._fields, "low", "high", "share"), math.nan)
+    if len(alone) >= FEWEST:
+        several = common_models(list(alone.values()))
+        x, y = (np.array([np.subtract(*terms(pair, of)[::-1]) for pair in several]) for of in MEASURES)
+        found = line(x, y)
+        row["reliability"] = found.reliability
+        if found.height:
+            low, high = found.height.interval()
+            share = np.corrcoef(x.mean((1, 2)), y.mean((1, 2)))[0, 1] ** 2
+            row |= found.height._asdict() | {"slope": found.slope, "low": low, "high": high, "share": share}
+    return pd.DataFrame([{"settings": len(alone)} | row], dtype=float)
+
+
+class Line(NamedTuple):
+    """A line through settings: its slope, the effect of its height at 0, and the reliability of the settings' x.
+
+    Where that is below RELIABLE there is no line.
+    """
+
+    slope: float
+    height: Effect | None
+    reliability: float
+
+
+def line(x: np.ndarray, y: np.ndarray) -> Line:
+    """The line of y over x through settings, whose moments leave out the noise of few models and few test points.
+
+    x (settings, models, tests), y (settings, models, examples): terms, whose means over models and points are a setting's
+    place. Noise in x would bend a least-squares line away from the origin (Fuller 1987). Settings, models and points vary:
+    first-order terms of the height (settings, models) go to `inference.mean`, and the points add their own part.
+    """
+    noise = mean(x - x.mean(0)).stderr ** 2  # of each setting; what settings share moves no slope
+    of_models = [each.mean(2) - each.mean((0, 2)) for each in (x, y)]
+    of_models = [each - each.mean(1, keepdims=True) for each in of_models]
+    shared = (of_models[0] * of_models[1]).sum(1) / (x.shape[1] * (x.shape[1] - 1))
+    at, up = x.mean((1, 2)), y.mean((1, 2))
+    away = at - at.mean()
+    spread = (away**2).mean() - noise.mean()
+    reliability = float(spread / (away**2).mean()) if away.any() else 0.0
+    if reliability < RELIABLE:
+        return Line(math.nan, None, reliability)
+    slope = ((away * up).mean() - shared.mean()) / spread
+    height = up.mean() - slope * at.mean()
+    rest, lever = up - height - slope * at, at.mean() / spread
+
+    def moved(dx, dy):
+        """How far the height moves with what moves each setting's place."""
+        return (dy - slope * dx) * (1 - lever * away[:, None]) - lever * rest[:, None] * dx
+
+    scatter = rest * (1 - lever * away) + lever * (shared - slope * noise)
+    scatter = scatter / np.sqrt(1 - away**2 / (away**2).sum())  # a line lies too near to far settings (HC2)
+    terms = (scatter - scatter.mean())[:, None] + moved(x.mean(2) - at[:, None], y.mean(2) - up[:, None])
+    none, n = np.zeros((len(at), 1)), len(at)
+    found = mean(terms.T)
+    parts = [found, mean(moved(x.mean(1) - at[:, None], none)), mean(moved(none, y.mean(1) - up[:, None]))]
+    squares = np.array([part.stderr**2 for part in parts])
+    # A line takes two degrees of freedom.
+    df = np.array([found.df * (n - 2) / (n - 1), *(part.df for part in parts[1:])])
+    total = squares.sum()
+    effect = Effect(height, np.sqrt(total), total**2 / (squares**2 / df).sum(), found.by_models)
+    return Line(float(slope), effect, reliability)
+
+
+def explained_sentence(found: pd.DataFrame) -> str:
+    """The answer of "explained" in a sentence."""
+    row = found.iloc[0]
+    if math.isnan(row.low):
+        return (
+            f"**Not measurable.** {row.settings:.0f} settings of comparable train loss are too few, or their gains in accuracy "
+            "differ by little more than noise."
+        )
+    no = "No, test accuracy alone does not explain it."
+    head = {SUPPORTED: no, CONTRADICTED: no, NO_DIFFERENCE: "At equal test accuracy, no difference that counts."}
+    said = head.get(verdict(row.estimate, row.low, row.high, 1, SMALLEST), "Inconclusive.")
+    return (
+        f"**{said}** Across {row.settings:.0f} settings of comparable train loss, the gain in test accuracy explains "
+        f"{row.share:.0%} of the differences in the gain of the attack's AUC (slope {row.slope:+.2f}). At equal test accuracy "
+        f"the fitted difference in AUC is {row.estimate:+.4f} ({1 - LEVEL:.0%} interval over settings, models and examples "
+        f"{row.low:+.4f} to {row.high:+.4f}; {SMALLEST:g} counts)."
+    )
+
+
+def left_out_sentence(frame: pd.DataFrame, name: str = "SAM") -> str:
+    """Which settings "explained" leaves out, from "ablations"."""
+    out = frame.index[~frame["comparable"]].droplevel("measure").unique()
+    if not len(out):
+        return f"In every setting the train losses of SGD and {name} are within a factor of {COMPARABLE}."
+    listed = ", ".join(f"{TITLES[field]} {value}" for field, value in out)
+    return f"Not comparable, since the train losses of SGD and {name} are more than a factor of {COMPARABLE} apart: {listed}."
+
+
+@drawn
+def ablations(frame: pd.DataFrame, name: str = "SAM"):
+    """Gains over SGD in each setting: a column for each field, a row for each measure; the recipe's own value is filled.
+
+    Settings of train losses that are not comparable are grey. A column is as wide as its values, or its title.
+    """
+    fields = [field for field in TITLES if field in frame.index.get_level_values("field")]
+    widths = {"width_ratios": [max(len(frame.loc[field]) // 2 + 2, 6) for field in fields]}
+    figure, axes = plt.subplots(
+        2, len(fields), figsize=(WIDTH, 3.9), sharex="col", sharey="row", squeeze=False, gridspec_kw=widths
+    )
+    for column, field in zip(axes.T, fields, strict=True):
+        for ax, of in zip(column, MEASURES, strict=True):
+            part = frame.xs((field, of), level=("field", "measure"))
+            x, gap = np.arange(len(part)), part["difference"].to_numpy()
+            colours = np.where(part["comparable"], SAM, GREY)
+            ax.axhline(0, color=GREY, lw=1)
+            ax.vlines(x, part["low"], part["high"], color=colours, lw=1.3)
+            ax.scatter(x, gap, s=26, zorder=3, ec=colours, fc=np.where(part["own"], colours, "white"))
+            ax.grid(axis="y", alpha=0.3)
+            ax.set_xlim(-0.6, len(x) - 0.4)
+        column[1].set_xticks(x, part.index, rotation=60, fontsize="small")
+        column[0].set_title("\n".join(TITLES[field].rsplit(" ", 1)), fontsize="small")
+    for ax, of in zip(axes[:, 0], MEASURES, strict=True):
+        ax.set_ylabel(f"{of},\n{name} − SGD")
+    figure.align_ylabels()
+    return figure
+
+
+@drawn
+def gain_against_gain(frame: pd.DataFrame, found: pd.DataFrame, name: str = "SAM"):
+    """Each comparable setting's gain in AUC over its gain in test accuracy, and the line of "explained"."""
+    figure, ax = plt.subplots(figsize=(WIDTH * 0.72, 3.3))
+    ax.axhline(0, color=GREY, lw=0.8)
+    ax.axvline(0, color=GREY, lw=0.8)
+    gains = (
+        frame.loc[frame["comparable"], "difference"].unstack("measure").drop("n_models", level="field", errors="ignore")
+    )
+    for field in dict.fromkeys(gains.index.get_level_values("field")):
+        part = gains.loc[field]
+        look, colour = MARKERS[field], COLOURS[field]
+        ax.scatter(part[ACCURACY], part[AUC], s=30, alpha=0.85, lw=0, label=TITLES[field], marker=look, color=colour)
+    row = found.iloc[0]
+    if not math.isnan(row.low):
+        ends = np.array([min(gains[ACCURACY].min(), 0), max(gains[ACCURACY].max(), 0)])
+        ax.plot(ends, row.slope * ends + row.estimate, color=GREEN, lw=2, label="line of best fit")
+        interval = [[row.estimate - row.low], [row.high - row.estimate]]
+        ax.errorbar(0, row.estimate, yerr=interval, fmt="D", ms=5, color="black", label="at equal accuracy")
+    ax.set(xlabel=f"{ACCURACY}, {name} − SGD", ylabel=f"{AUC}, {name} − SGD")
+    ax.xaxis.set_major_locator(plt.MaxNLocator(4))  # labels of four decimals stand clear of each other
+    ax.legend(title="what was changed", fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure

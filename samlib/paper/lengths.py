@@ -1,0 +1,272 @@
+"""Both optimizers at equal train loss (C2), from pairs of several lengths of training.
+
+Each length is a run of its own with its own schedule. How much leaks depends on how far training went, so each model's AUC
+is interpolated, over the lengths, in the logarithm of its own train loss.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib import patheffects
+
+from samlib.audit import Pair, attack_scores, usable
+from samlib.evaluation import auc_terms
+from samlib.inference import mean
+from samlib.paper.frames import EACH, Found, Frames, contrast, effects, table
+from samlib.paper.style import GREY, SAM, SGD, WIDTH, drawn
+
+ATTACKS = {"confidence": "confidence", "LiRA": "LiRA online", "RMIA": "RMIA offline"}
+# of the way from the highest train loss that both reach to the lowest, in logarithms
+FRACTIONS = {"1/4": 0.25, "1/2": 0.5, "3/4": 0.75}
+CLAIMED = {f"C2 {a} at equal train loss, {said}": (a, f) for a in ATTACKS for said, f in FRACTIONS.items()}
+GRID = np.linspace(0, 1, 17)  # where the band stands
+SPARSE, UNREACHED = "lengths too far apart", "not every model reaches this loss"
+COLUMNS = ("sgd", "sam", "difference", "low", "high", "band_low", "band_high", "moved")
+TRAIN_LOSS, ACCURACY = "train loss", "test accuracy"
+
+
+def measure(pairs: Mapping[int, Pair]) -> Frames:
+    """Frames effects, equal_loss, equal_accuracy and curves of pairs keyed by their epochs.
+
+    The pairs must differ in their epochs alone. "equal_loss" has a row for each attack and each fraction of `GRID`: the
+    difference at one train loss, its interval (`low`, `high`), the band that holds along all of the grid (`band_low`,
+    `band_high`), and a note where nothing can be said. "effects" holds the rows of `FRACTIONS`.
+    """
+    trained = _trained(pairs)
+    keys = [(attack, f) for attack in ATTACKS for f in GRID]
+    rows = {(attack, f): trained.row(attack, f) for attack, f in keys}
+    return {
+        "effects": effects({claim: rows[key][1] for claim, key in CLAIMED.items()}),
+        "equal_loss": table({key: row for key, (row, _) in rows.items()}, "attack", "fraction"),
+        "equal_accuracy": table({key: trained.at_accuracy(*key) for key in keys}, "attack", "fraction"),
+        "curves": trained.curves(),
+    }
+
+
+def decided(pairs: Mapping[int, Pair]) -> dict[str, Found | None]:
+    """What decides the rows of C2 at equal train loss; None where the lengths do not tell."""
+    trained = _trained(pairs)
+    return {claim: trained.row(*key)[1] for claim, key in CLAIMED.items()}
+
+
+class _Trained(NamedTuple):
+    """All lengths of both optimizers; arrays (2, lengths, models[, examples])."""
+
+    epochs: list[int]
+    loss: np.ndarray  # logarithm
+    right: np.ndarray  # mean test accuracy (2, lengths)
+    drift: np.ndarray  # how each example moves the logarithm of the loss
+    terms: dict[str, np.ndarray]  # of each attack's AUC
+
+    def row(self, attack: str, fraction: float) -> tuple[dict[str, Any], Found | None]:
+        """A row of "equal_loss", and what decides it."""
+        falling = [_leading(-each.mean(1)) for each in self.loss]
+        both = [(self.loss[o][m], self.terms[attack][o][m], self.drift[o][m]) for o, m in enumerate(falling)]
+        return at_loss(both, fraction)
+
+    def at_accuracy(self, attack: str, fraction: float) -> dict[str, float]:
+        """A row of "equal_accuracy", for a figure alone: AUCs at one mean test accuracy, while both accuracies still rise."""
+        rising, auc = [_leading(each) for each in self.right], self.terms[attack].mean((2, 3), dtype=float)
+        curves = [(x[m], y[m]) for x, y, m in zip(self.right, auc, rising, strict=True)]
+        first, last = max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves)
+        at = first + fraction * (last - first) if first < last else math.nan
+        sgd, sam = (float(np.interp(at, x, y)) for x, y in curves)
+        return {ACCURACY: at, "sgd": sgd, "sam": sam, "difference": sam - sgd}
+
+    def curves(self) -> pd.DataFrame:
+        """Means over models: epochs, train loss, test accuracy, auc, falling, rising, optimizer, attack."""
+        parts = []
+        for attack, terms in self.terms.items():
+            for o, name in enumerate(("sgd", "sam")):
+                loss, right, auc = self.loss[o].mean(1), self.right[o], terms[o].mean((1, 2), dtype=float)
+                part = {"epochs": self.epochs, TRAIN_LOSS: np.exp(loss), ACCURACY: right, "auc": auc}
+                part |= {"falling": _leading(-loss), "rising": _leading(right)}
+                parts.append(pd.DataFrame(part).assign(optimizer=name, attack=attack))
+        return pd.concat(parts, ignore_index=True)
+
+
+def _trained(pairs: Mapping[int, Pair]) -> _Trained:
+    epochs = sorted(pairs)
+    aligned = common_models([pairs[e] for e in epochs])
+    both = [pair.sgd for pair in aligned], [pair.sam for pair in aligned]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "(?s).*are left out")  # the page counts them
+        found = [[attack_scores(runs, tuple(ATTACKS.values())) for runs in one] for one in both]
+
+    def terms(attack: str) -> np.ndarray:
+        return np.array([[auc_terms(each.scores[attack], each.member) for each in one] for one in found], np.float32)
+
+    return _Trained(
+        epochs,
+        np.log([[np.maximum(runs.train_loss.values, 1e-12) for runs in one] for one in both]),
+        np.array([[runs.test_correct.values.mean() for runs in one] for one in both]),
+        np.array([[_loss_terms(runs) for runs in one] for one in both]),
+        {attack: terms(kind) for attack, kind in ATTACKS.items()},
+    )
+
+
+def common_models(pairs: Sequence[Pair]) -> list[Pair]:
+    """The pairs with the models that all of them hold."""
+    common = sorted(set.intersection(*(set(pair.sgd.model.values.tolist()) for pair in pairs)))
+    return [Pair(pair.sgd.sel(model=common), pair.sam.sel(model=common), pair.name) for pair in pairs]
+
+
+def _loss_terms(runs) -> np.ndarray:
+    """How each example moves the logarithm of a model's train loss, to first order: (models, examples), each row of mean 0."""
+    member, kept = usable(runs)
+    share = member * np.logaddexp(0, -runs.logit.values[:, kept].astype(float))
+    inside = member.mean(1, keepdims=True)
+    return (share / share.mean(1, keepdims=True) - member / inside).astype(np.float32)
+
+
+def _leading(values: np.ndarray) -> np.ndarray:
+    """Which values, from the first on, are reached while they still rise."""
+    return np.r_[True, np.cumprod(np.diff(values) > 0).astype(bool)]
+
+
+def matched(loss: np.ndarray, terms: np.ndarray, drift: np.ndarray, at: float) -> np.ndarray | None:
+    """Terms (models, examples) of the AUC at log train loss `at`; None where a model does not reach it.
+
+    loss (lengths, models); terms and drift (lengths, models, examples): how each example moves the AUC and the loss. Each
+    model's AUC is a straight line between the two lengths around `at`, and an example that moves the loss moves along it.
+    """
+    every, order = np.arange(loss.shape[1]), loss.argsort(0, kind="stable")
+    below = (loss < at).sum(0)
+    if not below.all() or (below == len(loss)).any():
+        return None
+    ends = [order[below - 1, every], order[below, every]]
+    (low, high), auc = (loss[e, every] for e in ends), [terms[e, every] for e in ends]
+    slope = (auc[1].mean() - auc[0].mean()) / (high - low).mean()
+    share = ((at - low) / (high - low))[:, None]
+    parts = [each - slope * drift[e, every] for e, each in zip(ends, auc, strict=True)]
+    return (1 - share) * parts[0] + share * parts[1]
+
+
+def at_loss(both: list[tuple[np.ndarray, np.ndarray, np.ndarray]], fraction: float) -> tuple[dict, Found | None]:
+    """A row of "equal_loss", and what decides it; both: (loss, terms, drift) of each optimizer, as for `matched`."""
+    means = [loss.mean(1) for loss, *_ in both]
+    first, last = min(each.max() for each in means), max(each.min() for each in means)
+    at = first + fraction * (last - first)
+    row: dict[str, Any] = dict.fromkeys(COLUMNS, math.nan)
+    row |= {TRAIN_LOSS: math.exp(at), "note": UNREACHED}
+    found = [each for one in both if last < first and (each := matched(*one, at)) is not None]
+    if len(found) < 2:
+        return row, None
+    sgd, sam, gap = mean(found[0]), mean(found[1]), mean(found[1] - found[0])
+    low, high = gap.interval(EACH / len(GRID))
+    row |= contrast(sgd, sam, gap) | {"band_low": float(low), "band_high": float(high)}
+    # Without a length its spacing doubles, so the row's own error is at most half of what it moves by then.
+    row["moved"] = max(_moved(*one, at) for one in both)
+    dense = row["moved"] < (row["high"] - row["low"]) / 3
+    return row | {"note": "" if dense else SPARSE}, Found(gap) if dense else None
+
+
+def _moved(loss: np.ndarray, terms: np.ndarray, drift: np.ndarray, at: float) -> float:
+    """How far the AUC at a loss moves, at most, when one interior length is left out; infinite where that leaves it open."""
+    auc = terms.mean(2, keepdims=True)
+    still, found = np.zeros_like(auc), []
+    for left_out in ([], *([j] for j in range(1, len(loss) - 1))):
+        there, value, none = (np.delete(each, left_out, 0) for each in (loss, auc, still))
+        each = matched(there, value, none, at)
+        found.append(math.nan if each is None else float(each.mean()))
+    moved = max((abs(each - found[0]) for each in found[1:]), default=math.inf)
+    return math.inf if math.isnan(sum(found)) else moved
+
+
+@drawn
+def matched_curves(curves: pd.DataFrame, name: str = "SAM", attack: str = "confidence"):
+    """An attack's AUC over train loss and over test accuracy, a point for each number of epochs, joined in order.
+
+    Filled points are those that are compared: the loss still falls, or the accuracy still rises.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.1), sharey=True)
+    curves = curves[curves["attack"] == attack]
+    for ax, x, used in zip(axes, (TRAIN_LOSS, ACCURACY), ("falling", "rising"), strict=True):
+        for who, colour, label in (("sgd", SGD, "SGD"), ("sam", SAM, name)):
+            part = curves[curves["optimizer"] == who]
+            ax.plot(part[x], part["auc"], "-", color=colour, label=label)
+            ax.scatter(part[x], part["auc"], s=30, zorder=3, ec=colour, fc=np.where(part[used], colour, "white"))
+        ax.set(xlabel=x)
+        ax.margins(0.08, 0.14)
+        ax.grid(alpha=0.3)
+    axes[0].set(xscale="log", ylabel=f"AUC, {attack}")
+    axes[0].invert_xaxis()
+    axes[1].legend(loc="best")
+    for ax, x in zip(axes, (TRAIN_LOSS, ACCURACY), strict=True):
+        _number(ax, curves, x)
+    return figure
+
+
+PANEL = np.array([270, 170])  # about the size of a panel of `matched_curves`, in points
+CLEAR = np.array([10, 8])  # the room that a number needs
+SIDES = np.array([(0, 9), (0, -9), (11, 0), (-11, 0), (9, 8), (-9, 8), (9, -8), (-9, -8)])
+
+
+def _number(ax, curves: pd.DataFrame, x: str) -> None:
+    """Epochs beside the points, each on the first side that is clear of points and other numbers; without one, none."""
+    halo = [patheffects.withStroke(linewidth=2, foreground="white")]
+    data = curves[[x, "auc"]].to_numpy()
+    at = ax.transAxes.inverted().transform(ax.transData.transform(data)) * PANEL
+    taken = list(at)
+    higher = curves["auc"] > curves.groupby("epochs")["auc"].transform("mean")
+    for row, place, point, up in zip(curves.itertuples(), data, at, higher, strict=True):
+        for side in SIDES * (1, 1 if up else -1):  # the higher of two above, the lower below
+            if (np.abs(np.array(taken) - point - side) >= CLEAR).any(1).all():
+                taken.append(point + side)
+                ax.annotate(
+                    f"{row.epochs}", place, side, textcoords="offset points", fontsize="x-small", ha="center", va="center",
+                    color=SGD if row.optimizer == "sgd" else SAM, path_effects=halo,
+                )  # fmt: skip
+                break
+
+
+@drawn
+def equal_loss_bands(equal_loss: pd.DataFrame, equal_accuracy: pd.DataFrame, name: str = "SAM"):
+    """The difference in each attack's AUC, above at equal train loss and below at equal mean test accuracy.
+
+    Above, the band holds along all losses at once, and diamonds are the named rows, hollow where they have no verdict. Below
+    is no interval: accuracies are compared for the eye alone.
+    """
+    figure, axes = plt.subplots(2, len(ATTACKS), figsize=(WIDTH, 4.6), sharex="row", sharey=True)
+    for attack, top, below in zip(ATTACKS, *axes, strict=True):
+        rows = equal_loss.loc[attack].dropna()
+        top.fill_between(rows[TRAIN_LOSS], rows["band_low"], rows["band_high"], color=SAM, alpha=0.2, lw=0)
+        top.plot(rows[TRAIN_LOSS], rows["difference"], color=SAM)
+        named = rows[rows.index.isin(FRACTIONS.values())]
+        top.vlines(named[TRAIN_LOSS], named["low"], named["high"], color="black", lw=1.2)
+        fill = np.where(named["note"] == "", "black", "white")
+        top.scatter(named[TRAIN_LOSS], named["difference"], s=24, marker="D", zorder=3, ec="black", fc=fill)
+        top.set(title=attack, xlabel=TRAIN_LOSS)
+        rows = equal_accuracy.loc[attack]
+        below.plot(rows[ACCURACY], rows["difference"], color=SAM, ls="--")
+        below.set(xlabel=ACCURACY)
+        for ax in (top, below):
+            ax.axhline(0, color=GREY, lw=1)
+            ax.grid(axis="y", alpha=0.3)
+    axes[0, 0].set_xscale("log")
+    axes[0, 0].invert_xaxis()
+    for ax in axes[:, 0]:
+        ax.set_ylabel(f"AUC, {name} − SGD")
+    return figure
+
+
+def matched_sentence(equal_loss: pd.DataFrame, attack: str, name: str = "SAM") -> str:
+    """An attack's rows of "equal_loss" in sentences."""
+    said = []
+    for fraction, value in FRACTIONS.items():
+        row = equal_loss.loc[(attack, value)]
+        where = f"At train loss {row[TRAIN_LOSS]:.2g} ({fraction} of the way down)"
+        if row.note:
+            said.append(f"{where}: not measurable, {row.note}.")
+        else:
+            said.append(
+                f"{where} {name}'s AUC differs from SGD's by {row.difference:+.4f} ({row.low:+.4f} to {row.high:+.4f})."
+            )
+    return f"**AUC, {attack}, at equal train loss.** {' '.join(said)}"

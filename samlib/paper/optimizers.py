@@ -1,0 +1,204 @@
+"""Other optimizers and architectures beside SGD (Table 3; C14), and what pages of many settings share.
+
+An optimizer is compared with SGD only where both fit the training examples about equally well: how much leaks depends on how
+far training went.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from samlib.audit import Pair, attack_scores, compared
+from samlib.estimators import memorization_terms
+from samlib.evaluation import auc_terms
+from samlib.experiment import NO_PART, SHARPNESS_AWARE
+from samlib.inference import CONTRADICTED, INCONCLUSIVE, LEVEL, NO_DIFFERENCE, SUPPORTED, Effect, mean, verdict
+from samlib.paper.frames import Found, Frames, effects, table
+from samlib.paper.lengths import TRAIN_LOSS
+from samlib.paper.style import GREY, WIDTH, drawn
+from samlib.paper.tables import table as shown_table
+
+ACCURACY, AUC, AUC_LIRA, MEMORIZATION = "test accuracy", "AUC, confidence", "AUC, LiRA online", "mean memorization"
+MEASURES = (ACCURACY, MEMORIZATION, AUC, AUC_LIRA)
+PATTERN = {ACCURACY: 0.002, AUC: 0.005, AUC_LIRA: 0.005}  # what C14 says rises, and the smallest rise that counts
+COMPARABLE = 2  # times SGD's train loss, or a part of it: beyond, an optimizer is not compared
+TITLES = {
+    "rho": "rho",
+    "subset_fraction": "subset fraction",
+    "weight_decay": "weight decay",
+    "epochs": "epochs",
+    "n_models": "number of models",
+    "norm": "normalization",
+    "augment": "augmentation",
+}
+
+
+def level(pairs: Iterable) -> float:
+    """The level of each interval of Table 3: its family has a row for each measure of each optimizer that was asked for."""
+    return LEVEL / (len(MEASURES) * len(list(pairs)))
+
+
+def measure(pairs: Mapping[str, Pair]) -> Frames:
+    """Frames effects, optimizers, losses and stores of pairs of SGD and another optimizer, as of `optimizer_pairs`.
+
+    "optimizers" (optimizer, measure) is Table 3, "losses" says which are comparable, and "effects" has a row
+    "C14 <optimizer>, <measure>" for each of `PATTERN`, NaN where the optimizer is not comparable.
+    """
+    each, losses, rows, decided = level(pairs), train_losses(pairs, "optimizer"), {}, {}
+    for name, pair in pairs.items():
+        for of in MEASURES:
+            sgd, sam = terms(pair, of)
+            rows[name, of] = compared(sgd, sam, each)
+            if of in PATTERN:
+                decided[f"C14 {name}, {of}"] = Found(mean(sam - sgd)) if losses.loc[name, "comparable"] else None
+    frame = table(rows, "optimizer", "measure")
+    return {"effects": effects(decided), "optimizers": frame, "losses": losses, "stores": stores(pairs)}
+
+
+def terms(pair: Pair, of: str) -> list[np.ndarray]:
+    """First-order terms (models, points) of a measure, of SGD and of the other optimizer."""
+    if of == ACCURACY:
+        return [runs.test_correct.values.astype(float) for runs in pair[:2]]
+    if of == AUC:  # of all examples: this attack needs no other models
+        return [auc_terms(runs.logit.values, runs.member.values) for runs in pair[:2]]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "(?s).*(no estimate|are left out)")  # few models; the pages say how many
+        if of == AUC_LIRA:
+            found = [attack_scores(runs, ("LiRA online",)) for runs in pair[:2]]
+            return [auc_terms(each.scores["LiRA online"], each.member) for each in found]
+        both = [memorization_terms(runs.correct.values, runs.member.values) for runs in pair[:2]]
+    return [each[:, ~np.isnan(each[0])] for each in both]
+
+
+def train_losses(pairs: Mapping[Any, Pair], *names: str) -> pd.DataFrame:
+    """Each pair's train losses (geometric means over models), and whether they are comparable: a factor of 2 at most."""
+    rows = {}
+    for key, pair in pairs.items():
+        sgd, sam = (float(np.log(np.maximum(runs.train_loss.values, 1e-12)).mean()) for runs in pair[:2])
+        rows[key] = {"sgd": math.exp(sgd), "sam": math.exp(sam), "comparable": abs(sam - sgd) <= math.log(COMPARABLE)}
+    return table(rows, *names)
+
+
+def optimizer_ledger(frames: Frames) -> pd.DataFrame:
+    """C14: a row for each comparable optimizer and each measure of `PATTERN`; index (optimizer, measure).
+
+    Columns statistic, text, direction, smallest, estimate, low, high, level, p, verdict. The family counts optimizers that
+    are not comparable too.
+    """
+    each, rows = level(frames["losses"].index), {}
+    for name in frames["losses"].index[frames["losses"]["comparable"]]:
+        for of, smallest in PATTERN.items():
+            found = Effect(*frames["effects"].loc[f"C14 {name}, {of}", list(Effect._fields)])
+            low, high = (float(end) for end in found.interval(each))
+            text = f"{name.upper()} {'tests better' if of == ACCURACY else 'is easier to attack'} than SGD."
+            rows[name, of] = {
+                "statistic": f"{of}, {name} - SGD", "text": text, "direction": 1, "smallest": smallest,
+                "estimate": found.estimate, "low": low, "high": high, "level": each, "p": float(found.p()),
+                "verdict": verdict(float(found.estimate), low, high, 1, smallest),
+            }  # fmt: skip
+    return table(rows, "optimizer", "measure")
+
+
+def pattern(rows: pd.DataFrame) -> str:
+    """The verdict of "better accuracy and easier to attack": supported where every part is, contradicted where any part is."""
+    found = set(rows["verdict"])
+    if found == {SUPPORTED}:
+        return SUPPORTED
+    return next(said for said in (CONTRADICTED, NO_DIFFERENCE, INCONCLUSIVE) if said in found)
+
+
+def pattern_sentence(frames: Frames, optimizer: str) -> str:
+    """What C14 says of one optimizer, or why it is not compared."""
+    loss = frames["losses"].loc[optimizer]
+    if not loss["comparable"]:
+        return (
+            f"**{optimizer.upper()} is not comparable.** Its train loss is {loss['sam']:.2g} and SGD's {loss['sgd']:.2g}: "
+            f"more than a factor of {COMPARABLE} apart."
+        )
+    rows = optimizer_ledger(frames).loc[optimizer]
+    kind = "" if optimizer.partition(",")[0] in SHARPNESS_AWARE else ", which averages weights and seeks no sharpness,"
+    parts = "; ".join(
+        f"{of} {row.estimate:+.4f} ({row.low:+.4f} to {row.high:+.4f}): {row.verdict}" for of, row in rows.iterrows()
+    )
+    start = f"**{pattern(rows).capitalize()}, by its weakest part.** {optimizer.upper()}{kind}"
+    return f"{start} tests better than SGD and is easier to attack. {parts}."
+
+
+def optimizer_comparison(frames: Frames):
+    """Table 3: differences whose interval lies beyond zero in bold; an optimizer that is not comparable says so."""
+    return shown_table(_named(frames), digits=4, name="other")
+
+
+def _named(frames: Frames) -> pd.DataFrame:
+    """Table 3 with the optimizers' names as people write them."""
+    fits = frames["losses"]["comparable"]
+    return frames["optimizers"].rename(
+        index=lambda name: name.upper() + ("" if fits[name] else ", not comparable"), level="optimizer"
+    )
+
+
+@drawn
+def optimizer_differences(frames: Frames):
+    """Table 3 as a picture: each optimizer minus SGD in each measure, hollow where it is not comparable."""
+    frame, fits = frames["optimizers"], frames["losses"]["comparable"]
+    y = np.arange(len(fits))[::-1]
+    figure, axes = plt.subplots(1, len(MEASURES), figsize=(WIDTH, 0.32 * len(fits) + 1.0), sharey=True)
+    for ax, of in zip(axes, MEASURES, strict=True):
+        part = frame.xs(of, level="measure").loc[fits.index]
+        ends = np.abs(part[["low", "high"]].to_numpy().T - part["difference"].to_numpy())
+        ax.axvline(0, color=GREY, lw=1)
+        ax.errorbar(part["difference"], y, xerr=ends, fmt="none", color="black", lw=1.2)
+        ax.scatter(part["difference"], y, s=20, marker="D", zorder=3, ec="black", fc=np.where(fits, "black", "white"))
+        ax.set(title=of, yticks=y, yticklabels=[name.upper() for name in fits.index])
+        ax.title.set_fontsize("small")
+        ax.tick_params(axis="x", labelsize="x-small", rotation=30)
+        ax.grid(axis="x", alpha=0.3)
+        ax.xaxis.set_major_locator(plt.MaxNLocator(3))
+    figure.supxlabel("difference from SGD", fontsize="medium")
+    return figure
+
+
+def stores(pairs: Mapping[Any, Pair]) -> pd.DataFrame:
+    """What was trained for a page of many settings: a row for each store, with its accuracies and what its models cost."""
+    found: dict[str, Any] = {}
+    for runs in (runs for pair in pairs.values() for runs in pair[:2]):
+        known = found.setdefault(runs.attrs["key"], runs)
+        if known.sizes["model"] < runs.sizes["model"]:  # a setting of fewer models shows the first of them
+            found[runs.attrs["key"]] = runs
+    rows = {}
+    for key, runs in found.items():
+        fields = json.loads(runs.attrs["experiment"])
+        without = {name for name, models in NO_PART.items() if fields["model"] in models}
+        rows[key] = {
+            "model": fields["model"],
+            "optimizer": fields["optimizer"],
+            **{title: "" if name in without else label(fields[name]) for name, title in TITLES.items()},
+            "diverged": len(runs.attrs["diverged"]),
+            TRAIN_LOSS: float(runs.train_loss.mean()),
+            "train accuracy": float(runs.train_accuracy.mean()),
+            ACCURACY: float(runs.test_accuracy.mean()),
+            "core seconds": float(runs.attrs["seconds"]),
+            "machine": ", ".join(runs.attrs["machine"]),
+        }
+    return table(rows, "store")
+
+
+def settings_table(stores: pd.DataFrame):
+    """The frame "stores" to read."""
+    digits = {TRAIN_LOSS: "{:.2g}", "train accuracy": "{:.3f}", ACCURACY: "{:.3f}", "core seconds": "{:.0f}"}
+    return stores.assign(**{name: stores[name].map(form.format) for name, form in digits.items()}).style
+
+
+def label(value: Any) -> str:
+    """A setting in a word or a number, as text."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return value if isinstance(value, str) else f"{value:g}"

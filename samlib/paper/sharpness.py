@@ -1,0 +1,178 @@
+"""What SAM's two passes do, and whether the minima that it finds are flatter."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from samlib.audit import compared
+from samlib.paper.frames import EACH, Frames, table
+from samlib.paper.style import GREY, REFERENCE, SAM, SGD, WIDTH, dataset_title, drawn
+from samlib.sharpness import AT_RHO, EFFORT, GRID, Landscape, Landscapes, descent, valley, valley_eigenvalue
+
+START, RADIUS, RATE, STEPS = (2.4, 0.8), 0.3, 0.05, 200  # of the two-weight net: large enough to be seen
+STEP, WHOLE, CURVATURE = "rise along a batch's gradient", "rise along the whole gradient", "largest eigenvalue"
+GRADIENT = "norm of the whole gradient"
+FEWEST = EFFORT["mlp"].models
+DIRECTIONS = {"batches": ("-", "a batch's gradient"), "ascent": ("--", "the whole gradient"), "random": (":", "random")}
+
+
+def measure(found: Landscapes) -> Frames:
+    """Frames sharpness, landscape, flatness and about of what `sharpness.landscapes` returns.
+
+    "sharpness" (measure): sgd, sam, difference and its simultaneous interval over pairs; "flatness" the same figures of each
+    pair; "landscape": direction, distance, optimizer, and the mean, lowest and highest rise; "about": one row.
+    """
+    values = [_figures(one) for one in (found.sgd, found.sam)]
+    both = {name: (values[0][name][:, None], values[1][name][:, None]) for name in values[0]}
+    rows = {name: compared(sgd, sam, EACH) for name, (sgd, sam) in both.items()}
+    pairs = [
+        pd.DataFrame({"sgd": sgd[:, 0], "sam": sam[:, 0]}).assign(measure=name) for name, (sgd, sam) in both.items()
+    ]
+    parts = []
+    for optimizer, one in (("sgd", found.sgd), ("sam", found.sam)):
+        for direction in DIRECTIONS:
+            rise = getattr(one, direction)
+            part = {"distance": found.rho * GRID, "mean": rise.mean(0), "lowest": rise.min(0), "highest": rise.max(0)}
+            parts.append(pd.DataFrame(part).assign(optimizer=optimizer, direction=direction))
+    about = {name: getattr(found, name) for name in ("name", "dataset", "rho", "examples", "epochs", "shortened")}
+    about |= {
+        f"step_{who}": found.rho * np.square(one.gradient_norm).mean()
+        for who, one in (("sgd", found.sgd), ("sam", found.sam))
+    }
+    return {
+        "sharpness": table(rows, "measure"),
+        "flatness": pd.concat(pairs, ignore_index=True),
+        "landscape": pd.concat(parts, ignore_index=True),
+        "about": pd.DataFrame([about]),
+    }
+
+
+def _figures(one: Landscape) -> dict[str, np.ndarray]:
+    """Each measure of the models of one optimizer (models,)."""
+    return {
+        STEP: one.batches[:, AT_RHO],
+        WHOLE: one.ascent[:, AT_RHO],
+        CURVATURE: np.asarray(one.eigenvalue),
+        "rise along ASAM's step": np.asarray(one.adaptive),
+        "rise along random directions": one.random[:, AT_RHO],
+        GRADIENT: np.asarray(one.gradient_norm),
+        "loss": np.asarray(one.loss),
+    }
+
+
+def _paths() -> list[np.ndarray]:
+    return [descent(START, rho=rho, lr=RATE, steps=STEPS) for rho in (0, RADIUS)]
+
+
+@drawn
+def two_passes():
+    """A net of two weights: left, one step of SGD and of SAM from the same point; right, where many steps end."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.2))
+    for ax, spans, levels in ((left, ((1.75, 2.85), (0.15, 1.25)), 14), (right, ((0.6, 2.7), (0.2, 1.5)), 22)):
+        a, b = np.meshgrid(*(np.linspace(*span, 200) for span in spans))
+        ax.contour(a, b, np.sqrt(valley(a, b)), levels, colors="0.8", linewidths=0.7)
+        ax.plot(a[0], 1 / a[0], color=GREY, lw=1.2, ls="--", label="loss 0: $ab = 1$")
+        ax.set(xlim=spans[0], ylim=spans[1], xlabel="$a$", ylabel="$b$")
+    w = np.array(START)
+    steps = [w - path[1] for path in (descent(START, rho=rho, lr=0.12, steps=1) for rho in (0, RADIUS))]
+    top = w + RADIUS * steps[0] / np.linalg.norm(steps[0])  # SGD's step is along the gradient
+    arrow = {"width": 0.006, "head_width": 0.035, "length_includes_head": True, "zorder": 3}
+    left.arrow(*w, *(top - w), color=REFERENCE, **arrow)
+    for step, colour in zip(steps[::-1], (SAM, SGD), strict=True):
+        left.arrow(*w, *-step, color=colour, **arrow)
+    second = {"arrowstyle": "->", "color": SAM, "ls": ":", "shrinkA": 0, "shrinkB": 0}
+    left.annotate("", top - steps[1], top, arrowprops=second)
+    left.plot(*w, "o", color="black", ms=5, zorder=4)
+    left.plot(*top, "^", color=REFERENCE, ms=6, zorder=4)
+    left.annotate("$w$", w, (7, -4), textcoords="offset points")
+    first = r"first pass: $w + \rho\,\nabla L/\Vert\nabla L\Vert$"
+    left.annotate(first, top, (-14, 8), textcoords="offset points", ha="center")
+    for step, name, colour, at in ((steps[0], "SGD", SGD, (8, 0)), (steps[1], "SAM", SAM, (-4, -13))):
+        left.annotate(name, w - step, at, textcoords="offset points", color=colour)
+    for path, colour, name in zip(_paths(), (SGD, SAM), ("SGD", "SAM"), strict=True):
+        right.plot(*path.T, "-", color=colour, lw=0.9, alpha=0.75)
+        right.plot(*path[-1], "s", color=colour, ms=6, label=f"{name}, {STEPS} steps")
+    right.plot(*w, "o", color="black", ms=5)
+    right.plot(1, 1, "*", color="black", ms=10, label="flattest minimum")
+    left.set_title("one step")
+    right.set_title("many steps")
+    right.legend(loc="upper right", fontsize="small", frameon=True, framealpha=0.9, edgecolor="none")
+    return figure
+
+
+def two_passes_sentence() -> str:
+    """Where the paths of `two_passes` end, and how sharp it is there."""
+    ends = [path[-1] for path in _paths()]
+    said = [f"at ({a:.2f}, {b:.2f}), where the largest curvature is {valley_eigenvalue(a, b):.2f}" for a, b in ends]
+    return (
+        f"SGD ends {said[0]}; SAM {said[1]} (at the flattest minimum it is {valley_eigenvalue(1, 1):.2f}). "
+        f"The functions are almost the same: the product of the weights is {np.prod(ends[0]):.3f} and {np.prod(ends[1]):.3f}."
+    )
+
+
+@drawn
+def loss_around(frames: Frames):
+    """How the loss rises around the models: in three directions, and at one distance for each pair; bands hold every model."""
+    about, landscape, flatness = frames["about"].iloc[0], frames["landscape"], frames["flatness"]
+    figure, axes = plt.subplots(1, 4, figsize=(WIDTH, 3.0), width_ratios=(2.6, 1, 1, 1))
+    for who, colour, label in (("sgd", SGD, "SGD"), ("sam", SAM, about["name"])):
+        axes[0].plot([], [], "s", color=colour, label=label)
+        for direction, (style, _) in DIRECTIONS.items():
+            part = landscape[(landscape["optimizer"] == who) & (landscape["direction"] == direction)]
+            axes[0].fill_between(part["distance"], part["lowest"], part["highest"], color=colour, alpha=0.15, lw=0)
+            axes[0].plot(part["distance"], part["mean"], style, color=colour, lw=1.6)
+    for style, what in DIRECTIONS.values():
+        axes[0].plot([], [], style, color=GREY, lw=1.6, label=what)
+    axes[0].axvline(about["rho"], ymax=0.3, color=GREY, lw=1)
+    at = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+    axes[0].annotate(r"$\rho$", (about["rho"], 0.3), (-2, 2), **at)
+    axes[0].set(title=dataset_title(about["dataset"]), xlabel="distance from the weights", ylabel="rise of the loss")
+    axes[0].legend(fontsize="small", loc="upper left", handlelength=1.5, borderaxespad=0)
+    titles = {STEP: "a batch's\ngradient, at ρ", WHOLE: "the whole\ngradient, at ρ", CURVATURE: "largest\neigenvalue"}
+    for ax, (of, title) in zip(axes[1:], titles.items(), strict=True):
+        values = flatness.loc[flatness["measure"] == of, ["sgd", "sam"]].to_numpy()
+        ax.plot([0, 1], values.T, color="0.7", lw=1)
+        for x, colour in enumerate((SGD, SAM)):
+            ax.plot(np.full(len(values), x), values[:, x], "o", color=colour, ms=4)
+        ax.set(xticks=[0, 1], xticklabels=["SGD", about["name"]], xlim=(-0.5, 1.5), title=title)
+        ax.set_ylim(1.08 * min(0, values.min()), 1.08 * values.max())
+        ax.title.set_fontsize("small")
+        ax.tick_params(labelsize="x-small")
+        ax.yaxis.set_major_locator(plt.MaxNLocator(4))
+    return figure
+
+
+def sharpness_table(frames: Frames):
+    """ "sharpness" to three digits each, since the measures differ by orders of magnitude."""
+    frame = frames["sharpness"]
+    shown = frame[["sgd", "sam"]].map("{:.3g}".format).set_axis(["SGD", frames["about"]["name"].iloc[0]], axis=1)
+    shown["difference"] = frame["difference"].map("{:+.2g}".format)
+    shown["interval"] = frame["low"].map("{:+.2g} to ".format) + frame["high"].map("{:+.2g}".format)
+    return shown.style
+
+
+def sharpness_sentence(frames: Frames) -> str:
+    """Is the other optimizer flatter: by its own step on a batch, by the same on all examples, and by curvature?"""
+    about, frame = frames["about"].iloc[0], frames["sharpness"]
+    name, pairs = about["name"], int((frames["flatness"]["measure"] == STEP).sum())
+    rows = frame.loc[[STEP, WHOLE, CURVATURE]]
+    words = ["flatter" if r.high < 0 else "sharper" if r.low > 0 else "no difference shown" for r in rows.itertuples()]
+    if pairs < FEWEST:
+        head = f"{pairs} pairs of models are too few to decide."
+    elif len(set(words)) > 1:
+        parts = "; ".join(f"{of}: {word}" for of, word in zip(rows.index, words, strict=True))
+        head = f"Whether {name}'s models are flatter than SGD's depends on the measure. {parts[0].upper()}{parts[1:]}."
+    else:
+        said = {"flatter": "flatter", "sharper": "not flatter but sharper"}.get(words[0], "not shown to be flatter")
+        head = f"By all three measures, {name}'s models are {said} than SGD's."
+    numbers = "; ".join(f"{r.Index}, {r.sgd:.3g} after SGD and {r.sam:.3g} after {name}" for r in rows.itertuples())
+    cut = " and, to keep this page cheap, fewer epochs or examples than the recipe's" if about["shortened"] else ""
+    norm = frame.loc[GRADIENT]
+    return (
+        f"**{head}** {dataset_title(about['dataset'])}, means over {pairs} pairs, at distance {about['rho']:g}, with "
+        f"{about['epochs']} epochs{cut}, each model on the {about['examples']} examples that it was trained on: {numbers}. "
+        f"The whole gradient's own length is {norm.sgd:.2g} and {norm.sam:.2g}. Without scaling, the step ρ∇L would raise "
+        f"the loss by about {about['step_sgd']:.1g} and {about['step_sam']:.1g}."
+    )

@@ -1,0 +1,213 @@
+"""What only data of known subclasses can show: memorization, influence and membership risk of the majority and the minority.
+
+No model chooses anything here, so all models measure. Tables hold a row for each measure and group: the majority, the
+minority, and the minority less the majority.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Mapping
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from IPython.display import Markdown
+
+from samlib.audit import Pair, attack_scores, compared, usable
+from samlib.estimators import memorization, memorization_terms
+from samlib.evaluation import auc_terms
+from samlib.inference import jackknife
+from samlib.paper.crossfit import model_groups, point_groups
+from samlib.paper.frames import EACH, Frames, contrast, table
+from samlib.paper.style import GREY, SAM, SGD, WIDTH, drawn
+from samlib.paper.tables import table as shown_table
+
+GROUPS = ("majority", "minority")
+BETWEEN = "minority − majority"
+ATTACKS = ("confidence", "LiRA online", "RMIA offline")
+BINS = 24
+NAMES = ("subclass_memorization", "subclass_influence", "subclass_attacks", "subclass_densities")
+
+
+def measure(pair: Pair) -> Frames:
+    """Frames of `NAMES`, which are empty where the subclasses are not known.
+
+    The first three (measure, group) hold sgd, sam, difference and its simultaneous interval: mean memorization and test
+    accuracy; mean influence of an example of a group on the test points of its class, of either group; the AUC of attacks
+    within a group. "subclass_densities" holds how the scores lie: optimizer, group, left, right, share.
+    """
+    if "subclass" not in pair.sgd.coords:
+        return {name: pd.DataFrame() for name in NAMES}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "(?s).*(no estimate|are left out)")  # the page counts them
+        found = (_memorization(pair), _influence(pair), _attacks(pair), _densities(pair))
+    return dict(zip(NAMES, found, strict=True))
+
+
+def _memorization(pair: Pair) -> pd.DataFrame:
+    terms = [memorization_terms(runs.correct.values, runs.member.values) for runs in pair[:2]]
+    right = [runs.test_correct.values.astype(float) for runs in pair[:2]]
+    rows = _rows("memorization", pair.sgd.subclass.values, terms)
+    return table(rows | _rows("test accuracy", pair.sgd.test_subclass.values, right), "measure", "group")
+
+
+def _attacks(pair: Pair) -> pd.DataFrame:
+    """Members of a group are told from its non-members."""
+    rows: dict[tuple[str, str], dict] = {}
+    subclass = pair.sgd.subclass.values[usable(pair.sgd)[1]]
+    found = [attack_scores(runs, ATTACKS) for runs in pair[:2]]
+    for attack in ATTACKS:
+        terms = [np.empty(each.member.shape) for each in found]
+        for each, filled in zip(found, terms, strict=True):
+            for ours in (subclass == code for code in range(len(GROUPS))):
+                filled[:, ours] = auc_terms(each.scores[attack][:, ours], each.member[:, ours])
+        rows |= _rows(f"AUC, {attack}", subclass, terms)
+    return table(rows, "measure", "group")
+
+
+def _rows(measure: str, subclass: np.ndarray, terms: list[np.ndarray]) -> dict[tuple[str, str], dict]:
+    means: list[Callable] = [lambda t, c=code: group_mean(t, subclass == c) for code in range(len(GROUPS))]
+    groups = dict(zip(GROUPS, means, strict=True)) | {BETWEEN: lambda t: means[1](t) - means[0](t)}
+    return {(measure, group): compared(mean(terms[0]), mean(terms[1]), EACH) for group, mean in groups.items()}
+
+
+def group_mean(terms: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """First-order terms (models, n) of the mean over the columns inside a group; columns with NaN are in none."""
+    known = inside & ~np.isnan(terms).any(0)
+    terms = np.where(known, terms, 0)
+    value = terms.sum() / (len(terms) * known.sum())
+    return value + known / known.mean() * (terms - value)
+
+
+def _influence(pair: Pair) -> pd.DataFrame:
+    """Models, examples and test points vary: a jackknife over groups of all three."""
+    of_models, of_examples, of_tests = model_groups(pair), point_groups(pair), point_groups(pair, "test")
+    sides = [(of_tests, "test_subclass", "test_label"), (of_examples, "subclass", "label")]
+    cells = [
+        (np.eye(len(GROUPS) * of.max())[(of - 1) * len(GROUPS) + pair.sgd[code].values], pair.sgd[label].values)
+        for of, code, label in sides
+    ]
+    both = []
+    for runs in pair[:2]:
+        means = [_cells(runs, of_models != g, *cells) for g in range(of_models.max() + 1)]
+        parts = np.array(means).reshape(len(means), 2, of_tests.max(), len(GROUPS), of_examples.max(), len(GROUPS))
+        kept = [1 - np.vstack([np.zeros(of.max()), np.eye(of.max())]) for of in (of_tests, of_examples)]
+        total, count = np.einsum("gitaeb,xt,ye->igyxab", parts, *kept, optimize=True)
+        each = total / count
+        both.append(np.concatenate([each, each[..., 1:] - each[..., :1]], -1))
+    sgd, sam = both
+    rows = {}
+    for code, group in enumerate(GROUPS):
+        for of, name in enumerate((*GROUPS, BETWEEN)):
+            values = [each[..., code, of] for each in (sgd, sam, sam - sgd)]
+            rows[f"influence on the {group}", name] = contrast(*(jackknife(each, 3) for each in values))
+    return table(rows, "measure", "group")
+
+
+def _cells(runs, kept: np.ndarray, tests: tuple, examples: tuple) -> list[np.ndarray]:
+    """Sums of influence by the kept models, and counts, of pairs of one class in each cell: (test cells, example cells)."""
+    member, right = runs.member.values[kept], runs.test_correct.values[kept].astype(float)
+    known = member.any(0) & ~member.all(0)
+    sums, counts = [], []
+    for label in np.unique(runs.label):
+        points, ours = tests[1] == label, (examples[1] == label) & known
+        inside = member[:, ours].astype(float)
+        influence = right[:, points].T @ (inside / inside.sum(0) - (1 - inside) / (1 - inside).sum(0))
+        at, of = tests[0][points], examples[0][ours]
+        sums.append(at.T @ influence @ of)
+        counts.append(np.outer(at.sum(0), of.sum(0)))
+    return [np.sum(sums, 0), np.sum(counts, 0)]
+
+
+def _densities(pair: Pair) -> pd.DataFrame:
+    scores = [memorization(runs.correct.values, runs.member.values).value for runs in pair[:2]]
+    bins = np.linspace(min(0, *(np.nanmin(each) for each in scores)), 1, BINS + 1)
+    parts = []
+    for optimizer, score in zip(("sgd", "sam"), scores, strict=True):
+        for code, group in enumerate(GROUPS):
+            own = score[(pair.sgd.subclass.values == code) & ~np.isnan(score)]
+            part = {"left": bins[:-1], "right": bins[1:], "share": np.histogram(own, bins)[0] / len(own)}
+            parts.append(pd.DataFrame(part).assign(optimizer=optimizer, group=group))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _known(function: Callable) -> Callable:
+    """Let a function say in a sentence that it shows nothing where the subclasses are not known."""
+
+    @functools.wraps(function)
+    def wrapped(frame, *args, **kwargs):
+        if frame.empty:
+            return Markdown(
+                "*Not shown: nobody knows the subclasses of these data. Those of the data set `subclasses` are known.*"
+            )
+        return function(frame, *args, **kwargs)
+
+    return wrapped
+
+
+@_known
+@drawn
+def subclass_densities(densities: pd.DataFrame, name: str = "SAM"):
+    """The share of each subclass at each memorization score, SGD beside SAM: filled, the minority; outlined, the majority."""
+    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 2.7), sharex=True, sharey=True)
+    for ax, who, colour, label in zip(axes, ("sgd", "sam"), (SGD, SAM), ("SGD", name), strict=True):
+        for group in GROUPS:
+            part = densities[(densities["optimizer"] == who) & (densities["group"] == group)]
+            style: Mapping = {"lw": 1.5, "color": "black"}
+            if group == GROUPS[1]:
+                style = {"fill": True, "alpha": 0.5, "color": colour}
+            ax.stairs(part["share"], [*part["left"], part["right"].iloc[-1]], label=group, **style)
+        ax.set(title=label, xlabel="memorization")
+        ax.legend(loc="upper center")
+    axes[0].set_ylabel("share of the subclass")
+    return figure
+
+
+@_known
+@drawn
+def subclass_differences(frame: pd.DataFrame, name: str = "SAM"):
+    """A table as a picture: both optimizers in each group on the left, the difference on the right."""
+    measures = list(dict.fromkeys(frame.index.get_level_values("measure")))
+    size = (WIDTH, 0.95 * len(measures) + 0.6)
+    figure, axes = plt.subplots(
+        len(measures), 2, figsize=size, width_ratios=(1.1, 1), squeeze=False, sharex="col"
+    )  # fmt: skip
+    for (left, right), measure in zip(axes, measures, strict=True):
+        rows = frame.loc[measure]
+        y = -np.arange(len(GROUPS))
+        for column, colour, label, shift in (("sgd", SGD, "SGD", 0.17), ("sam", SAM, name, -0.17)):
+            left.plot(rows.loc[list(GROUPS), column], y + shift, "o", ms=5, color=colour, label=label)
+        left.set(yticks=y, yticklabels=GROUPS, ylim=(-1.6, 0.6))
+        left.set_title(measure, loc="left", fontsize="medium")
+        at = -np.arange(3) * 0.8
+        ends = np.abs(rows[["low", "high"]].to_numpy().T - rows["difference"].to_numpy())
+        right.errorbar(rows["difference"], at, xerr=ends, fmt="D", ms=4, color="black", lw=1.2)
+        right.axvline(0, color=GREY, lw=1)
+        right.set(yticks=at, yticklabels=[*GROUPS, BETWEEN], ylim=(-2.1, 0.5))
+        for ax in (left, right):
+            ax.grid(axis="x", alpha=0.3)
+    axes[-1, 0].legend(loc="upper center", bbox_to_anchor=(0.5, -0.3), ncols=2)
+    axes[-1, 1].set_xlabel(f"{name} − SGD")
+    return figure
+
+
+@_known
+def subclass_table(frame: pd.DataFrame, name: str = "SAM"):
+    """The same in numbers."""
+    return shown_table(frame, digits=4, name=name)
+
+
+@_known
+def subclass_sentences(frame: pd.DataFrame, name: str = "SAM") -> Markdown:
+    """One sentence for each measure of a table: in which groups the two optimizers differ, as far as the intervals tell."""
+    said = []
+    for measure, rows in frame.groupby(level=0, sort=False):
+        found = []
+        for group, row in rows.droplevel(0).iterrows():
+            sign = "higher" if row.low > 0 else "lower" if row.high < 0 else "not told apart"
+            where = "in the minority less the majority" if group == BETWEEN else f"in the {group}"
+            found.append(f"{sign} {where} ({row.difference:+.4f}, interval {row.low:+.4f} to {row.high:+.4f})")
+        said.append(f"**{measure[0].upper()}{measure[1:]}**, {name} against SGD: {', '.join(found)}.")
+    return Markdown("\n\n".join(said))

@@ -1,0 +1,217 @@
+"""Equal train loss: curves that are known, with curvature, against naive twins, mirrors, nulls and coverage."""
+
+import math
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+from test_settings import pair_of, run, shuffled
+
+from samlib import audit
+from samlib.inference import CONTRADICTED, SUPPORTED, verdict
+from samlib.paper import lengths
+from samlib.paper.frames import EACH, swapped
+
+matplotlib.use("Agg")
+LENGTHS = (2, 3, 4, 5, 6, 8)
+
+
+def trained(epochs, slower=0.8, extra=0.0, models=16, examples=300):
+    """Pairs of several lengths. Logits of all rise with the steps, members' faster and faster, and SAM takes fewer steps.
+
+    At equal steps SAM leaks more by `extra`; without it, the two have one curve of leaking over loss.
+    """
+    rng = np.random.default_rng(7)
+    pairs = {}
+    for e in epochs:
+        both = []
+        for o, (pace, more) in enumerate(((1, 0), (slower, extra))):
+            steps = pace * e * (1 + 0.03 * rng.normal(size=models))
+            options = {"optimizer": "sam"} if o else {}
+            both.append(
+                run(
+                    e + 50 * o,
+                    leak=0.05 * steps**2 + more,
+                    push=0.6 * steps,
+                    models=models,
+                    examples=examples,
+                    skill=0.2 * e,
+                    **options,
+                )
+            )
+        pairs[e] = pair_of(*both)
+    return pairs
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    return trained(LENGTHS)
+
+
+@pytest.fixture(scope="module")
+def frames(pairs):
+    return lengths.measure(pairs)
+
+
+def test_each_pair_is_matched_by_itself(pairs, frames):
+    """A naive twin: for each model alone, its AUCs in the order of its losses, and a straight line between."""
+    row = frames["equal_loss"].loc[("confidence", 0.5)]
+    means, judged = [], audit.usable(pairs[2].sgd)[1]
+    for o, name in enumerate(("sgd", "sam")):
+        at = []
+        for k in range(16):
+            runs = [pairs[e][o].isel(model=k) for e in LENGTHS]
+            loss = np.array([math.log(float(one.train_loss)) for one in runs])
+            auc = np.array([roc_auc_score(one.member[judged], one.logit[judged]) for one in runs])
+            order = np.argsort(loss)
+            at.append(np.interp(math.log(row["train loss"]), loss[order], auc[order]))
+        means.append(np.mean(at))
+        assert row[name] == pytest.approx(means[-1], abs=1e-6)
+    assert row.difference == pytest.approx(means[1] - means[0], abs=1e-6)
+
+
+def test_losses_are_fractions_of_the_range_that_both_reach(frames):
+    curves = frames["curves"].query("attack == 'LiRA'")
+    ends = curves.groupby("optimizer")["train loss"].agg(["max", "min"])
+    first, last = np.log(ends["max"].min()), np.log(ends["min"].max())
+    for fraction in lengths.FRACTIONS.values():
+        at = frames["equal_loss"].loc[("LiRA", fraction), "train loss"]
+        assert math.log(at) == pytest.approx(first + fraction * (last - first))
+    assert list(frames["effects"].index) == [
+        f"C2 {a} at equal train loss, {f}" for a in ("confidence", "LiRA", "RMIA") for f in ("1/4", "1/2", "3/4")
+    ]
+
+
+def test_a_slower_optimizer_differs_as_trained_and_not_at_equal_loss(pairs, frames):
+    for fraction in lengths.FRACTIONS.values():
+        row = frames["equal_loss"].loc[("confidence", fraction)]
+        assert row.note == ""
+        assert row.low < 0 < row.high
+        assert row.band_low < row.low
+        assert row.high < row.band_high
+        assert row.high - row.low < 0.03
+    auc = [np.mean([roc_auc_score(m, s) for m, s in zip(r.member, r.logit, strict=True)]) for r in pairs[6][:2]]
+    assert auc[1] - auc[0] < -0.03
+    more = lengths.measure(trained(LENGTHS, extra=0.5))["equal_loss"]
+    assert (more.loc["confidence"].loc[[0.25, 0.5, 0.75], "low"] > 0.01).all()
+
+
+def known(rng, models=16, n=300, step=0.6, late=0.4, gap=0.01, bend=0.02, move=2.0, drift=True):
+    """Losses and terms around two curves of known distance, for `at_loss`: examples move the loss as well as the AUC."""
+    height, ease, both = rng.normal(size=n), rng.normal(size=n), []
+    pair, lost = 0.004 * rng.normal(size=(models, 1)), step * np.arange(round(4.2 / step) + 1)
+    for o in (0, 1):
+        true = -1 - lost + late * o + 0.15 * rng.normal(size=(models, 1)) + 0.1 * rng.normal(size=(models, len(lost)))
+        moved = 0.7 * ease + move * rng.normal(size=n) + 0.5 * rng.normal(size=(*true.shape, n))
+        auc = 0.6 - 0.02 * true + bend * np.sin(true) + gap * o + pair / 2 + 0.002 * rng.normal(size=true.shape)
+        terms = auc[..., None] + 0.05 * height + 0.03 * rng.normal(size=n) + 0.1 * rng.normal(size=moved.shape)
+        away = (moved - moved.mean(2, keepdims=True)) * drift
+        both.append(((true + moved.mean(2)).T, terms.swapaxes(0, 1), away.swapaxes(0, 1)))
+    return both
+
+
+def test_a_straight_line_between_far_lengths_is_no_verdict():
+    """Both optimizers have one curve, which bends; their lengths lie on different places of it."""
+    options = {"late": 1.0, "gap": 0, "bend": 0.2, "move": 0.2}
+    far, near = (known(np.random.default_rng(0), step=step, **options) for step in (2.1, 0.3))
+    wrong = 0
+    for fraction in lengths.FRACTIONS.values():
+        row, found = lengths.at_loss(far, fraction)
+        assert row["note"] == lengths.SPARSE
+        assert found is None
+        wrong += not row["low"] < 0 < row["high"]
+        row, found = lengths.at_loss(near, fraction)
+        assert row["note"] == ""
+        assert row["low"] < 0 < row["high"]
+        assert found.effect.estimate == row["difference"]
+    assert wrong >= 2  # the line alone would have given a verdict
+
+
+def test_two_lengths_or_no_loss_in_common_give_no_verdict(pairs):
+    two = lengths.measure({e: pairs[e] for e in (2, 8)})
+    assert two["effects"]["estimate"].isna().all()
+    assert (two["equal_loss"].loc["confidence"].loc[[0.25, 0.5, 0.75], "note"] == lengths.SPARSE).all()
+    apart = {e: pair_of(pair.sgd, pair.sam.assign(train_loss=1e3 * pair.sam.train_loss)) for e, pair in pairs.items()}
+    none = lengths.measure(apart)
+    assert none["effects"]["estimate"].isna().all()
+    assert (none["equal_loss"]["note"] == lengths.UNREACHED).all()
+    assert "not measurable, not every model reaches this loss" in lengths.matched_sentence(none["equal_loss"], "RMIA")
+
+
+def test_equal_accuracy_ends_where_accuracy_no_longer_rises(pairs):
+    changed = {e: pair for e, pair in pairs.items()}
+    early = changed[2].sgd.test_correct
+    changed[8] = pair_of(changed[8].sgd.assign(test_correct=early), changed[8].sam)  # SGD overfits at last
+    found = lengths.measure(changed)
+    rising = found["curves"].query("attack == 'RMIA' and optimizer == 'sgd'").set_index("epochs")["rising"]
+    assert rising[6]
+    assert not rising[8]
+    top = found["equal_accuracy"]["test accuracy"].max()
+    assert top <= float(changed[6].sgd.test_correct.mean()) + 1e-9
+
+
+def test_exchanging_the_optimizers_mirrors_and_order_changes_nothing(pairs, frames):
+    there = lengths.measure({e: swapped(pair) for e, pair in pairs.items()})["equal_loss"]
+    here = frames["equal_loss"]
+    for one, other in (("difference", "difference"), ("low", "high"), ("band_low", "band_high")):
+        np.testing.assert_array_equal(here[one], -there[other])
+    assert here["note"].equals(there["note"])
+    moved = lengths.measure({e: shuffled(pairs[e], seed=3) for e in reversed(LENGTHS)})["equal_loss"]
+    np.testing.assert_allclose(moved["difference"], here["difference"], atol=1e-6)
+    np.testing.assert_allclose(moved["high"], here["high"], atol=1e-5)
+    assert lengths.decided(pairs).keys() == set(frames["effects"].index)
+
+
+@pytest.mark.slow
+def test_optimizers_exchanged_at_random_get_no_verdict():
+    rng, decided = np.random.default_rng(0), 0
+    pairs = trained(LENGTHS[::2], extra=0.3, models=20, examples=150)
+    for _ in range(40):
+        which = rng.random(20) < 0.5
+        found = lengths.decided({e: swapped(pair, which) for e, pair in pairs.items()})
+        said = [
+            verdict(float(each.effect.estimate), *map(float, each.effect.interval(EACH)), 1, 0.005)
+            for each in found.values()
+            if each
+        ]
+        decided += SUPPORTED in said or CONTRADICTED in said
+    assert decided <= 5  # of 40 sets
+
+
+@pytest.mark.slow
+def test_the_interval_covers_where_examples_move_the_loss_too():
+    covered = {True: [], False: []}
+    for drift in covered:
+        rng = np.random.default_rng(2)
+        for _ in range(150):
+            found = lengths.at_loss(known(rng, drift=drift), 0.5)[1]
+            low, high = found.effect.interval()
+            covered[drift].append(low <= 0.01 <= high)
+    assert 0.9 <= np.mean(covered[True]) <= 0.995
+    assert np.mean(covered[False]) < 0.8  # without it the interval is too narrow
+
+
+def test_numbers_beside_the_curves_lie_clear_of_each_other(frames):
+    figure = lengths.matched_curves(frames["curves"])
+    figure.canvas.draw()
+    for ax in figure.axes:
+        boxes = [text.get_window_extent() for text in ax.texts]
+        assert len(boxes) > 6
+        assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    plt.close("all")
+
+
+def test_the_figures_show_the_frames(frames, tmp_path):
+    figure = lengths.equal_loss_bands(frames["equal_loss"], frames["equal_accuracy"])
+    rows = frames["equal_loss"].loc["RMIA"].dropna()
+    top = figure.axes[2]
+    np.testing.assert_allclose(top.lines[0].get_ydata(), rows["difference"])
+    np.testing.assert_allclose(top.collections[-1].get_offsets()[:, 1], rows["difference"].loc[[0.25, 0.5, 0.75]])
+    rows = frames["equal_loss"].loc["confidence"]
+    said = lengths.matched_sentence(frames["equal_loss"], "confidence", "ASAM")
+    assert f"ASAM's AUC differs from SGD's by {rows.loc[0.25, 'difference']:+.4f}" in said
+    for name, frame in frames.items():
+        frame.to_parquet(tmp_path / name)
+    plt.close("all")
