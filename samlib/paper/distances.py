@@ -1,0 +1,79 @@
+"""Distances between data points, which no model changes, though models choose whose: the tools of C5 and C8."""
+
+from __future__ import annotations
+
+import functools
+import json
+from typing import NamedTuple
+
+import numpy as np
+import xarray as xr
+from scipy.stats import rankdata
+
+from samlib.data import Dataset, load_dataset
+
+
+@functools.lru_cache(2)
+def _dataset(name: str, pool: int | None, image_size: int | None, checksum: str) -> Dataset:
+    """The data set of that checksum. What raises is not kept, so that data are found once they are there."""
+    found = load_dataset(name, pool=pool, image_size=image_size)
+    if found.checksum != checksum:
+        raise ValueError(f"{name} holds other data now.")
+    return found
+
+
+def dataset_of(runs: xr.Dataset) -> Dataset | None:
+    """The data that the runs were trained on, or None where they are not at hand."""
+    fields = json.loads(runs.attrs["experiment"])
+    try:
+        return _dataset(fields["dataset"], fields["pool"], fields["image_size"], runs.attrs["data_checksum"])
+    except (ValueError, OSError):
+        return None
+
+
+class Distances(NamedTuple):
+    """Of each test point: distance to `example`, to the `nearest` of its class, and the `typical` (median) one in it."""
+
+    example: np.ndarray
+    nearest: np.ndarray
+    typical: np.ndarray
+
+
+def between(dataset: Dataset, test: np.ndarray, example: np.ndarray) -> np.ndarray:
+    """Euclidean distances of test points (m,) from examples (n,): float64 (m, n), and exactly 0 where the two are the same.
+
+    Pixels of uint8 count as 0 to 1.
+    """
+    scale = 255 if dataset.x_train.dtype == np.uint8 else 1
+    a, b = (x.reshape(len(x), -1).astype(np.float64) / scale for x in (dataset.x_test[test], dataset.x_train[example]))
+    squares = (a**2).sum(1)[:, None], (b**2).sum(1)
+    squared = squares[0] + squares[1] - 2 * a @ b.T
+    for row, column in np.argwhere(squared <= 1e-9 * squares[0]):  # the sum of squares has rounding noise
+        squared[row, column] = ((a[row] - b[column]) ** 2).sum()
+    return np.sqrt(squared)
+
+
+def distances(dataset: Dataset, test: np.ndarray, example: np.ndarray) -> Distances:
+    """Euclidean distances of test points (m,) to an example each (m,) and to all examples of their class."""
+    result = np.empty((3, len(test)))
+    for label in np.unique(dataset.y_test[test]):
+        rows = np.flatnonzero(dataset.y_test[test] == label)
+        ours = between(dataset, test[rows], np.flatnonzero(dataset.y_train == label))
+        chosen, which = np.unique(example[rows], return_inverse=True)
+        result[0, rows] = between(dataset, test[rows], chosen)[np.arange(len(rows)), which]
+        result[1:, rows] = ours.min(1), np.median(ours, 1)
+    return Distances(*result)
+
+
+def atypicality(dataset: Dataset) -> np.ndarray:
+    """How atypical each training example is of its class, (n,): the share of it nearer to the class mean; 1 = the farthest.
+
+    Examples that are equally far share their places.
+    """
+    x, y = dataset.x_train.reshape(len(dataset.y_train), -1), dataset.y_train
+    share = np.empty(len(y))
+    for label in np.unique(y):
+        rows = np.flatnonzero(y == label)
+        distance = np.linalg.norm(x[rows] - x[rows].mean(0), axis=1)
+        share[rows] = (rankdata(distance) - 1) / max(len(rows) - 1, 1)
+    return share
