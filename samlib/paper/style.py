@@ -1,0 +1,93 @@
+"""One look for every figure: colour-blind safe, the same colours for SGD and SAM everywhere, text that reads at book width."""
+
+from __future__ import annotations
+
+import functools
+import io
+import math
+import textwrap
+from collections.abc import Callable
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+from IPython.display import Markdown
+from matplotlib.figure import Figure
+
+SGD, SAM, REFERENCE = "#0072B2", "#D55E00", "#333333"
+GREY, GREEN, RED = "#6e6e6e", "#009E73", "#CC3311"
+WIDTH = 7.2  # inches of a page's text
+FEW_POINTS = 2000  # more make vectors larger than pixels
+
+
+def drawn(function: Callable) -> Callable:
+    """Let a function draw with the house's matplotlib settings; its figure is closed, so that a notebook shows it once.
+
+    A figure of few points and no images is also shown as vectors, which a page prefers.
+    """
+
+    @functools.wraps(function)
+    def wrapped(*args, **kwargs):
+        settings = {
+            "figure.dpi": 110,
+            "savefig.dpi": 160,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "legend.frameon": False,
+            "figure.constrained_layout.use": True,
+        }
+        with sns.axes_style("ticks"), sns.plotting_context("paper", font_scale=1.05), plt.rc_context(settings):
+            figure = function(*args, **kwargs)
+            plt.close(figure)
+            if points(figure) <= FEW_POINTS:
+                figure._repr_svg_ = lambda: vectors(figure)
+            return figure
+
+    return wrapped
+
+
+def points(figure: Figure) -> float:
+    """How many points a figure draws; infinite with an image in it."""
+    count = 0.0
+    for ax in figure.axes:
+        count += math.inf if ax.images else 0
+        count += sum(len(line.get_xdata()) for line in ax.lines) + len(ax.patches)
+        count += sum(len(np.atleast_2d(c.get_offsets())) + sum(map(len, c.get_paths())) for c in ax.collections)
+    return count
+
+
+def vectors(figure: Figure) -> str:
+    """The figure as SVG, the same bytes whenever it is drawn."""
+    buffer = io.StringIO()
+    with plt.rc_context({"svg.hashsalt": "samlib"}):
+        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def needs_data(function: Callable) -> Callable:
+    """Let a function of a data set say in a sentence that it shows nothing where that is None, as for recorded runs it may be."""
+
+    @functools.wraps(function)
+    def wrapped(first, second, *args, **kwargs):
+        if first is None or second is None:
+            return Markdown("*Not shown: the data that these runs were trained on are not at hand on this machine.*")
+        return function(first, second, *args, **kwargs)
+
+    return wrapped
+
+
+def class_title(name: str, width: int) -> str:
+    """A class's name in lines of at most so many letters, to stand over an image."""
+    return textwrap.fill(name.replace("_", " "), width)
+
+
+def dataset_title(name: str) -> str:
+    """A data set's name as people write it; what follows a comma stays."""
+    known = {
+        "location30": "Location-30", "digits": "Digits", "subclasses": "Subclasses",
+        "purchase100": "Purchase-100", "texas100": "Texas-100",
+        "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "cifar100-coarse": "CIFAR-100 (20 classes)",
+        "fashion_mnist": "Fashion-MNIST", "eyepacs": "EyePACS",
+    }  # fmt: skip
+    name, comma, rest = name.partition(",")
+    return known.get(name, name) + comma + rest
