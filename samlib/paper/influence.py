@@ -17,10 +17,10 @@ from matplotlib.legend_handler import HandlerTuple
 from samlib.audit import Pair
 from samlib.estimators import influence, memorization
 from samlib.evaluation import ENOUGH
-from samlib.inference import Effect, Reliability, groups, jackknife, partitions, reliability
+from samlib.inference import Effect, Reliability, groups, jackknife, reliability
 from samlib.paper.crossfit import PARTITIONS, POINT_GROUPS, halves
 from samlib.paper.frames import EACH, Found, Frames, contrast, effects, table
-from samlib.paper.sets import Influences, Models, memorization_by, models_of, without_each
+from samlib.paper.sets import Influences, Models, dealt, memorization_by, models_of, without_each
 from samlib.paper.style import GREEN, GREY, SAM, SGD, WIDTH, drawn
 
 EDGES = np.linspace(0, 1, 6)  # of the intervals of memorization
@@ -117,19 +117,14 @@ def _sums(models: Models) -> tuple[np.ndarray, np.ndarray]:
         groups(ids, min(most, len(ids)))
         for ids, most in ((models.model, n_groups), (models.example, POINT_GROUPS), (models.test, POINT_GROUPS))
     )
-    deals = partitions(n_groups, 3, PARTITIONS)[:PARTITIONS]
+    kept, inside = dealt(n_groups, 3)
     size = n_groups // 3
-    inside = np.argsort(deals, 1, kind="stable").reshape(-1, 3, size)  # the groups of each third
-    kept = np.repeat(
-        (deals[:, None] == np.arange(3)[:, None])[:, :, None], size + 1, 2
-    )  # (partitions, 3, size + 1, groups)
-    np.put_along_axis(kept[:, :, 1:], inside[..., None], False, -1)  # whole thirds, then without each of their groups
     sets = kept.reshape(-1, n_groups)
     score = memorization_by(sets, group, models.correct.mean(0), models.member)
     interval = np.where(np.isnan(score), -1, np.clip(np.digitize(score, EDGES) - 1, 0, len(INTERVALS) - 1))
     interval = interval.reshape(*kept.shape[:3], -1)
 
-    shape = len(deals), 3, n_groups + 1, of_example.max()
+    shape = PARTITIONS, 3, n_groups + 1, of_example.max()
     energy = np.zeros((2, len(INTERVALS), *shape, of_test.max()))
     count = np.zeros((len(INTERVALS), *shape))
     for own, tests in _chunks(models):
@@ -152,7 +147,7 @@ def _sums(models: Models) -> tuple[np.ndarray, np.ndarray]:
                     parts = product * place[:, :, :1], product[:, :, :1] * place[:, :, 1:]
                     energy[o, j, ..., t - 1] += np.concatenate(parts, 2) @ groups_of
     left_out = np.concatenate([np.roll(inside, -1 - third, 1)[:, None] for third in range(3)], 1)
-    order = np.argsort(left_out.reshape(len(deals), 3, n_groups), -1) + 1
+    order = np.argsort(left_out.reshape(PARTITIONS, 3, n_groups), -1) + 1
     order = np.concatenate([0 * order[..., :1], order], -1)  # of the sets in which each group is left out
     energy = np.take_along_axis(energy, order[None, None, :, :, :, None, None], 4)
     return energy.sum(3), np.take_along_axis(count, order[None, :, :, :, None], 3).sum(2)

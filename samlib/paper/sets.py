@@ -10,6 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from samlib.audit import Pair
+from samlib.inference import partitions
+from samlib.paper.crossfit import PARTITIONS
 
 
 class Models(NamedTuple):
@@ -39,6 +41,19 @@ def models_of(pair: Pair) -> Models:
     return Models(
         *stacked, *(one[name].values for name in ("member", "label", "test_label", "model", "example", "test"))
     )
+
+
+def dealt(n_groups: int, parts: int) -> tuple[np.ndarray, np.ndarray]:
+    """Groups dealt to equal parts, PARTITIONS times: the sets kept, and the groups inside each part.
+
+    kept: bool (partitions, parts, size + 1, groups), a whole part, then the part without each of its groups in turn.
+    inside: int (partitions, parts, size), which groups these are, from 0.
+    """
+    deals, size = partitions(n_groups, parts, PARTITIONS)[:PARTITIONS], n_groups // parts
+    inside = np.argsort(deals, 1, kind="stable").reshape(-1, parts, size)
+    kept = np.repeat((deals[:, None] == np.arange(parts)[:, None])[:, :, None], size + 1, 2)
+    np.put_along_axis(kept[:, :, 1:], inside[..., None], False, -1)
+    return kept, inside
 
 
 class Influences:
