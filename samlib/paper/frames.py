@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from IPython.display import Markdown
 
 from samlib.audit import Pair
-from samlib.inference import LEVEL, Effect, Reliability
+from samlib.inference import LEVEL, WELL, Effect, Reliability
 
 FAMILY = 22  # rows that each data set has in the ledger; one without a statistic counts too
 EACH = LEVEL / FAMILY  # the level of each interval on a page, so that all of a data set hold at once
@@ -73,3 +75,24 @@ def swapped(pair: Pair, which: np.ndarray | None = None) -> Pair:
     for own, drawn in ((pair.sgd, first), (pair.sam, second)):
         parts.append(drawn.assign_attrs(own.attrs).assign({v: drawn[v].astype(own[v].dtype) for v in data}))
     return Pair(parts[0], parts[1], pair.name)
+
+
+def needs_rows(function: Callable) -> Callable:
+    """Let a function of a frame say in a sentence that it shows nothing where the frame has no rows."""
+
+    @functools.wraps(function)
+    def wrapped(frame: pd.DataFrame, *args, **kwargs):
+        if frame.empty:
+            return Markdown("*Not shown: these runs have too few models, or models that disagree on too little.*")
+        return function(frame, *args, **kwargs)
+
+    return wrapped
+
+
+def reliability_of(frame: pd.DataFrame) -> str:
+    """The frame "reliability" of a section in a sentence: of what, and how many models would bring it to .8."""
+    said = []
+    for what, row in frame.iterrows():
+        more = f"{row['models']:,.0f} models" if np.isfinite(row["models"]) else "more models than can be said"
+        said.append(f"the reliability of {what} is {row['value']:.2f}; about {more} would bring it to {WELL:g}")
+    return "With these models, " + ", and ".join(said) + "."

@@ -19,7 +19,7 @@ from samlib.estimators import influence, memorization
 from samlib.evaluation import ENOUGH
 from samlib.inference import Effect, Reliability, groups, jackknife, reliability
 from samlib.paper.crossfit import PARTITIONS, POINT_GROUPS, halves
-from samlib.paper.frames import EACH, Found, Frames, contrast, effects, table
+from samlib.paper.frames import EACH, Found, Frames, contrast, effects, needs_rows, table
 from samlib.paper.sets import Influences, Models, dealt, memorization_by, models_of, without_each
 from samlib.paper.style import GREEN, GREY, SAM, SGD, WIDTH, drawn
 
@@ -221,6 +221,7 @@ def _chosen(models: Models, k: int = PER_INTERVAL) -> pd.DataFrame:
     return few.astype({c: np.float32 for c in columns[4:]}).reset_index(drop=True)
 
 
+@needs_rows
 @drawn
 def influence_scatter(chosen: pd.DataFrame, name: str = "SAM"):
     """Figures 2a and 2b: influence of the chosen examples by models that did not choose them, over memorization.
@@ -251,6 +252,7 @@ def influence_scatter(chosen: pd.DataFrame, name: str = "SAM"):
     return figure
 
 
+@needs_rows
 @drawn
 def influence_differences(chosen: pd.DataFrame, name: str = "SAM"):
     """Figure 2c: SAM - SGD in influence (odd models) over the same in memorization (even models), with the regression line.
@@ -281,6 +283,7 @@ def _line(ax, x, y):
     return ax.plot(ends, slope * ends + intercept, color=GREEN, lw=2)[0], slope
 
 
+@needs_rows
 @drawn
 def influence_energy(energy: pd.DataFrame, name: str = "SAM"):
     """Where influence lies: energy in each interval of memorization, and its difference with simultaneous intervals.
@@ -307,6 +310,7 @@ def influence_energy(energy: pd.DataFrame, name: str = "SAM"):
     return figure
 
 
+@needs_rows
 def influence_table(energy: pd.DataFrame, name: str = "SAM"):
     """The frame "energy" as people read it; differences whose interval is beyond 0 in bold."""
     shown = energy[["examples"]].map("{:.0f}".format)
