@@ -11,7 +11,7 @@ from samlib.evaluation import ENOUGH
 from samlib.inference import Effect, Reliability
 from samlib.paper.buckets import FEWEST, N_BUCKETS, VALUES, Seen, choose, entropy_reliability, look, measured, values_of
 from samlib.paper.distances import dataset_of
-from samlib.paper.frames import EACH, Found, Frames, contrast, effects, needs_rows, table
+from samlib.paper.frames import EACH, Found, Frames, contrast, effects, needs_rows, one, table
 from samlib.paper.gallery import NEAR, gallery
 from samlib.paper.sets import Models, models_of
 from samlib.paper.style import GREY, RED, SAM, SGD, WIDTH, drawn
@@ -27,7 +27,7 @@ def measure(pair: Pair) -> Frames:
     models, dataset = models_of(pair), dataset_of(pair.sgd)
     seen = look(models, dataset)
     found, reliable = measured(models, seen), entropy_reliability(models, seen)
-    histogram, quantiles = _spreads(seen)
+    histogram, quantiles = _spreads(seen if found else None)
     return {
         "effects": effects(_decided(found, reliable)),
         "buckets": _buckets(found),
@@ -37,7 +37,7 @@ def measure(pair: Pair) -> Frames:
         "quantiles": quantiles,
         "follows": _follows(found),
         "counts": _counts(models, seen),
-        "reliability": pd.DataFrame({"influence entropy, pooled": reliable}, Reliability._fields).T,
+        "reliability": pd.DataFrame({"pooled influence entropy": reliable}, Reliability._fields).T,
         "gallery": gallery(models, seen.entropy[-1], seen.strength, dataset),
     }
 
@@ -47,11 +47,6 @@ def decided(pair: Pair) -> dict[str, Found | None]:
     models = models_of(pair)
     seen = look(models, dataset_of(pair.sgd))
     return _decided(measured(models, seen), entropy_reliability(models, seen))
-
-
-def one(effect: Effect, *at) -> Effect:
-    """The effect at a place of arrays of effects."""
-    return Effect(*(part[at] for part in effect))
 
 
 def _decided(found: dict[str, Effect] | None, reliable: Reliability) -> dict[str, Found | None]:
@@ -111,16 +106,15 @@ def _follows(found: dict[str, Effect] | None) -> pd.DataFrame:
     return pd.DataFrame({"correlation": found["follows"].estimate} | columns, FOLLOWED)
 
 
-def _spreads(seen: Seen) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _spreads(seen: Seen | None) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Memorization of the top examples in bins (bucket, left, right, share), and quantiles of their distances by bucket."""
-    points, parts = np.ones(len(seen.nearest), int), []
-    for place, other in seen.halves():
-        choice = choose(seen, place, points)
-        if len(choice.known):
-            memorized, far = values_of(seen, choice, other)[2:4]
-            part = pd.DataFrame({"memorized": memorized, "far": far})
-            parts += [part.assign(weight=choice.bucket[0, b], bucket=b + 1) for b in range(N_BUCKETS)]
-    frame = pd.concat(parts) if parts else pd.DataFrame(columns=["memorized", "far", "weight", "bucket"])
+    parts = [pd.DataFrame(columns=["memorized", "far", "weight", "bucket"])]
+    for place, other in seen.halves() if seen else ():
+        choice = choose(seen, place, np.ones(len(seen.nearest), int))
+        memorized, far = values_of(seen, choice, other)[2:4]
+        part = pd.DataFrame({"memorized": memorized, "far": far})
+        parts += [part.assign(weight=choice.bucket[0, b], bucket=b + 1) for b in range(N_BUCKETS)]
+    frame = pd.concat(parts[1:] or parts)
     histogram, quantiles = [], {}
     for b, part in frame[frame["weight"] > 0].groupby("bucket"):
         inside = part.dropna(subset="memorized")
@@ -188,7 +182,7 @@ def _with_ends(ax, x, frame: pd.DataFrame, column: str, said: str, *, color="bla
 
 @needs_rows
 @drawn
-def top_memorization(histogram: pd.DataFrame, tops: pd.DataFrame):
+def top_memorization(tops: pd.DataFrame, histogram: pd.DataFrame):
     """Figures 4b and 4c: pooled memorization of the most influential example, in the first and the last bucket and all.
 
     Each test point's example is the choosing models' own, and its memorization is by the models that did not choose.
@@ -211,7 +205,7 @@ def top_memorization(histogram: pd.DataFrame, tops: pd.DataFrame):
 
 @needs_rows
 @drawn
-def bucket_distances(quantiles: pd.DataFrame, tops: pd.DataFrame):
+def bucket_distances(tops: pd.DataFrame, quantiles: pd.DataFrame):
     """How far the most influential example is, by bucket: its quantiles, and the mean with simultaneous intervals.
 
     1 is the typical distance of the test point from its class; dotted, below it are near duplicates.
@@ -233,20 +227,11 @@ def bucket_distances(quantiles: pd.DataFrame, tops: pd.DataFrame):
 @needs_rows
 def distance_table(tops: pd.DataFrame):
     """The frame "tops" as people read it: the most influential examples of the buckets, and how near they are."""
-    digits = tops.index.get_level_values("value").str.startswith("features").map({True: 1, False: 3})
-    cells = [
-        f"{row.mean_:.{d}f}" + ("" if bucket != ENDS else f" ({row.low:+.{d}f} to {row.high:+.{d}f})")
-        for (_, bucket), row, d in zip(
-            tops.index, tops.rename(columns={"mean": "mean_"}).itertuples(), digits, strict=True
-        )
-    ]
-    shown = pd.Series(cells, tops.index).unstack("bucket").reindex(tops.index.unique("value"))
-    return (
-        shown.rename(columns=lambda b: b if b == ENDS else f"bucket {b}")
-        .rename_axis(None)
-        .rename_axis(None, axis=1)
-        .style
-    )
+    cells = tops["mean"].map("{:.3f}".format)
+    ends = tops.index.get_level_values("bucket") == ENDS
+    cells[ends] += [f" ({low:+.3f} to {high:+.3f})" for low, high in tops.loc[ends, ["low", "high"]].to_numpy()]
+    shown = cells.unstack("bucket").loc[tops.index.unique("value"), tops.index.unique("bucket")]
+    return shown.rename(columns=lambda b: b if b == ENDS else f"bucket {b}").rename_axis(index=None, columns=None).style
 
 
 def entropy_sentence(follows: pd.DataFrame) -> str:

@@ -50,6 +50,11 @@ def contrast(sgd: Effect, sam: Effect, gap: Effect) -> dict[str, float]:
     }  # fmt: skip
 
 
+def one(effect: Effect, *at) -> Effect:
+    """The effect at a place of arrays of effects."""
+    return Effect(*(part[at] for part in effect))
+
+
 def table(rows: Mapping, *names: str) -> pd.DataFrame:
     """A frame of rows keyed by tuples, the levels of whose index have these names."""
     frame = pd.DataFrame.from_dict(rows, orient="index")
@@ -78,13 +83,15 @@ def swapped(pair: Pair, which: np.ndarray | None = None) -> Pair:
 
 
 def needs_rows(function: Callable) -> Callable:
-    """Let a function of a frame say in a sentence that it shows nothing where the frame has no rows."""
+    """Let a function of frames say in a sentence that it shows nothing where one of them has no rows."""
 
     @functools.wraps(function)
-    def wrapped(frame: pd.DataFrame, *args, **kwargs):
-        if frame.empty:
-            return Markdown("*Not shown: these runs have too few models, or models that disagree on too little.*")
-        return function(frame, *args, **kwargs)
+    def wrapped(*args, **kwargs):
+        if any(isinstance(each, pd.DataFrame) and each.empty for each in args):
+            return Markdown(
+                "*Not shown: these runs are too small for it, or the data are not at hand on this machine.*"
+            )
+        return function(*args, **kwargs)
 
     return wrapped
 
@@ -93,6 +100,8 @@ def reliability_of(frame: pd.DataFrame) -> str:
     """The frame "reliability" of a section in a sentence: of what, and how many models would bring it to .8."""
     said = []
     for what, row in frame.iterrows():
-        more = f"{row['models']:,.0f} models" if np.isfinite(row["models"]) else "more models than can be said"
-        said.append(f"the reliability of {what} is {row['value']:.2f}; about {more} would bring it to {WELL:g}")
-    return "With these models, " + ", and ".join(said) + "."
+        more = f"about {row['models']:,.0f} models" if np.isfinite(row["models"]) else "more models than can be said"
+        said.append(
+            f"With these models, the reliability of {what} is {row['value']:.2f}; {more} would bring it to {WELL:g}."
+        )
+    return " ".join(said)

@@ -43,11 +43,11 @@ def gallery(models: Models, entropy, strength, dataset: Dataset | None, n_bucket
             other = next((j for j in last if label[j] == label[i]), last[0])
             last.remove(other)
             rows += [i, other]
-    correct, member = np.concatenate(models.test_correct)[:, rows], np.concatenate([models.member] * 2)
-    n_known = int((member.any(0) & ~member.all(0)).sum())
-    found, value = top_influences(correct, member, min(K, n_known), labels=(label[rows], models.label))
+    some = np.flatnonzero(models.member.any(0) & ~models.member.all(0))
+    correct, member = np.concatenate(models.test_correct)[:, rows], np.concatenate([models.member[:, some]] * 2)
+    found, value = top_influences(correct, member, min(K, len(some)), labels=(label[rows], models.label[some]))
     place, rank = np.nonzero(np.isfinite(value))
-    test, example = np.array(rows)[place], models.example[found[place, rank]]
+    test, example = np.array(rows)[place], models.example[some[found[place, rank]]]
     far, nearest = np.full((2, len(test)), np.nan)
     if dataset is not None:
         away = distances(dataset, models.test[test], example)
@@ -86,9 +86,9 @@ def influential_images(gallery: pd.DataFrame, dataset: Dataset):
     figure, axes = plt.subplots(len(parts), K + 1, figsize=(WIDTH, height * len(parts)), squeeze=False)
     grey = "gray_r" if dataset.x_train.ndim == 3 else None
     for row, part, name in zip(axes, parts, names, strict=True):
-        first = part.iloc[0]
-        row[0].imshow(dataset.x_test[int(first["test"])], cmap=grey, interpolation="nearest")
-        row[0].set_title(f"{name}\nbucket {first['bucket']:.0f}", fontsize=6, fontweight="bold", pad=3)
+        first = next(part.itertuples())
+        row[0].imshow(dataset.x_test[first.test], cmap=grey, interpolation="nearest")
+        row[0].set_title(f"{name}\nbucket {first.bucket}", fontsize=6, fontweight="bold", pad=3)
         _frame(row[0], "black")
         for ax, each in zip(row[1:], part.itertuples(), strict=False):
             ax.imshow(dataset.x_train[each.example], cmap=grey, interpolation="nearest")
@@ -109,15 +109,15 @@ def gallery_table(gallery: pd.DataFrame, dataset: Dataset | None = None):
     """Figure 3 in words: each test point's class and bucket, and its most influential examples with their distances."""
     rows = {}
     for _, part in gallery.groupby("row"):
-        first, last = part.iloc[0], part.iloc[-1]
+        first, *_, last = [*part.itertuples(), *part.tail(1).itertuples()]
         row = {
-            "class": str(first["label"]) if dataset is None else dataset.classes[int(first["label"])],
-            "bucket": f"{first['bucket']}",
+            "class": str(first.label) if dataset is None else dataset.classes[first.label],
+            "bucket": f"{first.bucket}",
             "training examples": " ".join(map(str, part["example"])),
-            "influence, first to last": f"{first['influence']:.2f} to {last['influence']:.2f}",
+            "influence, first to last": f"{first.influence:.2f} to {last.influence:.2f}",
         }
         if part["distance"].notna().all():
             row["distances of these (1 = typical of the class)"] = " ".join(f"{d:.2f}" for d in part["distance"])
-            row["nearest of its class"] = f"{first['nearest']:.2f}"
-        rows[f"test point {first['test']}"] = row
+            row["nearest of its class"] = f"{first.nearest:.2f}"
+        rows[f"test point {first.test}"] = row
     return pd.DataFrame.from_dict(rows, orient="index").style

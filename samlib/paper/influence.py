@@ -19,7 +19,7 @@ from samlib.estimators import influence, memorization
 from samlib.evaluation import ENOUGH
 from samlib.inference import Effect, Reliability, groups, jackknife, reliability
 from samlib.paper.crossfit import PARTITIONS, POINT_GROUPS, halves
-from samlib.paper.frames import EACH, Found, Frames, contrast, effects, needs_rows, table
+from samlib.paper.frames import EACH, Found, Frames, contrast, effects, needs_rows, one, table
 from samlib.paper.sets import Influences, Models, dealt, memorization_by, models_of, without_each
 from samlib.paper.style import GREEN, GREY, SAM, SGD, WIDTH, drawn
 
@@ -42,7 +42,7 @@ def measure(pair: Pair) -> Frames:
         "effects": effects(_decided(energy, reliable)),
         "energy": _intervals(energy),
         "chosen": _chosen(models),
-        "reliability": pd.DataFrame({"memorization, pooled": reliable}, Reliability._fields).T,
+        "reliability": pd.DataFrame({"pooled memorization": reliable}, Reliability._fields).T,
     }
 
 
@@ -65,22 +65,21 @@ def pooled_reliability(models: Models) -> Reliability:
 
 
 class Energies(NamedTuple):
-    """Effects of the energy of influence; all None where the models are too few.
+    """Effects of the energy of influence.
 
     share, each: Effects (3, intervals) of SGD, SAM and SAM - SGD: the share of all energy that lies in an interval of
-    memorization, and the mean energy of an example in it, the mean of all examples being 1. total: Effects (2,), energy in
-    all. middle: Effect, C7. examples: (intervals,), how many lie in it.
+    memorization, and the mean energy of an example in it, the mean of all examples being 1. middle: Effect, C7. examples
+    (intervals,): how many lie in it.
     """
 
     share: Effect
     each: Effect
-    total: Effect
     middle: Effect
     examples: np.ndarray
 
 
 def energies(models: Models) -> Energies | None:
-    """The energy of influence by interval of memorization, or None for fewer models than FEWEST."""
+    """The energy of influence by interval of memorization; None for few models, or where either optimizer's may be 0 in all."""
     if len(models.model) < FEWEST:
         return None
     energy, count = _sums(models)  # (2, intervals, partitions, model groups + 1, example groups, test groups)
@@ -90,10 +89,11 @@ def energies(models: Models) -> Energies | None:
     energy, count = without_each(without_each(energy, 3), 4), without_each(count, 2)[..., None]
     found = jackknife(_statistics(energy, count), 3, extra=by_partition.stderr**2)
     n = len(INTERVALS)
-    parts = (Effect(*(v[at] for v in found)) for at in (slice(0, 3 * n), slice(3 * n, 6 * n), slice(6 * n, -1), -1))
-    share, each, total, middle = parts
-    share, each = (Effect(*(v.reshape(3, n) for v in part)) for part in (share, each))
-    return Energies(share, each, total, middle, count[:, 0, 0, 0] / (3 * PARTITIONS))
+    share, each, total, middle = (one(found, at) for at in (slice(3 * n), slice(3 * n, 6 * n), slice(6 * n, -1), -1))
+    if (total.interval(EACH)[0] <= 0).any():
+        return None
+    share, each = (Effect(*(part.reshape(3, n) for part in effect)) for effect in (share, each))
+    return Energies(share, each, middle, count[:, 0, 0, 0] / (3 * PARTITIONS))
 
 
 def _statistics(energy, count) -> np.ndarray:
@@ -162,13 +162,11 @@ def _chunks(models: Models):
 
 
 def _decided(found: Energies | None, reliable: Reliability) -> dict[str, Found | None]:
-    """C6 and C7; None where too few examples lie in their intervals, or the energy of all is none that can be told from 0."""
+    """C6 and C7; None where too few examples lie in their intervals."""
     claims: dict[str, Found | None] = {"C6": None, "C7": None}
-    if found is None or (found.total.interval(EACH)[0] <= 0).any():
-        return claims
-    if found.examples[HIGHEST] >= ENOUGH:
-        claims["C6"] = Found(Effect(*(part[2, HIGHEST] for part in found.share)), reliable)
-    if min(found.examples[MIDDLE].sum(), found.examples[LOWEST]) >= ENOUGH:
+    if found and found.examples[HIGHEST] >= ENOUGH:
+        claims["C6"] = Found(one(found.share, 2, HIGHEST), reliable)
+    if found and min(found.examples[MIDDLE].sum(), found.examples[LOWEST]) >= ENOUGH:
         claims["C7"] = Found(found.middle, reliable)
     return claims
 
@@ -179,10 +177,8 @@ def _intervals(found: Energies | None) -> pd.DataFrame:
     for measure, effect in zip(MEASURES, found[:2], strict=True) if found else ():
         for j, name in enumerate(INTERVALS):
             if found.examples[j] >= ENOUGH:
-                sgd, sam, gap = (Effect(*(part[i, j] for part in effect)) for i in range(3))
-                rows[measure, name] = contrast(sgd, sam, gap) | {"examples": found.examples[j]}
-    rows = rows or {("", ""): dict.fromkeys(("sgd", "sam", "difference", "low", "high", "examples"), 0.0)}
-    return table(rows, "measure", "memorization").drop("", errors="ignore")
+                rows[measure, name] = contrast(*(one(effect, i, j) for i in range(3))) | {"examples": found.examples[j]}
+    return table(rows, "measure", "memorization")
 
 
 def _chosen(models: Models, k: int = PER_INTERVAL) -> pd.DataFrame:
@@ -304,8 +300,9 @@ def influence_energy(energy: pd.DataFrame, name: str = "SAM"):
         for ax in (left, right):
             ax.grid(axis="y", alpha=0.3)
     for ax in axes[1]:
-        ax.set(xlabel="memorization, pooled", xticks=range(len(INTERVALS)), xlim=(-0.5, len(INTERVALS) - 0.5))
-        ax.set_xticklabels(INTERVALS, fontsize="small")
+        ax.set(
+            xlabel="memorization, pooled", xticks=np.arange(len(EDGES)) - 0.5, xticklabels=[f"{e:.1f}" for e in EDGES]
+        )
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
     return figure
 
