@@ -188,19 +188,41 @@ def partitions(n_groups: int, parts: int, number: int = 20) -> np.ndarray:
     return np.concatenate([(drawn + turn) % parts for turn in range(parts)])
 
 
-def shares(scores, n_buckets: int) -> np.ndarray:
-    """Weights (n_buckets, n) of equal-count buckets of scores (n,), the lowest first. Tied scores share their places.
+def shares(scores, n_buckets: int, weights=None) -> np.ndarray:
+    """Weights of equal-count buckets of scores (n,), the lowest first: (n_buckets, n). Tied scores share their places.
+
+    weights (..., n): how often each score counts, 1 if None; then (..., n_buckets, n), and buckets are of equal weight.
 
     >>> shares([3, 1, 1, 2], 2)
     array([[0., 1., 1., 0.],
            [1., 0., 0., 1.]])
     """
     scores = as_array("scores", scores, ndim=1)
-    _, which, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    stop = np.cumsum(counts)
-    edges = np.linspace(0, len(scores), n_buckets + 1)
-    inside = np.minimum(stop, edges[1:, None]) - np.maximum(stop - counts, edges[:-1, None])
-    return (np.maximum(inside, 0) / counts)[:, which]
+    start, count, which = _places(scores, np.ones(len(scores)) if weights is None else weights)
+    edges = (start[..., -1:] + count[..., -1:]) * np.linspace(0, 1, n_buckets + 1)
+    stop = (start + count)[..., None, :]
+    inside = np.minimum(stop, edges[..., 1:, None]) - np.maximum(start[..., None, :], edges[..., :-1, None])
+    part = np.maximum(inside, 0) / np.where(count > 0, count, 1)[..., None, :]
+    return part[..., which] * (1 if weights is None else weights[..., None, :])
+
+
+def ranks(scores, weights) -> np.ndarray:
+    """The middle of each score's places in their order, from 0: scores (n,) and how often each counts (..., n) to (..., n).
+
+    >>> ranks([3, 1, 1, 2], np.ones(4))
+    array([3.5, 1. , 1. , 2.5])
+    """
+    start, count, which = _places(as_array("scores", scores, ndim=1), weights)
+    return (start + count / 2)[..., which]
+
+
+def _places(scores, weights):
+    """Of each distinct score, in order: where its places start and how many it has, (..., distinct); and whose each is."""
+    _, which = np.unique(scores, return_inverse=True)
+    order = np.argsort(which, kind="stable")
+    first = np.flatnonzero(np.diff(which[order], prepend=-1))
+    count = np.add.reduceat(np.asarray(weights, float)[..., order], first, axis=-1)
+    return np.cumsum(count, -1) - count, count, which
 
 
 class Reliability(NamedTuple):

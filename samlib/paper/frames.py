@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from IPython.display import Markdown
 
 from samlib.audit import Pair
-from samlib.inference import LEVEL, Effect, Reliability
+from samlib.inference import LEVEL, WELL, Effect, Reliability
 
 FAMILY = 23  # rows that each data set has in the ledger; one without a statistic counts too
 EACH = LEVEL / FAMILY  # the level of each interval on a page, so that all of a data set hold at once
@@ -48,6 +50,11 @@ def contrast(sgd: Effect, sam: Effect, gap: Effect) -> dict[str, float]:
     }  # fmt: skip
 
 
+def one(effect: Effect, *at) -> Effect:
+    """The effect at a place of arrays of effects."""
+    return Effect(*(part[at] for part in effect))
+
+
 def table(rows: Mapping, *names: str) -> pd.DataFrame:
     """A frame of rows keyed by tuples, the levels of whose index have these names."""
     frame = pd.DataFrame.from_dict(rows, orient="index")
@@ -73,3 +80,28 @@ def swapped(pair: Pair, which: np.ndarray | None = None) -> Pair:
     for own, drawn in ((pair.sgd, first), (pair.sam, second)):
         parts.append(drawn.assign_attrs(own.attrs).assign({v: drawn[v].astype(own[v].dtype) for v in data}))
     return Pair(parts[0], parts[1], pair.name)
+
+
+def needs_rows(function: Callable) -> Callable:
+    """Let a function of frames say in a sentence that it shows nothing where one of them has no rows."""
+
+    @functools.wraps(function)
+    def wrapped(*args, **kwargs):
+        if any(isinstance(each, pd.DataFrame) and each.empty for each in args):
+            return Markdown(
+                "*Not shown: these runs are too small for it, or the data are not at hand on this machine.*"
+            )
+        return function(*args, **kwargs)
+
+    return wrapped
+
+
+def reliability_of(frame: pd.DataFrame) -> str:
+    """The frame "reliability" of a section in a sentence: of what, and how many models would bring it to .8."""
+    said = []
+    for what, row in frame.iterrows():
+        more = f"about {row['models']:,.0f} models" if np.isfinite(row["models"]) else "more models than can be said"
+        said.append(
+            f"With these models, the reliability of {what} is {row['value']:.2f}; {more} would bring it to {WELL:g}."
+        )
+    return " ".join(said)

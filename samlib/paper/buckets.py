@@ -1,0 +1,204 @@
+"""Buckets of test points by influence entropy, which one half of the models makes, and what the other half sees in them.
+
+A test point that fewer than FEWEST models get right, or wrong, has no entropy and lies in no bucket.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from samlib.data import Dataset
+from samlib.evaluation import ENOUGH
+from samlib.inference import Effect, Reliability, groups, ranks, reliability, shares
+from samlib.paper.crossfit import PARTITIONS, POINT_GROUPS, crossfit
+from samlib.paper.distances import between
+from samlib.paper.gallery import NEAR
+from samlib.paper.sets import Influences, Models, dealt, memorization_by
+
+FEWEST = 3  # models that must be right on a test point, and wrong, for it to have an entropy
+N_BUCKETS = 5
+MODEL_GROUPS = 12  # at most, and two equal halves of them
+TINY = np.float32(1e-30)  # stands for no influence: its part of an entropy is 0
+VALUES = (
+    "sgd", "sam", "memorization", "distance", "distance, without exact duplicates", "near duplicate", "is the nearest",
+    "distance of the nearest", "features that differ", "features that differ from the nearest",
+)  # fmt: skip
+SHAPES = {  # of the statistics of one choice: means in buckets, the first bucket less the last, and so on
+    "means": (N_BUCKETS, len(VALUES) + 1), "points": (N_BUCKETS, len(VALUES)), "ends": (len(VALUES) + 1,),
+    "low gain": (), "difficulty": (N_BUCKETS, 2, 3), "beyond": (), "follows": (2,),
+}  # fmt: skip
+
+
+class Seen(NamedTuple):
+    """What many sets of models say; the last set holds all models.
+
+    entropy (sets, tests), pooled over both optimizers, NaN where a test point has none; top (sets, tests), its most
+    influential example, of its class, by place; strength (tests,), the influence of that by all models; accuracy
+    (sets, 2, tests) of SGD and SAM; memorized (sets, examples), pooled. far (sets, tests) is the distance of `top` and nearest
+    (tests,) that of the nearest example of the class, both over `typical` (tests,), the median one of the class; NaN where
+    the data are not at hand. binary: whether their features are 0 and 1. group (models,). places: where each set stands, by
+    the bytes of its models (bool).
+    """
+
+    entropy: np.ndarray
+    top: np.ndarray
+    strength: np.ndarray
+    accuracy: np.ndarray
+    memorized: np.ndarray
+    far: np.ndarray
+    nearest: np.ndarray
+    typical: np.ndarray
+    binary: bool
+    group: np.ndarray
+    places: dict[bytes, int]
+
+    def halves(self) -> list[tuple[int, int]]:
+        """The places of both halves of each partition, in either order."""
+        size = self.group.max() // 2 + 1
+        firsts = np.arange(PARTITIONS) * 2 * size
+        return [(i + a, i + size - a) for a in (0, size) for i in firsts]
+
+
+def look(models: Models, dataset: Dataset | None) -> Seen:
+    """What halves of the models, halves without a group, and all models say."""
+    n_groups = min(MODEL_GROUPS, len(models.model) // 2 * 2)
+    group = groups(models.model, n_groups)
+    sets = np.concatenate([dealt(n_groups, 2)[0].reshape(-1, n_groups), np.ones((1, n_groups), bool)])
+    of_models = sets[:, group - 1]
+    n, right = of_models.sum(1)[:, None], np.array([of_models @ c.astype(np.float32) for c in models.test_correct])
+    mixed = (right.sum(0) >= FEWEST) & (2 * n - right.sum(0) >= FEWEST)
+    entropy, far = (np.full(mixed.shape, np.nan, np.float32) for _ in range(2))
+    strength, nearest, typical = (np.full(mixed.shape[1], np.nan, np.float32) for _ in range(3))
+    top, influences = np.zeros(mixed.shape, np.int32), Influences(sets, group, models.member)
+    pooled = models.test_correct.mean(0, dtype=np.float32)
+    for label in np.unique(models.test_label):
+        own, tests = np.flatnonzero(models.label == label), np.flatnonzero(models.test_label == label)
+        tests = tests[mixed[:, tests].any(0)]
+        if not len(own) or not len(tests):
+            continue
+        for test in tests:
+            value = influences(pooled[:, test])
+            best = value[:, own].argmax(1)
+            top[:, test], strength[test] = own[best], value[-1, own[best[-1]]]
+            entropy[:, test] = entropies(value)
+        if dataset is not None:
+            away = between(dataset, models.test[tests], models.example[own])
+            typical[tests], nearest[tests] = np.median(away, 1), away.min(1)
+            far[:, tests] = away[np.arange(len(tests)), np.searchsorted(own, top[:, tests])]
+    far, nearest = far / typical, nearest / typical
+    far[~mixed] = entropy[~mixed] = np.nan
+    memorized = memorization_by(sets, group, models.correct.mean(0), models.member)
+    binary = dataset is not None and bool(np.isin(dataset.x_train[:1000], (0, 1)).all())
+    places = {each.tobytes(): i for i, each in enumerate(of_models)}
+    return Seen(
+        entropy, top, strength, np.moveaxis(right / n, 0, 1), memorized, far, nearest, typical, binary, group, places
+    )  # fmt: skip
+
+
+def entropies(value: np.ndarray) -> np.ndarray:
+    """`estimators.influence_entropy` of float32 influences (sets, examples), some of them positive, which it overwrites."""
+    np.maximum(value, TINY, out=value)
+    total = value.sum(1)
+    return np.log(total) - np.einsum("ij,ij->i", value, np.log(value)) / total
+
+
+class Choice(NamedTuple):
+    """What one set of models chooses, among the test points to which it gives an entropy, with groups of points left out.
+
+    place, of the set; known, the test points; kept (groups + 1, points), 0 in the group left out; bucket (groups + 1,
+    N_BUCKETS, points) and cell (groups + 1, N_BUCKETS, 2, points): weights of buckets, and of low and high entropy within
+    fifths by difficulty, the hardest first.
+    """
+
+    place: int
+    known: np.ndarray
+    kept: np.ndarray
+    bucket: np.ndarray
+    cell: np.ndarray
+
+
+def choose(seen: Seen, place: int, points: np.ndarray) -> Choice:
+    """The choice of a set of models; points (tests,): the group of each test point."""
+    known = np.flatnonzero(np.isfinite(seen.entropy[place]))
+    kept = (points[known] != np.arange(points.max() + 1)[:, None]).astype(float)
+    entropy = seen.entropy[place, known]
+    difficulty = shares(seen.accuracy[place].mean(0)[known], N_BUCKETS, kept)
+    return Choice(place, known, kept, shares(entropy, N_BUCKETS, kept), shares(entropy, 2, difficulty))
+
+
+def values_of(seen: Seen, choice: Choice, place: int) -> np.ndarray:
+    """VALUES (values, points) of the chosen test points by the set of models at `place`; NaN where there is none.
+
+    The most influential example is the choosing models' own for its memorization, and the measuring ones' for distances.
+    """
+    at = choice.known
+    far, nearest, typical = seen.far[place, at], seen.nearest[at], seen.typical[at]
+    there, counted = np.where(np.isfinite(far), 1, np.nan), 1 if seen.binary else np.nan
+    return np.array([
+        *seen.accuracy[place][:, at], seen.memorized[place, seen.top[choice.place, at]],
+        far, np.where(nearest > 0, far, np.nan), (far < NEAR) * there, (far <= nearest * (1 + 1e-6)) * there,
+        nearest, (far * typical) ** 2 * counted, (nearest * typical) ** 2 * counted,
+    ])  # fmt: skip
+
+
+def statistics(seen: Seen, choice: Choice, place: int) -> np.ndarray:
+    """All statistics of SHAPES in one row, with all test points and without each group of them: (groups + 1, ...)."""
+    values = values_of(seen, choice, place)
+    there = np.isfinite(values)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        points = choice.bucket @ there.T.astype(float)
+        means = choice.bucket @ np.where(there, values, 0).T / points
+        cells = choice.cell @ values[:2].T / choice.cell.sum(-1)[..., None]
+    means = np.concatenate([means, means[..., 1:2] - means[..., :1]], -1)
+    cells = np.concatenate([cells, cells[..., 1:] - cells[..., :1]], -1)
+    gain, gap = means[..., -1], cells[..., -1]
+    entropy, followed = seen.entropy[choice.place, choice.known], (-values[:2].mean(0), values[2])
+    found = {
+        "means": means, "points": points, "ends": means[:, 0] - means[:, -1],
+        "low gain": gain[:, 0] - gain[:, 1:].mean(1), "difficulty": cells, "beyond": (gap[..., 0] - gap[..., 1]).mean(1),
+        "follows": np.stack([correlation(entropy, each, choice.kept) for each in followed], -1),
+    }  # fmt: skip
+    return np.concatenate([found[name].reshape(len(means), -1) for name in SHAPES], 1)
+
+
+def correlation(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Spearman's correlation of x and y (points,), each point counted as weights (..., points) say; NaN counts nowhere."""
+    there = np.isfinite(y)
+    weights = weights[..., there]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        a, b = (
+            r - (r * weights).sum(-1, keepdims=True) / weights.sum(-1, keepdims=True)
+            for r in (ranks(v[there], weights) for v in (x, y))
+        )
+        return (weights * a * b).sum(-1) / np.sqrt((weights * a**2).sum(-1) * (weights * b**2).sum(-1))
+
+
+def measured(models: Models, seen: Seen) -> dict[str, Effect] | None:
+    """Effects of the statistics of SHAPES, cross-fitted; None where a half gives too few test points an entropy."""
+    if min(np.isfinite(seen.entropy[place]).sum() for place, _ in seen.halves()) < N_BUCKETS * ENOUGH:
+        return None
+    points = groups(models.test, min(POINT_GROUPS, len(models.test)))
+
+    def at(chosen):
+        return seen.places[chosen.tobytes()]
+
+    found = crossfit(
+        seen.group,
+        lambda chosen: choose(seen, at(chosen), points),
+        at,
+        lambda choice, place: statistics(seen, choice, place),
+    )
+    stops = np.cumsum([int(np.prod(shape)) for shape in SHAPES.values()])
+    parts = [np.split(part, stops[:-1]) for part in found]
+    return {name: Effect(*(part[i].reshape(shape) for part in parts)) for i, (name, shape) in enumerate(SHAPES.items())}
+
+
+def entropy_reliability(models: Models, seen: Seen) -> Reliability:
+    """How reliable the entropy is with all models, among test points that both halves give one."""
+    pairs = [np.stack([seen.entropy[a], seen.entropy[b]]) for a, b in seen.halves()[:PARTITIONS]]
+    known = [each[:, np.isfinite(each).all(0)] for each in pairs]
+    if min(each.shape[1] for each in known) < N_BUCKETS:
+        return Reliability(0.0, np.inf)
+    return reliability([a for a, _ in known], [b for _, b in known], len(models.model))

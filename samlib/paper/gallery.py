@@ -1,0 +1,123 @@
+"""Figure 3: test points of low and of high influence entropy, each with the training examples that influence it most."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.patches import Rectangle
+
+from samlib.data import Dataset
+from samlib.estimators import top_influences
+from samlib.inference import shares
+from samlib.paper.distances import distances
+from samlib.paper.frames import needs_rows
+from samlib.paper.sets import Models
+from samlib.paper.style import RED, WIDTH, class_title, drawn
+
+NEAR = 0.25  # of the class's typical distance: below, two examples are called near duplicates
+K = 10  # examples shown beside each test point
+EACH_END = 3  # test points shown of each end of the entropies
+
+
+def gallery(models: Models, entropy, strength, dataset: Dataset | None, n_buckets: int = 5) -> pd.DataFrame:
+    """What Figure 3 shows: in turn a test point of the first bucket and one of the last, of the same class if there is one.
+
+    In both buckets those whose most influential example has the largest influence, `strength` (tests,), at most EACH_END of
+    different classes; by all models of both optimizers. entropy: (tests,), NaN where there is none.
+
+    A row for each of a test point's K most influential examples of its class, best first: row, test, label, bucket, entropy,
+    example, influence, distance and nearest (of the example, and of the nearest one of the class, over the typical distance;
+    NaN where the data are not at hand).
+    """
+    known = np.flatnonzero(np.isfinite(entropy))
+    columns = ["row", "test", "label", "bucket", "entropy", "example", "influence", "distance", "nearest"]
+    if len(known) < n_buckets:
+        return pd.DataFrame(columns=columns)
+    bucket = np.zeros(len(entropy), int)
+    bucket[known] = shares(entropy[known], n_buckets).argmax(0) + 1
+    order = known[np.argsort(-strength[known], kind="stable")]
+    label, last, rows = models.test_label, [i for i in order if bucket[i] == n_buckets], []
+    for i in order[bucket[order] == 1]:
+        if label[i] not in label[rows[::2]] and last and len(rows) < 2 * EACH_END:
+            other = next((j for j in last if label[j] == label[i]), last[0])
+            last.remove(other)
+            rows += [i, other]
+    some = np.flatnonzero(models.member.any(0) & ~models.member.all(0))
+    correct, member = np.concatenate(models.test_correct)[:, rows], np.concatenate([models.member[:, some]] * 2)
+    found, value = top_influences(correct, member, min(K, len(some)), labels=(label[rows], models.label[some]))
+    place, rank = np.nonzero(np.isfinite(value))
+    test, example = np.array(rows)[place], models.example[some[found[place, rank]]]
+    far, nearest = np.full((2, len(test)), np.nan)
+    if dataset is not None:
+        away = distances(dataset, models.test[test], example)
+        far, nearest = away.example / away.typical, away.nearest / away.typical
+    values = (
+        place,
+        models.test[test],
+        label[test],
+        bucket[test],
+        entropy[test],
+        example,
+        value[place, rank],
+        far,
+        nearest,
+    )
+    return pd.DataFrame(dict(zip(columns, values, strict=True)))
+
+
+@needs_rows
+def figure_3(gallery: pd.DataFrame, dataset: Dataset | None = None):
+    """Figure 3: pictures where the data are images and at hand, else a table of indices, influences and distances."""
+    is_image = dataset is not None and dataset.x_train.ndim > 2
+    return influential_images(gallery, dataset) if is_image else gallery_table(gallery, dataset)
+
+
+@drawn
+def influential_images(gallery: pd.DataFrame, dataset: Dataset):
+    """Boxed test images, each followed by its most influential training images with their influence.
+
+    A red frame flags a training image that is a near duplicate of the test image (NEAR of the class's typical distance), or
+    the same to the pixel.
+    """
+    parts = [part for _, part in gallery.groupby("row")]
+    names = [class_title(dataset.classes[int(part["label"].iloc[0])], 12) for part in parts]
+    height = 0.66 + 0.11 * max(name.count("\n") + 2 for name in names)
+    figure, axes = plt.subplots(len(parts), K + 1, figsize=(WIDTH, height * len(parts)), squeeze=False)
+    grey = "gray_r" if dataset.x_train.ndim == 3 else None
+    for row, part, name in zip(axes, parts, names, strict=True):
+        first = next(part.itertuples())
+        row[0].imshow(dataset.x_test[first.test], cmap=grey, interpolation="nearest")
+        row[0].set_title(f"{name}\nbucket {first.bucket}", fontsize=6, fontweight="bold", pad=3)
+        _frame(row[0], "black")
+        for ax, each in zip(row[1:], part.itertuples(), strict=False):
+            ax.imshow(dataset.x_train[each.example], cmap=grey, interpolation="nearest")
+            flag = "same, " if each.distance == 0 else "near, " if each.distance < NEAR else ""
+            ax.set_title(f"{flag}{each.influence:.2f}", fontsize=6.5, pad=3, color=RED if flag else "black")
+            if flag:
+                _frame(ax, RED)
+    for ax in axes.flat:
+        ax.set_axis_off()
+    return figure
+
+
+def _frame(ax, colour: str) -> None:
+    ax.add_patch(Rectangle((0, 0), 1, 1, transform=ax.transAxes, fill=False, ec=colour, lw=2.2, clip_on=False))
+
+
+def gallery_table(gallery: pd.DataFrame, dataset: Dataset | None = None):
+    """Figure 3 in words: each test point's class and bucket, and its most influential examples with their distances."""
+    rows = {}
+    for _, part in gallery.groupby("row"):
+        first, *_, last = [*part.itertuples(), *part.tail(1).itertuples()]
+        row = {
+            "class": str(first.label) if dataset is None else dataset.classes[first.label],
+            "bucket": f"{first.bucket}",
+            "training examples": " ".join(map(str, part["example"])),
+            "influence, first to last": f"{first.influence:.2f} to {last.influence:.2f}",
+        }
+        if part["distance"].notna().all():
+            row["distances of these (1 = typical of the class)"] = " ".join(f"{d:.2f}" for d in part["distance"])
+            row["nearest of its class"] = f"{first.nearest:.2f}"
+        rows[f"test point {first.test}"] = row
+    return pd.DataFrame.from_dict(rows, orient="index").style

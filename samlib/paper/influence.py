@@ -1,0 +1,319 @@
+"""Influence (Figure 2; C6, C7): whose influence on test points of their class is large, and over which memorization it lies.
+
+A squared influence would count its own noise. So the energy of an example is the product of its influences by two thirds
+of the models, summed over the test points of its class, and the remaining third tells its memorization. Given the data this
+is unbiased for a sum of squares, it chooses no test point, and subsets that both optimizers share do no harm.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.legend_handler import HandlerTuple
+
+from samlib.audit import Pair
+from samlib.estimators import influence, memorization
+from samlib.evaluation import ENOUGH
+from samlib.inference import Effect, Reliability, groups, jackknife, reliability
+from samlib.paper.crossfit import PARTITIONS, POINT_GROUPS, halves
+from samlib.paper.frames import EACH, Found, Frames, contrast, effects, needs_rows, one, table
+from samlib.paper.sets import Influences, Models, dealt, memorization_by, models_of, without_each
+from samlib.paper.style import GREEN, GREY, SAM, SGD, WIDTH, drawn
+
+EDGES = np.linspace(0, 1, 6)  # of the intervals of memorization
+INTERVALS = [f"{low:.1f} to {high:.1f}" for low, high in zip(EDGES[:-1], EDGES[1:], strict=True)]
+LOWEST, MIDDLE, HIGHEST = 0, slice(2, 4), 4  # what C6 and C7 compare
+MODEL_GROUPS = 18  # at most, and three equal thirds of them
+FEWEST = 12  # models below which a third has too few
+CHUNK = 256  # examples at a time, so that their influences stay in the processor's cache
+PER_INTERVAL = 20  # examples that Figure 2 draws
+MEASURES = "share of all energy", "energy of an example"
+SHADES = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(INTERVALS)))
+
+
+def measure(pair: Pair) -> Frames:
+    """Frames effects, energy, chosen, reliability of a pair of runs."""
+    models = models_of(pair)
+    reliable, energy = pooled_reliability(models), energies(models)
+    return {
+        "effects": effects(_decided(energy, reliable)),
+        "energy": _intervals(energy),
+        "chosen": _chosen(models),
+        "reliability": pd.DataFrame({"pooled memorization": reliable}, Reliability._fields).T,
+    }
+
+
+def decided(pair: Pair) -> dict[str, Found | None]:
+    """The claims of this section."""
+    models = models_of(pair)
+    return _decided(energies(models), pooled_reliability(models))
+
+
+def pooled_reliability(models: Models) -> Reliability:
+    """How reliable memorization is with all models, pooled over both optimizers."""
+    n_models = len(models.model)
+    group = groups(models.model, min(20, n_models // 2 * 2))
+    kept = np.array([np.isin(np.arange(group.max()) + 1, group[half]) for half in halves(group)])
+    first, second = (
+        memorization_by(half, group, models.correct.mean(0), models.member) for half in (kept, ~kept)
+    )  # fmt: skip
+    known = ~np.isnan(first + second)
+    return reliability(*([part[k] for part, k in zip(half, known, strict=True)] for half in (first, second)), n_models)
+
+
+class Energies(NamedTuple):
+    """Effects of the energy of influence.
+
+    share, each: Effects (3, intervals) of SGD, SAM and SAM - SGD: the share of all energy that lies in an interval of
+    memorization, and the mean energy of an example in it, the mean of all examples being 1. middle: Effect, C7. examples
+    (intervals,): how many lie in it.
+    """
+
+    share: Effect
+    each: Effect
+    middle: Effect
+    examples: np.ndarray
+
+
+def energies(models: Models) -> Energies | None:
+    """The energy of influence by interval of memorization; None for few models, or where either optimizer's may be 0 in all."""
+    if len(models.model) < FEWEST:
+        return None
+    energy, count = _sums(models)  # (2, intervals, partitions, model groups + 1, example groups, test groups)
+    whole = energy[:, :, :, 0].sum((-2, -1)), count[:, :, 0].sum(-1)
+    by_partition = jackknife(_statistics(*(without_each(x, 2 - i) for i, x in enumerate(whole))), 1)
+    energy, count = energy.sum(2), count.sum(1)
+    energy, count = without_each(without_each(energy, 3), 4), without_each(count, 2)[..., None]
+    found = jackknife(_statistics(energy, count), 3, extra=by_partition.stderr**2)
+    n = len(INTERVALS)
+    share, each, total, middle = (one(found, at) for at in (slice(3 * n), slice(3 * n, 6 * n), slice(6 * n, -1), -1))
+    if (total.interval(EACH)[0] <= 0).any():
+        return None
+    share, each = (Effect(*(part.reshape(3, n) for part in effect)) for effect in (share, each))
+    return Energies(share, each, middle, count[:, 0, 0, 0] / (3 * PARTITIONS))
+
+
+def _statistics(energy, count) -> np.ndarray:
+    """What `Energies` holds, in the last axis, from energy (2, intervals, ...) and numbers of examples (intervals, ...)."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        total = energy.sum(1)
+        one = total.sum(0) / (2 * count.sum(0))
+        share, each = energy / total[:, None], energy / (count * one)
+        gap = energy[:, MIDDLE].sum(1) / (count[MIDDLE].sum(0) * one) - each[:, LOWEST]
+    rows = [part for x in (share, each) for part in (x[0], x[1], x[1] - x[0])]
+    return np.moveaxis(np.concatenate([*rows, total, (gap[1] - gap[0])[None]]), 0, -1)
+
+
+def _sums(models: Models) -> tuple[np.ndarray, np.ndarray]:
+    """Energy (2, intervals, partitions, model groups + 1, example groups, test groups), and numbers of examples alike.
+
+    Summed over the three thirds that tell memorization in turn. Index g of the model groups leaves out group g.
+    """
+    n_groups = min(MODEL_GROUPS, len(models.model) // 3 * 3)
+    group, of_example, of_test = (
+        groups(ids, min(most, len(ids)))
+        for ids, most in ((models.model, n_groups), (models.example, POINT_GROUPS), (models.test, POINT_GROUPS))
+    )
+    kept, inside = dealt(n_groups, 3)
+    size = n_groups // 3
+    sets = kept.reshape(-1, n_groups)
+    score = memorization_by(sets, group, models.correct.mean(0), models.member)
+    interval = np.where(np.isnan(score), -1, np.clip(np.digitize(score, EDGES) - 1, 0, len(INTERVALS) - 1))
+    interval = interval.reshape(*kept.shape[:3], -1)
+
+    shape = PARTITIONS, 3, n_groups + 1, of_example.max()
+    energy = np.zeros((2, len(INTERVALS), *shape, of_test.max()))
+    count = np.zeros((len(INTERVALS), *shape))
+    for own, tests in _chunks(models):
+        influences, bins = Influences(sets, group, models.member[:, own]), interval[..., own]
+        groups_of = (of_example[own][:, None] == np.arange(1, shape[-1] + 1)).astype(np.float32)
+        places = [(bins == j).astype(np.float32) for j in range(len(INTERVALS))]
+        for j, place in enumerate(places):
+            count[j] += np.repeat(place, [2 * size + 1, *[1] * size], 2) @ groups_of
+        for o, correct in enumerate(models.test_correct):
+            varied = tests[correct[:, tests].any(0) & ~correct[:, tests].all(0)]  # all others have no influence
+            for t in np.unique(of_test[varied]):
+                product = np.zeros((*shape[:2], 2 * size + 1, len(own)), np.float32)
+                for test in varied[of_test[varied] == t]:
+                    value = influences(correct[:, test]).reshape(*kept.shape[:3], -1)
+                    for third in range(3):  # tells memorization, and the two others influence
+                        a, b = value[:, third - 2], value[:, third - 1]
+                        product[:, third, : size + 1] += a * b[:, :1]
+                        product[:, third, size + 1 :] += a[:, :1] * b[:, 1:]
+                for j, place in enumerate(places):
+                    parts = product * place[:, :, :1], product[:, :, :1] * place[:, :, 1:]
+                    energy[o, j, ..., t - 1] += np.concatenate(parts, 2) @ groups_of
+    left_out = np.concatenate([np.roll(inside, -1 - third, 1)[:, None] for third in range(3)], 1)
+    order = np.argsort(left_out.reshape(PARTITIONS, 3, n_groups), -1) + 1
+    order = np.concatenate([0 * order[..., :1], order], -1)  # of the sets in which each group is left out
+    energy = np.take_along_axis(energy, order[None, None, :, :, :, None, None], 4)
+    return energy.sum(3), np.take_along_axis(count, order[None, :, :, :, None], 3).sum(2)
+
+
+def _chunks(models: Models):
+    """Of each class, some examples at a time and all test points: (examples, tests)."""
+    for label in np.unique(models.label):
+        own, tests = np.flatnonzero(models.label == label), np.flatnonzero(models.test_label == label)
+        if len(tests):
+            yield from ((part, tests) for part in np.array_split(own, -(-len(own) // CHUNK)))
+
+
+def _decided(found: Energies | None, reliable: Reliability) -> dict[str, Found | None]:
+    """C6 and C7; None where too few examples lie in their intervals."""
+    claims: dict[str, Found | None] = {"C6": None, "C7": None}
+    if found and found.examples[HIGHEST] >= ENOUGH:
+        claims["C6"] = Found(one(found.share, 2, HIGHEST), reliable)
+    if found and min(found.examples[MIDDLE].sum(), found.examples[LOWEST]) >= ENOUGH:
+        claims["C7"] = Found(found.middle, reliable)
+    return claims
+
+
+def _intervals(found: Energies | None) -> pd.DataFrame:
+    """Index (measure, memorization); sgd, sam, difference, low, high, examples. Intervals of fewer than ENOUGH are left out."""
+    rows = {}
+    for measure, effect in zip(MEASURES, found[:2], strict=True) if found else ():
+        for j, name in enumerate(INTERVALS):
+            if found.examples[j] >= ENOUGH:
+                rows[measure, name] = contrast(*(one(effect, i, j) for i in range(3))) | {"examples": found.examples[j]}
+    return table(rows, "measure", "memorization")
+
+
+def _chosen(models: Models, k: int = PER_INTERVAL) -> pd.DataFrame:
+    """What Figure 2 draws: the k examples of largest influence in each interval of memorization, chosen by even models.
+
+    Columns: by, who chose ("sgd", "sam", or "both" by their mean); example, test, the point of its class that the example
+    influences most; interval of memorization, 0 the lowest; memorization_sgd, memorization_sam and chosen_by, the largest
+    influence, all of even models; sgd, sam, the influence of the same two by odd models, which chose nothing.
+    """
+    halves_of = [models.model % 2 == parity for parity in (0, 1)]
+    columns = ["by", "example", "test", "interval", "memorization_sgd", "memorization_sam", "chosen_by", "sgd", "sam"]
+    if min(half.sum() for half in halves_of) < 2:
+        return pd.DataFrame(columns=columns)
+    known = np.all([models.member[half].any(0) & ~models.member[half].all(0) for half in halves_of], 0)
+    even, parts = halves_of[0], []
+    score = np.array([memorization(c[even], models.member[even], empty="zero").value for c in models.correct])
+    for label in np.unique(models.label):
+        own, tests = np.flatnonzero(known & (models.label == label)), np.flatnonzero(models.test_label == label)
+        if not len(own) or not len(tests):
+            continue
+        first, second = (
+            np.array([influence(c[half][:, tests], models.member[half][:, own]).value for c in models.test_correct])
+            for half in halves_of
+        )
+        for by, mean, memorized in (
+            ("sgd", first[0], score[0, own]), ("sam", first[1], score[1, own]), ("both", first.mean(0), score[:, own].mean(0)),
+        ):  # fmt: skip
+            at, places = mean.argmax(0), np.arange(len(own))
+            interval = np.clip(np.digitize(memorized, EDGES) - 1, 0, len(INTERVALS) - 1)
+            values = by, models.example[own], models.test[tests[at]], interval, *score[:, own], mean[at, places]
+            parts.append(pd.DataFrame(dict(zip(columns, (*values, *second[:, at, places]), strict=True))))
+    if not parts:
+        return pd.DataFrame(columns=columns)
+    best = pd.concat(parts, ignore_index=True).sort_values(["chosen_by", "example"], ascending=[False, True])
+    few = best.groupby(["by", "interval"]).head(k).sort_values(["by", "interval"], kind="stable")
+    return few.astype({c: np.float32 for c in columns[4:]}).reset_index(drop=True)
+
+
+@needs_rows
+@drawn
+def influence_scatter(chosen: pd.DataFrame, name: str = "SAM"):
+    """Figures 2a and 2b: influence of the chosen examples by models that did not choose them, over memorization.
+
+    Grey: the influences that they were chosen by. Diamonds: the mean of each interval.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.3), sharex=True, sharey=True)
+    drawn_as: dict[str, list] = {}
+    for ax, who, colour, title in zip(axes, ("sgd", "sam"), (SGD, SAM), ("SGD", name), strict=True):
+        part = chosen[chosen["by"] == who]
+        x, y = part[f"memorization_{who}"], part[who]
+        ax.axhline(0, color=GREY, lw=0.8)
+        means = part.groupby("interval")[[f"memorization_{who}", who]].mean().to_numpy()
+        marks = {
+            "as chosen (even models)": ax.scatter(x, part["chosen_by"], s=9, color="0.8", lw=0),
+            "as measured (odd models)": ax.scatter(x, y, s=13, color=colour, alpha=0.8, lw=0),
+            "mean of an interval, measured": ax.plot(*means.T, "D", color="black", ms=4.5)[0],
+        }
+        marks["least squares"], slope = _line(ax, x, y)
+        ax.set(xlabel="memorization (even models)", title=f"{title}: slope {slope:+.3f}")
+        for label, mark in marks.items():
+            drawn_as.setdefault(label, []).append(mark)
+    axes[0].set_ylabel("influence on a test point")
+    figure.legend(
+        [tuple(marks[1:]) if "measured (" not in label else tuple(marks) for label, marks in drawn_as.items()],
+        drawn_as, loc="outside lower center", ncols=2, fontsize="small", handler_map={tuple: HandlerTuple(None)},
+    )  # fmt: skip
+    return figure
+
+
+@needs_rows
+@drawn
+def influence_differences(chosen: pd.DataFrame, name: str = "SAM"):
+    """Figure 2c: SAM - SGD in influence (odd models) over the same in memorization (even models), with the regression line.
+
+    A picture alone: both axes change sign when the optimizers are exchanged, so the slope cannot say who amplifies.
+    """
+    part = chosen[chosen["by"] == "both"]
+    x, y = part["memorization_sam"] - part["memorization_sgd"], part["sam"] - part["sgd"]
+    figure, ax = plt.subplots(figsize=(WIDTH * 0.72, 3.3))
+    ax.axhline(0, color=GREY, lw=0.8)
+    ax.axvline(0, color=GREY, lw=0.8)
+    for j in np.unique(part["interval"].astype(int)):
+        inside = part["interval"] == j
+        ax.scatter(x[inside], y[inside], s=16, color=SHADES[j], lw=0, label=INTERVALS[j])
+    line, slope = _line(ax, x, y)
+    line.set_label(f"slope {slope:+.3f}")
+    ax.set(xlabel=f"memorization, {name} − SGD (even models)", ylabel=f"influence, {name} − SGD (odd models)")
+    ax.legend(title="mean memorization", fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def _line(ax, x, y):
+    """The green least-squares line over the range of x, and its slope."""
+    if len(x) < 2 or np.ptp(x) == 0:
+        return ax.plot([], [], color=GREEN, lw=2)[0], np.nan
+    slope, intercept = np.polyfit(x, y, 1)
+    ends = np.array([x.min(), x.max()])
+    return ax.plot(ends, slope * ends + intercept, color=GREEN, lw=2)[0], slope
+
+
+@needs_rows
+@drawn
+def influence_energy(energy: pd.DataFrame, name: str = "SAM"):
+    """Where influence lies: energy in each interval of memorization, and its difference with simultaneous intervals.
+
+    Above, the share of all energy (C6); below, the energy of an example, in units of the mean over all (C7).
+    """
+    figure, axes = plt.subplots(2, 2, figsize=(WIDTH, 4.6), sharex=True, width_ratios=(1.2, 1))
+    for (left, right), measure in zip(axes, MEASURES, strict=True):
+        part = energy[energy.index.get_level_values("measure") == measure]
+        x = np.array([INTERVALS.index(each) for each in part.index.get_level_values("memorization")], float)
+        for who, colour, label, shift in (("sgd", SGD, "SGD", -0.1), ("sam", SAM, name, 0.1)):
+            left.plot(x + shift, part[who], "o", ms=6, color=colour, label=label)
+        ends = np.abs(part[["low", "high"]].T.to_numpy(float) - part["difference"].to_numpy(float))
+        right.errorbar(x, part["difference"], yerr=ends, fmt="D", ms=5, color="black", lw=1.3)
+        right.axhline(0, color=GREY, lw=1)
+        left.set_ylabel(measure)
+        right.set_ylabel(f"{name} − SGD")
+        for ax in (left, right):
+            ax.grid(axis="y", alpha=0.3)
+    for ax in axes[1]:
+        ax.set(
+            xlabel="memorization, pooled", xticks=np.arange(len(EDGES)) - 0.5, xticklabels=[f"{e:.1f}" for e in EDGES]
+        )
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
+    return figure
+
+
+@needs_rows
+def influence_table(energy: pd.DataFrame, name: str = "SAM"):
+    """The frame "energy" as people read it; differences whose interval is beyond 0 in bold."""
+    shown = energy[["examples"]].map("{:.0f}".format)
+    for column, title in (("sgd", "SGD"), ("sam", name), ("difference", "difference")):
+        shown[title] = energy[column].map(("{:+.4f}" if column == "difference" else "{:.3f}").format)
+    ends = zip(energy["low"], energy["high"], strict=True)
+    shown["simultaneous interval"] = [f"{low:+.4f} to {high:+.4f}" for low, high in ends]
+    beyond = np.where((energy["low"] > 0) | (energy["high"] < 0), "font-weight: bold", "")
+    return shown.style.apply(lambda _: beyond, subset=["difference"])

@@ -1,0 +1,101 @@
+"""What many sets of models say at once: their memorization, and their influence on a test point.
+
+Sets are of whole groups of models, so the models are counted once for each group and never for each set.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from samlib.audit import Pair
+from samlib.inference import partitions
+from samlib.paper.crossfit import PARTITIONS
+
+
+class Models(NamedTuple):
+    """Both runs in the order of their numbers, so that no statistic depends on the order in which they came.
+
+    correct (2, models, examples), test_correct (2, models, tests), member (models, examples), all bool; then the labels and
+    the numbers of examples and test points, and the numbers of the models.
+    """
+
+    correct: np.ndarray
+    test_correct: np.ndarray
+    member: np.ndarray
+    label: np.ndarray
+    test_label: np.ndarray
+    model: np.ndarray
+    example: np.ndarray
+    test: np.ndarray
+
+
+def models_of(pair: Pair) -> Models:
+    """What influence is estimated from."""
+    both = [
+        runs[["correct", "test_correct", "member"]].sortby(["model", "example", "test"]).load() for runs in pair[:2]
+    ]
+    stacked = (np.stack([runs[name].values for runs in both]) for name in ("correct", "test_correct"))
+    one = both[0]
+    return Models(
+        *stacked, *(one[name].values for name in ("member", "label", "test_label", "model", "example", "test"))
+    )
+
+
+def dealt(n_groups: int, parts: int) -> tuple[np.ndarray, np.ndarray]:
+    """Groups dealt to equal parts, PARTITIONS times: the sets kept, and the groups inside each part.
+
+    kept: bool (partitions, parts, size + 1, groups), a whole part, then the part without each of its groups in turn.
+    inside: int (partitions, parts, size), which groups these are, from 0.
+    """
+    deals, size = partitions(n_groups, parts, PARTITIONS)[:PARTITIONS], n_groups // parts
+    inside = np.argsort(deals, 1, kind="stable").reshape(-1, parts, size)
+    kept = np.repeat((deals[:, None] == np.arange(parts)[:, None])[:, :, None], size + 1, 2)
+    np.put_along_axis(kept[:, :, 1:], inside[..., None], False, -1)
+    return kept, inside
+
+
+class Influences:
+    """Influence on one test point at a time, by many sets of models that are whole groups.
+
+    kept: bool (sets, groups); group: int (models,), 1 to the number of groups; member: bool (models, examples).
+    """
+
+    def __init__(self, kept, group, member):
+        self.kept, self.member = kept.astype(np.float32), member.astype(np.float32)
+        self.one = (group == np.arange(1, kept.shape[1] + 1)[:, None]).astype(np.float32)  # (groups, models)
+        self.seen = self.one @ self.member
+        self.models = self.kept @ self.one.sum(1)
+        n_in = self.kept @ self.seen
+        sides = n_in * (self.models[:, None] - n_in)
+        self.scale = np.divide(1, sides, out=np.zeros_like(sides), where=sides > 0)
+
+    def __call__(self, correct: np.ndarray) -> np.ndarray:
+        """Influences float32 (sets, examples) on a test point that models get right (models,); 0 where there is no estimate."""
+        right = self.one * correct.astype(np.float32)
+        counts = np.concatenate([right @ self.member, self.seen])
+        weights = [self.models[:, None] * self.kept, -(self.kept @ right.sum(1))[:, None] * self.kept]
+        value = np.concatenate(weights, 1) @ counts  # whole numbers, so that no influence is 0
+        value *= self.scale
+        return value
+
+
+def memorization_by(kept, group, correct, member) -> np.ndarray:
+    """`estimators.memorization` by many sets of models that are whole groups: (sets, examples), NaN where there is none.
+
+    correct: (models, examples), or a mean over optimizers.
+    """
+    sets, one = kept.astype(float), (group == np.arange(1, kept.shape[1] + 1)[:, None]).astype(float)
+    n_in, right_in, right = (
+        sets @ (one @ part) for part in (member.astype(float), correct * member, correct.astype(float))
+    )
+    n_out = (sets @ one.sum(1))[:, None] - n_in
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return right_in / n_in - (right - right_in) / n_out
+
+
+def without_each(values: np.ndarray, axis: int) -> np.ndarray:
+    """Sums over an axis, with all of it and without each of its places: the axis grows by one."""
+    total = values.sum(axis, keepdims=True)
+    return np.concatenate([total, total - values], axis)
