@@ -11,10 +11,10 @@ from scipy.special import expit
 
 from samlib import Experiment, audit
 from samlib.evaluation import auc_terms
-from samlib.experiment import ABLATIONS, ablation_pairs, from_parameters, in_profile, optimizer_pairs
 from samlib.inference import CONTRADICTED, INCONCLUSIVE, LEVEL, NO_DIFFERENCE, SUPPORTED
 from samlib.paper import ablations, optimizers
 from samlib.paper.frames import swapped
+from samlib.paper.study import ABLATIONS, ablation_pairs, from_parameters, in_profile, optimizer_pairs
 
 matplotlib.use("Agg")
 

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
-
 from samlib.claims import CONTRADICTED, SUPPORTED, general
-from samlib.experiment import ParameterError
 from samlib.figures import mixture as page
 from samlib.figures import theory as checks
 from samlib.mixture import Mixture, PairedDraws, fit, paired_draws
-from samlib.paper.study import check_parameters
 from samlib.theory import verify
+
+from samlib.experiment import ParameterError
+from samlib.paper.study import check_parameters
 
 MIX = Mixture()
 

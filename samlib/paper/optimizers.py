@@ -19,10 +19,10 @@ import pandas as pd
 from samlib.audit import Pair, attack_scores, compared
 from samlib.estimators import memorization_terms
 from samlib.evaluation import auc_terms
-from samlib.experiment import NO_PART, SHARPNESS_AWARE
 from samlib.inference import CONTRADICTED, INCONCLUSIVE, LEVEL, NO_DIFFERENCE, SUPPORTED, Effect, mean, verdict
 from samlib.paper.frames import Found, Frames, effects, table
 from samlib.paper.lengths import TRAIN_LOSS
+from samlib.paper.study import NO_PART, SHARPNESS_AWARE
 from samlib.paper.style import GREY, WIDTH, drawn
 from samlib.paper.tables import table as shown_table
 
