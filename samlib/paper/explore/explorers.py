@@ -1,7 +1,5 @@
 """The two explorers as widgets. What a slider shows is a trait; fits and pictures are made in the reader's browser."""
 
-from __future__ import annotations
-
 import os
 from typing import Annotated, Literal
 
@@ -28,9 +26,10 @@ class Parameters(BaseModel):
 
 
 class Explorer(anywidget.AnyWidget):
-    """A widget that also shows itself, with no kernel, as plain HTML.
+    """A widget of ipywidgets that also shows itself, with no kernel, as plain HTML.
 
-    Subclasses set `name`, `title`, `hint`, `sliders` (traits by name) and `others` (names of further synced traits).
+    Subclasses set `name`, `title`, `hint`, `sliders` (traits by name) and `others` (names of further synced traits). Each
+    slider is a synced trait: ipywidgets' layouts hold an explorer, and its links and controls drive one.
     """
 
     name = title = hint = ""
@@ -72,13 +71,6 @@ def executed_by_a_program() -> bool:
     kernel = getattr(get_ipython(), "kernel", None)
     request = kernel.get_parent("shell").get("content", {}) if kernel else {}
     return request.get("allow_stdin") is False and not os.environ.get("SERVER_SOFTWARE", "").startswith("voila")
-
-
-class _Bayes:
-    """The Bayes rule as a predictor."""
-
-    def __init__(self, mixture: Mixture):
-        self.decision = mixture.log_density_ratio
 
 
 class MixtureExplorer(Explorer):
@@ -141,8 +133,8 @@ def _fits(setting: dict):
 
 def _measures(setting: dict) -> pd.DataFrame:
     predictors, mixture, sample = _fits(setting)
-    predictors["Bayes"] = _Bayes(mixture)
-    return pd.DataFrame({name: errors(predictor, mixture, *sample) for name, predictor in predictors.items()})
+    rules = predictors | {"Bayes": mixture}
+    return pd.DataFrame({name: errors(rule, mixture, *sample) for name, rule in rules.items()})
 
 
 class TheoryExplorer(Explorer):
