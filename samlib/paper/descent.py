@@ -4,7 +4,7 @@ These models have a few weights and take thousands of steps, where torch's own o
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
@@ -37,9 +37,7 @@ def sam_gradient(gradient: Callable, w, rho: float) -> np.ndarray:
     return gradient(w + rho / np.maximum(norm, 1e-300) * g)  # where g is 0, at w itself
 
 
-def descend(
-    gradient: Callable, w, batches: Sequence, *, rho: float, lr: float, momentum=0.0, l2=0.0, cosine=False
-) -> np.ndarray:
+def descend(gradient: Callable, w, batches, *, rho: float, lr: float, momentum=0.0, l2=0.0, cosine=False) -> np.ndarray:
     """SGD (rho = 0) or SAM, as `samlib.SAM` over `torch.optim.SGD` would step.
 
     Parameters

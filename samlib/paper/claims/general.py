@@ -34,12 +34,11 @@ def general_ledger(
 ) -> pd.DataFrame:
     """All of them: C11 on `n_draws` draws with few atypical samples and a third as many with many, the theorems on `trials`
     random pairs, and C14 on `pairs`, as of `experiment.optimizer_pairs`, aligned."""
-    names, mixture = ("n_typical", "n_atypical", "n_blue"), Mixture()
     few, many = (
-        paired_draws(n, **dict(zip(names, counts, strict=True)), seed=seed)
-        for n, counts in ((n_draws, FEW), (max(n_draws // 3, 2), MANY))
+        paired_draws(n, n_typical=typical, n_atypical=atypical, n_blue=blue, seed=seed)
+        for n, (typical, atypical, blue) in ((n_draws, FEW), (max(n_draws // 3, 2), MANY))
     )
-    return pd.concat([mixture_ledger(few, many, mixture), theorem_ledger(trials, seed), optimizers_ledger(pairs)])
+    return pd.concat([mixture_ledger(few, many, Mixture()), theorem_ledger(trials, seed), optimizers_ledger(pairs)])
 
 
 def mixture_ledger(few: PairedDraws, many: PairedDraws, mixture: Mixture) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from samlib.paper.explore import page
 from samlib.paper.explore.draw import draw
-from samlib.paper.mixture import Mixture, errors, fit
+from samlib.paper.mixture import CLUSTERS, Mixture, errors, fit
 from samlib.paper.theory import model as theory
 from samlib.paper.theory import order
 
@@ -33,7 +33,8 @@ class Explorer(anywidget.AnyWidget):
     """
 
     name = title = hint = ""
-    sliders, others = {}, ()
+    sliders: dict[str, traitlets.TraitType] = {}
+    others: tuple[str, ...] = ()
     _css = page.STYLE
 
     def __init__(self, **setting):
@@ -59,8 +60,9 @@ class Explorer(anywidget.AnyWidget):
 
     def _repr_mimebundle_(self, **kwargs):
         # Where there is a kernel the widget is preferred; the static book, and any page without one, has the HTML.
-        live = ({"text/plain": repr(self)}, {}) if self.comm is None else super()._repr_mimebundle_(**kwargs)
-        return live[0] | {"text/html": self.html()}, live[1]
+        live = None if self.comm is None else super()._repr_mimebundle_(**kwargs)
+        data, metadata = live or ({"text/plain": repr(self)}, {})
+        return data | {"text/html": self.html()}, metadata
 
 
 def executed_by_a_program() -> bool:
@@ -126,7 +128,8 @@ def _fits(setting: dict):
         atypical_mean=(setting["atypical_x"], setting["atypical_y"]),
         atypical_spread=setting["spread"],
     )
-    sample = draw(*(setting[f"n_{cluster}"] for cluster in ("typical", "atypical", "blue")), setting["seed"], mixture)
+    typical, atypical, blue = (setting[f"n_{cluster}"] for cluster in CLUSTERS)
+    sample = draw(typical, atypical, blue, setting["seed"], mixture)
     rhos = {"SGD": 0.0, "SAM": setting["rho"]}
     return {name: fit(*sample[:2], rho=rho, degree=setting["degree"]) for name, rho in rhos.items()}, mixture, sample
 

@@ -111,7 +111,8 @@ def describe(mixture: Mixture, draw, fits: dict[str, Predictor]) -> str:
         f"{name} errs on {value['error']:.1%} and recognizes {value['atypical_accuracy']:.0%} of the atypical cluster"
         for name, value in said.items()
     ]
-    apart, atypical = mass_apart(*fits.values(), mixture), int(draw[2].sum())
+    first, second = fits.values()
+    apart, atypical = mass_apart(first, second, mixture), int(draw[2].sum())
     return f"In this draw with {atypical} atypical samples {'; '.join(parts)}. They differ on {apart:.1%} of the population."
 
 
@@ -154,8 +155,8 @@ def excess(curve: dict[int, PairedDraws], mixture: Mixture, rho: float) -> Figur
     for name, colour, marker, radius, by in zip(("sgd", "sam"), (SGD, SAM), "os", (0.0, rho), shift, strict=True):
         found = [mean_interval(getattr(draws, name)["error"] - bayes, LEVEL / 2) for draws in curve.values()]
         mean, low, high = np.transpose(found)
-        bars = {"yerr": (mean - low, high - mean), "color": colour, "marker": marker, "capsize": 2}
-        axes.errorbar(np.multiply(list(curve), by), mean, **bars, label=name.upper())
+        place, ends = np.multiply(list(curve), by), (mean - low, high - mean)
+        axes.errorbar(place, mean, ends, color=colour, marker=marker, capsize=2, label=name.upper())
         axes.axhline(population_fit(mixture, rho=radius), color=colour, lw=1, ls="--")
     for value, text in ((YARDSTICK, "fixed first"), (LATER, "set after trials")):
         axes.axhline(value, color=GREY, lw=1, ls=":")

@@ -238,13 +238,12 @@ def paired_draws(n_draws: int = 60, *, n_typical: int = 40, n_atypical: int = 2,
     (2,)
     """
     mixture = mixture or Mixture()
-    rows: dict[float, list] = {0: [], 1: []}
+    rows: tuple[list, list] = [], []
     for k in range(as_number("n_draws", n_draws, 1, whole=True)):
         draw = mixture.sample(n_typical, n_atypical, n_blue, seed=(seed, k))
-        for sam in rows:
-            rows[sam].append(errors(fitter(*draw[:2], rho=rho * sam, seed=k, **options), mixture, *draw))
-    sgd, sam = ({name: np.array([row[name] for row in part]) for name in part[0]} for part in rows.values())
-    return PairedDraws(sgd, sam)
+        for radius, into in zip((0.0, rho), rows, strict=True):
+            into.append(errors(fitter(*draw[:2], rho=radius, seed=k, **options), mixture, *draw))
+    return PairedDraws(*({name: np.array([row[name] for row in part]) for name in part[0]} for part in rows))
 
 
 def failure_map(n_draws: int = 20, *, seed: int = 0) -> list[dict]:
@@ -269,8 +268,8 @@ def failure_map(n_draws: int = 20, *, seed: int = 0) -> list[dict]:
     """
     mixture = Mixture()
     typical, atypical = np.array(mixture.typical_mean), np.array(mixture.atypical_mean)
-    network = {"fitter": fit_mlp, "rho": 0.2}
-    settings = [
+    network: dict = {"fitter": fit_mlp, "rho": 0.2}
+    settings: list[tuple[str, float, dict]] = [
         *(("rho", rho, {"rho": rho}) for rho in (0.25, 0.5, 1.0, 2.0, 4.0)),
         *(("n_atypical", n, {"n_atypical": n}) for n in (1, 2, 5, 20, 80)),
         *(("degree", degree, {"degree": degree}) for degree in (2, 3, 4)),

@@ -131,8 +131,9 @@ class Mixture:
 
     def sample_test(self, n: int, seed=0):
         """`sample` of n points, with random counts that follow the population's shares."""
-        n, rng = as_number("n", n, 1, whole=True), np.random.default_rng(seed)
-        return self.sample(*rng.multinomial(n, self.shares), seed=rng)
+        rng = np.random.default_rng(seed)
+        typical, atypical, blue = rng.multinomial(as_number("n", n, 1, whole=True), self.shares)
+        return self.sample(typical, atypical, blue, rng)
 
 
 @functools.lru_cache(maxsize=8)
@@ -169,7 +170,13 @@ def quadrature(mixture: Mixture) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def as_mean(name: str, value) -> np.ndarray:
-    """`value` as the two coordinates of a point, (2,). Raises ValueError for anything else."""
+    """`value` as the two coordinates of a point, (2,). Raises ValueError for anything else.
+
+    Examples
+    --------
+    >>> as_mean("origin", (1, 2))
+    array([1., 2.])
+    """
     mean = as_array(name, value, ndim=1).astype(float)
     if mean.shape != (2,):
         raise ValueError(f"{name} must hold 2 coordinates, but it holds {len(mean)}.")
@@ -177,7 +184,13 @@ def as_mean(name: str, value) -> np.ndarray:
 
 
 def as_points(x) -> np.ndarray:
-    """x as (n, 2) floats. Raises ValueError for anything else."""
+    """x as (n, 2) floats. Raises ValueError for anything else.
+
+    Examples
+    --------
+    >>> as_points([[1, 2]])
+    array([[1., 2.]])
+    """
     x = as_array("x", x, ndim=2).astype(float)
     if x.shape[1] != 2:
         raise ValueError(f"x must have shape (n, 2), but its shape is {x.shape}.")
@@ -185,5 +198,11 @@ def as_points(x) -> np.ndarray:
 
 
 def as_signs(score: np.ndarray) -> np.ndarray:
-    """Labels of scores (n,): red (+1) at 0 and above."""
+    """Labels of scores (n,): red (+1) at 0 and above.
+
+    Examples
+    --------
+    >>> as_signs(np.array([0.0, -1.0]))
+    array([ 1, -1])
+    """
     return np.where(score >= 0, RED, BLUE)

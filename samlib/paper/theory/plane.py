@@ -256,11 +256,11 @@ def check_proposition3(problems):
         V, D, lam = group_wishart(sample, model), plane_metric(model, eta), spread(model)
         found, bar = reduction(V, D, model), reduction(lam * np.eye(2), D, model)
         w = min_norm(sample.z, np.ones(model.n), np.eye(model.d) + eta * model.second_moment)
-        off = [*(found.theta - w[:2]), found.s - alignments(w, model).s] / np.linalg.norm(w)
+        off = np.append(found.theta - w[:2], found.s - alignments(w, model).s) / np.linalg.norm(w)
         yield equal("the reduction is exact (theta and s, relative)", off, 1e-9)
-        epsilon = np.linalg.norm(V / lam - np.eye(2), 2)
-        if epsilon < 1:
-            slack = reduction_bound(epsilon, D, model) - np.linalg.norm(found.theta - bar.theta)
+        distance = np.linalg.norm(V / lam - np.eye(2), 2)
+        if distance < 1:
+            slack = reduction_bound(distance, D, model) - np.linalg.norm(found.theta - bar.theta)
             yield least("bound on ||theta - theta_bar||", slack)
     model, u = DataModel(d=400, p=17, q=3), np.array([0.6, 0.8])
     free = model.d - model.n

@@ -12,8 +12,10 @@ from samlib.checks import as_number
 from samlib.paper.theory.checking import equal, estimated, least, likely, most
 from samlib.paper.theory.model import DataModel, alignments
 
+Pair = tuple[float, float]  # of alignments, M and A
 
-def cap_bound(t, dim: int):
+
+def cap_bound(t, dim):
     """Lemma 1's bound on the measure of a cap {x on the unit sphere: x_1 >= t}: exp(-dim t^2 / 2) (Ball 1997).
 
     Parameters
@@ -35,7 +37,7 @@ def cap_bound(t, dim: int):
     return np.exp(-dim * np.square(t) / 2)
 
 
-def cap_measure(t, dim: int):
+def cap_measure(t, dim):
     """The exact measure, for t in [0, 1]: half the regularized incomplete beta function at 1 - t^2. Arguments as `cap_bound`.
 
     Examples
@@ -128,7 +130,7 @@ def matched_interpolator(z, model: DataModel, M: float, A: float, s: float) -> n
     return w + (math.sqrt(root) - half) / quadratic * free
 
 
-def matched_pair(z, model: DataModel, first, second, s: float) -> tuple[np.ndarray, np.ndarray]:
+def matched_pair(z, model: DataModel, first: Pair, second: Pair, s: float) -> tuple[np.ndarray, np.ndarray]:
     """Proposition 1: two interpolators of z with the same s; `first` and `second` are their (M, A).
 
     Examples
@@ -172,7 +174,7 @@ def check_proposition1(problems):
     """Proposition 1: matched pairs interpolate and have the alignments and the nuisance scale asked for."""
     for model in problems.models(40):
         z, wanted, s = model.sample(problems.rng).z, problems.rng.uniform(-1, 1, (2, 2)), 50.0
-        pair = matched_pair(z, model, *wanted, s)
+        pair = matched_pair(z, model, tuple(wanted[0]), tuple(wanted[1]), s)
         yield equal("both interpolate (relative to s)", [(z @ w - 1) / s for w in pair], 1e-9)
         off = [np.subtract(alignments(w, model), (*target, s)) / s for w, target in zip(pair, wanted, strict=True)]
         yield equal("both have the M, A and s asked for (relative to s)", off, 1e-9)
