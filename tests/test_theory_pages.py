@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
-from samlib.claims import CONTRADICTED, SUPPORTED, general
-from samlib.figures import mixture as page
-from samlib.figures import theory as checks
-from samlib.mixture import Mixture, PairedDraws, fit, paired_draws
-from samlib.theory import verify
+from samlib.mixture import LEVEL, Mixture, PairedDraws, fit, paired_draws, population_fit
+from samlib.theory import DataModel, Problems, check_lemma2, e2, g_path, least
+from scipy import stats
 
 from samlib.experiment import ParameterError
+from samlib.inference import CONTRADICTED, SUPPORTED, VERDICTS
+from samlib.paper import general
+from samlib.paper import mixture_page as page
+from samlib.paper import theory_page as checks
 from samlib.paper.study import check_parameters
 
 MIX = Mixture()
@@ -69,8 +71,8 @@ def test_a_profile_gives_what_is_left_out_and_only_that():
         page.Parameters(profile="smoke").n_draws < page.Parameters().n_draws < page.Parameters(profile="full").n_draws
     )
     assert page.Parameters(profile="smoke", n_draws=7).n_draws == 7
-    assert checks.Parameters(profile="smoke").scaled(1000) == 100
-    assert checks.Parameters(trials=1e-3).scaled(100) == 4
+    assert checks.Parameters(profile="smoke").problems().count(1000) == 100
+    assert checks.Parameters(trials=1e-3).problems().count(100) == 4
 
 
 def test_verdicts_follow_the_numbers():
@@ -78,39 +80,70 @@ def test_verdicts_follow_the_numbers():
     assert general.verdict_few(draws(-0.03)) == "contradicted"
     assert general.verdict_few(draws(0.0)) == "no difference that counts"
     assert general.verdict_few(draws(0.01, spread=0.2)) == "inconclusive"
-    bayes = general.bayes_error(MIX)
-    assert general.verdict_many(draws(0.0, bayes + 0.001), MIX) == "supported"
-    assert general.verdict_many(draws(0.0, bayes + 0.02), MIX) == "contradicted"
+
+
+def many(sgd: float, sam: float, spread: float = 1e-4, n: int = 20) -> PairedDraws:
+    """Made-up draws with many samples, whose errors exceed the Bayes rule's by this."""
+    noise, bayes = spread * np.random.default_rng(0).standard_normal(n), general.bayes_error(MIX)
+    return PairedDraws(*({name: bayes + excess + noise for name in page.NAMES} for excess in (sgd, sam)))
+
+
+def test_coincide_is_read_from_the_excess_over_bayes_and_from_one_side():
+    assert general.YARDSTICK == 0.002
+    assert general.verdict_many(many(0.001, 0.001), MIX) == "supported"
+    assert general.verdict_many(many(0.0026, 0.0026), MIX) == "contradicted"  # within .005 of Bayes, and equal
+    assert general.verdict_many(many(0.0, 0.0), MIX) == "supported"  # an interval about 0 contradicts nothing
+    assert general.verdict_many(many(0.0026, 0.001), MIX) == "contradicted"  # both have to
+    assert general.verdict_many(many(0.002, 0.002, spread=0.001), MIX) == "inconclusive"
+
+
+def test_the_excess_has_a_t_interval_that_covers_the_larger_of_two():
+    draws, covered = many(0.001, 0.003, spread=0.0005), 0
+    estimate, low, high = draws.excess(MIX)
+    assert estimate == pytest.approx(0.003, abs=5e-4)
+    wanted = stats.ttest_1samp(draws.sam["error"] - general.bayes_error(MIX), 0).confidence_interval(1 - LEVEL / 2)
+    assert (low, high) == pytest.approx((wanted.low, wanted.high))
+    for k in range(400):
+        noise = np.random.default_rng((2, k)).standard_normal((2, 12)) * 1e-3
+        errors = general.bayes_error(MIX) + 0.002 + noise
+        _, low, high = PairedDraws({"error": errors[0]}, {"error": errors[1]}).excess(MIX)
+        covered += low <= 0.002 <= high
+    assert stats.binom.cdf(covered, 400, 1 - LEVEL) > 1e-3
+
+
+def test_the_optimizers_exchanged_mirror_the_one_row_and_leave_the_other():
+    few, large = draws(0.03), many(0.001, 0.003)
+    once = general.mixture_ledger(few, large, MIX)
+    other = general.mixture_ledger(*(PairedDraws(one.sam, one.sgd) for one in (few, large)), MIX)
+    gain, back = once.loc[("C11 few", general.MIXTURE)], other.loc[("C11 few", general.MIXTURE)]
+    assert (gain.estimate, gain.low, gain.high) == pytest.approx((-back.estimate, -back.high, -back.low))
+    assert (gain.verdict, back.verdict) == (SUPPORTED, CONTRADICTED)
+    assert once.loc[("C11 many", general.MIXTURE)].equals(other.loc[("C11 many", general.MIXTURE)])
 
 
 def test_the_ledger_of_the_mixture_flips_with_the_draws():
-    bayes = general.bayes_error(MIX)
-    good = general.mixture_ledger(draws(0.03), draws(0.0, bayes + 0.001), MIX)
-    bad = general.mixture_ledger(draws(-0.03), draws(0.0, bayes + 0.02), MIX)
+    good = general.mixture_ledger(draws(0.03), many(0.001, 0.001), MIX)
+    bad = general.mixture_ledger(draws(-0.03), many(0.02, 0.02), MIX)
     assert good["verdict"].tolist() == [SUPPORTED, SUPPORTED]
     assert bad["verdict"].tolist() == [CONTRADICTED, CONTRADICTED]
     few = good.loc[("C11 few", general.MIXTURE)]
     assert few.low < few.estimate < few.high
     assert few.estimate == pytest.approx(0.03, abs=0.005)
     assert "over 40 draws" in few.statistic
+    assert good["level"].tolist() == [0.025, 0.025]  # two rows, whose intervals hold at once
 
 
-def test_the_ledger_of_the_theorems_counts_what_breaks_them(monkeypatch):
+def test_a_theorem_has_no_verdict_but_the_share_of_pairs_in_which_it_fails_without_its_condition(monkeypatch):
     found = general.theorem_ledger(20_000)
-    assert found["verdict"].tolist() == [SUPPORTED, SUPPORTED]
-    assert found["estimate"].tolist() == [0, 0]
-    assert (found["high"] < general.BROKEN).all()
-    whole = verify.alignment.random_pairs
-
-    def swapped(rng, trials):  # the higher alignment called the lower one, which the theorems say is worse
-        drawn = whole(rng, trials)
-        names = {"M1": "M2", "A1": "A2", "M2": "M1", "A2": "A1"}
-        return {name: drawn[names.get(name, name)] for name in drawn}
-
-    monkeypatch.setattr(general, "random_pairs", swapped)
+    assert found["verdict"].tolist() == [general.PROVED] * 2
+    assert general.PROVED not in VERDICTS
+    assert found["estimate"].tolist() == pytest.approx([0.5, 0.235], abs=0.015)
+    assert (found["low"] < found["estimate"]).all()
+    assert (found["estimate"] < found["high"]).all()
+    assert found["statistic"].str.contains("; 0 of the").all()
+    # a theorem that a pair breaks under its condition is none
     monkeypatch.setattr(general.order, "theorem1_condition", lambda **drawn: np.arange(20_000) % 2 == 0)
-    monkeypatch.setattr(general.order, "theorem2_condition", lambda **drawn: np.arange(20_000) % 2 == 0)
-    assert general.theorem_ledger(20_000)["verdict"].tolist() == [CONTRADICTED, CONTRADICTED]
+    assert general.theorem_ledger(20_000)["verdict"].tolist() == [CONTRADICTED, general.PROVED]
 
 
 def test_the_mixture_pages_figures_tables_and_words():
@@ -118,11 +151,16 @@ def test_the_mixture_pages_figures_tables_and_words():
     fits = {"SGD": fit(*draw[:2]), "SAM": fit(*draw[:2], rho=1.0)}
     results = {n: paired_draws(2, n_atypical=n) for n in (0, 2)}
     rows = [{"group": "rho", "setting": rho} | results[2].summary() for rho in (0.5, 2.0)]
-    for figure in (page.density(MIX), page.boundaries(MIX, draw, fits), page.by_count(results), page.failures(rows)):
+    figures = (page.density(MIX), page.boundaries(MIX, draw, fits), page.by_count(results), page.failures(rows),
+               page.excess({50: results[0], 100: results[2]}, MIX, 1.0))  # fmt: skip
+    for figure in figures:
         assert isinstance(figure, Figure)
         assert all(axes.get_xlabel() for axes in figure.axes)
     assert list(page.comparison(results[2]).index) == list(page.NAMES.values())
     assert list(page.failure_table(rows).index) == [("rho", "0.5"), ("rho", "2")]
+    parts = page.coincidence(results[2], MIX, 1.0)
+    assert list(parts.index) == ["SGD", "SAM"]
+    assert parts.loc["SGD", "with the whole population"] == f"{population_fit(MIX):.4f}"
     assert "2 atypical samples" in page.describe(MIX, draw, fits)
     said = page.summary(results[2], results[2], rows, MIX)
     assert "Of 2 settings" in said
@@ -132,8 +170,8 @@ def test_the_mixture_pages_figures_tables_and_words():
 
 def test_the_theory_pages_figures_and_tables():
     etas = (0, 1, 5)
-    table = verify.path_table(etas=etas, seeds=range(2))
-    runs, _ = verify.experiment2(rhos=(0.0, 0.03), seeds=range(2), steps=400)
+    table = g_path(DataModel(), etas, range(2))
+    runs = {rho: e2(rho, seeds=range(2), steps=400) for rho in (0.0, 0.03)}
     figures = [
         checks.window(), checks.exchange(), checks.contraction(), checks.path(table, etas), checks.sign_flip(),
         checks.follows(runs, range(2)),
@@ -146,10 +184,18 @@ def test_the_theory_pages_figures_and_tables():
     assert not plt.get_fignums()
 
 
-def test_the_ledger_names_what_is_violated():
-    ledger = verify.Ledger()
-    ledger("Lemma 2", verify.lemma2(trials=4))
+def test_the_ledger_shows_a_checks_source_and_names_what_is_violated():
+    ledger = checks.Ledger(lambda: Problems(scale=0.1))
+    shown = ledger(check_lemma2).data
     assert ledger.verdict() == "**4 of 4 checks of 1 statements hold.**"
-    broken = verify.Check("false", "slack", 1, -1.0, 0.0, False)
-    assert ledger("Lemma 9", [broken]).loc["false", "holds"] == "NO"
+    assert "def check_lemma2(problems):" in shown
+    assert shown.index("</details>") < shown.index("confidence gap is 1 - M (1 - A)</th>")
+    assert "equal(&quot;confidence gap is the mean fitted noise&quot;" in shown
+
+    def check_lemma9(given):
+        """Lemma 9: false."""
+        yield least("false", -given)
+
+    assert "<td>NO</td>" in ledger(check_lemma9, 1.0).data
     assert ledger.verdict() == "**4 of 5 checks of 2 statements hold; violated: Lemma 9.**"
+    assert ledger.summary().loc["Lemma 2", "checks"] == 4

@@ -3,13 +3,14 @@
 import itertools
 from pathlib import Path
 
+import ipywidgets
 import numpy as np
 import pytest
 import traitlets
-
-from samlib import widgets
 from samlib.mixture import Mixture, errors
 from samlib.widgets import MixtureExplorer, TheoryExplorer, draw, normals, uniforms, write_page
+
+from samlib import widgets
 
 PARTS = Path(widgets.__file__).parent
 
@@ -90,6 +91,31 @@ def test_the_widget_carries_a_page_for_where_there_is_no_kernel():
     data, _ = MixtureExplorer(rho=3)._repr_mimebundle_()
     assert "application/vnd.jupyter.widget-view+json" in data
     assert '"rho": 3' in data["text/html"]
+
+
+@pytest.mark.parametrize(("kind", "trait"), [(MixtureExplorer, "rho"), (TheoryExplorer, "kappa")])
+def test_an_explorer_composes_with_ipywidgets(kind, trait):
+    explorer, slider = kind(), ipywidgets.FloatSlider(max=4)
+    assert isinstance(explorer, ipywidgets.DOMWidget)
+    box = ipywidgets.VBox([explorer, slider])
+    models = [f"IPY_MODEL_{widget.model_id}" for widget in (explorer, slider)]
+    assert box.get_state(["children"])["children"] == models  # by which the page finds the two
+    # in the page, without a kernel: a link names both models and the attributes that it keeps equal
+    link = ipywidgets.jslink((slider, "value"), (explorer, trait))
+    assert link.get_state(["source", "target"]) == {"source": [models[1], "value"], "target": [models[0], trait]}
+    assert trait in explorer.keys  # synced, or else the page knows no such attribute
+    explorer.set_state({trait: 2.5})  # the page's message, once its link has moved the explorer
+    assert getattr(explorer, trait) == 2.5
+    # through a kernel: the slider drives the trait, and the trait the slider
+    both = ipywidgets.link((slider, "value"), (explorer, trait))
+    slider.value = 1.5
+    assert getattr(explorer, trait) == 1.5
+    setattr(explorer, trait, 3.0)
+    assert slider.value == 3.0
+    with pytest.raises(traitlets.TraitError, match=trait):  # what the trait refuses, a slider cannot set
+        setattr(explorer, trait, -1.0)
+    both.unlink()
+    link.close()
 
 
 def test_outside_the_window_one_of_the_two_slopes_has_the_other_sign():

@@ -1,10 +1,8 @@
 """The explorer's draw: a small generator that Python and JavaScript share bit for bit, so that both fit the same points."""
 
-from __future__ import annotations
-
 import numpy as np
 
-from samlib.paper.mixture import BLUE, CLUSTERS, RED, Mixture
+from samlib.paper.mixture import BLUE, RED, Mixture
 
 
 def mix(h: np.ndarray) -> np.ndarray:
@@ -37,9 +35,5 @@ def normals(seed: int, stream: int, n: int) -> np.ndarray:
 def draw(n_typical: int, n_atypical: int, n_blue: int, seed: int = 0, mixture: Mixture | None = None):
     """As `Mixture.sample` (x (n, 2), y (n,), atypical (n,)), but from `normals`: more points move none of the others."""
     mixture, counts = mixture or Mixture(), (n_typical, n_atypical, n_blue)
-    x = [
-        np.array(getattr(mixture, f"{cluster}_mean"))
-        + getattr(mixture, f"{cluster}_spread") * normals(seed, c, counts[c])
-        for c, cluster in enumerate(CLUSTERS)
-    ]
+    x = [mean + spread * normals(seed, c, counts[c]) for c, (mean, spread) in enumerate(mixture.clusters)]
     return np.concatenate(x), np.repeat([RED, RED, BLUE], counts), np.repeat([False, True, False], counts)

@@ -1,7 +1,5 @@
 """The two explorers as widgets. What a slider shows is a trait; fits and pictures are made in the reader's browser."""
 
-from __future__ import annotations
-
 import os
 from typing import Annotated, Literal
 
@@ -13,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from samlib.paper.explore import page
 from samlib.paper.explore.draw import draw
-from samlib.paper.mixture import Mixture, errors, fit
+from samlib.paper.mixture import CLUSTERS, Mixture, errors, fit
 from samlib.paper.theory import model as theory
 from samlib.paper.theory import order
 
@@ -28,13 +26,15 @@ class Parameters(BaseModel):
 
 
 class Explorer(anywidget.AnyWidget):
-    """A widget that also shows itself, with no kernel, as plain HTML.
+    """A widget of ipywidgets that also shows itself, with no kernel, as plain HTML.
 
-    Subclasses set `name`, `title`, `hint`, `sliders` (traits by name) and `others` (names of further synced traits).
+    Subclasses set `name`, `title`, `hint`, `sliders` (traits by name) and `others` (names of further synced traits). Each
+    slider is a synced trait: ipywidgets' layouts hold an explorer, and its links and controls drive one.
     """
 
     name = title = hint = ""
-    sliders, others = {}, ()
+    sliders: dict[str, traitlets.TraitType] = {}
+    others: tuple[str, ...] = ()
     _css = page.STYLE
 
     def __init__(self, **setting):
@@ -60,8 +60,9 @@ class Explorer(anywidget.AnyWidget):
 
     def _repr_mimebundle_(self, **kwargs):
         # Where there is a kernel the widget is preferred; the static book, and any page without one, has the HTML.
-        live = ({"text/plain": repr(self)}, {}) if self.comm is None else super()._repr_mimebundle_(**kwargs)
-        return live[0] | {"text/html": self.html()}, live[1]
+        live = None if self.comm is None else super()._repr_mimebundle_(**kwargs)
+        data, metadata = live or ({"text/plain": repr(self)}, {})
+        return data | {"text/html": self.html()}, metadata
 
 
 def executed_by_a_program() -> bool:
@@ -72,13 +73,6 @@ def executed_by_a_program() -> bool:
     kernel = getattr(get_ipython(), "kernel", None)
     request = kernel.get_parent("shell").get("content", {}) if kernel else {}
     return request.get("allow_stdin") is False and not os.environ.get("SERVER_SOFTWARE", "").startswith("voila")
-
-
-class _Bayes:
-    """The Bayes rule as a predictor."""
-
-    def __init__(self, mixture: Mixture):
-        self.decision = mixture.log_density_ratio
 
 
 class MixtureExplorer(Explorer):
@@ -134,15 +128,16 @@ def _fits(setting: dict):
         atypical_mean=(setting["atypical_x"], setting["atypical_y"]),
         atypical_spread=setting["spread"],
     )
-    sample = draw(*(setting[f"n_{cluster}"] for cluster in ("typical", "atypical", "blue")), setting["seed"], mixture)
+    typical, atypical, blue = (setting[f"n_{cluster}"] for cluster in CLUSTERS)
+    sample = draw(typical, atypical, blue, setting["seed"], mixture)
     rhos = {"SGD": 0.0, "SAM": setting["rho"]}
     return {name: fit(*sample[:2], rho=rho, degree=setting["degree"]) for name, rho in rhos.items()}, mixture, sample
 
 
 def _measures(setting: dict) -> pd.DataFrame:
     predictors, mixture, sample = _fits(setting)
-    predictors["Bayes"] = _Bayes(mixture)
-    return pd.DataFrame({name: errors(predictor, mixture, *sample) for name, predictor in predictors.items()})
+    rules = predictors | {"Bayes": mixture}
+    return pd.DataFrame({name: errors(rule, mixture, *sample) for name, rule in rules.items()})
 
 
 class TheoryExplorer(Explorer):

@@ -1,33 +1,50 @@
 """What fits of the mixture get wrong and what they leak: exact errors, paired comparisons (claim C11), the failure map."""
 
-from __future__ import annotations
-
 import functools
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import ttest_rel
+from scipy import stats
 
-from samlib.checks import as_array, same_shape
+from samlib.checks import as_array, as_number, same_shape
 from samlib.paper.mixture.fitting import as_data, fit, fit_mlp
-from samlib.paper.mixture.model import BLUE, RED, Mixture, as_signs, quadrature, whole
+from samlib.paper.mixture.model import BLUE, RED, Mixture, as_signs, quadrature
 
-
-@functools.lru_cache(maxsize=8)
-def _bayes_on_grid(mixture: Mixture) -> np.ndarray:
-    return mixture.bayes(quadrature(mixture)[0])
+ROWS = 2  # of the ledger on the mixture: few and many samples. Its intervals hold for both at once.
+LEVEL = 0.05 / ROWS
 
 
 def errors(predictor, mixture: Mixture, x=None, y=None, atypical=None) -> dict[str, float]:
-    """What a predictor (anything with `.decision`) gets wrong on the population, by `quadrature`; all are shares in [0, 1].
+    """What a predictor gets wrong on the population, by `quadrature`; all are shares in 0 to 1.
 
-    "error"; "atypical_accuracy" (of the atypical cluster); "disagreement" (mass where it differs from the Bayes rule);
-    and, given its training draw, "advantage": the best advantage of the confidence attacker, who calls a point a
-    member where its signed margin y f(x) reaches a threshold. Non-members there have the draw's own cluster
-    proportions, so that a difference in composition does not pass for leakage.
+    Parameters
+    ----------
+    predictor : Predictor, MLP or Mixture
+        Anything with `decision`. A mixture is its own Bayes rule.
+    mixture : Mixture
+        The population.
+    x, y, atypical : array_like, optional
+        The training draw, as of `Mixture.sample`.
+
+    Returns
+    -------
+    dict of str to float
+        "error"; "atypical_accuracy", of the atypical cluster; "disagreement", the mass where it differs from the Bayes
+        rule. With a training draw also "advantage": the best advantage of the confidence attacker, who calls a point a
+        member where its margin y f(x) reaches a threshold. Non-members have the draw's own cluster proportions, so that
+        a difference in composition does not pass for leakage.
+
+    Raises
+    ------
+    ValueError
+        Where the draw's parts do not agree.
+
+    Examples
+    --------
+    >>> errors(Mixture(), Mixture())["disagreement"]
+    0.0
     """
     points, cluster, weight = quadrature(mixture)
     score = predictor.decision(points)
@@ -48,8 +65,19 @@ def errors(predictor, mixture: Mixture, x=None, y=None, atypical=None) -> dict[s
     return result
 
 
+@functools.lru_cache(maxsize=8)
+def _bayes_on_grid(mixture: Mixture) -> np.ndarray:
+    return mixture.bayes(quadrature(mixture)[0])
+
+
 def mass_apart(first, second, mixture: Mixture) -> float:
-    """The share of the population on which two predictors differ, by `quadrature`."""
+    """The share of the population on which two predictors differ, by `quadrature`.
+
+    Examples
+    --------
+    >>> mass_apart(Mixture(), Mixture(), Mixture())
+    0.0
+    """
     points, cluster, weight = quadrature(mixture)
     differ = as_signs(first.decision(points)) != as_signs(second.decision(points))
     return float((weight * mixture.shares[cluster])[differ].sum())
@@ -65,8 +93,55 @@ def _advantage(member: np.ndarray, fresh: np.ndarray, weight: np.ndarray) -> flo
     return float(max(0.0, (1 - members_below - fresh_above).max()))
 
 
+def population_fit(mixture: Mixture, **options) -> float:
+    """The error, less the Bayes rule's, of `fit` to the whole population: what no number of samples removes.
+
+    Parameters
+    ----------
+    mixture : Mixture
+    **options
+        Of `fit`.
+
+    Returns
+    -------
+    float
+
+    Examples
+    --------
+    >>> 0 < population_fit(Mixture()) < 0.005
+    True
+    """
+    x, cluster, weight = quadrature(mixture)
+    fitted = fit(x, np.where(cluster < 2, RED, BLUE), mass=weight * mixture.shares[cluster], **options)
+    return errors(fitted, mixture)["error"] - errors(mixture, mixture)["error"]
+
+
+def mean_interval(values, level: float = LEVEL) -> tuple[float, float, float]:
+    """The mean of independent draws, and the ends of its t interval.
+
+    Parameters
+    ----------
+    values : (n,) array_like
+        At least 2 draws.
+    level : float
+        One minus the interval's confidence.
+
+    Returns
+    -------
+    mean, low, high : float
+
+    Examples
+    --------
+    >>> mean_interval([1.0, 1.0, 1.0])
+    (1.0, 1.0, 1.0)
+    """
+    values = np.asarray(values, float)
+    half = stats.t.isf(level / 2, len(values) - 1) * stats.sem(values)
+    return float(values.mean()), float(values.mean() - half), float(values.mean() + half)
+
+
 class PairedTest(NamedTuple):
-    """Means of both, their mean difference (SAM - SGD), paired t and its p-value, bootstrap 95 % interval of the difference."""
+    """Means of both, their mean difference (SAM - SGD), paired t and its p-value, the difference's interval at `LEVEL`."""
 
     sgd: float
     sam: float
@@ -77,74 +152,124 @@ class PairedTest(NamedTuple):
     high: float
 
 
-def paired_test(sgd, sam, *, n_resamples: int = 2000, seed: int = 0) -> PairedTest:
-    """Paired t-test and percentile bootstrap over draws: sgd (n,), sam (n,). Equal inputs give t = 0, p = 1."""
+def paired_test(sgd, sam, *, level: float = LEVEL) -> PairedTest:
+    """Paired t-test over draws, and its interval.
+
+    Parameters
+    ----------
+    sgd, sam : (n,) array_like
+        A measure of both optimizers' fits to the same draws, at least 2.
+    level : float
+        As for `mean_interval`.
+
+    Returns
+    -------
+    PairedTest
+        Equal inputs give t = 0 and p = 1.
+
+    Raises
+    ------
+    ValueError
+        For different shapes, or fewer than 2 draws.
+
+    Examples
+    --------
+    >>> paired_test([0.1, 0.2, 0.3], [0.1, 0.2, 0.3]).p
+    1.0
+    """
     sgd, sam = as_array("sgd", sgd, ndim=1), as_array("sam", sam, ndim=1)
     same_shape("sgd", sgd, "sam", sam)
     if len(sgd) < 2:
         raise ValueError("sgd must hold at least 2 draws for a paired test.")
-    difference = sam - sgd
-    picks = np.random.default_rng(seed).integers(0, len(sgd), (n_resamples, len(sgd)))
-    low, high = np.quantile(difference[picks].mean(1), [0.025, 0.975])
-    if np.ptp(difference) > 0:
-        t, p = ttest_rel(sam, sgd)
-    else:  # no spread: nothing to test, or no doubt
-        t, p = (0.0, 1.0) if difference[0] == 0 else (math.copysign(math.inf, difference[0]), 0.0)
-    values = (sgd.mean(), sam.mean(), difference.mean(), t, p, low, high)
-    return PairedTest(*(float(v) for v in values))
+    difference, low, high = mean_interval(sam - sgd, level)
+    error = stats.sem(sam - sgd)
+    t = difference / error if error else np.copysign(np.inf, difference) if difference else 0.0
+    p = 2 * stats.t.sf(abs(t), len(sgd) - 1)
+    return PairedTest(float(sgd.mean()), float(sam.mean()), difference, float(t), float(p), low, high)
 
 
 @dataclass(frozen=True)
 class PairedDraws:
-    """What `errors` measures on paired fits, measure by measure: `sgd[measure]` and `sam[measure]` are (n_draws,)."""
+    """What `errors` measures on paired fits: `sgd[measure]` and `sam[measure]` are (n_draws,)."""
 
     sgd: dict[str, np.ndarray]
     sam: dict[str, np.ndarray]
 
     def summary(self) -> dict[str, PairedTest]:
-        """A `PairedTest` per measure."""
+        """A `PairedTest` for each measure."""
         return {name: paired_test(self.sgd[name], self.sam[name]) for name in self.sgd}
 
+    def excess(self, mixture: Mixture) -> tuple[float, float, float]:
+        """The larger of both optimizers' mean excess of error over the Bayes rule, with its interval at `LEVEL`.
 
-def paired_draws(
-    n_draws: int = 60,
-    *,
-    n_typical: int = 40,
-    n_atypical: int = 2,
-    n_blue: int = 40,
-    rho: float = 1.0,
-    mixture: Mixture | None = None,
-    fitter: Callable = fit,
-    seed: int = 0,
-    **options,
-) -> PairedDraws:
-    """Fit SGD and SAM to the same draws (claim C11): draw k is `mixture.sample(..., seed=(seed, k))`.
+        Each of the two has an interval at half that level; the larger excess lies between the larger lower and the larger
+        upper end.
+        """
+        bayes = errors(mixture, mixture)["error"]
+        both = np.array([mean_interval(part["error"] - bayes, LEVEL / 2) for part in (self.sgd, self.sam)])
+        return tuple(both.max(0).tolist())
 
-    `fitter` is `fit` or `fit_mlp`, called with `options`; SGD and SAM share the draw and, where there are any, the
-    batches and the initial weights (seed k).
+
+def paired_draws(n_draws: int = 60, *, n_typical: int = 40, n_atypical: int = 2, n_blue: int = 40, rho: float = 1.0,
+                 mixture: Mixture | None = None, fitter: Callable = fit, seed: int = 0, **options) -> PairedDraws:  # fmt: skip
+    """Fit SGD and SAM to the same draws (claim C11).
+
+    Parameters
+    ----------
+    n_draws : int
+        Draw k is `mixture.sample(..., seed=(seed, k))`.
+    n_typical, n_atypical, n_blue : int
+        Samples of each cluster in a draw.
+    rho : float
+        SAM's radius.
+    mixture : Mixture, optional
+    fitter : callable
+        `fit` or `fit_mlp`, called with `options`. Both optimizers share batches and initial weights, by seed k.
+    seed : int
+
+    Returns
+    -------
+    PairedDraws
+
+    Examples
+    --------
+    >>> draws = paired_draws(2)
+    >>> draws.sam["error"].shape
+    (2,)
     """
     mixture = mixture or Mixture()
-    n_draws = whole("n_draws", n_draws, 1)
-    rows: dict[float, list] = {0: [], 1: []}
-    for k in range(n_draws):
+    rows: tuple[list, list] = [], []
+    for k in range(as_number("n_draws", n_draws, 1, whole=True)):
         draw = mixture.sample(n_typical, n_atypical, n_blue, seed=(seed, k))
-        for sam in rows:
-            rows[sam].append(errors(fitter(*draw[:2], rho=rho * sam, seed=k, **options), mixture, *draw))
-    sgd, sam = ({name: np.array([row[name] for row in part]) for name in part[0]} for part in rows.values())
-    return PairedDraws(sgd, sam)
+        for radius, into in zip((0.0, rho), rows, strict=True):
+            into.append(errors(fitter(*draw[:2], rho=radius, seed=k, **options), mixture, *draw))
+    return PairedDraws(*({name: np.array([row[name] for row in part]) for name in part[0]} for part in rows))
 
 
 def failure_map(n_draws: int = 20, *, seed: int = 0) -> list[dict]:
-    """Where Figure 5's effect holds and where it fails: one row per setting, with the paired tests of `paired_draws`.
+    """Where Figure 5's effect holds and where it fails, setting by setting.
 
-    Rows hold "group", "setting" and one `PairedTest` per measure. Groups: rho; number of atypical samples; degree; the
-    feature origin along the line through both red clusters (0 = typical, 1 = atypical mean); batch size; networks, the
-    slowest, on half of the draws.
+    Groups: rho; number of atypical samples; degree; the feature origin along the line through both red clusters (0 = typical,
+    1 = atypical mean); batch size; networks, which are the slowest, on half of the draws.
+
+    Parameters
+    ----------
+    n_draws, seed : int
+        As for `paired_draws`.
+
+    Returns
+    -------
+    list of dict
+        "group", "setting", and a `PairedTest` for each measure.
+
+    Examples
+    --------
+    >>> rows = failure_map(2)  # doctest: +SKIP
     """
     mixture = Mixture()
     typical, atypical = np.array(mixture.typical_mean), np.array(mixture.atypical_mean)
-    network = {"fitter": fit_mlp, "rho": 0.2}
-    settings = [
+    network: dict = {"fitter": fit_mlp, "rho": 0.2}
+    settings: list[tuple[str, float, dict]] = [
         *(("rho", rho, {"rho": rho}) for rho in (0.25, 0.5, 1.0, 2.0, 4.0)),
         *(("n_atypical", n, {"n_atypical": n}) for n in (1, 2, 5, 20, 80)),
         *(("degree", degree, {"degree": degree}) for degree in (2, 3, 4)),

@@ -1,15 +1,12 @@
 """The mixture of Figure 5: three Gaussian clusters in the plane, their densities, Bayes rule, samples and quadrature."""
 
-from __future__ import annotations
-
 import functools
-import math
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import expit
 
-from samlib.checks import as_array
+from samlib.checks import as_array, as_number
 
 RED, BLUE = 1, -1
 CLUSTERS = ("typical", "atypical", "blue")
@@ -19,8 +16,29 @@ CLUSTERS = ("typical", "atypical", "blue")
 class Mixture:
     """Three round Gaussian clusters in the plane: typical and atypical red (+1), blue (-1). Defaults: Figure 5's geometry.
 
-    `*_spread` is a standard deviation per axis; `atypical_share` is the atypical part of red, `red_share` red's part of
-    the population. Raises ValueError for a spread that is not positive or a share outside [0, 1].
+    Parameters
+    ----------
+    typical_mean, atypical_mean, blue_mean : pair of float
+        The clusters' centres.
+    typical_spread, atypical_spread, blue_spread : float
+        Their standard deviations on each axis, positive.
+    atypical_share : float
+        The atypical part of red, in 0 to 1.
+    red_share : float
+        Red's part of the population, in 0 to 1.
+
+    Raises
+    ------
+    ValueError
+        Where a parameter lies outside its range.
+
+    Examples
+    --------
+    >>> mixture = Mixture()
+    >>> mixture.shares
+    array([0.4, 0.1, 0.5])
+    >>> mixture.bayes([[-1.3, -0.2], [0.6, 0.0]])
+    array([ 1, -1])
     """
 
     typical_mean: tuple[float, float] = (-1.3, -0.2)
@@ -33,14 +51,12 @@ class Mixture:
     red_share: float = 0.5
 
     def __post_init__(self):
-        for name in (f"{cluster}_mean" for cluster in CLUSTERS):
-            object.__setattr__(self, name, tuple(float(v) for v in as_mean(name, getattr(self, name))))
-        for name in (f"{cluster}_spread" for cluster in CLUSTERS):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be positive and finite, but it is {getattr(self, name)}.")
+        for cluster in CLUSTERS:
+            mean = as_mean(f"{cluster}_mean", getattr(self, f"{cluster}_mean"))
+            object.__setattr__(self, f"{cluster}_mean", tuple(mean.tolist()))
+            as_number(f"{cluster}_spread", getattr(self, f"{cluster}_spread"), strict=True)
         for name in ("atypical_share", "red_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], but it is {getattr(self, name)}.")
+            as_number(name, getattr(self, name), 0, 1)
 
     @property
     def shares(self) -> np.ndarray:
@@ -48,13 +64,16 @@ class Mixture:
         red, atypical = self.red_share, self.atypical_share
         return np.array([red * (1 - atypical), red * atypical, 1 - red])
 
+    @property
+    def clusters(self) -> list[tuple[np.ndarray, float]]:
+        """Mean (2,) and spread of the typical, atypical and blue cluster."""
+        return [(np.array(getattr(self, f"{name}_mean")), getattr(self, f"{name}_spread")) for name in CLUSTERS]
+
     def log_densities(self, x) -> np.ndarray:
         """log p(x | cluster) for the typical, atypical and blue cluster: x (n, 2) to (n, 3)."""
         x = as_points(x)
-        means = np.array([getattr(self, f"{cluster}_mean") for cluster in CLUSTERS])
-        spreads = np.array([getattr(self, f"{cluster}_spread") for cluster in CLUSTERS])
-        squared = ((x[:, None] - means) ** 2).sum(-1)
-        return -squared / (2 * spreads**2) - np.log(2 * np.pi * spreads**2)
+        squared = [((x - mean) ** 2).sum(1) / spread**2 for mean, spread in self.clusters]
+        return -np.stack(squared, 1) / 2 - np.log([2 * np.pi * spread**2 for _, spread in self.clusters])
 
     def density(self, x) -> np.ndarray:
         """Joint densities p(x, red) and p(x, blue): x (n, 2) to (n, 2). Their sum is the density of x."""
@@ -67,6 +86,8 @@ class Mixture:
             typical, atypical, blue = (self.log_densities(x) + np.log(self.shares)).T
         return np.logaddexp(typical, atypical) - blue
 
+    decision = log_density_ratio  # the mixture is a predictor: its own Bayes rule
+
     def posterior(self, x) -> np.ndarray:
         """P(red | x), (n,)."""
         return expit(self.log_density_ratio(x))
@@ -76,63 +97,100 @@ class Mixture:
         return as_signs(self.log_density_ratio(x))
 
     def sample(self, n_typical: int, n_atypical: int, n_blue: int, seed=0):
-        """Draw given counts per cluster: x (n, 2), y (n,) in {-1, 1}, atypical (n,) bool, in cluster order.
+        """Draw given counts of each cluster.
 
-        The typical and blue points of a seed do not depend on `n_atypical`. Raises ValueError for a negative count or
-        no point at all.
+        Parameters
+        ----------
+        n_typical, n_atypical, n_blue : int
+            Counts, not all 0.
+        seed : int, tuple of int or numpy.random.Generator
+            The typical and blue points of a seed do not depend on `n_atypical`.
+
+        Returns
+        -------
+        x : (n, 2) ndarray
+            Points, in cluster order.
+        y : (n,) ndarray of int
+            Labels in {-1, 1}.
+        atypical : (n,) ndarray of bool
+
+        Raises
+        ------
+        ValueError
+            For a negative count, or no point at all.
         """
-        counts = dict(zip(CLUSTERS, (n_typical, n_atypical, n_blue), strict=True))
-        counts = {cluster: whole(f"n_{cluster}", count, 0) for cluster, count in counts.items()}
-        if not any(counts.values()):
+        given = {"n_typical": n_typical, "n_atypical": n_atypical, "n_blue": n_blue}
+        counts = [as_number(name, count, 0, whole=True) for name, count in given.items()]
+        if not any(counts):
             raise ValueError("n_typical, n_atypical and n_blue are all 0: there is nothing to draw.")
-        rng = np.random.default_rng(seed)
-        points = {}
-        for cluster in ("typical", "blue", "atypical"):
-            noise = rng.standard_normal((counts[cluster], 2))
-            points[cluster] = getattr(self, f"{cluster}_mean") + getattr(self, f"{cluster}_spread") * noise
-        x = np.concatenate([points[cluster] for cluster in CLUSTERS])
-        counts = [counts[cluster] for cluster in CLUSTERS]
-        return x, np.repeat([RED, RED, BLUE], counts), np.repeat([False, True, False], counts)
+        rng, points = np.random.default_rng(seed), [np.empty((0, 2))] * 3
+        for k in (0, 2, 1):
+            mean, spread = self.clusters[k]
+            points[k] = mean + spread * rng.standard_normal((counts[k], 2))
+        return np.concatenate(points), np.repeat([RED, RED, BLUE], counts), np.repeat([False, True, False], counts)
 
     def sample_test(self, n: int, seed=0):
-        """`sample` with random counts that follow the population's shares: n points."""
-        n, rng = whole("n", n, 1), np.random.default_rng(seed)
-        return self.sample(*rng.multinomial(n, self.shares), seed=rng)
+        """`sample` of n points, with random counts that follow the population's shares."""
+        rng = np.random.default_rng(seed)
+        typical, atypical, blue = rng.multinomial(as_number("n", n, 1, whole=True), self.shares)
+        return self.sample(typical, atypical, blue, rng)
 
 
 @functools.lru_cache(maxsize=8)
 def quadrature(mixture: Mixture) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A fixed midpoint rule per cluster on +-5 standard deviations, step 1/16: x (n, 2), cluster (n,) 0 to 2, weight (n,).
+    """A fixed midpoint rule for each cluster on +-5 standard deviations, step 1/16.
 
-    The weights of each cluster sum to 1. Against closed forms the error of a half-plane's probability is below 1e-3
-    in the worst case and typically 1e-4; unlike a test sample it is the same for every predictor.
+    Against closed forms the error of a half-plane's probability is below 1e-3 in the worst case and typically 1e-4. Unlike
+    a test sample it is the same for every predictor.
+
+    Parameters
+    ----------
+    mixture : Mixture
+
+    Returns
+    -------
+    x : (n, 2) ndarray
+        Points.
+    cluster : (n,) ndarray of int
+        0 to 2.
+    weight : (n,) ndarray
+        The weights of each cluster sum to 1.
+
+    Examples
+    --------
+    >>> x, cluster, weight = quadrature(Mixture())
+    >>> round(float(weight.sum()), 6)
+    3.0
     """
     z = np.arange(-5 + 1 / 32, 5, 1 / 16)
     grid = np.stack(np.meshgrid(z, z, indexing="ij"), -1).reshape(-1, 2)
     weight = np.exp(-(grid**2).sum(1) / 2)
-    means = [getattr(mixture, f"{cluster}_mean") for cluster in CLUSTERS]
-    spreads = [getattr(mixture, f"{cluster}_spread") for cluster in CLUSTERS]
-    x = np.concatenate([mean + spread * grid for mean, spread in zip(means, spreads, strict=True)])
+    x = np.concatenate([mean + spread * grid for mean, spread in mixture.clusters])
     return x, np.repeat(np.arange(3), len(grid)), np.tile(weight / weight.sum(), 3)
 
 
-def whole(name: str, value, least: int) -> int:
-    """`value` as an int; raises ValueError unless it is a whole number of at least `least`."""
-    if isinstance(value, str) or not (least <= value < math.inf and value == int(value)):
-        raise ValueError(f"{name} must be a whole number of at least {least}, but it is {value!r}.")
-    return int(value)
-
-
 def as_mean(name: str, value) -> np.ndarray:
-    """`value` as the two coordinates of a point, (2,); raises ValueError otherwise."""
-    mean = as_array(name, value, ndim=1)
+    """`value` as the two coordinates of a point, (2,). Raises ValueError for anything else.
+
+    Examples
+    --------
+    >>> as_mean("origin", (1, 2))
+    array([1., 2.])
+    """
+    mean = as_array(name, value, ndim=1).astype(float)
     if mean.shape != (2,):
         raise ValueError(f"{name} must hold 2 coordinates, but it holds {len(mean)}.")
     return mean
 
 
 def as_points(x) -> np.ndarray:
-    """x as (n, 2) floats; raises ValueError otherwise."""
+    """x as (n, 2) floats. Raises ValueError for anything else.
+
+    Examples
+    --------
+    >>> as_points([[1, 2]])
+    array([[1., 2.]])
+    """
     x = as_array("x", x, ndim=2).astype(float)
     if x.shape[1] != 2:
         raise ValueError(f"x must have shape (n, 2), but its shape is {x.shape}.")
@@ -140,5 +198,11 @@ def as_points(x) -> np.ndarray:
 
 
 def as_signs(score: np.ndarray) -> np.ndarray:
-    """Labels of scores: red (+1) at 0 and above."""
+    """Labels of scores (n,): red (+1) at 0 and above.
+
+    Examples
+    --------
+    >>> as_signs(np.array([0.0, -1.0]))
+    array([ 1, -1])
+    """
     return np.where(score >= 0, RED, BLUE)

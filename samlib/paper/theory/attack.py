@@ -1,87 +1,224 @@
-"""Threshold and likelihood-ratio attacks on a contracted score (Theorems 4 and 5).
+"""Threshold and likelihood-ratio attacks on a contracted score: Theorems 4 and 5.
 
 Members sit at score 1; non-members are N(m, sd^2). In Theorem 5 both are seen through noise of deviation nu, and `sd_out`
-= sqrt(sd^2 + nu^2) is the deviation of a non-member's observed score.
+= sqrt(sd^2 + nu^2) is the deviation of a non-member's observed score. All arguments broadcast.
 """
 
-from __future__ import annotations
-
-from typing import NamedTuple
-
 import numpy as np
+from scipy.integrate import simpson
 from scipy.special import log_ndtr, ndtr, ndtri
+from scipy.stats import norm
+
+from samlib.paper.theory.checking import above, always, equal, estimated, least
+from samlib.paper.theory.geometry import g_path
+from samlib.paper.theory.model import DataModel
 
 
 def threshold_advantage(m, sd):
-    """Theorem 4: Adv* = Phi((1 - m) / sd) of a threshold on the signed margin."""
+    """Theorem 4: Adv* = Phi((1 - m) / sd) of a threshold on the signed margin.
+
+    Parameters
+    ----------
+    m, sd : array_like
+        Mean and deviation of a non-member's score.
+
+    Returns
+    -------
+    float or ndarray
+
+    Examples
+    --------
+    >>> float(threshold_advantage(1.0, 0.2))
+    0.5
+    """
     return ndtr((1 - m) / sd)
 
 
 def label_free_advantage(sd):
-    """Theorem 4: advantage 2 Phi(1 / sd) - 1 of the attack abs(f) >= 1, which needs no label (m = 0)."""
+    """Theorem 4: advantage 2 Phi(1 / sd) - 1 of the attack abs(f) >= 1, which needs no label (m = 0).
+
+    Examples
+    --------
+    >>> round(float(label_free_advantage(1.0)), 3)
+    0.683
+    """
     return 2 * ndtr(1 / sd) - 1
 
 
 def markov_advantage(v):
-    """Theorem 4's distribution-free guarantee: Adv* >= 1 - v, from Markov's inequality on f_w^2."""
+    """Theorem 4's guarantee without any law: Adv* >= 1 - v, from Markov's inequality on f_w^2.
+
+    Examples
+    --------
+    >>> markov_advantage(0.25)
+    0.75
+    """
     return 1 - v
 
 
-class Interval(NamedTuple):
-    """Accepted scores [1 + low, 1 + high] of the likelihood-ratio test, as offsets from the member level 1."""
+def lr_interval(m, sd_out, nu) -> tuple[np.ndarray, np.ndarray]:
+    """Theorem 5: where N(1, nu^2) has at least the density of N(m, sd_out^2).
 
-    low: np.ndarray
-    high: np.ndarray
+    Parameters
+    ----------
+    m, sd_out, nu : array_like
+        Mean and deviation of a non-member's observed score, and deviation of the noise, below sd_out.
 
+    Returns
+    -------
+    low, high : float or ndarray
+        The test accepts [1 + low, 1 + high]: offsets from the member level, so that nothing cancels as nu goes to 0.
 
-def lr_interval(m, sd_out, nu) -> Interval:
-    """Theorem 5: where N(1, nu^2) has at least the density of N(m, sd_out^2); needs sd_out > nu.
+    Raises
+    ------
+    ValueError
+        Where nu is not positive and below sd_out.
 
-    Offsets from 1 rather than scores, so that nothing cancels as nu goes to 0.
+    Examples
+    --------
+    >>> low, high = lr_interval(0.0, 0.5, 0.1)
+    >>> bool(low < 0 < high)
+    True
     """
     if not np.all((np.asarray(nu) > 0) & (np.asarray(nu) < np.asarray(sd_out))):
         raise ValueError("nu must be positive and below sd_out.")
     excess, gap = sd_out**2 - nu**2, 1 - m
     root = nu * sd_out * np.sqrt(gap**2 + 2 * excess * np.log(sd_out / nu))
-    return Interval((nu**2 * gap - root) / excess, (nu**2 * gap + root) / excess)
+    return (nu**2 * gap - root) / excess, (nu**2 * gap + root) / excess
 
 
 def lr_roots(m, sd_out, nu) -> tuple[np.ndarray, np.ndarray]:
-    """z_1 < z_2 of Theorem 5: the interval's ends in units of the non-member law."""
+    """z_1 < z_2 of Theorem 5: the interval's ends in units of the non-member law. Arguments as `lr_interval`.
+
+    Examples
+    --------
+    >>> z1, z2 = lr_roots(0.0, 0.5, 0.1)
+    >>> bool(1 < z1 < z2)
+    True
+    """
     low, high = lr_interval(m, sd_out, nu)
     return (1 - m + low) / sd_out, (1 - m + high) / sd_out
 
 
 def lr_advantage(m, sd_out, nu):
-    """Theorem 5, eq. (12): advantage of the optimal test, the total-variation distance of the two laws."""
+    """Theorem 5, eq. (12): advantage of the optimal test, the total variation of both laws. Arguments as `lr_interval`.
+
+    Examples
+    --------
+    >>> bool(0 < lr_advantage(0.0, 0.5, 0.1) < 1)
+    True
+    """
     low, high = lr_interval(m, sd_out, nu)
     z1, z2 = lr_roots(m, sd_out, nu)
     return (ndtr(high / nu) - ndtr(low / nu)) - (ndtr(z2) - ndtr(z1))
 
 
 def lr_advantage_derivative(m, sd_out, nu):
-    """Theorem 5, eq. (12): d Adv_LR / d sd_out = (z2 phi(z2) - z1 phi(z1)) / sd_out, by the envelope theorem."""
+    """Theorem 5, eq. (12): d Adv_LR / d sd_out, by the envelope theorem. Arguments as `lr_interval`.
+
+    Examples
+    --------
+    >>> bool(lr_advantage_derivative(0.0, 0.5, 0.1) < 0)
+    True
+    """
     z1, z2 = lr_roots(m, sd_out, nu)
-    return (z2 * np.exp(-(z2**2) / 2) - z1 * np.exp(-(z1**2) / 2)) / np.sqrt(2 * np.pi) / sd_out
+    return (z2 * norm.pdf(z2) - z1 * norm.pdf(z1)) / sd_out
 
 
 def contraction_raises(m, sd_out, nu):
-    """Theorem 5(a): sufficient for contraction (a smaller sd_out) to raise the advantage."""
+    """Theorem 5(a): sufficient for contraction, a smaller sd_out, to raise the advantage. Arguments as `lr_interval`.
+
+    Examples
+    --------
+    >>> bool(contraction_raises(0.0, 0.5, 0.1))
+    True
+    """
     far = 1 - m - sd_out
     return (far > 0) & (far**2 >= nu**2 * (1 + 2 * np.log(sd_out / nu)))
 
 
 def contraction_lowers(m, sd_out, nu):
-    """Theorem 5(b): sufficient for contraction to lower the advantage, -1 <= z1 < z2 <= 1."""
+    """Theorem 5(b): sufficient for contraction to lower the advantage, -1 <= z1 < z2 <= 1. Arguments as `lr_interval`.
+
+    Examples
+    --------
+    >>> bool(contraction_lowers(0.0, 5.0, 0.1))
+    True
+    """
     z1, z2 = lr_roots(m, sd_out, nu)
     return (z1 >= -1) & (z2 <= 1)
 
 
 def one_sided_tpr(alpha, m, sd_out, nu):
-    """Theorem 5(d): TPR of the one-sided test (offline LiRA) at false-positive rate alpha."""
+    """Theorem 5(d): TPR of the one-sided test (offline LiRA) at a false-positive rate.
+
+    Parameters
+    ----------
+    alpha : array_like
+        The false-positive rate, between 0 and 1.
+    m, sd_out, nu : array_like
+        As for `lr_interval`.
+
+    Returns
+    -------
+    float or ndarray
+
+    Examples
+    --------
+    >>> float(one_sided_tpr(0.5, 1.0, 0.5, 0.1))
+    0.5
+    """
     return ndtr(((1 - m) + ndtri(alpha) * sd_out) / nu)
 
 
 def one_sided_log_tpr(alpha, m, sd_out, nu):
-    """Its logarithm, which keeps strict order where the rate itself rounds to 0 or 1."""
+    """The logarithm of `one_sided_tpr`, which keeps strict order where the rate itself rounds to 0 or 1.
+
+    Examples
+    --------
+    >>> round(float(one_sided_log_tpr(0.5, 1.0, 0.5, 0.1)), 4)
+    -0.6931
+    """
     return log_ndtr(((1 - m) + ndtri(alpha) * sd_out) / nu)
+
+
+def check_theorem4(problems):
+    """Theorem 4: how both attacks move with the deviation and with m, and the guarantee on the G-path."""
+    n, rng = problems.count(20_000), problems.rng
+    z, sd = rng.uniform(-5, 5, n), 10 ** rng.uniform(-1, 1, n)  # beyond, Phi rounds to 0 or 1
+    m, wider = 1 - z * sd, sd * (1 + 10 ** rng.uniform(-3, 0, n))
+    fall = (threshold_advantage(m, sd) - threshold_advantage(m, wider)) * np.sign(1 - m)
+    yield above("falls with the deviation where m < 1, rises where m > 1", fall[np.abs(z) > 1e-3], "least change")
+    (m, m2), (sd, sd2) = rng.uniform(-2, 0.9, (2, n)), 10 ** rng.uniform(-0.4, 1, (2, n))
+    rises, clear = np.log((1 - m2) / (1 - m)) > np.log(sd2 / sd), np.maximum((1 - m) / sd, (1 - m2) / sd2) < 6
+    right = (threshold_advantage(m2, sd2) > threshold_advantage(m, sd)) == rises
+    yield always("with m moving: rises if and only if log(1 - m) falls less", right[clear])
+    deviations = np.array([0.5, 1.0, 2.0])
+    below = np.abs(rng.standard_normal((problems.count(50_000), 1)) * deviations) < 1
+    yield estimated("label-free attack, non-members counted", below, label_free_advantage(deviations))
+    path = g_path(DataModel(), [0, 1, 5, 30], range(3))
+    yield least("Adv* >= 1 - v on the G-path", path["advantage"] - markov_advantage(path["v"]))
+
+
+def check_theorem5(problems):
+    """Theorem 5: eq. (12) against an integral and central differences; (a) to (d) never violated."""
+    m, sd_out, nu = problems.scores(20_000)
+    few = slice(200)
+    t = np.linspace(1 - 9 * nu[few], 1 + 9 * nu[few], 20_001)  # where the member's density is not 0 in floating point
+    more = np.maximum(norm.pdf(t, 1, nu[few]) - norm.pdf(t, m[few], sd_out[few]), 0)
+    yield equal("advantage is the total variation", lr_advantage(m, sd_out, nu)[few] - simpson(more, t, axis=0), 1e-7)
+    slope, h = lr_advantage_derivative(m, sd_out, nu), 1e-5 * sd_out
+    numeric = (lr_advantage(m, sd_out + h, nu) - lr_advantage(m, sd_out - h, nu)) / (2 * h)
+    yield equal("derivative against central differences", (slope - numeric)[sd_out > 1.01 * nu], 1e-5)
+    # (a) by logarithms, since z phi(z) may round to 0 at both ends
+    z1, z2 = (z[contraction_raises(m, sd_out, nu)] for z in lr_roots(m, sd_out, nu))
+    yield above("(a) contraction raises: log of z1 phi(z1) over z2 phi(z2)", np.log(z1 / z2) + (z2**2 - z1**2) / 2)
+    yield above("(b) contraction lowers: derivative", slope[contraction_lowers(m, sd_out, nu)])
+    ratio = 10 ** (np.linspace(0.02, 0.7, 50) * np.array([[1], [-1]]))  # (1 - m) / sd
+    flips = np.sign(lr_advantage_derivative(0.0, 1 / ratio, 1e-6 / ratio)) == np.sign(1 - ratio)
+    yield always("(c) as nu goes to 0 the sign flips at (1 - m) / sd = 1", flips)
+    alpha, narrow = problems.rng.uniform(1e-4, 0.499, len(m)), sd_out * problems.rng.uniform(0.3, 0.999, len(m))
+    gain = one_sided_log_tpr(alpha, m, narrow, nu) - one_sided_log_tpr(alpha, m, sd_out, nu)
+    yield least("(d) one-sided test: contraction raises log TPR", gain)
+    member, rates = 1 + 0.1 * problems.rng.standard_normal((problems.count(50_000), 1)), np.array([0.01, 0.1, 0.4])
+    yield estimated("(d) TPR counted", member > norm.isf(rates, 0.6, 0.3), one_sided_tpr(rates, 0.6, 0.3, 0.1))

@@ -1,23 +1,33 @@
-"""Data model, alignments, attacker and gaps (Definitions 1 to 4, Lemmas 1 to 3, Propositions 1 and 2).
+"""The data model, alignments, the attacker and the gaps: Definitions 1, 3 and 4, Lemma 2, Proposition 2.
 
-A linear score f_w(x) = <w, x> enters almost everywhere only through its alignments M (majority) and A (minority) and its
-nuisance scale s; functions of (M, A, s) broadcast over arrays.
+A linear score f_w(x) = <w, x> enters almost everywhere through its alignments M (majority) and A (minority) and its
+nuisance scale s alone. Functions of (M, A, s) take numbers or arrays that broadcast.
 """
 
-from __future__ import annotations
-
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import betainc, ndtr
+from scipy.special import ndtr
 
-from samlib.checks import as_array
+from samlib.checks import as_array, as_choice, as_number
+from samlib.paper.theory.checking import equal, estimated, least
 
 
 class Sample(NamedTuple):
-    """Points x (n, d), labels y (n,) in {-1, 1}, minority (n,) bool, and z = y x (n, d), the rows that margins use."""
+    """Points, labels and subclasses.
+
+    Attributes
+    ----------
+    x : (n, d) array
+        The points.
+    y : (n,) array
+        Labels in {-1, 1}.
+    minority : (n,) bool array
+        Which points are of the minority.
+    z : (n, d) array
+        y x, the rows that margins use.
+    """
 
     x: np.ndarray
     y: np.ndarray
@@ -29,9 +39,31 @@ class Sample(NamedTuple):
 class DataModel:
     """Definition 1, with e1 and e2 the first two coordinates; the defaults are those of the book's tables.
 
-    x = y mu + xi; mu = a e1 for the majority and b e2 - c e1 for the minority (probability `pi`); xi is Gaussian with
-    deviation `sigma_par` in the plane of e1, e2 and `sigma` off it. A training sample has p majority and q minority points.
-    Raises ValueError outside the definition's ranges.
+    x = y mu + xi. The mean mu is a e1 for the majority and b e2 - c e1 for the minority; xi is Gaussian.
+
+    Parameters
+    ----------
+    d : int
+        Dimension, at least p + q + 3.
+    p, q : int
+        Majority and minority points of a training sample.
+    a, b, c : float
+        Lengths of the means; a and b are positive, c is at least 0.
+    sigma, sigma_par : float
+        Deviation of the noise off the plane of e1 and e2 (positive), and in it.
+    pi : float
+        Minority share of the population, between 0 and 1/2.
+
+    Raises
+    ------
+    ValueError
+        Where a parameter lies outside its range.
+
+    Examples
+    --------
+    >>> model = DataModel(d=30, p=8, q=2)
+    >>> model.n, model.sample(seed=0).x.shape
+    (10, (10, 30))
     """
 
     d: int = 200
@@ -45,19 +77,12 @@ class DataModel:
     pi: float = 0.1
 
     def __post_init__(self):
-        for name in ("d", "p", "q"):
-            if getattr(self, name) != int(getattr(self, name)) or getattr(self, name) < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, but it is {getattr(self, name)}.")
-        if self.d < self.n + 3:
-            raise ValueError(f"d must be at least p + q + 3 = {self.n + 3}, but it is {self.d}.")
-        for name, least in {"a": False, "b": False, "sigma": False, "c": True, "sigma_par": True}.items():
-            value = getattr(self, name)
-            if not (value >= 0 if least else value > 0) or not math.isfinite(value):
-                raise ValueError(
-                    f"{name} must be {'at least 0' if least else 'positive'} and finite, but it is {value}."
-                )
-        if not 0 < self.pi < 0.5:
-            raise ValueError(f"pi must lie strictly between 0 and 1/2, but it is {self.pi}.")
+        for name in ("p", "q"):
+            as_number(name, getattr(self, name), 1, whole=True)
+        as_number("d", self.d, self.n + 3, whole=True, why=" = p + q + 3")
+        for name in ("a", "b", "c", "sigma", "sigma_par"):
+            as_number(name, getattr(self, name), strict=name in ("a", "b", "sigma"))
+        as_number("pi", self.pi, 0, 0.5, strict=True)
 
     @property
     def n(self) -> int:
@@ -86,11 +111,11 @@ class DataModel:
         return between + np.diag(self.gamma)
 
     def sample(self, seed=0) -> Sample:
-        """The training sample D: p majority points, then q minority points."""
+        """A training sample: p majority points, then q minority points. `seed` is a number or a generator."""
         return self._draw(np.repeat([False, True], [self.p, self.q]), np.random.default_rng(seed))
 
     def fresh(self, n: int, seed=0) -> Sample:
-        """n fresh points of the population, minority with probability pi."""
+        """`n` fresh points of the population, each of the minority with probability pi."""
         rng = np.random.default_rng(seed)
         return self._draw(rng.random(n) < self.pi, rng)
 
@@ -102,7 +127,7 @@ class DataModel:
 
 
 class Alignments(NamedTuple):
-    """M, A and s of eq. (1): floats for one w (d,), arrays (...) for w (..., d)."""
+    """M, A and s of eq. (1): numbers for one w (d,), arrays (...) for w (..., d)."""
 
     M: np.ndarray
     A: np.ndarray
@@ -110,7 +135,29 @@ class Alignments(NamedTuple):
 
 
 def alignments(w, model: DataModel) -> Alignments:
-    """Eq. (1): M = <w, mu_maj>, A = <w, mu_min>, s = sqrt(w' Gamma w), for w (..., d)."""
+    """Eq. (1): M = <w, mu_maj>, A = <w, mu_min>, s = sqrt(w' Gamma w).
+
+    Parameters
+    ----------
+    w : (..., d) array_like
+        Weights.
+    model : DataModel
+
+    Returns
+    -------
+    Alignments
+
+    Raises
+    ------
+    ValueError
+        Where the last axis of `w` does not hold d coordinates.
+
+    Examples
+    --------
+    >>> model = DataModel()
+    >>> float(alignments(model.mu_maj, model).M)
+    2.25
+    """
     w = as_array("w", w)
     if w.shape[-1] != model.d:
         raise ValueError(f"w must have {model.d} coordinates on its last axis, but its shape is {w.shape}.")
@@ -118,32 +165,99 @@ def alignments(w, model: DataModel) -> Alignments:
 
 
 def interpolates(w, z, tolerance: float = 1e-9) -> bool:
-    """Whether w (d,) gives every training row of z (n, d) the margin 1."""
+    """Whether w (d,) gives each training row of z (n, d) the margin 1, to `tolerance`.
+
+    Examples
+    --------
+    >>> interpolates([1.0, 0.0], np.array([[1.0, 5.0], [1.0, 7.0]]))
+    True
+    """
     return bool(np.abs(z @ w - 1).max() <= tolerance)
 
 
 def error(M, A, s, pi):
-    """Test error (Definition 4): (1 - pi) Phi(-M / s) + pi Phi(-A / s)."""
+    """Test error (Definition 4): (1 - pi) Phi(-M / s) + pi Phi(-A / s).
+
+    Parameters
+    ----------
+    M, A, s, pi : array_like
+        Alignments, nuisance scale and minority share.
+
+    Returns
+    -------
+    float or ndarray
+
+    Examples
+    --------
+    >>> float(error(0.0, 0.0, 1.0, 0.1))
+    0.5
+    """
     return (1 - pi) * ndtr(-M / s) + pi * ndtr(-A / s)
 
 
 def variance(M, A, s, pi):
-    """Var f_w(x) = (1 - pi) M^2 + pi A^2 + s^2, the quantity v that a G-path contracts."""
+    """Var f_w(x) = (1 - pi) M^2 + pi A^2 + s^2, the quantity v that a G-path contracts. Arguments as for `error`.
+
+    Examples
+    --------
+    >>> variance(1.0, 0.0, 2.0, 0.5)
+    4.5
+    """
     return (1 - pi) * M**2 + pi * A**2 + s**2
 
 
 def fresh_below(tau, M, A, s, pi):
-    """P(m_w < tau) for a fresh point."""
+    """P(m_w < tau) for a fresh point. `tau` is an array_like of thresholds; the others are as for `error`.
+
+    Examples
+    --------
+    >>> float(fresh_below(1.0, 1.0, 1.0, 0.3, 0.1))
+    0.5
+    """
     return (1 - pi) * ndtr((tau - M) / s) + pi * ndtr((tau - A) / s)
 
 
 def advantage(M, A, s, pi, tau=1.0):
-    """Adv(w; tau) of eq. (2) for an interpolator, whose members sit at 1; tau = 1 is Adv* (Lemma 3, eq. 5)."""
+    """Adv(w; tau) of eq. (2) for an interpolator, whose members sit at 1; at tau = 1 it is Adv* (Lemma 3, eq. 5).
+
+    Parameters
+    ----------
+    M, A, s, pi : array_like
+        As for `error`.
+    tau : array_like
+        Thresholds.
+
+    Returns
+    -------
+    float or ndarray
+
+    Examples
+    --------
+    >>> float(advantage(1.0, 1.0, 0.3, 0.1))
+    0.5
+    """
     return fresh_below(tau, M, A, s, pi) - (np.asarray(tau) > 1)
 
 
 def best_advantage(margins, M, A, s, pi):
-    """Adv* of eq. (2) for any training margins (..., n): the best threshold among them, where the supremum is attained."""
+    """Adv* of eq. (2) for any training margins: that of the best threshold among them, which attains the supremum.
+
+    Parameters
+    ----------
+    margins : (..., n) array_like
+        Training margins.
+    M, A, s, pi : (...) array_like
+        As for `error`.
+
+    Returns
+    -------
+    float or (...) ndarray
+
+    Examples
+    --------
+    >>> float(best_advantage([1.0, 1.0], 1.0, 1.0, 0.3, 0.1))
+    0.5
+    """
     tau = np.sort(margins, axis=-1)
     members_above = 1 - np.arange(tau.shape[-1]) / tau.shape[-1]
     M, A, s = (np.asarray(value)[..., None] for value in (M, A, s))
@@ -159,65 +273,82 @@ class Gaps(NamedTuple):
 
 
 def gaps(w, sample: Sample, model: DataModel, subclass: str = "maj") -> Gaps:
-    """Definition 4, from the training margins of `subclass` ("maj" or "min") and its exact fresh law."""
-    if subclass not in ("maj", "min"):
-        raise ValueError(f'subclass must be "maj" or "min", not {subclass!r}.')
+    """Definition 4, from the training margins of a subclass and its exact fresh law.
+
+    Parameters
+    ----------
+    w : (d,) array
+        Weights.
+    sample : Sample
+        The training sample.
+    model : DataModel
+    subclass : {"maj", "min"}
+
+    Returns
+    -------
+    Gaps
+
+    Raises
+    ------
+    ValueError
+        For another subclass.
+
+    Examples
+    --------
+    >>> model = DataModel(sigma_par=0.1)
+    >>> round(float(gaps(model.mu_maj, model.sample(), model, "min").accuracy), 6) + 0.0
+    0.0
+    """
     M, A, s = alignments(w, model)
-    rows, mean = (sample.minority, A) if subclass == "min" else (~sample.minority, M)
-    margins = sample.z[rows] @ w
+    minority = as_choice("subclass", subclass, ("maj", "min")) == "min"
+    mean, margins = A if minority else M, sample.z[sample.minority == minority] @ w
     below = ndtr((1 - mean) / s)
     return Gaps(margins.mean() - mean, (margins > 0).mean() - ndtr(mean / s), (margins >= 1 - 1e-9).mean() - 1 + below)
 
 
-def matched_interpolator(z, model: DataModel, M: float, A: float, s: float) -> np.ndarray:
-    """Proposition 1: an interpolator of z (n, d) with alignments M, A and nuisance scale s.
-
-    Raises ValueError where s lies below what this construction reaches.
-    """
-    base = np.linalg.lstsq(z, np.ones(len(z)), rcond=None)[0]
-    kernel = np.linalg.svd(z)[2][len(z) :].T
-    means = np.stack([model.mu_maj, model.mu_min], axis=1)
-    inner = kernel.T @ means
-    w = base + kernel @ np.linalg.lstsq(inner.T, np.array([M, A]) - base @ means, rcond=None)[0]
-    free = kernel @ np.linalg.svd(inner.T)[2][-1]
-    quadratic, half, rest = free**2 @ model.gamma, free @ (model.gamma * w), w**2 @ model.gamma - s**2
-    root = half**2 - quadratic * rest
-    if root < 0:
-        least = math.sqrt(w**2 @ model.gamma - half**2 / quadratic)
-        raise ValueError(f"s must be at least {least:.6g} for these alignments, but it is {s}.")
-    return w + (math.sqrt(root) - half) / quadratic * free
-
-
-def matched_pair(z, model: DataModel, first, second, s: float) -> tuple[np.ndarray, np.ndarray]:
-    """Proposition 1: two interpolators of z with the same s and alignments (M, A) = `first` and `second`."""
-    return matched_interpolator(z, model, *first, s), matched_interpolator(z, model, *second, s)
-
-
-def cap_bound(t, dim: int):
-    """Lemma 1's bound on the measure of {x on the unit sphere: x_1 >= t}: exp(-dim t^2 / 2)."""
-    return np.exp(-dim * np.square(t) / 2)
+def check_definitions(problems):
+    """Definitions 1, 3 and 4: the formulas of a model's margins, errors, advantages and gaps, against counts of points."""
+    model, sample, w, fresh = problems.fitted(100_000)
+    M, A, s = alignments(w, model)
+    members, margin = sample.z @ w, fresh.z @ w
+    for name, mean, train, test in (
+        ("maj", M, members[~sample.minority], margin[~fresh.minority]),
+        ("min", A, members[sample.minority], margin[fresh.minority]),
+    ):
+        yield estimated(f"margins have the stated mean, {name}", test, mean)
+        yield estimated(f"margins have variance s^2, {name}", (test - mean) ** 2, s**2)
+        found = gaps(w, sample, model, name)
+        yield estimated(f"confidence gap, {name}", train.mean() - test, found.confidence)
+        yield estimated(f"accuracy gap, {name}", (train > 0).mean() - (test > 0), found.accuracy)
+    yield estimated("err", margin <= 0, error(M, A, s, model.pi))
+    yield estimated("v is the variance of f", margin**2, variance(M, A, s, model.pi))
+    tau = np.array([-0.5, 0.0, 0.5, 0.9, 0.999, 1.5])
+    counted = (members[:, None] >= tau).mean(0) - (margin[:, None] >= tau)
+    yield estimated("Adv(tau)", counted, advantage(M, A, s, model.pi, tau))
+    best = best_advantage(members, M, A, s, model.pi)
+    yield least("no threshold beats Adv*", best - advantage(M, A, s, model.pi, np.linspace(-3, 3, 6_001)), -1e-9)
+    yield equal("Adv* is reached at the members' level", best - advantage(M, A, s, model.pi), 1e-9)
 
 
-def cap_measure(t, dim: int):
-    """Its exact value for t in [0, 1]: half the regularized incomplete beta function at 1 - t^2."""
-    return 0.5 * betainc((dim - 1) / 2, 0.5, 1 - np.square(t))
+def check_lemma2(problems):
+    """Lemma 2: the gaps (4) of both subclasses, on random interpolators of random models."""
+    for model in problems.models(100):
+        sample = model.sample(problems.rng)
+        w = problems.interpolator(sample.z)
+        M, A, s = alignments(w, model)
+        for name, mean, mu in (("maj", M, model.mu_maj), ("min", A, model.mu_min)):
+            found, noise = gaps(w, sample, model, name), (sample.z[sample.minority == (name == "min")] - mu) @ w
+            yield equal("confidence gap is the mean fitted noise", found.confidence - noise.mean(), 1e-9)
+            yield equal("confidence gap is 1 - M (1 - A)", found.confidence - (1 - mean), 1e-9)
+            yield equal("accuracy gap is Phi(-M / s)", found.accuracy - ndtr(-mean / s), 1e-9)
+            yield equal("advantage at 1 is Phi(gap / s)", found.advantage - ndtr(found.confidence / s), 1e-9)
 
 
-class NearOrthogonality(NamedTuple):
-    """Lemma 1's three bounds: on absolute cosines, on relative squared-norm deviations, on absolute inner products with e_k."""
-
-    cosine: float
-    norm: float
-    plane: float
-
-
-def near_orthogonality(n: int, dim: int, delta: float, sigma: float = 1.0) -> NearOrthogonality:
-    """Lemma 1, eq. (3): bounds for n Gaussian vectors of deviation sigma in R^dim, each with probability >= 1 - delta."""
-    if n < 2 or dim < 2 or not 0 < delta < 1:
-        raise ValueError(f"n and dim must be at least 2 and delta in (0, 1), but they are {n}, {dim} and {delta}.")
-    x = math.log(2 * n / delta)
-    return NearOrthogonality(
-        math.sqrt(2 * math.log(n * (n - 1) / delta) / dim),
-        2 * math.sqrt(x / dim) + 2 * x / dim,
-        sigma * math.sqrt(2 * math.log(4 * n / delta)),
-    )
+def check_proposition2(problems):
+    """Proposition 2: Adv* is the attack's AUC, fresh margins against 1, and never below the error."""
+    M, A, s, pi = (values[:4] for values in problems.alignments(40))
+    n = problems.count(50_000)
+    share, noise = problems.rng.random((n, 4)), problems.rng.standard_normal((n, 4))
+    yield estimated("AUC is Adv*", np.where(share < pi, A, M) + s * noise < 1, advantage(M, A, s, pi))
+    many = problems.alignments(50_000)
+    yield least("Adv* >= err", advantage(*many) - error(*many), -1e-12)

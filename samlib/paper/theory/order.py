@@ -1,55 +1,131 @@
 """The MSA order, Theorems 1 and 2, the window of Corollary 1 and its counterexamples."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import log_ndtr, ndtr
+from scipy.stats import norm
 
+from samlib.paper.theory.checking import above, always, equal, estimated, least
 from samlib.paper.theory.model import DataModel, advantage, alignments, error, interpolates
+from samlib.paper.theory.samples import matched_interpolator, matched_pair
 
 
 def msa_at_least(w1, w2, z, model: DataModel, tolerance: float = 1e-9) -> bool:
-    """Definition 2: whether w1 is at least w2 in the MSA order, that is (C1) to (C4) hold, each to `tolerance`."""
+    """Definition 2: whether w1 is at least w2 in the MSA order, each of (C1) to (C4) to `tolerance`.
+
+    Parameters
+    ----------
+    w1, w2 : (d,) array
+        Weights.
+    z : (n, d) array
+        Signed training rows.
+    model : DataModel
+    tolerance : float
+
+    Returns
+    -------
+    bool
+
+    Examples
+    --------
+    >>> model = DataModel(d=30, p=8, q=3)
+    >>> z = model.sample().z
+    >>> msa_at_least(*matched_pair(z, model, (0.7, 0.2), (0.8, -0.2), 5.0), z, model)
+    True
+    """
     first, second = alignments(w1, model), alignments(w2, model)
-    return bool(
-        interpolates(w1, z, tolerance)
-        and interpolates(w2, z, tolerance)
-        and abs(first.s - second.s) <= tolerance
-        and second.A - tolerance <= first.A
-        and second.M + tolerance >= first.M
-    )
+    slack = min(first.A - second.A, second.M - first.M, -abs(first.s - second.s))
+    return interpolates(w1, z, tolerance) and interpolates(w2, z, tolerance) and bool(slack >= -tolerance)
 
 
 def exchange_rate(M1, A1, M2, A2):
-    """kappa = (M2 - M1) / (A1 - A2) of Definition 2: majority alignment paid per unit of minority alignment."""
+    """kappa = (M2 - M1) / (A1 - A2) of Definition 2: majority alignment paid for a unit of minority alignment.
+
+    Examples
+    --------
+    >>> exchange_rate(0.5, 1.0, 1.5, 0.5)
+    2.0
+    """
     return (M2 - M1) / (A1 - A2)
 
 
 def error_difference(M1, A1, M2, A2, pi, cdf: Callable):
-    """Theorem 1, eq. (6): err(w2) - err(w1) for a shared noise law F_B, given as its `cdf`."""
+    """Theorem 1, eq. (6): err(w2) - err(w1).
+
+    Parameters
+    ----------
+    M1, A1, M2, A2, pi : array_like
+        Alignments of both models, and the minority share.
+    cdf : callable
+        The noise law F_B that both share.
+
+    Returns
+    -------
+    float or ndarray
+
+    Examples
+    --------
+    >>> float(error_difference(0.5, 0.5, 0.5, 0.0, 0.1, ndtr)) > 0
+    True
+    """
     return pi * (cdf(A1) - cdf(A2)) - (1 - pi) * (cdf(M2) - cdf(M1))
 
 
 def advantage_difference(M1, A1, M2, A2, pi, cdf: Callable):
-    """Theorem 2, eq. (8): Adv*(w1) - Adv*(w2), which is eq. (6) shifted by the member level 1, with the sign turned."""
+    """Theorem 2, eq. (8): Adv*(w1) - Adv*(w2), which is eq. (6) moved by the member level, sign turned. As `error_difference`.
+
+    Examples
+    --------
+    >>> float(advantage_difference(0.5, 0.5, 0.5, 0.0, 0.1, ndtr)) < 0
+    True
+    """
     return (1 - pi) * (cdf(M2 - 1) - cdf(M1 - 1)) - pi * (cdf(A1 - 1) - cdf(A2 - 1))
 
 
 def log_price(M1, A1, M2, A2, pi):
-    """log Lambda of Definition 2, Lambda = (1 - pi) kappa / pi; -inf where kappa = 0."""
+    """log Lambda of Definition 2, Lambda = (1 - pi) kappa / pi; -inf where kappa = 0. Arguments as `error_difference`.
+
+    Examples
+    --------
+    >>> round(float(log_price(0.5, 1.0, 1.5, 0.5, 0.5)), 4)
+    0.6931
+    """
     with np.errstate(divide="ignore"):
         return np.log((1 - pi) / pi * exchange_rate(M1, A1, M2, A2))
 
 
 def theorem1_condition(M1, A1, M2, A2, s, pi):
-    """Theorem 1(ii), eq. (7): sufficient, for Gaussian noise, A1 > A2 and 0 <= M1 <= M2, for err(w1) < err(w2)."""
+    """Theorem 1(ii), eq. (7): for Gaussian noise, A1 > A2 and 0 <= M1 <= M2 it suffices for err(w1) < err(w2).
+
+    Parameters
+    ----------
+    M1, A1, M2, A2, s, pi : array_like
+        Alignments of both models, their nuisance scale and the minority share.
+
+    Returns
+    -------
+    bool or ndarray of bool
+
+    Examples
+    --------
+    >>> bool(theorem1_condition(0.9, 0.5, 0.9, 0.1, 0.4, 0.1))
+    True
+    """
     return (M1 >= 0) & (s**2 * log_price(M1, A1, M2, A2, pi) <= (M1**2 - np.maximum(A1**2, A2**2)) / 2)
 
 
 def theorem2_condition(M1, A1, M2, A2, s, pi):
-    """Theorem 2(ii), eq. (9): sufficient, for Gaussian noise, A1 > A2 and M1 < M2, for Adv*(w1) >= Adv*(w2)."""
+    """Theorem 2(ii), eq. (9): for Gaussian noise, A1 > A2 and M1 < M2 it suffices for Adv*(w1) >= Adv*(w2).
+
+    Parameters and result are those of `theorem1_condition`.
+
+    Examples
+    --------
+    >>> bool(theorem2_condition(0.7, 0.2, 0.9, 0.1, 0.4, 0.1))
+    True
+    """
     farthest = np.maximum((1 - M1) ** 2, (1 - M2) ** 2)
     nearest = (1 - np.clip(1, A2, A1)) ** 2
     return (M1 < M2) & (s**2 * log_price(M1, A1, M2, A2, pi) >= (farthest - nearest) / 2)
@@ -63,75 +139,226 @@ class Slopes(NamedTuple):
 
 
 def slopes(M, A, s, kappa, pi) -> Slopes:
-    """Derivatives along a path of Corollary 1 (A' = 1, M' = -kappa, fixed s)."""
+    """Derivatives along a path of Corollary 1: A' = 1, M' = -kappa, fixed s.
 
-    def phi(t):
-        return np.exp(-(t**2) / 2) / np.sqrt(2 * np.pi)
+    Parameters
+    ----------
+    M, A, s, kappa, pi : array_like
+        Alignments, nuisance scale, exchange rate and minority share.
 
-    return Slopes(
-        ((1 - pi) * kappa * phi(M / s) - pi * phi(A / s)) / s,
-        ((1 - pi) * kappa * phi((1 - M) / s) - pi * phi((1 - A) / s)) / s,
-    )
+    Returns
+    -------
+    Slopes
+
+    Examples
+    --------
+    >>> slopes(0.9, 0.1, 0.4, 0.0, 0.1).error < 0
+    np.True_
+    """
+    pairs = ((M, A), (1 - M, 1 - A))
+    return Slopes(*((1 - pi) * kappa * norm.pdf(m, 0, s) - pi * norm.pdf(a, 0, s) for m, a in pairs))
 
 
 def window(M, A):
     """Corollary 1, eq. (10): the open interval of s^2 log((1 - pi) kappa / pi) in which error falls and advantage rises.
 
-    Returns (low, high), of width M - A; empty (low >= high) where A >= M.
+    Parameters
+    ----------
+    M, A : array_like
+        Alignments.
+
+    Returns
+    -------
+    low, high : float or ndarray
+        low is high - (M - A): the window is empty where A >= M.
+
+    Examples
+    --------
+    >>> window(1.0, 0.0)
+    (-0.5, 0.5)
     """
     high = (M**2 - A**2) / 2
     return high - (M - A), high
 
 
 def kappa_window(M, A, s, pi):
-    """Corollary 1 solved for kappa: (low, high), infinite where it exceeds floating point."""
+    """Corollary 1 solved for kappa: (low, high), infinite beyond floating point. Arguments as `slopes`.
+
+    Examples
+    --------
+    >>> low, high = kappa_window(0.9, 0.1, 0.4, 0.1)
+    >>> bool(low < 0.2 < high)
+    True
+    """
     with np.errstate(over="ignore"):
         return tuple(pi / (1 - pi) * np.exp(np.asarray(bound) / s**2) for bound in window(M, A))
 
 
 class Comparison(NamedTuple):
-    """Two models by their alignments; the differences are w1 minus w2."""
+    """Two models, each by its M, A and s, and the minority share `pi`."""
 
-    M1: float
-    A1: float
-    M2: float
-    A2: float
-    s1: float
-    s2: float
-    pi: float
+    first: tuple[float, float, float]
+    second: tuple[float, float, float]
+    pi: float = 0.1
 
     @property
     def error(self) -> float:
         """err(w1) - err(w2)."""
-        return float(error(self.M1, self.A1, self.s1, self.pi) - error(self.M2, self.A2, self.s2, self.pi))
+        return float(error(*self.first, self.pi) - error(*self.second, self.pi))
 
     @property
     def advantage(self) -> float:
         """Adv*(w1) - Adv*(w2)."""
-        return float(advantage(self.M1, self.A1, self.s1, self.pi) - advantage(self.M2, self.A2, self.s2, self.pi))
+        return float(advantage(*self.first, self.pi) - advantage(*self.second, self.pi))
 
 
 def ce1() -> Comparison:
-    """No anti-alignment (kappa = 0): more A lowers error and also lowers advantage, so Theorem 2 needs (C4)."""
-    return Comparison(M1=0.9, A1=0.5, M2=0.9, A2=0.1, s1=0.4, s2=0.4, pi=0.1)
+    """No anti-alignment (kappa = 0): more A lowers the error and also the advantage, so Theorem 2 needs (C4).
+
+    Examples
+    --------
+    >>> ce1().advantage < 0
+    True
+    """
+    return Comparison((0.9, 0.5, 0.4), (0.9, 0.1, 0.4))
 
 
 def ce2() -> tuple[Comparison, Comparison]:
-    """kappa too large, and an unsaturated majority with a moderate kappa: advantage rises, but so does error."""
-    dear = Comparison(M1=0.2, A1=0.0, M2=0.9, A2=-0.05, s1=0.2, s2=0.2, pi=0.1)
-    unsaturated = Comparison(M1=0.1, A1=0.0, M2=0.3, A2=-0.2, s1=0.3, s2=0.3, pi=0.1)
-    return dear, unsaturated
+    """A kappa that is too large, and an unsaturated majority with a moderate kappa: advantage rises, but so does error.
+
+    Examples
+    --------
+    >>> [one.error > 0 for one in ce2()]
+    [True, True]
+    """
+    expensive = Comparison((0.2, 0.0, 0.2), (0.9, -0.05, 0.2))
+    return expensive, Comparison((0.1, 0.0, 0.3), (0.3, -0.2, 0.3))
 
 
 def ce3() -> tuple[float, float]:
-    """Alignments (M, A) with A >= M: the window of Corollary 1 is empty, whatever kappa, s and pi."""
+    """Alignments (M, A) with A >= M: the window of Corollary 1 is empty, whatever kappa, s and pi.
+
+    Examples
+    --------
+    >>> low, high = window(*ce3())
+    >>> low < high
+    False
+    """
     return 0.3, 0.5
 
 
 def ce4() -> tuple[Comparison, ...]:
-    """Without (C2): M and A equal, s1 > s2 alone; between them error and advantage each go both ways."""
-    return (
-        Comparison(M1=0.9, A1=0.3, M2=0.9, A2=0.3, s1=0.3, s2=0.15, pi=0.1),
-        Comparison(M1=0.9, A1=-0.3, M2=0.9, A2=-0.3, s1=0.3, s2=0.15, pi=0.1),
-        Comparison(M1=1.2, A1=0.9, M2=1.2, A2=0.9, s1=0.3, s2=0.15, pi=0.1),
-    )
+    """Without (C2): M and A are equal, s1 > s2 alone; among the three, error and advantage each go both ways.
+
+    Examples
+    --------
+    >>> [one.error > 0 for one in ce4()]
+    [True, False, True]
+    """
+    return tuple(Comparison((M, A, 0.3), (M, A, 0.15)) for M, A in ((0.9, 0.3), (0.9, -0.3), (1.2, 0.9)))
+
+
+def check_definition2(problems):
+    """Definition 2: the order holds where it should, is reflexive and transitive, and needs each of its conditions."""
+    for model in problems.models(20):
+        z = model.sample(problems.rng).z
+        make = lambda M, A, s=50.0, z=z, model=model: matched_interpolator(z, model, M, A, s)  # noqa: E731
+        first, second, third = make(0.5, 0.4), make(0.7, 0.2), make(0.9, 0.0)
+        pairs = ((first, second), (second, third), (first, third), (first, first))
+        yield always("holds, reflexive and transitive", [msa_at_least(*pair, z, model, 1e-7) for pair in pairs])
+        off = first + 1e-3 * problems.rng.standard_normal(model.d)
+        without = ((off, off), (make(0.5, 0.4, 100.0), second), (second, make(0.9, 0.4)), (make(0.95, 0.4), second))
+        for k, pair in enumerate(without, 1):
+            yield always(f"needs (C{k})", not msa_at_least(*pair, z, model, 1e-7))
+
+
+def check_theorem1(problems):
+    """Theorem 1: eq. (6); under condition (7) no error is larger; bounded noise with a saturated majority."""
+    pair = problems.pairs(100_000)
+    M1, A1, M2, A2, s, pi = pair.values()
+    formula = error_difference(M1, A1, M2, A2, pi, lambda t: ndtr(t / s))
+    yield equal("eq. (6)", formula - (error(M2, A2, s, pi) - error(M1, A1, s, pi)), 1e-12)
+    gain, loss = np.log(pi) + log_mass(A2, A1, s), np.log1p(-pi) + log_mass(M1, M2, s)
+    yield above("under (7): log of minority gain over majority loss", (gain - loss)[theorem1_condition(**pair)])
+    beta = np.clip(M1, 1e-3, 1)  # saturated where |B| <= beta <= M1
+    saturated, moved = beta <= M1, (-beta < A1) & (beta > A2)
+    bounded = error_difference(M1, A1, M2, A2, pi, lambda t: np.clip((t + beta) / (2 * beta), 0, 1))
+    yield least("saturated majority: error never larger", bounded[saturated])
+    yield above("saturated majority: smaller where F_B((A2, A1]) > 0", bounded[saturated & moved])
+
+
+def check_theorem2(problems):
+    """Theorem 2: eq. (8); under condition (9) no advantage is smaller; bounded noise with a minority that is not fitted."""
+    pair = problems.pairs(100_000)
+    M1, A1, M2, A2, s, pi = pair.values()
+    formula = advantage_difference(M1, A1, M2, A2, pi, lambda t: ndtr(t / s))
+    yield equal("eq. (8)", formula - (advantage(M1, A1, s, pi) - advantage(M2, A2, s, pi)), 1e-12)
+    gain, loss = np.log1p(-pi) + log_mass(M1 - 1, M2 - 1, s), np.log(pi) + log_mass(A2 - 1, A1 - 1, s)
+    yield least("under (9): log of majority gain over minority loss", (gain - loss)[theorem2_condition(**pair)])
+    beta = np.maximum(0.99 * (1 - A1), 1e-3)  # |B| <= beta < 1 - A1
+    below, moved = beta < 1 - A1, (-beta < M2 - 1) & (beta > M1 - 1)
+    bounded = advantage_difference(M1, A1, M2, A2, pi, lambda t: np.clip((t + beta) / (2 * beta), 0, 1))
+    yield least("bounded noise below the member level: advantage never smaller", bounded[below])
+    yield above("... and larger where F_B((M1 - 1, M2 - 1]) > 0", bounded[below & moved])
+
+
+def check_pair_on_data(problems):
+    """Theorems 1 and 2 on data: an ordered pair of interpolators of one sample (Proposition 1), against fresh points."""
+    model, M1, A1, M2, A2, s = DataModel(d=60, p=20, q=3, sigma=0.25, sigma_par=0.25, pi=0.2), 0.7, 0.2, 0.8, -0.2, 0.5
+    z, fresh = model.sample(problems.rng).z, model.fresh(problems.count(100_000), problems.rng)
+    pair = matched_pair(z, model, (M1, A1), (M2, A2), s)
+    ordered = [msa_at_least(*pair, z, model, 1e-7), not msa_at_least(*pair[::-1], z, model, 1e-7)]
+    yield always("the pair is ordered, and not the other way", ordered)
+    first, second = (fresh.z @ w for w in pair)
+    law = (M1, A1, M2, A2, model.pi, lambda t: ndtr(t / s))
+    yield estimated("err(w2) - err(w1) on fresh points", (second <= 0) * 1.0 - (first <= 0), error_difference(*law))
+    yield estimated("Adv*(w1) - Adv*(w2) on fresh points", (first < 1) * 1.0 - (second < 1), advantage_difference(*law))
+
+
+def check_corollary1(problems):
+    """Corollary 1: the slopes are the derivatives, and error falls while advantage rises exactly inside the window (10)."""
+    M, A, s, pi = problems.alignments(200_000)
+    kappa, h = 10 ** problems.rng.uniform(-3, 3, len(M)), 1e-6
+    found = slopes(M, A, s, kappa, pi)
+    for name, f in (("error", error), ("advantage", advantage)):
+        numeric = (f(M - kappa * h, A + h, s, pi) - f(M + kappa * h, A - h, s, pi)) / (2 * h)
+        yield equal(f"slope of {name} (relative to 1 + kappa)", (numeric - getattr(found, name)) / (1 + kappa), 1e-3)
+    both, seen = (found.error < 0) & (found.advantage > 0), np.abs(found).min(0) > 1e-200  # others round to 0
+    price = s**2 * np.log((1 - pi) * kappa / pi)
+    for name, x, (low, high) in (("price", price, window(M, A)), ("kappa", kappa, kappa_window(M, A, s, pi))):
+        clear = seen & (np.minimum(np.abs(x - low), np.abs(x - high)) > 1e-9 * (1 + np.abs(x)))
+        yield always(f"both improve if and only if {name} is in its window", (both == ((low < x) & (x < high)))[clear])
+
+
+def check_counterexamples(problems):
+    """Counterexamples: CE1 to CE4, each by its own numbers."""
+    yield above("CE1: without anti-alignment error and advantage fall", [-ce1().error, -ce1().advantage], "change")
+    for name, one in zip(("kappa too large", "unsaturated majority"), ce2(), strict=True):
+        yield above(f"CE2: {name}: error and advantage rise", [one.error, one.advantage], "change")
+    kappa, s, pi = np.meshgrid(np.logspace(-4, 4, 81), np.logspace(-1, 1, 21), np.linspace(0.02, 0.48, 12))
+    found = slopes(*ce3(), s, kappa, pi)
+    yield always("CE3: A >= M: never both", ~((found.error < 0) & (found.advantage > 0)))
+    for name in ("error", "advantage"):
+        changes = [getattr(one, name) for one in ce4()]
+        yield above(f"CE4: s alone raises {name}, and lowers it elsewhere", [max(changes), -min(changes)], "change")
+
+
+def log_mass(low, high, s) -> np.ndarray:
+    """Log of the N(0, s^2) mass of (low, high], exact in the tails, where the mass itself rounds to 0.
+
+    Parameters
+    ----------
+    low, high, s : array_like
+
+    Returns
+    -------
+    float or ndarray
+
+    Examples
+    --------
+    >>> float(log_mass(-50.0, 50.0, 1.0))
+    0.0
+    """
+    flip = low + high > 0  # the upper tail by symmetry
+    u, v = np.where(flip, -high, low) / s, np.where(flip, -low, high) / s
+    return log_ndtr(v) + np.log(-np.expm1(log_ndtr(u) - log_ndtr(v)))

@@ -1,141 +1,312 @@
 """Actual SAM: linear models (Proposition 5) and diagonal networks (experiments E1 and E2)."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import numpy as np
 from scipy.special import expit
+from scipy.stats import ttest_rel
 
-from samlib.checks import as_array
-from samlib.paper.theory.geometry import diagonal_alignments, match_g
-from samlib.paper.theory.model import DataModel, advantage, alignments, best_advantage, error, variance
+from samlib.checks import as_array, as_choice
+from samlib.paper.descent import descend, sam_gradient
+from samlib.paper.theory.checking import above, equal, least
+from samlib.paper.theory.geometry import min_norm, summary
+from samlib.paper.theory.model import DataModel, advantage, alignments, best_advantage
+from samlib.paper.theory.plane import diagonal_alignments, match_g
 
 
 def offset_loss(w, phi, y, rho: float) -> float:
-    """Eq. (13) with the logistic loss: mean log(1 + exp(-(y <w, phi> - rho ||phi||))), phi (n, p), y (n,), w (p,)."""
+    """Eq. (13) with the logistic loss: mean log(1 + exp(-(y <w, phi> - rho ||phi||))).
+
+    Parameters
+    ----------
+    w : (p,) array
+        Weights.
+    phi : (n, p) array
+        Features.
+    y : (n,) array
+        Labels in {-1, 1}.
+    rho : float
+        SAM's radius.
+
+    Returns
+    -------
+    float
+
+    Examples
+    --------
+    >>> round(offset_loss(np.zeros(2), np.ones((3, 2)), np.ones(3), 0.0), 4)
+    0.6931
+    """
     return float(np.logaddexp(0, rho * np.linalg.norm(phi, axis=1) - y * (phi @ w)).mean())
 
 
 def offset_gradient(w, phi, y, rho: float) -> np.ndarray:
-    """Gradient of `offset_loss`, (p,)."""
+    """Gradient of `offset_loss`, (p,). Arguments as there.
+
+    Examples
+    --------
+    >>> offset_gradient(np.zeros(2), np.ones((3, 2)), np.ones(3), 0.0)
+    array([-0.5, -0.5])
+    """
     slope = -expit(rho * np.linalg.norm(phi, axis=1) - y * (phi @ w))
     return (slope * y) @ phi / len(y)
 
 
-def sam_gradient(gradient: Callable, w, rho: float) -> np.ndarray:
-    """SAM's gradient (Foret et al. 2021, eq. 3): `gradient` at w + rho g / ||g||, g = gradient(w)."""
-    g = gradient(w)
-    norm = np.linalg.norm(g)
-    return gradient(w + rho / norm * g) if rho > 0 and norm > 0 else g
+def linear_descent(x, y, *, rho: float, lr: float, steps: int, start, batch_size=None, seed=0) -> np.ndarray:
+    """SGD (rho = 0) or SAM on the squared loss of a linear score (Proposition 5a).
+
+    Parameters
+    ----------
+    x : (n, d) array
+        Rows.
+    y : (n,) array
+        Targets.
+    rho, lr : float
+        Radius and learning rate.
+    steps : int
+    start : (d,) array_like
+        Initial weights.
+    batch_size : int, optional
+        Drawn with replacement from `seed`; None is the full batch.
+
+    Returns
+    -------
+    (d,) ndarray
+
+    Examples
+    --------
+    >>> linear_descent(np.eye(2), np.ones(2), rho=0.0, lr=2.0, steps=1, start=[0, 0])
+    array([1., 1.])
+    """
+    rng, n = np.random.default_rng(seed), len(x)
+    batches = rng.integers(0, n, (steps, batch_size)) if batch_size else np.tile(np.arange(n), (steps, 1))
+    return descend(lambda w, b: (x[b] @ w - y[b]) @ x[b] / len(b), start, batches, rho=rho, lr=lr)
 
 
-def linear_descent(
-    x, y, *, rho: float, lr: float, steps: int, start, batch_size: int | None = None, seed=0
-) -> np.ndarray:
-    """SGD or SAM on the squared loss of a linear score (Proposition 5a): x (n, d), y (n,), start (d,), to (d,)."""
-    rng, w = np.random.default_rng(seed), np.array(start, float)
-    for _ in range(steps):
-        rows = slice(None) if batch_size is None else rng.integers(0, len(x), batch_size)
-        xb, yb = x[rows], y[rows]
-        w -= lr * sam_gradient(lambda v, xb=xb, yb=yb: (xb @ v - yb) @ xb / len(yb), w, rho)
-    return w
+def diagonal_net(z, *, rho: float, lr: float, steps: int, init: float, full_batch=False, seeds=None) -> np.ndarray:
+    """Train w = u^2 - v^2 to margin 1 by SGD or SAM, many runs at once.
 
+    Parameters
+    ----------
+    z : (runs, n, d) array_like
+        Signed training rows.
+    rho, lr : float
+        Radius and learning rate.
+    steps : int
+    init : float
+        The initial value of each coordinate of (u, v).
+    full_batch : bool
+        Else one row at a time, drawn with replacement.
+    seeds : sequence of int, optional
+        One for each run's rows; 0, 1, ... by default.
 
-def diagonal_net(
-    z, *, rho: float, lr: float, steps: int, init: float, full_batch: bool = False, seeds: Iterable[int] | None = None
-) -> np.ndarray:
-    """Train w = u^2 - v^2, theta = (u, v), to margin 1 by SGD or SAM, many runs at once: z (runs, n, d) to w (runs, d).
+    Returns
+    -------
+    (runs, d) ndarray
+        w. The loss is (margin - 1)^2 / 2, averaged over the batch.
 
-    Loss (margin - 1)^2 / 2, averaged over the batch; batch of 1 drawn with replacement from default_rng(seed) (seeds
-    default to 0, 1, ...), or `full_batch`. theta starts at `init` in every coordinate.
+    Raises
+    ------
+    ValueError
+        Where the number of seeds is not that of the runs.
+
+    Examples
+    --------
+    >>> diagonal_net(np.ones((1, 1, 1)), rho=0.0, lr=0.1, steps=500, init=0.3).round(6)
+    array([[1.]])
     """
     z = as_array("z", z, ndim=3)
     runs, n, d = z.shape
-    seeds = list(range(runs) if seeds is None else seeds)
+    seeds = range(runs) if seeds is None else seeds
     if len(seeds) != runs:
         raise ValueError(f"seeds must hold one seed per run ({runs}), but it holds {len(seeds)}.")
     rows = np.concatenate([z, -z], axis=2)
-    theta = np.full((runs, 2 * d), float(init))
-    gradient = _full_gradient(rows) if full_batch else None
-    picks = None if full_batch else np.stack([np.random.default_rng(s).integers(0, n, steps) for s in seeds], axis=1)
-    for step in range(steps):
-        if picks is not None:
-            gradient = _row_gradient(rows[np.arange(runs), picks[step]])
-        g = gradient(theta)
-        if rho > 0:
-            norm = np.sqrt(np.einsum("rd,rd->r", g, g))
-            g = gradient(theta + (rho / np.maximum(norm, 1e-300))[:, None] * g)
-        theta -= lr * g
+
+    def of_row(theta, pick):
+        t = theta * rows[np.arange(runs), pick]
+        return 2 * ((t * theta).sum(1, keepdims=True) - 1) * t
+
+    def of_all(theta, _):
+        residual = rows @ (theta * theta)[..., None] - 1
+        return 2 / n * theta * (residual.transpose(0, 2, 1) @ rows)[:, 0]
+
+    picks = np.stack([np.random.default_rng(seed).integers(0, n, steps) for seed in seeds], axis=1)
+    theta = descend(of_all if full_batch else of_row, np.full((runs, 2 * d), init), picks, rho=rho, lr=lr)
     return theta[:, :d] ** 2 - theta[:, d:] ** 2
 
 
-def _row_gradient(row):
-    def gradient(theta):
-        t = theta * row
-        return (2 * (np.einsum("rd,rd->r", t, theta) - 1))[:, None] * t
-
-    return gradient
-
-
-def _full_gradient(rows):
-    transposed = np.ascontiguousarray(rows.transpose(0, 2, 1))
-
-    def gradient(theta):
-        residual = (rows @ (theta * theta)[..., None]) - 1
-        return (2 / rows.shape[1]) * theta * (transposed @ residual)[..., 0]
-
-    return gradient
-
-
 def measure(w, z, model: DataModel) -> dict[str, np.ndarray]:
-    """M, A, s, error, best-threshold advantage, v and largest residual, each (runs,): w (runs, d), z (runs, n, d)."""
-    align = alignments(w, model)
-    margins = np.einsum("rnd,rd->rn", z, w)
-    return align._asdict() | {
-        "error": error(*align, model.pi),
-        "advantage": best_advantage(margins, *align, model.pi),
-        "v": variance(*align, model.pi),
-        "residual": np.abs(margins - 1).max(1),
-    }
+    """`summary` of trained models, with the advantage of the best threshold, and the largest residual.
+
+    Parameters
+    ----------
+    w : (runs, d) array
+        Weights.
+    z : (runs, n, d) array
+        Signed training rows.
+    model : DataModel
+
+    Returns
+    -------
+    dict of str to (runs,) ndarray
+
+    Examples
+    --------
+    >>> model = DataModel(d=30, p=8, q=2)
+    >>> sorted(measure(np.ones((1, 30)), model.sample().z[None], model))
+    ['A', 'M', 'advantage', 'error', 'residual', 's', 'v']
+    """
+    align, margins = alignments(w, model), np.einsum("rnd,rd->rn", z, w)
+    best = best_advantage(margins, *align, model.pi)
+    return summary(align, model.pi) | {"advantage": best, "residual": np.abs(margins - 1).max(1)}
 
 
-E1_ROWS = {
+E1_ROWS: dict[str, dict] = {
     "SGD": {"rho": 0.0, "lr": 0.02, "steps": 8_000},
     "GD": {"rho": 0.0, "lr": 0.03, "steps": 4_000, "full_batch": True},
     "SAM batch-1 rho=.05": {"rho": 0.05, "lr": 0.02, "steps": 20_000},
     "SAM full batch rho=.03": {"rho": 0.03, "lr": 0.03, "steps": 4_000, "full_batch": True},
     "SAM batch-1 rho=.3": {"rho": 0.3, "lr": 0.02, "steps": 20_000},
 }
+SMALL, FULL, LARGE = tuple(E1_ROWS)[2:]
+BASELINES = {SMALL: "SGD", FULL: "GD", LARGE: "SGD"}
 
 
-def training_rows(model: DataModel, seeds=range(6)) -> np.ndarray:
-    """The signed training rows of several samples, (seeds, n, d)."""
+def training_rows(model: DataModel, seeds: Iterable[int] = range(6)) -> np.ndarray:
+    """The signed training rows of several samples, (seeds, n, d).
+
+    Examples
+    --------
+    >>> training_rows(DataModel(), range(2)).shape
+    (2, 60, 200)
+    """
     return np.stack([model.sample(seed).z for seed in seeds])
 
 
-def e1(row: str, model: DataModel | None = None, seeds=range(6), steps: int | None = None) -> dict[str, np.ndarray]:
-    """One row of experiment E1's table (a key of `E1_ROWS`): `measure` per seed; `steps` replaces the table's number."""
-    if row not in E1_ROWS:
-        raise ValueError(f"row must be one of {', '.join(E1_ROWS)}, not {row!r}.")
+def e1(row: str, model: DataModel | None = None, seeds: Iterable[int] = range(6), steps: int | None = None):
+    """One row of experiment E1's table.
+
+    Parameters
+    ----------
+    row : str
+        A key of `E1_ROWS`.
+    model : DataModel, optional
+    seeds : iterable of int
+        One training sample each.
+    steps : int, optional
+        Replaces the table's number.
+
+    Returns
+    -------
+    dict of str to (seeds,) ndarray
+        As `measure`.
+
+    Raises
+    ------
+    ValueError
+        For another row.
+
+    Examples
+    --------
+    >>> e1("SGD", seeds=[0], steps=10)["residual"].shape
+    (1,)
+    """
+    options = E1_ROWS[as_choice("row", row, tuple(E1_ROWS))] | ({} if steps is None else {"steps": steps})
     model = model or DataModel()
     z = training_rows(model, seeds)
-    options = E1_ROWS[row] | ({} if steps is None else {"steps": steps})
     return measure(diagonal_net(z, init=0.3, seeds=seeds, **options), z, model)
 
 
-def e2(rho: float, model: DataModel | None = None, seeds=range(6), *, init: float = 1.0, steps: int = 8_000):
+def experiment1(seeds: Iterable[int] = range(6), many: Iterable[int] = range(40)) -> dict[tuple[int, str], dict]:
+    """E1's runs: {(q, row): `measure`}. The last iterate at rho = .3 is noisy: it and SGD run on the seeds `many` too.
+
+    Examples
+    --------
+    >>> runs = experiment1(range(2), range(2))  # doctest: +SKIP
+    """
+    plan = [(3, row) for row in E1_ROWS] + [(12, "SGD"), (12, SMALL)]
+    runs = {(q, row): e1(row, DataModel(p=60 - q, q=q), seeds) for q, row in plan}
+    return runs | {(3, f"{row}, more draws"): e1(row, seeds=many) for row in ("SGD", LARGE)}
+
+
+def e2(rho: float, model: DataModel | None = None, seeds: Iterable[int] = range(6), *, init=1.0, steps: int = 8_000):
     """Experiment E2: full-batch SAM beside the exact minimum-norm interpolator of G = diag(g, 1, ..., 1) at the same M.
 
-    Returns `measure` per seed with "g" (the matched g), "A_gap" and "s_gap" (SAM minus the interpolator), and "advantage"
-    replaced by the interpolator formula Adv* at threshold 1.
+    Parameters
+    ----------
+    rho : float
+        SAM's radius.
+    model, seeds, steps
+        As for `e1`.
+    init : float
+        The initial weights' size.
+
+    Returns
+    -------
+    dict of str to (seeds,) ndarray
+        As `measure`, with "g" (the matched g), "A_gap" and "s_gap" (SAM minus the interpolator). "advantage" is the
+        interpolator's formula Adv* at threshold 1.
+
+    Examples
+    --------
+    >>> sorted(e2(0.0, seeds=[0], steps=500))[:3]
+    ['A', 'A_gap', 'M']
     """
     model = model or DataModel()
-    samples = [model.sample(seed) for seed in seeds]
-    z = np.stack([sample.z for sample in samples])
+    z, found = training_rows(model, seeds), []
     result = measure(diagonal_net(z, rho=rho, lr=0.01, steps=steps, init=init, full_batch=True), z, model)
-    g = np.array([match_g(sample, model, M) for sample, M in zip(samples, result["M"], strict=True)])
-    exact = [diagonal_alignments(sample, model, value) for sample, value in zip(samples, g, strict=True)]
-    result["advantage"] = advantage(result["M"], result["A"], result["s"], model.pi)
-    result |= {name + "_gap": result[name] - [getattr(one, name) for one in exact] for name in ("A", "s")}
-    return result | {"g": g}
+    for seed, M in zip(seeds, result["M"], strict=True):
+        g = match_g(model.sample(seed), model, M)
+        found.append(np.array([g, *diagonal_alignments(model.sample(seed), model, g)]))
+    g, _, A, s = np.stack(found, axis=1)
+    formula = advantage(result["M"], result["A"], result["s"], model.pi)  # for interpolators, as those beside it are
+    return result | {"g": g, "A_gap": result["A"] - A, "s_gap": result["s"] - s, "advantage": formula}
+
+
+def check_proposition5(problems):
+    """Proposition 5: (a) row space and common limit, by other paths; (b) batch-1 SAM's gradient is that of eq. (13)."""
+    rng = problems.rng
+    for _ in range(problems.count(8)):
+        x, y, start = rng.standard_normal((4, 12)), rng.choice([-1.0, 1.0], 4), rng.standard_normal(12)
+        x /= np.linalg.norm(x, axis=1, keepdims=True)
+        there = [linear_descent(x, y, rho=rho, lr=0.3, steps=200, start=start, batch_size=1) for rho in (0.0, 0.5)]
+        kernel = np.linalg.svd(x)[2][4:]
+        yield equal("(a) iterates stay in w_init + row(X)", [kernel @ (w - start) for w in there], 1e-10)
+        yield above("(a) SAM takes another path than SGD", np.linalg.norm(there[1] - there[0]) - 0.01, "distance - .01")
+        # SAM of a fixed radius circles the solution: SGD takes both to it
+        ends = [linear_descent(x, y, rho=0.0, lr=1.5, steps=2_000, start=w) for w in there]
+        yield equal("(a) both reach interpolation: residuals", [x @ w - y for w in ends], 1e-8)
+        goal = start + min_norm(x, y - x @ start, np.ones(12))
+        yield equal("(a) ... at the same point", [w - goal for w in ends], 1e-6)
+        for _ in range(50):
+            phi, label = rng.standard_normal((1, 12)) * 10 ** rng.uniform(-1, 1), rng.choice([-1.0, 1.0], 1)
+            w, rho = rng.standard_normal(12), rng.uniform(0, 3)
+            found = sam_gradient(lambda v, phi=phi, label=label: offset_gradient(v, phi, label, 0.0), w, rho)
+            off = (found - offset_gradient(w, phi, label, rho)) / np.linalg.norm(phi)
+            yield equal("(b) batch-1 SAM's gradient is that of eq. (13) (relative)", off, 1e-12)
+
+
+def check_experiment1(runs):
+    """E1: the signs of SAM minus its own baseline on every draw; the boundary at q = 12; the reversal at rho = .3."""
+    for row in (SMALL, FULL):
+        base = runs[3, BASELINES[row]]
+        for name, sign in (("A", 1), ("M", -1), ("error", -1), ("advantage", 1), ("v", -1)):
+            claim = f"{row}: {name} {'rises' if sign > 0 else 'falls'} on every draw"
+            yield above(claim, sign * (runs[3, row][name] - base[name]), "least change")
+    for name in ("advantage", "error"):
+        change = runs[12, SMALL][name] - runs[12, "SGD"][name]
+        yield above(f"q = 12, {SMALL}: {name} rises on every draw", change, "least change")
+    base, other = (runs[3, f"{row}, more draws"] for row in ("SGD", LARGE))
+    for name in ("error", "advantage"):
+        yield least(f"{LARGE}: {name} falls on average", ttest_rel(base[name], other[name]).statistic, 2, "paired t")
+    yield least("... where members are not pinned: mean largest residual", other["residual"].mean(), 0.1, "residual")
+    yield equal("SGD and GD reach the same error", runs[3, "SGD"]["error"] - runs[3, "GD"]["error"], 0.002)
+
+
+def check_experiment2(runs):
+    """E2: SAM is on the exact G-path; the matched g and Adv* rise with rho, on every draw."""
+    gap = [np.stack([run["A_gap"], run["s_gap"]]) for run in runs.values()]
+    yield equal("SAM's A and s are those of the G-path at the same M", gap, 0.01)
+    for name, text in (("g", "the matched g"), ("advantage", "Adv*")):
+        rise = np.diff(np.stack([run[name] for run in runs.values()]), axis=0)
+        yield above(f"{text} rises with rho, on every draw", rise, "least rise")

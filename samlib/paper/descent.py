@@ -1,0 +1,72 @@
+"""The one step of SAM in numpy, for the mixture's fits and the theory's experiments. A test holds it to `samlib.SAM`.
+
+These models have a few weights and take thousands of steps, where torch's own overhead would be most of the time.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+
+def sam_gradient(gradient: Callable, w, rho: float) -> np.ndarray:
+    """SAM's gradient (Foret et al. 2021, eq. 3): `gradient` at w + rho g / ||g||, g = gradient(w).
+
+    Parameters
+    ----------
+    gradient : callable
+        Of weights, to an array of their shape.
+    w : (..., p) array
+        Weights, of one model or of many.
+    rho : float
+        The radius.
+
+    Returns
+    -------
+    (..., p) ndarray
+
+    Examples
+    --------
+    >>> sam_gradient(lambda w: 2 * w, np.array([3.0, 4.0]), 5.0)
+    array([12., 16.])
+    """
+    g = gradient(w)
+    if rho == 0:
+        return g
+    norm = np.sqrt((g * g).sum(-1, keepdims=True))
+    return gradient(w + rho / np.maximum(norm, 1e-300) * g)  # where g is 0, at w itself
+
+
+def descend(gradient: Callable, w, batches, *, rho: float, lr: float, momentum=0.0, l2=0.0, cosine=False) -> np.ndarray:
+    """SGD (rho = 0) or SAM, as `samlib.SAM` over `torch.optim.SGD` would step.
+
+    Parameters
+    ----------
+    gradient : callable
+        (w, batch) to the gradient of the batch's mean loss, of the shape of w.
+    w : (..., p) array_like
+        Initial weights, of one model or of many.
+    batches : sequence
+        A batch for each step.
+    rho, lr, momentum, l2 : float
+        Radius, learning rate, heavy-ball momentum and weight decay. The decay acts at w alone: SAM's move does not see it.
+    cosine : bool
+        Whether the learning rate falls to 0 along a cosine.
+
+    Returns
+    -------
+    (..., p) ndarray
+
+    Examples
+    --------
+    >>> descend(lambda w, batch: w - batch, [0.0], [4.0, 6.0], rho=0.0, lr=1.0)
+    array([6.])
+    """
+    w = np.array(w, float)
+    velocity = np.zeros_like(w)
+    for step, batch in enumerate(batches):
+        g = sam_gradient(lambda v, batch=batch: gradient(v, batch), w, rho)
+        if l2 or momentum:  # else two passes over the weights for nothing
+            velocity = g = momentum * velocity + g + l2 * w
+        w -= (lr * (0.5 * (1 + math.cos(math.pi * step / len(batches))) if cosine else 1)) * g
+    return w

@@ -1,0 +1,302 @@
+"""Propositions 3 and 4: interpolators of the data model through two by two matrices, where alignment meets contraction."""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+from scipy.optimize import brentq
+from scipy.special import ndtr
+from scipy.stats import binom, chi2, kstest
+
+from samlib.paper.theory.checking import above, equal, least, likely
+from samlib.paper.theory.geometry import min_norm
+from samlib.paper.theory.model import Alignments, DataModel, Sample, advantage, alignments
+
+
+def diagonal_alignments(sample: Sample, model: DataModel, g: float) -> Alignments:
+    """Alignments of the minimum-norm interpolator with G = diag(g, 1, ..., 1).
+
+    Parameters
+    ----------
+    sample : Sample
+        The training sample.
+    model : DataModel
+    g : float
+        Penalty on the majority direction.
+
+    Returns
+    -------
+    Alignments
+
+    Examples
+    --------
+    >>> model = DataModel(d=30, p=8, q=2)
+    >>> diagonal_alignments(model.sample(), model, 2.0).M < diagonal_alignments(model.sample(), model, 1.0).M
+    np.True_
+    """
+    return alignments(min_norm(sample.z, np.ones(model.n), np.r_[g, np.ones(model.d - 1)]), model)
+
+
+def match_g(sample: Sample, model: DataModel, M: float) -> float:
+    """The g at which `diagonal_alignments` has majority alignment M. Arguments as there.
+
+    Raises
+    ------
+    ValueError
+        Where no g in [1e-3, 1e4] attains M.
+
+    Examples
+    --------
+    >>> model = DataModel(d=30, p=8, q=2)
+    >>> round(match_g(model.sample(), model, diagonal_alignments(model.sample(), model, 2.0).M), 6)
+    2.0
+    """
+
+    def excess(log_g):
+        return diagonal_alignments(sample, model, np.exp(log_g)).M - M
+
+    low, high = np.log([1e-3, 1e4])
+    if excess(low) < 0 or excess(high) > 0:
+        raise ValueError(f"M = {M} is attained by no g in [1e-3, 1e4].")
+    return float(np.exp(brentq(excess, low, high)))
+
+
+def plane_metric(model: DataModel, eta: float) -> np.ndarray:
+    """D of Proposition 3 for G = I + eta E[xx'], up to scale: (2, 2). Needs sigma_par = 0.
+
+    Examples
+    --------
+    >>> plane_metric(DataModel(), 0.0)
+    array([[1., 0.],
+           [0., 1.]])
+    """
+    return (np.eye(2) + eta * model.second_moment[:2, :2]) / (1 + eta * model.sigma**2)
+
+
+class Reduction(NamedTuple):
+    """Proposition 3: theta (2,), the plane part of w; r (2,), the group residuals; s."""
+
+    theta: np.ndarray
+    r: np.ndarray
+    s: float
+
+
+def group_wishart(sample: Sample, model: DataModel) -> np.ndarray:
+    """V of Proposition 3: V^-1 = T'(Xi Xi')^-1 T, with T the group indicators. Its law is sigma^2 W_2(d - n).
+
+    Parameters
+    ----------
+    sample : Sample
+        The training sample.
+    model : DataModel
+
+    Returns
+    -------
+    (2, 2) ndarray
+
+    Examples
+    --------
+    >>> group_wishart(DataModel().sample(), DataModel()).shape
+    (2, 2)
+    """
+    noise = sample.z[:, 2:]
+    T = np.stack([~sample.minority / np.sqrt(model.p), sample.minority / np.sqrt(model.q)], axis=1)
+    return np.linalg.inv(T.T @ np.linalg.solve(noise @ noise.T, T))
+
+
+def group_means(model: DataModel) -> tuple[np.ndarray, np.ndarray]:
+    """B (2, 2) and t (2,) of Proposition 3: the group means and targets, each scaled by the root of its count.
+
+    Examples
+    --------
+    >>> group_means(DataModel(p=4, q=1))[1]
+    array([2., 1.])
+    """
+    t = np.sqrt([model.p, model.q])
+    return t[:, None] * np.stack([model.mu_maj[:2], model.mu_min[:2]]), t
+
+
+def reduction(V, D, model: DataModel) -> Reduction:
+    """Proposition 3: the interpolator of G = D (+) I from the matrix V alone.
+
+    Parameters
+    ----------
+    V, D : (2, 2) array
+        As `group_wishart` and `plane_metric` make them.
+    model : DataModel
+        Needs sigma_par = 0.
+
+    Returns
+    -------
+    Reduction
+
+    Raises
+    ------
+    ValueError
+        Where sigma_par is not 0.
+
+    Examples
+    --------
+    >>> reduction(np.eye(2), np.eye(2), DataModel()).theta.shape
+    (2,)
+    """
+    if model.sigma_par != 0:
+        raise ValueError(f"sigma_par must be 0 for the exact reduction, but it is {model.sigma_par}.")
+    B, t = group_means(model)
+    weight = B.T @ np.linalg.inv(V)
+    theta = np.linalg.solve(D + weight @ B, weight @ t)
+    r = t - B @ theta
+    return Reduction(theta, r, float(model.sigma * np.sqrt(r @ np.linalg.solve(V, r))))
+
+
+def spread(model: DataModel) -> float:
+    """lambda = sigma^2 (d - n): the mean of V is lambda I.
+
+    Examples
+    --------
+    >>> spread(DataModel(d=70, sigma=1.0))
+    10.0
+    """
+    return model.sigma**2 * (model.d - model.n)
+
+
+def reduction_bound(epsilon, D, model: DataModel) -> float:
+    """Proposition 3's bound on ||theta - theta_bar|| where ||V / lambda - I|| <= epsilon < 1. Arguments as `reduction`.
+
+    Raises
+    ------
+    ValueError
+        Where epsilon is not in [0, 1).
+
+    Examples
+    --------
+    >>> reduction_bound(0.0, np.eye(2), DataModel())
+    0.0
+    """
+    if not 0 <= epsilon < 1:
+        raise ValueError(f"epsilon must lie in [0, 1), but it is {epsilon}.")
+    lam = spread(model)
+    r = reduction(lam * np.eye(2), D, model).r
+    return float(epsilon * np.linalg.norm(r) / np.sqrt(lam * (1 - epsilon) * np.linalg.eigvalsh(D)[0]))
+
+
+def wishart_tail(x: float, model: DataModel) -> tuple[float, float]:
+    """Proposition 3's tail: (epsilon, probability) with P(||V / lambda - I|| <= epsilon) >= probability.
+
+    Examples
+    --------
+    >>> epsilon, probability = wishart_tail(2.0, DataModel())
+    >>> round(probability, 2)
+    0.73
+    """
+    rate = (np.sqrt(2) + x) / np.sqrt(model.d - model.n)
+    return float(2 * rate + rate**2), float(1 - 2 * np.exp(-(x**2) / 2))
+
+
+def proposition4(g, model: DataModel) -> Alignments:
+    """Proposition 4, eq. (11): alignments for D = diag(g, 1) and V = lambda I.
+
+    Parameters
+    ----------
+    g : array_like
+        Penalty on the majority direction.
+    model : DataModel
+
+    Returns
+    -------
+    Alignments
+
+    Examples
+    --------
+    >>> M, A, s = proposition4(np.array([1.0, 10.0]), DataModel())
+    >>> bool(M[1] < M[0]), bool(A[1] > A[0])
+    (True, True)
+    """
+    p, q, a, b, c, lam = model.p, model.q, model.a, model.b, model.c, spread(model)
+    E = lam * (lam + q * b**2)
+    F = lam * (p * a**2 + q * c**2) + p * q * a**2 * b**2
+    maj = lam * ((lam + q * b**2) * g + q * c * (a + c)) / (E * g + F)
+    min_ = lam * (lam * g + p * a * (a + c)) / (E * g + F)
+    return Alignments(1 - maj, 1 - min_, np.sqrt((p * maj**2 + q * min_**2) / (model.d - model.n)))
+
+
+def proposition4_rate(model: DataModel) -> float:
+    """The constant exchange rate of Proposition 4, (a / c)(1 + q b^2 / lambda).
+
+    Raises
+    ------
+    ValueError
+        Where c is 0.
+
+    Examples
+    --------
+    >>> proposition4_rate(DataModel()) > 0
+    True
+    """
+    if model.c == 0:
+        raise ValueError("c must be positive: without geometric anti-alignment A does not move.")
+    return model.a / model.c * (1 + model.q * model.b**2 / spread(model))
+
+
+def advantage_ceiling(model: DataModel) -> float:
+    """Proposition 4's maximum of Adv* when q / n = pi: Phi(sqrt((d - n) / n)), reached where M = A.
+
+    Examples
+    --------
+    >>> round(advantage_ceiling(DataModel(d=120)), 4)
+    0.8413
+    """
+    return float(ndtr(np.sqrt((model.d - model.n) / model.n)))
+
+
+def check_proposition3(problems):
+    """Proposition 3: the reduction against the interpolator in d dimensions; V's law; the bound and its tail."""
+    for model in problems.models(40, sigma_par=0):
+        sample, eta = model.sample(problems.rng), 10 ** problems.rng.uniform(-2, 2)
+        V, D, lam = group_wishart(sample, model), plane_metric(model, eta), spread(model)
+        found, bar = reduction(V, D, model), reduction(lam * np.eye(2), D, model)
+        w = min_norm(sample.z, np.ones(model.n), np.eye(model.d) + eta * model.second_moment)
+        off = np.append(found.theta - w[:2], found.s - alignments(w, model).s) / np.linalg.norm(w)
+        yield equal("the reduction is exact (theta and s, relative)", off, 1e-9)
+        distance = np.linalg.norm(V / lam - np.eye(2), 2)
+        if distance < 1:
+            slack = reduction_bound(distance, D, model) - np.linalg.norm(found.theta - bar.theta)
+            yield least("bound on ||theta - theta_bar||", slack)
+    model, u = DataModel(d=400, p=17, q=3), np.array([0.6, 0.8])
+    free = model.d - model.n
+    samples = [model.sample(problems.rng) for _ in range(problems.count(300))]
+    V = np.stack([group_wishart(sample, model) for sample in samples]) / model.sigma**2
+    yield likely("u'V u is chi^2(d - n)", kstest(u @ V @ u, chi2(free).cdf).pvalue)
+    yield likely("1 / (V^-1)_11 is chi^2(d - n - 1)", kstest(1 / np.linalg.inv(V)[:, 0, 0], chi2(free - 1).cdf).pvalue)
+    epsilon, probability = wishart_tail(2.0, model)
+    inside = np.linalg.norm(V / free - np.eye(2), 2, axis=(1, 2)) <= epsilon
+    yield likely("the tail holds as often as stated", binom.cdf(inside.sum(), len(V), probability))
+
+
+def check_proposition4(problems):
+    """Proposition 4: eq. (11) against the reduction; how M, A, s and Adv* move with g; the rate and the ceiling."""
+    weights = np.logspace(-2, 3, 101)
+    for k, model in enumerate(problems.models(250, sigma_par=0)):
+        if k % 5 == 0:
+            model = replace(model, c=0.0)
+        elif model.p * model.a < model.q * model.c:
+            continue  # the proposition does not speak of it
+        M, A, s = proposition4(weights, model)
+        for i in (0, 50, 100):
+            direct = reduction(spread(model) * np.eye(2), np.diag([weights[i], 1.0]), model)
+            found = direct.theta @ model.mu_maj[:2], direct.theta @ model.mu_min[:2], direct.s
+            yield equal("eq. (11)", np.subtract(found, (M[i], A[i], s[i])), 1e-10)
+        yield above("M falls with g", -np.diff(M), "least fall")
+        yield above("s rises with g", np.diff(s), "least rise")
+        if model.c == 0:
+            yield equal("A stays where c = 0", A - A[0], 1e-10)
+            continue
+        yield above("A rises with g where c > 0", np.diff(A), "least rise")
+        rate = (M[0] - M[-1]) / (A[-1] - A[0])  # over the whole path, so that no difference cancels
+        yield equal("the exchange rate is constant (relative)", rate / proposition4_rate(model) - 1, 1e-8)
+        yield above("A / s rises while A <= 0", np.diff(A / s)[A[1:] <= 0], "least rise")
+        if model.q / model.n < 0.5:  # where it is also the population's share
+            adv = advantage(M, A, s, model.q / model.n)
+            turns = np.diff(adv) * np.where(M[1:] > A[1:], 1, np.where(M[:-1] < A[:-1], -1, 0))
+            yield least("Adv* rises while M > A and falls after", turns, -1e-13, "least change")
+            yield least("Adv* never exceeds its ceiling", advantage_ceiling(model) - adv.max(), -1e-12)

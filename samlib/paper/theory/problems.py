@@ -1,0 +1,95 @@
+"""One source of random problems, for every check and for the ledger's rows on the theorems."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from samlib.paper.theory.model import DataModel, Sample
+
+
+class Problems:
+    """Random problems from one seed.
+
+    Parameters
+    ----------
+    seed : int
+        The source of randomness.
+    scale : float
+        Factor on how many problems a check asks for.
+
+    Attributes
+    ----------
+    rng : numpy.random.Generator
+        The generator that all problems come from.
+
+    Examples
+    --------
+    >>> problems = Problems(seed=0, scale=0.1)
+    >>> problems.count(1000)
+    100
+    >>> M, A, s, pi = problems.alignments(1000)
+    >>> M.shape
+    (100,)
+    """
+
+    def __init__(self, seed: int = 0, scale: float = 1.0):
+        self.rng, self.scale = np.random.default_rng(seed), scale
+
+    def count(self, number: int) -> int:
+        """`number` scaled, and at least 4."""
+        return max(4, round(number * self.scale))
+
+    def models(self, number: int, **fixed) -> Iterator[DataModel]:
+        """`count(number)` data models of random sizes, means, noise and minority share; `fixed` fields are kept."""
+        rng = self.rng
+        for _ in range(self.count(number)):
+            p, q = int(rng.integers(4, 16)), int(rng.integers(1, 6))
+            fields = {
+                "d": p + q + int(rng.integers(4, 30)), "p": p, "q": q, "a": rng.uniform(0.5, 2), "b": rng.uniform(0.5, 2),
+                "c": rng.uniform(0, 1.5), "sigma": rng.uniform(0.1, 1), "pi": rng.uniform(0.02, 0.48),
+                "sigma_par": rng.choice([0, rng.uniform(0.05, 1)]),
+            }  # fmt: skip
+            yield DataModel(**(fields | fixed))
+
+    def interpolator(self, z: np.ndarray) -> np.ndarray:
+        """An interpolator of z (n, d): the one of minimum norm plus a random kernel direction, (d,)."""
+        w = np.linalg.lstsq(z, np.ones(len(z)), rcond=None)[0]
+        kernel = np.linalg.svd(z)[2][len(z) :]
+        away = self.rng.standard_normal(len(kernel)) @ kernel / len(kernel) ** 0.5
+        return w + self.rng.uniform(0, 1) * np.linalg.norm(w) * away
+
+    def fitted(self, number: int) -> tuple[DataModel, Sample, np.ndarray, Sample]:
+        """One model, its sample, an interpolator of that, and `count(number)` fresh points."""
+        model = DataModel(d=40, p=14, q=4, sigma=0.4, sigma_par=0.2, pi=0.2)
+        sample = model.sample(self.rng)
+        return model, sample, self.interpolator(sample.z), model.fresh(self.count(number), self.rng)
+
+    def alignments(self, number: int) -> tuple[np.ndarray, ...]:
+        """M, A, s and pi of `count(number)` models, an array each."""
+        n, rng = self.count(number), self.rng
+        M, A = rng.uniform(-1, 1.3, (2, n))
+        return M, A, 10 ** rng.uniform(-1, 0.5, n), rng.uniform(0.01, 0.49, n)
+
+    def pairs(self, number: int) -> dict[str, np.ndarray]:
+        """`count(number)` pairs ordered by Definition 2: M1 <= M2, A1 > A2, a shared s, and pi, an array each."""
+        n, rng = self.count(number), self.rng
+        M1, A2 = rng.uniform(-0.2, 1.3, n), rng.uniform(-1, 1, n)
+        return {
+            "M1": M1, "A1": A2 + 10 ** rng.uniform(-3, 0, n), "M2": M1 + 10 ** rng.uniform(-3, 0, n), "A2": A2,
+            "s": 10 ** rng.uniform(-1.5, 0.3, n), "pi": rng.uniform(0.01, 0.49, n),
+        }  # fmt: skip
+
+    def linear(self, number: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """`count(number)` of x (n, d), y (n,) and Sigma (d, d), which has rank 2 in every third."""
+        rng = self.rng
+        for k in range(self.count(number)):
+            n = int(rng.integers(2, 9))
+            d = n + int(rng.integers(2, 15))
+            factor = rng.standard_normal((d, d + 2 if k % 3 else 2)) * np.exp(rng.normal(size=(d, 1)))
+            yield rng.standard_normal((n, d)), rng.choice([-1.0, 1.0], n), factor @ factor.T / factor.shape[1]
+
+    def scores(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """m, sd_out and nu of Theorem 5, `count(number)` of each, with nu below sd_out."""
+        n, rng = self.count(number), self.rng
+        m, sd_out = rng.uniform(-1.5, 1.5, n), 10 ** rng.uniform(-1, 0.7, n)
+        return m, sd_out, sd_out * 10 ** rng.uniform(-2, -0.05, n)
