@@ -6,7 +6,7 @@ from importlib import import_module
 
 _ROOMS = (
     "membership", "memorization", "influence", "entropy", "sharpness", "optimizers", "ablations", "lengths", "subclasses",
-    "tables", "mixture_page", "theory.pictures", "style",
+    "tables", "mixture_page", "theory_page", "style",
 )  # fmt: skip
 
 
