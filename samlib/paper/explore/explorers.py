@@ -33,7 +33,7 @@ class Explorer(anywidget.AnyWidget):
     """
 
     name = title = hint = ""
-    sliders: dict[str, traitlets.TraitType] = {}
+    sliders: ClassVar[dict[str, traitlets.TraitType]] = {}
     others: tuple[str, ...] = ()
     _css = page.STYLE
 
