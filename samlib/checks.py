@@ -128,7 +128,7 @@ def as_member(name: str, value, *, ndim: int | tuple[int, ...] | None = None) ->
 
 
 def as_labels(name: str, value, n_classes: int | None = None, *, ndim: int | None = None) -> np.ndarray:
-    """Class labels as int64 in 0 .. n_classes - 1. Raises ValueError where they are not."""
+    """Class labels as int64 in 0 .. n_classes - 1. Raises ValueError if they are anything else."""
     array = as_array(name, value, ndim=ndim)
     if array.dtype.kind == "f" and (array != np.floor(array)).any():
         raise ValueError(f"{name} must hold whole numbers.")
@@ -137,6 +137,13 @@ def as_labels(name: str, value, n_classes: int | None = None, *, ndim: int | Non
         top = "2^63 - 1" if n_classes is None else n_classes - 1
         raise ValueError(f"{name} must lie in 0 to {top}, but it spans {low} to {high}.")
     return array.astype(np.int64)
+
+
+def together(name_a: str, a, name_b: str, b) -> bool:
+    """Whether two optional arguments are given. Raises ValueError if only one of them is."""
+    if (a is None) != (b is None):
+        raise ValueError(f"{name_a} and {name_b} must be given together or not at all.")
+    return a is not None
 
 
 def as_number(name: str, value, low=0, high=math.inf, *, strict=False, whole=False, why: str = ""):

@@ -170,7 +170,7 @@ def _train_group(recipe: Mapping, data: Mapping, models: Sequence[int], device: 
     else:
         train = train_stacked if is_stacked(recipe) else train_each
         *logits, strategy = train(recipe, data, streams, members, device)
-    signals = {}
+    signals: dict[str, np.ndarray] = {}
     for side, z, labels in zip(("", "test_"), logits, (y, y_test), strict=True):
         signals |= {f"{side}{name}": values for name, values in _signals(z, labels).items()}
     each = [summaries({name: v[k] for name, v in signals.items()}, y, member) for k, member in enumerate(members)]

@@ -92,10 +92,10 @@ class Box:
         for place, pair in enumerate(self.pairs):
             works, fresh = {name: self.works[name] for name in pair}, {}
             for name, work in works.items():
-                others, groups = [w for other, w in works.items() if other != name], ([], [])
+                others = [w for other, w in works.items() if other != name]
+                fresh[name], begun = list[range](), list[range]()
                 for group in work.missing:
-                    groups[any(other.has(group) for other in others)].append(group)
-                fresh[name], begun = groups
+                    (begun if any(other.has(group) for other in others) else fresh[name]).append(group)
                 if begun:
                     yield False, (begun[0].start, place), name, begun, ()
             # larger groups lead: each smaller one that follows then makes pairs whole

@@ -98,7 +98,7 @@ class Engine:
     def _captured(self, training: Training) -> Training:
         before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
         try:
-            if self.compiled:
+            if self.compiled and isinstance(training, OneModel):
                 self.said = compile_passes(training, COMPILERS["cuda"])
             capture(training)
         except torch.OutOfMemoryError:

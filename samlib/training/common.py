@@ -119,7 +119,7 @@ class Inputs:
         return torch.minimum(at, 2 * (side - 1) - at)
 
 
-def cosine(step: int, steps: int) -> float:
+def cosine(step: float, steps: int) -> float:
     """The cosine factor on the learning rate (Loshchilov and Hutter 2017): 1 at step 0, 0 at step `steps`.
 
     Examples

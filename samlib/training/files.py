@@ -222,17 +222,16 @@ class Packs:
             with whole(last) as partial:
                 if last.exists():
                     shutil.copyfile(last, partial)
-                written, used = [], 0
                 with ZipFile(partial, "a", ZIP_DEFLATED, compresslevel=1) as file:
                     if f"{name}/about.npy" not in file.namelist():
                         _write(file, f"{name}/about", _text({"format": FORMAT, **about}))
-                    while groups and (not written or used + size + PACKED <= self.most):
+                    full = False
+                    while groups and not full:
                         models, result = groups.pop(0)
                         for array, values in {"models": models, **result}.items():
                             _write(file, f"{name}/{models.start}/{array}", encoded(values))
-                        written.append((name, models.start))
-                        used = file.fp.tell() + ENTRY * len(file.filelist)
-            self.there |= set(written)
+                        self.there.add((name, models.start))
+                        full = file.start_dir + ENTRY * len(file.filelist) + size + PACKED > self.most
 
 
 def _write(file: ZipFile, name: str, values: np.ndarray) -> None:

@@ -77,7 +77,7 @@ class Stacked(Training):
             gradient.add_(weights, alpha=decay)
         if momentum:
             velocity.mul_(momentum).add_(gradient)
-        weights.add_(velocity if momentum else gradient, alpha=-self.lr)
+        weights.add_(velocity if momentum else gradient, alpha=-self.lr.item())
 
     def _sharpness_aware(self, inputs, labels, out):
         weights, recipe = self.nets.weights, self.recipe
@@ -150,17 +150,16 @@ class Stack:
     """
 
     def __init__(self, shape: nn.Module, k: int, device):
-        self.shapes = [tuple(layer.weight.shape[::-1]) for layer in shape if isinstance(layer, nn.Linear)]
+        self.shapes = [(layer.in_features, layer.out_features) for layer in _linear(shape)]
         self.weights = torch.zeros(k, sum((fan_in + 1) * fan_out for fan_in, fan_out in self.shapes), device=device)
 
     @staticmethod
     def rows(models: Sequence[nn.Module]) -> torch.Tensor:
         """The weights (k, p) of k models of this shape, one in each row."""
-        rows = []
-        for model in models:
-            layers = [layer for layer in model if isinstance(layer, nn.Linear)]
-            rows.append(torch.cat([part.detach().reshape(-1) for l in layers for part in (l.weight.T, l.bias)]))
-        return torch.stack(rows)
+        rows = (
+            [part.detach().reshape(-1) for l in _linear(model) for part in (l.weight.T, l.bias)] for model in models
+        )
+        return torch.stack([torch.cat(row) for row in rows])
 
     def layers(self, weights):
         """Yield each layer of (k, p) as views: matrix (k, fan_in, fan_out) and bias (k, 1, fan_out)."""
@@ -199,3 +198,7 @@ class Stack:
                 z = torch.baddbmm(bias, z if i == 0 else z.relu_(), matrix)
             parts.append(z)
         return torch.cat(parts, 1)
+
+
+def _linear(model: nn.Module) -> list[nn.Linear]:
+    return [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
