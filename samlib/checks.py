@@ -26,12 +26,13 @@ def as_array(
 ) -> np.ndarray:
     """Convert `value` to a numpy array of real numbers, in native byte order, with at most 64 bits a number.
 
-    It may be all that numpy takes, a tensor of any kind, a list of tensors, a nullable table, a masked array, or a list
-    of Decimal or Fraction. Integers, bool and float16 keep their type. bfloat16 becomes float32, objects become float64.
+    It may be all that numpy takes, a tensor of any kind, or a list of tensors. It may be a nullable table, a masked
+    array, or a list of Decimal or Fraction. Integers, bool and float16 keep their type. bfloat16 becomes float32, objects
+    become float64.
     A column (n, 1) becomes (n,) if `ndim` allows 1 dimension and not 2. A missing entry of a table or mask becomes NaN.
 
-    Raises ValueError if `value` is anything else, has a number of dimensions that `ndim` does not allow, is empty
-    (unless `empty`), holds NaN (unless `missing`), or holds numbers beyond 1e100 (unless `infinite`).
+    Raises ValueError if `value` is anything else, or has a number of dimensions that `ndim` does not allow. Also if it is
+    empty (unless `empty`), holds NaN (unless `missing`), or numbers beyond 1e100 (unless `infinite`).
 
     Examples
     --------

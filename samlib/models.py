@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from samlib.checks import as_choice
 
 NORMS = ("batch", "group", "none")
-WITHOUT_NORM = ("mlp", "vit_tiny")  # models for which norm has no effect; vit_tiny has LayerNorm
+WITHOUT_NORM = ("mlp", "vit_tiny")  # models that ignore norm; vit_tiny has LayerNorm
 
 
 def build_model(
@@ -37,8 +37,8 @@ def build_model(
     hidden : sequence of int
         The widths of the hidden layers of an "mlp".
     norm : str
-        "batch"; "group" (Wu and He 2018), with at least 8 channels a group and at most 32 groups; or "none", in which
-        convolutions have biases and residual branches start at zero. It has no effect on "mlp" and "vit_tiny".
+        "batch"; "group" (Wu and He 2018), with at least 8 channels a group and at most 32 groups; or "none".
+        Without norms, convolutions have biases and residual branches start at zero. "mlp" and "vit_tiny" ignore it.
 
     Returns
     -------

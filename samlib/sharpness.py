@@ -35,7 +35,7 @@ class Effort(NamedTuple):
     epochs: int
 
 
-EFFORT = {"mlp": Effort(6, 3000, 100)}  # six pairs are the fewest whose agreement is significant at 5 %: 2 / 2**6
+EFFORT = {"mlp": Effort(6, 3000, 100)}  # six pairs are the fewest that can show a difference at 5 %: 2 / 2**6
 LESS = Effort(2, 200, 5)  # for any other architecture
 
 
@@ -56,7 +56,7 @@ class Loss:
     Raises
     ------
     ValueError
-        If the model is in training mode, or x and y do not hold the same examples, at least one.
+        If the model is in training mode, x and y differ in length, or they are empty.
 
     Examples
     --------
@@ -133,8 +133,7 @@ class Landscape(NamedTuple):
         The rise of the loss at distances GRID * rho along the gradient. At rho this is the sharpness of Foret et al. 2021,
         eq. 1, to first order.
     batches : (7,)
-        The mean over batches of the rise of a batch's loss along its own gradient, as in training (m-sharpness, section
-        4.1).
+        The rise of a batch's loss along its own gradient, as in training (m-sharpness, section 4.1). The mean over batches.
     random : (7,)
         The mean rise along random directions.
     adaptive : float
@@ -178,7 +177,7 @@ def measure(model: nn.Module, x: torch.Tensor, y: torch.Tensor, rho: float, *, b
 
     Notes
     -----
-    Random directions are Gaussian over all weights and scaled as a whole, so that they compare with the gradient at equal
+    Random directions are Gaussian over all weights. They are scaled as a whole, to compare with the gradient at equal
     distance. If they were scaled filter by filter (Li et al. 2018), they would leave the sphere that SAM searches. Each is
     taken both ways, which cancels the slope and leaves the curvature.
 
@@ -234,8 +233,8 @@ class Landscapes(NamedTuple):
 def landscapes(experiments: Mapping[str, Experiment], models: Sequence[int], *, device: str = "cpu") -> Landscapes:
     """Train a few models of both experiments of a pair again, and `measure` each on its own subset.
 
-    To rounding, these are the models of the runs. If a recipe costs more than EFFORT (an mlp) or LESS (any other
-    architecture) allows, its subsets and epochs are cut to that.
+    To rounding, these are the models of the runs. EFFORT (for an mlp) and LESS (for any other architecture) limit the
+    subsets and the epochs.
 
     Parameters
     ----------
@@ -249,7 +248,7 @@ def landscapes(experiments: Mapping[str, Experiment], models: Sequence[int], *, 
     Returns
     -------
     Landscapes
-        Measured at the other optimizer's rho, or at that of SAM's own recipe if the other has none.
+        Measured at the other optimizer's rho. If it has none, that of SAM's own recipe is taken.
 
     Raises
     ------
@@ -289,9 +288,9 @@ def landscapes(experiments: Mapping[str, Experiment], models: Sequence[int], *, 
 
 
 def valley(a, b):
-    """The loss (ab - 1)^2 / 2 of the smallest deep net, x to abx, which shall map 1 to 1.
+    """The loss (ab - 1)^2 / 2 of the smallest deep net, x to abx, which should map 1 to 1.
 
-    All points with ab = 1 are the same function.
+    It is 0 where ab = 1, and there the net is always the same function.
 
     Examples
     --------

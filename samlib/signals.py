@@ -29,7 +29,8 @@ def from_logits(logits, labels) -> dict[str, np.ndarray]:
     Raises
     ------
     ValueError
-        If there are fewer than 2 classes, a logit is NaN or +inf, all logits of a row are -inf, or labels do not fit.
+        If a logit is NaN or +inf, or all logits of a row are -inf. Also if there are fewer than 2 classes, or labels do
+        not fit.
 
     Notes
     -----

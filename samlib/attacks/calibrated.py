@@ -24,15 +24,15 @@ def population(target, population, *, target_labels=None, population_labels=None
     Returns
     -------
     array of target's shape
-        The share of population scores strictly below the example's, higher = more likely a member. Call an example a
+        The share of population scores strictly below the example's; higher means a likelier member. Call an example a
         member if its share is at least 1 - alpha. Then the false-positive rate on the population is at most alpha, ties
         included.
 
     Raises
     ------
     ValueError
-        If a score is NaN or infinite, shapes disagree, only one of the labels is given, or the population lacks a class
-        of the target.
+        If a score is NaN or infinite, or shapes disagree. Also if only one of the labels is given, or the population
+        lacks a class of the target.
 
     Examples
     --------
@@ -80,7 +80,7 @@ def difficulty_calibration(target, shadow, member=None) -> np.ndarray:
     Raises
     ------
     ValueError
-        If a score is NaN, shapes disagree, there is one shadow model, or all shadow models saw an example.
+        If a score is NaN, shapes disagree, or there is one shadow model. Also if all shadow models saw an example.
 
     Examples
     --------
@@ -100,7 +100,7 @@ def label_only(target_correct, *, shadow_correct=None, shadow_member=None) -> np
     Parameters
     ----------
     target_correct : (n, q) or (t, n, q) bool
-        Whether the target predicts the label of each of q augmented views of an example.
+        Whether the target is right on each of q augmented views of an example.
     shadow_correct : (models, n_s, q) bool, optional
         The same for shadow models.
     shadow_member : (models, n_s) bool, optional
@@ -110,14 +110,14 @@ def label_only(target_correct, *, shadow_correct=None, shadow_member=None) -> np
     -------
     (n,) or (t, n) array
         Higher = more likely a member. Without shadow models it is the share of views that are right. With them it is
-        the log-odds of a logistic regression of membership on the views, fitted to all shadow models together. (The
-        paper trains a small network on the same vector.)
+        the log-odds of a logistic regression of membership on the views. It is fitted to all shadow models together.
+        (The paper trains a small network on the same vector.)
 
     Raises
     ------
     ValueError
-        If a value is not 0 or 1, shapes disagree, only one of the shadow arguments is given, or shadow_member is all
-        True or all False.
+        If a value is not 0 or 1, or shapes disagree. Also if only one of the shadow arguments is given, or shadow_member
+        is all True or all False.
 
     Examples
     --------

@@ -45,12 +45,12 @@ def moments(shadow, member, *, truncate=False, medians=False) -> Moments:
     Parameters
     ----------
     shadow : (models, n[, q]) array
-        Signals of at least two shadow models on n examples, with q queries (augmented views) if there is a third axis.
+        Signals of at least two shadow models on n examples. A third axis q holds queries (augmented views).
     member : (models, n) bool
         True where a shadow model was trained on an example.
     truncate : bool
-        Use as many in (out) models of each example as the example with the fewest has, as the published LiRA script
-        does. The first ones are used.
+        Use the same number of in (out) models for each example: the fewest that any has. The first ones are used, as in
+        the published LiRA script.
     medians : bool
         Also compute the medians that `lira` needs for variance="reference".
 
@@ -66,8 +66,8 @@ def moments(shadow, member, *, truncate=False, medians=False) -> Moments:
     Notes
     -----
     The logit of a saturated probability is infinite. Such a signal counts as the largest (smallest) finite signal of all
-    models and examples, so that it does not swamp the deviations. If no signal is finite, it counts as 1 (-1). No
-    signal counts as more than 1e100 from zero.
+    models and examples. Else it would swamp the deviations. If no signal is finite, it counts as 1 (-1). No signal counts
+    as more than 1e100 from zero.
 
     Examples
     --------
@@ -102,7 +102,7 @@ def lira(target, shadow, member=None, *, mode="online", variance="example", trun
         "reference": the published script with fix_variance=True. The centres are medians. The deviation is that of all
         in signals together, uncentred, for both sides (offline: of all out signals).
     truncate : bool
-        Use as many in (out) models of each example as the example with the fewest has, as the published script does.
+        Use the same number of in (out) models for each example: the fewest that any has, as in the published script.
 
     Returns
     -------
@@ -113,12 +113,12 @@ def lira(target, shadow, member=None, *, mode="online", variance="example", trun
     ------
     ValueError
         If a logit is NaN, shapes disagree, or there is one shadow model. Also if an example has no out models or
-        (online) no in models, or if no example has two models on a side that needs a deviation.
+        (online) no in models. Also if no example has two models on a side that needs a deviation.
 
     Notes
     -----
-    1e-30 is added to each deviation, as in the published script. Infinite logits are clipped as `moments` says; those
-    of the target at its own finite extremes if these are further out.
+    1e-30 is added to each deviation, as in the published script. Infinite logits are clipped as `moments` says. The
+    target's are clipped at its own finite extremes if these are further out.
 
     Examples
     --------
@@ -185,7 +185,8 @@ def _moments(shadow, member, *, prefix="", truncate=False, medians=False, deviat
     low, high = float(x.min()), float(x.max())
     tame = low >= -_FAR and high <= _FAR
     if not tame:
-        low, high = _finite_extremes(x)
+        finite = x[np.isfinite(x)]
+        low, high = (float(finite.min()), float(finite.max())) if finite.size else (-1.0, 1.0)
     counts = [member.sum(0), (~member).sum(0)]
     most = [int(c.min()) if truncate else n_models for c in counts]
 
@@ -222,14 +223,6 @@ def _median(v, k):
     k = np.broadcast_to(k, v.shape[1:])[..., None]
     lower, upper = (np.take_along_axis(ranked, np.maximum(i, 0), -1)[..., 0] for i in ((k - 1) // 2, k // 2))
     return np.where(k[..., 0] > 0, (lower.astype(np.float64) + upper) / 2, np.nan)
-
-
-def _finite_extremes(x) -> tuple[float, float]:
-    """The smallest and the largest finite value of x; -1 and 1 if there is none."""
-    finite = np.isfinite(x)
-    if not finite.any():
-        return -1.0, 1.0
-    return float(x.min(where=finite, initial=np.inf)), float(x.max(where=finite, initial=-np.inf))
 
 
 def _finite(x, low, high) -> np.ndarray:

@@ -55,8 +55,8 @@ def quantile_regression(
     Raises
     ------
     ValueError
-        If a value is NaN or infinite, shapes disagree, alpha lies outside (0, 1), or alpha is given and the regressor has
-        no quantile loss.
+        If a value is NaN or infinite, or shapes disagree. Also if alpha lies outside (0, 1), or if alpha is given and the
+        regressor has no quantile loss.
 
     Notes
     -----
@@ -120,7 +120,7 @@ def _gaussian(regressor, f, s, g, seed) -> tuple[np.ndarray, np.ndarray]:
     from sklearn.model_selection import KFold, cross_val_predict
 
     mean = clone(regressor).fit(f, s).predict(g)
-    # residuals are taken across folds: those of points that the fit has seen are too small
+    # residuals are taken across folds: on points that the fit has seen they are too small
     held_out = cross_val_predict(clone(regressor), f, s, cv=KFold(5, shuffle=True, random_state=seed))
     size = np.abs(s - held_out)
     # A Gaussian's mean absolute deviation is sqrt(2 / pi) of its deviation. It is easier to regress than the square.

@@ -39,10 +39,10 @@ def rmia(
     population_member : (models, z) bool, optional
         True where a shadow model was trained on a population point. None means that none was.
     mode : str
-        "online": P(x) is the mean of the in mean and the out mean, each over its own models, so that unequal numbers of
-        models carry no weight. If a population point lacks one side, P is the mean of the other.
-        "offline": P = ((1 + a) P_out + 1 - a) / 2 for x and z, as in the authors' code. P_out is the mean over models
-        that did not see the point.
+        "online": P(x) is the mean of the in mean and the out mean. Each side has the same weight, whatever its number of
+        models. If a population point lacks one side, P is the mean of the other.
+        "offline": P = ((1 + a) P_out + 1 - a) / 2, as in the authors' code. P_out is the mean over models that did not
+        see the point.
     gamma : float
         How many times as large as the population's ratio the example's must be, above 0.
     a : float
@@ -51,15 +51,15 @@ def rmia(
     Returns
     -------
     (n,) or (t, n) array in [0, 1]
-        The share of population points z that x dominates, higher = more likely a member. x dominates z if
+        The share of population points z that x dominates; higher means a likelier member. x dominates z if
         ratio_x >= gamma ratio_z. The ratio is the target's probability over P.
 
     Raises
     ------
     ValueError
-        If a probability is NaN or outside [0, 1], shapes disagree, there is one shadow model, or a or gamma is out of
-        range. Also if an example has no out models or (online) no in models, or (offline) a population point has no out
-        models.
+        If a probability is NaN or outside [0, 1], or a or gamma is out of range. Also if shapes disagree, or there is one
+        shadow model. Also if an example has no out models or (online) no in models. Offline also if a population point
+        has no out models.
 
     Notes
     -----
@@ -67,8 +67,8 @@ def rmia(
     dominates z if more than half of its queries do (the paper's majority vote). One sort and a binary search give the
     same scores as a comparison of all pairs.
 
-    The authors' offline code averages the larger half of the models' signals, and sets those of in models to 0. This is
-    the out mean if a point is out of exactly half of the models. If no model saw the population, the value is too high.
+    The authors' offline code sets the signals of in models to 0 and averages the larger half of all signals. This is the
+    out mean if a point is out of exactly half of the models. If no model saw the population, the value is too high.
 
     Examples
     --------
@@ -141,8 +141,8 @@ def base(target, shadow, member=None, *, mode="online", a=0.33) -> np.ndarray:
     Raises
     ------
     ValueError
-        If a probability is NaN or outside [0, 1], shapes disagree, there is one shadow model, or a is out of range.
-        Also, offline, if an example has no out models.
+        If a probability is NaN or outside [0, 1], or a is out of range. Also if shapes disagree, or there is one shadow
+        model. Offline also if an example has no out models.
 
     Examples
     --------

@@ -28,7 +28,8 @@ def correctness(probs, labels) -> np.ndarray:
     Raises
     ------
     ValueError
-        If probabilities lie outside [0, 1], do not sum to one or have fewer than two classes, or labels do not fit.
+        If a probability lies outside [0, 1], or a row does not sum to one. Also if there are fewer than two classes, or
+        labels do not fit.
 
     Examples
     --------
@@ -57,7 +58,8 @@ def confidence(probs, labels) -> np.ndarray:
     Raises
     ------
     ValueError
-        If probabilities lie outside [0, 1], do not sum to one or have fewer than two classes, or labels do not fit.
+        If a probability lies outside [0, 1], or a row does not sum to one. Also if there are fewer than two classes, or
+        labels do not fit.
 
     Examples
     --------
@@ -86,7 +88,8 @@ def loss(probs, labels) -> np.ndarray:
     Raises
     ------
     ValueError
-        If probabilities lie outside [0, 1], do not sum to one or have fewer than two classes, or labels do not fit.
+        If a probability lies outside [0, 1], or a row does not sum to one. Also if there are fewer than two classes, or
+        labels do not fit.
 
     Examples
     --------
@@ -115,7 +118,8 @@ def entropy(probs, labels) -> np.ndarray:
     Raises
     ------
     ValueError
-        If probabilities lie outside [0, 1], do not sum to one or have fewer than two classes, or labels do not fit.
+        If a probability lies outside [0, 1], or a row does not sum to one. Also if there are fewer than two classes, or
+        labels do not fit.
 
     Examples
     --------
@@ -145,7 +149,8 @@ def modified_entropy(probs, labels) -> np.ndarray:
     Raises
     ------
     ValueError
-        If probabilities lie outside [0, 1], do not sum to one or have fewer than two classes, or labels do not fit.
+        If a probability lies outside [0, 1], or a row does not sum to one. Also if there are fewer than two classes, or
+        labels do not fit.
 
     Examples
     --------
@@ -182,8 +187,8 @@ def threshold(shadow_scores, shadow_member, target_scores, *, shadow_labels=None
     Raises
     ------
     ValueError
-        If shapes disagree, a score is NaN or infinite, only one of the labels is given, or shadow_member is all True or
-        all False.
+        If shapes disagree, or a score is NaN or infinite. Also if only one of the labels is given, or shadow_member is
+        all True or all False.
 
     Notes
     -----

@@ -41,8 +41,6 @@ def buffers_kept() -> Iterator[None]:
     tensor(0)
     """
     thread = get_ident()
-    armed: list[RemovableHandle] = []
-    called: list[RemovableHandle] = []
     registered: dict[nn.Module, dict[str, torch.Tensor | None]] = {}
     clones: list[tuple[list[torch.Tensor], list[torch.Tensor]]] = []
     seen: dict[int, torch.Tensor] = {}  # by id, since modules may share a buffer
@@ -55,8 +53,8 @@ def buffers_kept() -> Iterator[None]:
         if not isinstance(module, torch.jit.ScriptModule):  # a ScriptModule takes no hook, and its layers call none
             # During the outermost call no global hook may be there. If torch.compile met one while it traces the layers,
             # it would compile them again in each step.
-            armed.pop().remove()
-            called.append(module.register_forward_hook(after, always_call=True))
+            hooks.pop().remove()
+            hooks.append(module.register_forward_hook(after, always_call=True))
         new: dict[int, torch.Tensor] = {}
         for below in module.modules():
             if below not in registered:
@@ -67,17 +65,14 @@ def buffers_kept() -> Iterator[None]:
             clones.append((buffers, copies(buffers)))
 
     def after(*_):
-        called.pop().remove()
-        arm()
+        hooks.pop().remove()
+        hooks.append(register_module_forward_pre_hook(before))
 
-    def arm():
-        armed.append(register_module_forward_pre_hook(before))
-
-    arm()
+    hooks: list[RemovableHandle] = [register_module_forward_pre_hook(before)]
     try:
         yield
     finally:
-        for hook in armed + called:  # `called` is not empty after a KeyboardInterrupt inside the call
+        for hook in hooks:
             hook.remove()
         for module, before_call in registered.items():
             if [*map(id, module._buffers.values())] != [*map(id, before_call.values())]:

@@ -35,7 +35,7 @@ class SAM(torch.optim.Optimizer):
     Raises
     ------
     ValueError
-        If rho is negative or infinite, `differentiable` is True, or a loaded state is of another base optimizer.
+        If rho is negative or infinite, or `differentiable` is True. Also if a loaded state is of another base optimizer.
     TypeError
         If `step` gets no closure, if `GradScaler.step` calls it, or if a gradient is sparse or complex.
 
@@ -172,7 +172,7 @@ class SAM(torch.optim.Optimizer):
         return has_gradient(p)
 
     def direction(self, params: list[torch.Tensor], group: dict) -> Tensors:
-        """The direction in which parameters move."""
+        """The direction of the move."""
         return gradients(params)
 
     def radius(self, group: dict) -> float | torch.Tensor:
@@ -330,7 +330,7 @@ class SAM(torch.optim.Optimizer):
 class ASAM(SAM):
     """Adaptive SAM (Kwon et al. 2021, Algorithm 1): `SAM` with `adaptive=True` and the paper's rho.
 
-    T = abs(w), without the paper's eta. Parameters, errors and notes are those of `SAM`.
+    T = abs(w), without the paper's eta. Parameters, errors and notes as in `SAM`.
 
     Examples
     --------
@@ -363,7 +363,7 @@ def dot(left: Lists, right: Lists) -> torch.Tensor:
 
 
 def at_least_float32(t: torch.Tensor) -> torch.dtype:
-    """The dtype in which norms and products of a tensor are taken."""
+    """The dtype for norms and products of a tensor."""
     return torch.promote_types(t.dtype, torch.float32)
 
 

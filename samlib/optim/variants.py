@@ -106,7 +106,7 @@ class LookSAM(SAM):
     Raises
     ------
     ValueError
-        If k is below 1. Other errors are those of `SAM`.
+        If k is below 1. Other errors as in `SAM`.
 
     Notes
     -----

@@ -54,8 +54,8 @@ def group_size(recipe: Mapping) -> int:
 def at_once(recipe: Mapping, data: Mapping[str, np.ndarray], device: str, wanted: int) -> int:
     """The number of models that one call of `train_group` should train: whole groups.
 
-    On a CPU this is one group. A GPU is measured for some seconds, once in a process for a pair of recipes, and the
-    fastest number is taken.
+    On a CPU this is one group. On a GPU the fastest number is measured. That takes some seconds, once in a process for a
+    pair of recipes.
 
     Parameters
     ----------
@@ -131,8 +131,8 @@ def train_group(
     -----
     Model k depends on (seed, k) alone. On a CPU it has the same bits in the same group, and agrees to rounding in any
     other. On a GPU its subset, initial weights and order of examples are the same. GPU kernels are chosen by measurement
-    and add in any order, so weights differ by rounding, which grows with the length of training. Float32 convolutions
-    use TF32 there, which rounds to 10 bits, unless `torch.backends.cudnn.allow_tf32` is off.
+    and add in any order, so weights differ by rounding. The difference grows with the length of training. Float32
+    convolutions use TF32 there, which rounds to 10 bits, unless `torch.backends.cudnn.allow_tf32` is off.
 
     Examples
     --------
@@ -222,7 +222,7 @@ def summaries(signals: Mapping[str, np.ndarray], y: np.ndarray, member: np.ndarr
 def _signals(logits: torch.Tensor, y: np.ndarray) -> dict[str, np.ndarray]:
     """Signals (k, n) of logits (k, n, c), computed on their device.
 
-    A model with NaN logits gets NaN signals, so no mean can hide it. Its `correct`, which is bool, is False.
+    A model with NaN logits gets NaN signals, so no mean can hide it. Its `correct` is False, since a bool cannot be NaN.
     """
     labels, parts = torch.tensor(y, device=logits.device), []
     for part in logits.split(max(1, AT_ONCE // logits[0].numel())):

@@ -16,6 +16,7 @@ import sys
 import time
 from contextlib import suppress
 from math import inf
+from typing import NamedTuple
 
 import torch
 
@@ -25,7 +26,7 @@ from samlib.training.files import MB, PACKED, Packs, alone, bound, read_jobs
 
 
 def main(arguments=None) -> int:
-    """Run the command. Returns 0 if it ran, also if time or room ran out, 1 after an error, 2 for a bad option."""
+    """Run the command. Returns 0 on success, 1 after an error, 2 for a bad option; time or room that runs out is success."""
     parser = argparse.ArgumentParser(
         "python -m samlib.training", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -71,66 +72,70 @@ def _device(text: str) -> str:
     return text
 
 
+class Given(NamedTuple):
+    """An experiment of a job: what a pack says about it, its data, and the most bytes of a group."""
+
+    about: dict
+    data: dict
+    most: int
+
+
 def _train(options, end: float) -> bool:
     """Train until all models are there, the time is up or the folder is full. Returns whether models are missing."""
     if options.device == "cpu":
         torch.set_num_threads(1)  # as a worker does: the number of threads changes how sums round
-    packs = Packs(options.out, int(options.max_mb * MB), options.max_files)
-    pairs: list[list[str]] = []
-    given: dict[str, tuple[dict, dict]] = {}
+    packs, pairs = Packs(options.out, int(options.max_mb * MB), options.max_files), list[list[str]]()
+    given: dict[str, Given] = {}
     works: dict[str, Work] = {}
-    sizes: dict[str, int] = {}
     for about, data in read_jobs(options.jobs):
-        pairs.append([])
-        for e in about["experiments"]:
-            name, recipe = f"{e['key']}-{about['checksum'][:16]}", e["recipe"]
-            pairs[-1].append(name)
+        pairs.append([f"{e['key']}-{about['checksum'][:16]}" for e in about["experiments"]])
+        for name, e in zip(pairs[-1], about["experiments"], strict=True):
             if name in given:
                 continue
-            size, n = group_size(recipe), e["n_models"]
+            recipe, n, size = e["recipe"], e["n_models"], group_size(e["recipe"])
             missing = [range(k, k + size) for k in range(0, n, size) if (name, k) not in packs.there]
             wave = at_once(recipe, data, options.device, size * len(missing)) if missing else size
-            given[name] = {**e, "checksum": about["checksum"]}, data
             works[name] = Work(missing, n, size, wave, 2 if recipe["rho"] else 1)
-            sizes[name] = bound(size, len(data["y_train"]), len(data["y_test"]))
-    needed = (max(sizes.values()) + PACKED) / MB
+            most = bound(size, len(data["y_train"]), len(data["y_test"]))
+            given[name] = Given({**e, "checksum": about["checksum"]}, data, most)
+    needed = (max(one.most for one in given.values()) + PACKED) / MB
     if needed > options.max_mb:
         raise ValueError(f"A group of models may take {needed:.2f} MB; give --max-mb at least that.")
     # the room is counted as if each model were as large as the largest
     models = max(work.size for work in works.values())
-    unit = int(models * max(sizes[name] / work.size for name, work in works.items()))
+    unit = int(models * max(given[name].most / work.size for name, work in works.items()))
     box = Box(pairs, works, end)
     while task := box.take(room=models * packs.room(unit)):
         name, groups = task
-        (about, data), started, size = given[name], time.monotonic(), works[name].size
+        (about, data, most), started, size = given[name], time.monotonic(), works[name].size
         result = train_group(about["recipe"], data, [k for group in groups for k in group], options.device)
         seconds = time.monotonic() - started
         rest = {"seconds": seconds / len(groups), "machine": machine(options.device)}
-        cuts = [slice(i * size, (i + 1) * size) for i in range(len(groups))]
-        parts = [
-            (group, {array: values[cut] for array, values in result.items()} | rest)
-            for group, cut in zip(groups, cuts, strict=True)
-        ]
-        packs.add(name, about, parts, sizes[name])
+        parts = []
+        for i, group in enumerate(groups):
+            cut = slice(i * size, (i + 1) * size)
+            parts.append((group, {array: values[cut] for array, values in result.items()} | rest))
+        packs.add(name, about, parts, most)
         box.finished(name, groups, time.monotonic() - started)
-        left = box.left()
-        print(
-            f"{_named(about['recipe'])}: models {groups[0].start} to {groups[-1].stop - 1} in {seconds:.1f} s, "
-            f"{60 * size * len(groups) / seconds:.3g} models a minute"
-            f"{'' if left == inf else f', {max(left, 0) / 60:.1f} minutes left'}."
-            f"{f' It ended {-left:.0f} s late.' if left < -0.5 else ''}",
-            file=sys.stderr,
-            flush=True,
-        )
+        _say(about["recipe"], groups, seconds, box.left())
     for pair in pairs:
         asked = min(works[name].n_models for name in pair)
         there = sum(all(k not in works[name].open for name in pair) for k in range(asked))
-        print(f"{' and '.join(_named(given[name][0]['recipe']) for name in pair)}: {there} of {asked} pairs.")
+        print(f"{' and '.join(_named(given[name].about['recipe']) for name in pair)}: {there} of {asked} pairs.")
     files = list(packs.folder.glob("groups-*.npz"))
     print(f"{options.out} holds {len(files)} files, {sum(file.stat().st_size for file in files) / MB:.1f} MB.")
-    if box.take():  # a model that time is left for, so only room is lacking
+    if box.take():  # there is time for another model, so only room is lacking
         print("It may hold no more: take these files home, then give another --out or a larger --max-files.")
     return any(work.missing for work in works.values())
+
+
+def _say(recipe: dict, groups: list[range], seconds: float, left: float) -> None:
+    n = sum(map(len, groups))
+    said = f"{_named(recipe)}: models {groups[0].start} to {groups[-1].stop - 1} in {seconds:.1f} s"
+    said += f", {60 * n / seconds:.3g} models a minute"
+    said += f", {max(left, 0) / 60:.1f} minutes left." if left < inf else "."
+    said += f" It ended {-left:.0f} s late." if left < -0.5 else ""
+    print(said, file=sys.stderr, flush=True)
 
 
 def _named(recipe: dict) -> str:

@@ -1,6 +1,6 @@
 """A time box: choose the models to train next, so that many pairs are whole when the time is up. Plain Python.
 
-A task is a wave: some groups of one experiment. A pair is two experiments whose models k belong together. Two rules
+A task is a wave: some groups of one experiment. A pair is two experiments; their models k belong together. Two rules
 choose the next task:
 
 1. Models come first if their partner is there or in training, since they make a pair whole.
@@ -106,7 +106,7 @@ class Box:
                 yield True, (first.start, place), lead, fresh[lead], partners
 
     def _fitting(self, name, groups: list[range], partners: Sequence, left: float, room: float) -> list[range]:
-        """As many of the groups as fit into a wave, the time and the room, with the partners that must follow."""
+        """As many of the groups as fit into a wave, the time and the room, with their partners."""
         size = self.works[name].size
         for count in range(min(len(groups), max(1, self.works[name].wave // size)), 0, -1):
             n = count * size

@@ -33,7 +33,7 @@ SPARE = 0.3  # share of the GPU's memory to leave for the evaluation
 WARM, TIMED = 2, 20  # steps before a capture, and steps in a measurement
 # The compiler's gain (a share) and cost (seconds) for resnet18 on that H100; each process measures the cost again.
 COMPILER_GAINS, COMPILER_TAKES = 0.15, 22.0
-APART = ("optimizer", "rho", "alpha", "m_sharpness")  # fields in which the models of a pair may differ
+APART = ("optimizer", "rho", "alpha", "m_sharpness")  # fields that may differ within a pair
 ELSEWHERE = ("dataset", "pool", "image_size", "seed", "n_models", "subset_fraction")  # fields that a step does not read
 
 
@@ -213,7 +213,7 @@ def _key(recipe: Mapping, data: Mapping, n: int, without: Sequence[str] = ()) ->
 
 
 def train_captured(recipe: Mapping, data: Mapping, streams, members, device: str, wanted: int = 0):
-    """Train models on a GPU by their strategy. Arguments and results are those of `train_each`."""
+    """Train models on a GPU by their strategy. Arguments and results as in `train_each`."""
     n = int(members[0].sum())
     how = strategy(recipe, data, n, device, max(wanted, len(streams)))
     with torch.cuda.device(device):

@@ -211,6 +211,9 @@ class Training:
 
     def settle(self) -> None:
         """Put the average, if there is one, in the place of the weights."""
+        if self.average:
+            with torch.no_grad():
+                torch._foreach_copy_(self.weights(), self.average.values)
 
     def logits(self, inputs: Inputs, size: int) -> torch.Tensor:
         """Float32 logits (k, n, c) of all inputs, `size` at once."""
@@ -248,7 +251,7 @@ class Training:
         return f", {self.evaluates} evaluated at once: out of memory with more" if less else ""
 
     def on_stream(self):
-        """A context in which kernels go to this training's stream."""
+        """A context that sends kernels to this training's stream."""
         return nullcontext() if self.stream is None else torch.cuda.stream(self.stream)
 
 

@@ -41,9 +41,7 @@ class OneModel(Training):
         (self.streams,), (member,) = streams, members
         self.examples = np.flatnonzero(member)
         fresh = self.streams.build(self.recipe, self.inputs.shape, self.n_classes)
-        with torch.no_grad():
-            for old, new in zip(_tensors(self.model), _tensors(fresh), strict=True):
-                old.copy_(new)
+        self.model.load_state_dict(fresh.state_dict())  # in place
         for value in chain.from_iterable(state.values() for state in self.optimizer.state.values()):
             if isinstance(value, torch.Tensor):
                 value.zero_()  # a momentum of zero is that of a first step
@@ -76,11 +74,9 @@ class OneModel(Training):
 
     def settle(self) -> None:
         """Take the averaged weights, and compute BatchNorm's statistics for them (Izmailov et al. 2018, section 3.2)."""
+        super().settle()
         if not self.average:
             return
-        with torch.no_grad():
-            for p, value in zip(self.weights(), self.average.values, strict=True):
-                p.copy_(value)
         members = torch.as_tensor(self.examples, device=self.device).split(self.batches)
         with autocast(self.recipe, self.device):
             update_bn((self.inputs.prepared(self.inputs.stored[batch]) for batch in members), self.model)
@@ -94,10 +90,6 @@ class OneModel(Training):
                 return torch.cat([self.model(inputs.prepared(part)).float() for part in x])[None]
         finally:
             self.model.train()
-
-
-def _tensors(model: nn.Module):
-    return chain(model.parameters(), model.buffers())
 
 
 def train_each(recipe: Mapping, data: Mapping, streams, members, device: str):
@@ -144,7 +136,7 @@ def train_each(recipe: Mapping, data: Mapping, streams, members, device: str):
 
 
 class Compiled(nn.Module):
-    """A model whose passes are compiled. Hooks run on this module; only the call inside it is compiled."""
+    """A model with compiled passes. Hooks run on this module; only the call inside it is compiled."""
 
     def __init__(self, model: nn.Module, call):
         super().__init__()
@@ -159,7 +151,8 @@ def compile_passes(one: OneModel, backend: str | None) -> str:
     if backend is None:
         return ""
     recipe = one.recipe
-    parts = sorted({min(part, size) for size in set(one.batches) for part in _parts(size, recipe["m_sharpness"])})
+    cuts = [torch.arange(size).split(recipe["m_sharpness"] or size) for size in set(one.batches)]
+    parts = sorted({len(part) for part in chain.from_iterable(cuts)})
     shape, device = one.inputs.shape, one.device
     call, said = _compiler(backend, str(one.model), device, shape, recipe["precision"], *parts)
     if not said:
@@ -170,13 +163,8 @@ def compile_passes(one: OneModel, backend: str | None) -> str:
     return said[0]
 
 
-def _parts(size: int, m: int | None) -> set[int]:
-    """The sizes of a batch's micro-batches."""
-    return {size} if m is None else {min(m, size), size % m or m}
-
-
 def _tried(model: nn.Module, recipe: Mapping, inputs: Sequence[torch.Tensor]) -> str:
-    """Call a copy of a model with each size of input, since a compiler fails at the first call with a size."""
+    """Call a copy of a model with each size of input: a compiler fails at the first call with a size."""
     try:
         for x in inputs:
             with autocast(recipe, x.device):

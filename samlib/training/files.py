@@ -2,7 +2,7 @@
 
 All are `.npz` files. Each is written under another name first and renamed when it is whole.
 
-A job carries a data set and recipes. Its arrays are laid end to end as one stream of bytes, which is cut into parts.
+A job carries a data set and recipes. Its arrays are laid end to end as one stream of bytes. The stream is cut into parts.
 A pack carries trained groups as folders, `<name>/<first model>/...`, and their recipe as `<name>/about`. The name joins
 an experiment's key and its data's checksum. Nothing is rounded. Masks are stored as bits. The first bytes of all floats
 lie together, then the second, and so on, since that compresses better.
