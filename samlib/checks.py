@@ -1,4 +1,7 @@
-"""Checks of arguments, shared by all functions of arrays: what can be converted is; the rest is one sentence that names it."""
+"""Checks of arguments, for all functions that take arrays. They convert what they can.
+
+Anything else raises a ValueError of one sentence that names the argument.
+"""
 
 from __future__ import annotations
 
@@ -7,33 +10,34 @@ from pathlib import Path
 
 import numpy as np
 
-FAR = 1e100  # what lies further from zero counts as infinite: its square would overflow
+FAR = 1e100  # a number further from zero counts as infinite, since its square would overflow
+Dims = int | tuple[int, ...] | None  # the numbers of dimensions that are allowed; None allows any
 
 
 class OneSentence(ValueError):
-    """An error that says all in one sentence; a notebook shows that alone, without the path through the library."""
+    """An error of one sentence. A notebook shows it alone, without the traceback."""
 
     def _render_traceback_(self) -> list[str]:
         return [f"{type(self).__name__}: {self}"]
 
 
 def as_array(
-    name: str,
-    value,
-    *,
-    ndim: int | tuple[int, ...] | None = None,
-    infinite: bool = False,
-    missing: bool = False,
-    empty: bool = False,
+    name: str, value, *, ndim: Dims = None, infinite: bool = False, missing: bool = False, empty: bool = False
 ) -> np.ndarray:
-    """`value` as a numpy array of real numbers, of native byte order and of at most 64 bits a number.
+    """Convert `value` to a numpy array of real numbers, in native byte order, with at most 64 bits a number.
 
-    Takes what numpy takes, and tensors of any kind and lists of them, nullable tables, masked arrays and lists of Decimal
-    or Fraction. Integers, bool and float16 keep their type; bfloat16 becomes float32, and objects become float64.
-    A column (n, 1) becomes (n,) where `ndim` allows 1 dimension and not 2. What a table or a mask leaves out is NaN.
+    It may be all that numpy takes, a tensor of any kind, or a list of tensors. It may be a nullable table, a masked
+    array, or a list of Decimal or Fraction. Integers, bool and float16 keep their type. bfloat16 becomes float32, objects
+    become float64.
+    A column (n, 1) becomes (n,) if `ndim` allows 1 dimension and not 2. A missing entry of a table or mask becomes NaN.
 
-    Raises ValueError where `value` is none of these, has another number of dimensions than `ndim` allows, is empty
-    (unless `empty`), holds NaN (unless `missing`), or holds numbers beyond 1e100 (unless `infinite`).
+    Raises ValueError if `value` is anything else, or has a number of dimensions that `ndim` does not allow. Also if it is
+    empty (unless `empty`), holds NaN (unless `missing`), or numbers beyond 1e100 (unless `infinite`).
+
+    Examples
+    --------
+    >>> as_array("scores", [[1], [2]], ndim=1)
+    array([1, 2])
     """
     array = _real(name, value, "a number, not" if ndim == 0 else "an array of numbers, not of")
     allowed = (ndim,) if isinstance(ndim, int) else ndim
@@ -48,21 +52,19 @@ def as_array(
             return array
         raise ValueError(f"{name} is empty: its shape is {array.shape}.")
     if array.dtype.kind == "f":
-        low, high = float(array.min()), float(array.max())  # NaN where there is one
+        low, high = float(array.min()), float(array.max())  # both NaN if there is a NaN
         if math.isnan(low) and not missing:
             raise ValueError(f"{name} holds {int(np.isnan(array).sum())} NaN value(s).")
         if not infinite and not (low >= -FAR and high <= FAR):
-            for far, what in (
-                (np.isinf(array), "infinite value(s)"),
-                (np.abs(array, dtype=np.float64) > FAR, f"value(s) beyond {FAR:g}"),
-            ):
-                if far.any():
-                    raise ValueError(f"{name} holds {int(far.sum())} {what}.")
+            infinities, far = np.isinf(array).sum(), (np.abs(array, dtype=np.float64) > FAR).sum()
+            if far:
+                found = f"{infinities} infinite value(s)" if infinities else f"{far} value(s) beyond {FAR:g}"
+                raise ValueError(f"{name} holds {found}.")
     return array
 
 
 def _real(name: str, value, wanted: str) -> np.ndarray:
-    """`value` as an array of bool, integers or floats; `wanted` begins what else is said of it."""
+    """Convert `value` to an array of bool, integers or floats. wanted: how an error begins."""
     if value is None:
         raise ValueError(f"{name} must be {wanted.removesuffix(' of')} None.")
     try:
@@ -73,10 +75,9 @@ def _real(name: str, value, wanted: str) -> np.ndarray:
             array = np.asarray(untensored(value) if hasattr(value, "detach") else value)
         except (TypeError, RuntimeError):  # a list of tensors that numpy cannot read
             array = np.asarray(untensored(value))
-    except Exception:  # whatever the object's own conversion raises
-        raise ValueError(
-            f"{name} must be an array of numbers with rows of equal length, and this {type(value).__name__} is not one."
-        ) from None
+    except Exception:  # an object's own conversion may raise anything
+        given = type(value).__name__
+        raise ValueError(f"{name} must be an array of numbers with rows of equal length, not this {given}.") from None
     if array.dtype == object:
         try:
             array = np.array([_number(v) for v in array.flat], np.float64).reshape(array.shape)
@@ -92,7 +93,7 @@ def _real(name: str, value, wanted: str) -> np.ndarray:
 
 
 def untensored(value):
-    """Tensors as arrays, also inside lists."""
+    """Convert tensors to arrays, also inside lists."""
     if isinstance(value, (list, tuple)):
         return [untensored(v) for v in value]
     if not hasattr(value, "detach"):
@@ -106,7 +107,7 @@ def untensored(value):
 
 
 def _number(v) -> float:
-    """One element of an array of objects; a TypeError's text is what it is instead."""
+    """Convert one element of an array of objects. A TypeError says which type it is."""
     if v is None or type(v).__name__ == "NAType":
         return math.nan
     if isinstance(v, (str, bytes, complex, np.datetime64, np.timedelta64)) or not hasattr(v, "__float__"):
@@ -117,8 +118,8 @@ def _number(v) -> float:
         raise TypeError(f"such {type(v).__name__}s") from None
 
 
-def as_member(name: str, value, *, ndim: int | tuple[int, ...] | None = None) -> np.ndarray:
-    """A membership mask as bool; 0/1 numbers are accepted. Raises ValueError for anything else."""
+def as_member(name: str, value, *, ndim: Dims = None) -> np.ndarray:
+    """Convert a membership mask of bool, or of numbers 0 and 1, to bool. Raises ValueError for anything else."""
     array = as_array(name, value, ndim=ndim)
     if array.dtype != bool:
         if not np.isin(array, (0, 1)).all():
@@ -128,7 +129,13 @@ def as_member(name: str, value, *, ndim: int | tuple[int, ...] | None = None) ->
 
 
 def as_labels(name: str, value, n_classes: int | None = None, *, ndim: int | None = None) -> np.ndarray:
-    """Class labels as int64 in 0 .. n_classes - 1. Raises ValueError where they are not."""
+    """Convert class labels, in 0 .. n_classes - 1, to int64. Raises ValueError for anything else.
+
+    Examples
+    --------
+    >>> as_labels("labels", [0.0, 2.0], n_classes=3)
+    array([0, 2])
+    """
     array = as_array(name, value, ndim=ndim)
     if array.dtype.kind == "f" and (array != np.floor(array)).any():
         raise ValueError(f"{name} must hold whole numbers.")
@@ -139,13 +146,26 @@ def as_labels(name: str, value, n_classes: int | None = None, *, ndim: int | Non
     return array.astype(np.int64)
 
 
-def as_number(name: str, value, low=0, high=math.inf, *, strict=False, whole=False, why: str = ""):
-    """One number from `low` to `high`, both included unless `strict`; an int if `whole`, else a float.
+def together(name_a: str, a, name_b: str, b) -> bool:
+    """Whether two optional arguments are given. Raises ValueError if only one of them is."""
+    if (a is None) != (b is None):
+        raise ValueError(f"{name_a} and {name_b} must be given together or not at all.")
+    return a is not None
 
-    `why` says after the range where it comes from. Raises ValueError for anything else.
+
+def as_number(name: str, value, low=0, high=math.inf, *, strict=False, whole=False, why: str = ""):
+    """Convert a number from `low` to `high` to a float, or to an int if `whole`. `strict` excludes both ends.
+
+    `why` follows the range in the error and explains it. Raises ValueError for anything else.
+
+    Examples
+    --------
+    >>> as_number("epochs", "7", 1, whole=True)
+    Traceback (most recent call last):
+    ValueError: epochs must be a number, not text.
     """
     array = as_array(name, value, ndim=0, infinite=True, missing=True)
-    # A float32 of 0.1 means 0.1, and not 0.10000000149.
+    # a float32 of 0.1 means 0.1, not 0.10000000149
     number = float(str(array)) if array.dtype.kind == "f" and array.dtype.itemsize < 8 else array.item()
     if not (low < number < high if strict else low <= number <= high) or abs(number) > FAR:
         if high < math.inf:
@@ -159,19 +179,19 @@ def as_number(name: str, value, low=0, high=math.inf, *, strict=False, whole=Fal
 
 
 def as_rates(name: str, value) -> tuple[float, ...]:
-    """One number or several, each strictly between 0 and 1, as a tuple. Raises ValueError for anything else."""
+    """Convert one or more numbers strictly between 0 and 1 to a tuple. Raises ValueError for anything else."""
     return tuple(as_number(name, v, 0, 1, strict=True) for v in as_array(name, value, ndim=(0, 1), empty=True).flat)
 
 
 def as_choice(name: str, value, allowed: tuple[str, ...]) -> str:
-    """`value`, one of some words. Raises ValueError for anything else."""
+    """Return `value` if it is one of the allowed words. Raises ValueError for anything else."""
     if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {shown(value)}.")
     return value
 
 
 def as_generator(seed) -> np.random.Generator:
-    """`numpy.random.default_rng(seed)`. Raises ValueError for what is no seed."""
+    """`numpy.random.default_rng(seed)`. Raises ValueError if seed is no seed."""
     try:
         return np.random.default_rng(seed)
     except (TypeError, ValueError):
@@ -179,10 +199,7 @@ def as_generator(seed) -> np.random.Generator:
 
 
 def as_path(name: str, value) -> Path:
-    """A path from the root: `~` is the user's folder, and a relative one starts in the present folder.
-
-    Raises ValueError for what is no path.
-    """
+    """Convert to an absolute path; `~` is the user's folder. Raises ValueError for anything else."""
     try:
         return Path(value).expanduser().absolute()
     except (TypeError, RuntimeError) as error:
@@ -190,12 +207,12 @@ def as_path(name: str, value) -> Path:
 
 
 def shown(value) -> str:
-    """`repr`, on one line of at most 61 characters, for a message."""
+    """`repr` for a message, on one line of at most 61 characters."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 60 else f"{text[:60]}…"
 
 
 def same_shape(name_a: str, a: np.ndarray, name_b: str, b: np.ndarray) -> None:
-    """Raises ValueError unless the two shapes are equal."""
+    """Raise ValueError unless the two shapes are equal."""
     if a.shape != b.shape:
         raise ValueError(f"{name_a} has shape {a.shape}, but {name_b} has shape {b.shape}: they must agree.")

@@ -1,4 +1,4 @@
-"""Logits and labels to the per-example signals that every attack and estimator reads."""
+"""Turn logits and labels into the signals of each example that attacks and estimators read."""
 
 from __future__ import annotations
 
@@ -9,15 +9,39 @@ from samlib.checks import as_array, as_labels
 
 
 def from_logits(logits, labels) -> dict[str, np.ndarray]:
-    """The signals of logits (..., classes) for labels (...), or labels that broadcast to it, e.g. (n,) for (models, n, classes).
+    """Compute the signals of logits.
 
-    Returns arrays (...), of the logits' precision but at least float32:
-    `correct`, bool: the first largest logit is the label's. `logit` = log(p_y / (1 - p_y)) (Carlini et al. 2022, eq. 3);
-    `entropy` of p in nats; `modified_entropy` = -(1 - p_y) log p_y - sum over i != y of p_i log(1 - p_i) (Song and Mittal
-    2021). No 1 - p is ever formed, so nothing saturates: a model that is sure to 1e-30 keeps a finite `logit`. For
-    probabilities pass their logarithms; a probability of exactly 0 (-inf) gives infinite signals where the truth is infinite.
+    Parameters
+    ----------
+    logits : (..., classes) array
+        At least 2 classes. For probabilities, pass their logarithms.
+    labels : (...) int
+        The true classes. They may broadcast, as (n,) to (models, n, classes).
 
-    Raises ValueError for fewer than 2 classes, NaN, logits of +inf or a row of -inf alone, and labels that do not fit.
+    Returns
+    -------
+    dict of arrays (...), in the logits' precision but at least float32
+        `correct`, bool: the first of the largest logits is the label's.
+        `logit`: log(p_y / (1 - p_y)) (Carlini et al. 2022, eq. 3).
+        `entropy` of p, in nats.
+        `modified_entropy`: -(1 - p_y) log p_y - sum_{i != y} p_i log(1 - p_i) (Song and Mittal 2021).
+
+    Raises
+    ------
+    ValueError
+        If a logit is NaN or +inf, or all logits of a row are -inf. Also if there are fewer than 2 classes, or labels do
+        not fit.
+
+    Notes
+    -----
+    1 - p is never computed, so nothing saturates: at p_y = 1 - 1e-30 the `logit` is still finite. A probability of 0
+    (-inf) gives an infinite signal where the exact value is infinite.
+
+    Examples
+    --------
+    >>> found = from_logits([[2.0, 0.0], [1.0, 3.0]], [0, 0])
+    >>> found["correct"], found["logit"]
+    (array([ True, False]), array([ 2., -2.]))
     """
     z = as_array("logits", logits, infinite=True)
     if z.ndim == 0 or z.shape[-1] < 2:
@@ -35,14 +59,14 @@ def from_logits(logits, labels) -> dict[str, np.ndarray]:
 
 
 def _from_tensors(z: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
-    """`from_logits` without its checks, on any device: logits (..., classes) and int64 labels (...) of the same shape."""
+    """`from_logits` without checks, on any device: logits (..., classes), int64 labels (...) of the same shape."""
     top, y = z.argmax(-1, keepdim=True), y[..., None]
     largest = z.gather(-1, top)
-    rest = z.scatter(-1, top, -torch.inf).logsumexp(-1, keepdim=True)  # of all but the largest
+    rest = z.scatter(-1, top, -torch.inf).logsumexp(-1, keepdim=True)  # over all but the largest
     total = largest + (rest - largest).exp().log1p()
     log_p = z - total
     p = log_p.exp()
-    # exact to rounding for p <= 1/2, that is for all but the largest
+    # exact to rounding for p <= 1/2, so for all but the largest
     log_not_p = (-p).log1p().scatter(-1, top, rest - total)
     log_p_y, log_not_p_y, p_y = (a.gather(-1, y)[..., 0] for a in (log_p, log_not_p, p))
     correct = (top == y)[..., 0]

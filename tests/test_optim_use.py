@@ -1,7 +1,6 @@
 """The SAM family as people use optimizers: scheduled, hooked, scaled, by hand, and what it refuses."""
 
 import copy
-import doctest
 import warnings
 
 import pytest
@@ -11,7 +10,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LinearLR, OneCycleLR, ReduceLROnPlateau, SequentialLR, StepLR
 
 from samlib import LookSAM
-from samlib.optim import buffers, buffers_kept, sam
+from samlib.optim import buffers_kept
 
 pytestmark = pytest.mark.slow  # many, and `make quick` has others of these rooms
 
@@ -305,10 +304,3 @@ def test_half_steps_with_buffers_kept_are_a_step(cls):
     for a, b in zip(model.state_dict().values(), twin.state_dict().values(), strict=True):
         assert torch.equal(a, b)
     assert model[1].num_batches_tracked == len(batches)
-
-
-@pytest.mark.parametrize("module", [sam, buffers])
-def test_the_examples_run(module):
-    results = doctest.testmod(module)
-    assert results.attempted
-    assert not results.failed

@@ -1,12 +1,12 @@
-"""Membership inference attacks: arrays in, scores out, higher = more likely a member.
+"""Membership inference attacks: arrays in, scores out. A higher score means a likelier member.
 
-From the target's outputs alone: `correctness`, `confidence`, `loss`, `entropy`, `modified_entropy`; `threshold` turns
-such a score into a decision, `label_only` takes predicted labels. With points that the target did not train on:
-`population`, `quantile_regression`. With shadow models: `difficulty_calibration`, `lira`, `rmia`, `base`.
+Some need only the target's outputs: `correctness`, `confidence`, `loss`, `entropy`, `modified_entropy`, and `label_only`
+for predicted labels. `threshold` turns a score into a decision. Others need points outside the training set:
+`population` and `quantile_regression`. The rest need shadow models: `difficulty_calibration`, `lira`, `rmia`, `base`.
 
-The last four look at the same thing, the signals of the models that saw an example and of those that did not: `moments`
-computes their means and deviations once. `difficulty_calibration` uses the out mean, `base` and `rmia` the means of
-probabilities, `lira` means and deviations of logits.
+The last four compare models that saw an example with models that did not. `moments` computes the means and deviations of
+both once, for all four. `difficulty_calibration` uses the out means, `base` and `rmia` the means of probabilities, `lira`
+the means and deviations of logits.
 """
 
 from samlib.attacks.calibrated import difficulty_calibration, label_only, population
@@ -14,21 +14,3 @@ from samlib.attacks.likelihood import Moments, lira, moments
 from samlib.attacks.quantile import quantile_regression
 from samlib.attacks.relative import base, rmia
 from samlib.attacks.thresholds import confidence, correctness, entropy, loss, modified_entropy, threshold
-
-__all__ = [
-    "Moments",
-    "base",
-    "confidence",
-    "correctness",
-    "difficulty_calibration",
-    "entropy",
-    "label_only",
-    "lira",
-    "loss",
-    "modified_entropy",
-    "moments",
-    "population",
-    "quantile_regression",
-    "rmia",
-    "threshold",
-]

@@ -1,39 +1,53 @@
-"""Attacks that need no likelihood: against a population, against an example's difficulty, and from labels alone."""
+"""Attacks without a likelihood: against a population, against an example's difficulty, and from labels alone."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from samlib.attacks.likelihood import _as_moments, _finite, _need_sides, _targets
-from samlib.checks import as_array, as_labels, as_member
+from samlib.attacks.likelihood import _as_moments, _finite, _need_sides, _scored, _targets
+from samlib.attacks.thresholds import _labels_of, _need_both
+from samlib.checks import as_array, as_member, together
 
 
 def population(target, population, *, target_labels=None, population_labels=None) -> np.ndarray:
-    """The population attack (Ye et al. 2022, attack P): an example's rank among points that the target did not train on.
+    """The population attack (Ye et al. 2022, attack P): rank an example among points outside the training set.
 
-    target (n,) and population (z,) hold any score of one target model that is higher for members, or (t, n) and (t, z)
-    for several. With target_labels (n,) and population_labels (z,) a point is ranked within its class. Returns, in the
-    shape of target, the share of population scores strictly below it, higher = more likely a member: calling members
-    where this is at least 1 - alpha has a false-positive rate of at most alpha on the population, ties included.
+    Parameters
+    ----------
+    target : (n,) or (t, n) array
+        Scores of one target model or of t models; any score that is higher for members.
+    population : (z,) or (t, z) array
+        The same score for points that the target did not train on.
+    target_labels, population_labels : (n,) and (z,) int, optional
+        Class labels. If given, a point is ranked within its class.
 
-    Raises ValueError for NaN or infinite scores, shapes that disagree, only one of the labels, and a target class that
-    the population lacks.
+    Returns
+    -------
+    array of target's shape
+        The share of population scores strictly below the example's; higher means a likelier member. Call an example a
+        member if its share is at least 1 - alpha. Then the false-positive rate on the population is at most alpha, ties
+        included.
+
+    Raises
+    ------
+    ValueError
+        If a score is NaN or infinite, or shapes disagree. Also if only one of the labels is given, or the population
+        lacks a class of the target.
+
+    Examples
+    --------
+    >>> population([0.5, 2.0], [0.0, 1.0, 1.0, 3.0])
+    array([0.25, 0.75])
     """
     x, z = as_array("target", target, ndim=(1, 2)), as_array("population", population, ndim=(1, 2))
     if x.shape[:-1] != z.shape[:-1]:
         raise ValueError(
             f"target and population must hold the same target models, but have shapes {x.shape}, {z.shape}."
         )
-    if (target_labels is None) != (population_labels is None):
-        raise ValueError("target_labels and population_labels must be given together or not at all.")
-    if target_labels is None:
-        y, y_z = np.zeros(x.shape[-1], np.int64), np.zeros(z.shape[-1], np.int64)
-    else:
-        y = as_labels("target_labels", target_labels, ndim=1)
-        y_z = as_labels("population_labels", population_labels, ndim=1)
-    for name, labels, size in (("target_labels", y, x.shape[-1]), ("population_labels", y_z, z.shape[-1])):
-        if labels.shape != (size,):
-            raise ValueError(f"{name} has shape {labels.shape}, but there are {size} examples.")
+    y, y_z = np.zeros(x.shape[-1], np.int64), np.zeros(z.shape[-1], np.int64)
+    if together("target_labels", target_labels, "population_labels", population_labels):
+        y = _labels_of("target", x, "target_labels", target_labels)
+        y_z = _labels_of("population", z, "population_labels", population_labels)
     missing = np.setdiff1d(y, y_z)
     if missing.size:
         raise ValueError(f"population_labels lacks {missing.size} class(es) of target_labels, such as {missing[0]}.")
@@ -46,36 +60,72 @@ def population(target, population, *, target_labels=None, population_labels=None
 
 
 def difficulty_calibration(target, shadow, member=None) -> np.ndarray:
-    """Difficulty calibration (Watson et al. 2022): the score less its mean over models that did not see the example.
+    """Difficulty calibration (Watson et al. 2022): subtract the score's mean over models that did not see the example.
 
-    target (n[, q]) or (t, n[, q]), shadow (models, n[, q]): any score that is higher for members, such as a logit or
-    log p_y; member (models, n); or shadow is `Moments`. Averaged over queries q. Returns (n,) or (t, n).
-    Infinite signals count as `moments` says. Raises ValueError for NaN, shapes that disagree, one shadow model, and an
-    example that every shadow model saw.
+    Parameters
+    ----------
+    target : (n[, q]) or (t, n[, q]) array
+        Scores of one target model or of t models; any score that is higher for members, such as a logit or log p_y.
+        An axis q holds queries (augmented views); the result is averaged over it.
+    shadow : (models, n[, q]) array or Moments
+        The same score of the shadow models.
+    member : (models, n) bool, optional
+        True where a shadow model was trained on an example. Leave it out if shadow is `Moments`.
+
+    Returns
+    -------
+    (n,) or (t, n) array
+        Higher = more likely a member. Infinite signals count as `moments` says.
+
+    Raises
+    ------
+    ValueError
+        If a score is NaN, shapes disagree, or there is one shadow model. Also if all shadow models saw an example.
+
+    Examples
+    --------
+    >>> shadow, member = [[4.0, 1.0], [0.0, 2.0], [1.0, 6.0]], [[1, 0], [0, 0], [0, 1]]
+    >>> difficulty_calibration([2.0, 2.0], shadow, member)
+    array([1.5, 0.5])
     """
-    m = _as_moments("shadow", shadow, "member", member, deviations=False)
-    _need_sides(m, online=False, name="member")
+    m = _as_moments(shadow, member, deviations=False)
+    _need_sides(m, online=False)
     rows, stacked = _targets("target", target, m.mean_out.shape)
-    scores = np.stack([_finite(row, m.low, m.high) - m.mean_out for row in rows])
-    scores = scores if scores.ndim == 2 else scores.mean(-1)
-    return scores if stacked else scores[0]
+    return _scored((_finite(row, m.low, m.high) - m.mean_out for row in rows), stacked)
 
 
 def label_only(target_correct, *, shadow_correct=None, shadow_member=None) -> np.ndarray:
-    """The label-only attack by augmentation (Choquette-Choo et al. 2021): right on many views, so a member.
+    """The label-only attack by augmentation (Choquette-Choo et al. 2021): a member is right on many views.
 
-    target_correct (n, q) or (t, n, q), bool: is the label predicted for each of q augmented views of an example.
-    Returns (n,) or (t, n), higher = more likely a member: the share of views that are right; or, with shadow_correct
-    (models, n_s, q) and shadow_member (models, n_s), the log-odds of a logistic regression of membership on the views,
-    fitted to all the shadow models together (the paper trains a small network on the same vector).
+    Parameters
+    ----------
+    target_correct : (n, q) or (t, n, q) bool
+        Whether the target is right on each of q augmented views of an example.
+    shadow_correct : (models, n_s, q) bool, optional
+        The same for shadow models.
+    shadow_member : (models, n_s) bool, optional
+        True where a shadow model was trained on an example.
 
-    Raises ValueError for values other than 0 and 1, shapes that disagree, one of the shadow arguments alone, and a
-    shadow_member that is all True or all False.
+    Returns
+    -------
+    (n,) or (t, n) array
+        Higher = more likely a member. Without shadow models it is the share of views that are right. With them it is
+        the log-odds of a logistic regression of membership on the views. It is fitted to all shadow models together.
+        (The paper trains a small network on the same vector.)
+
+    Raises
+    ------
+    ValueError
+        If a value is not 0 or 1, or shapes disagree. Also if only one of the shadow arguments is given, or shadow_member
+        is all True or all False.
+
+    Examples
+    --------
+    >>> label_only([[1, 1, 0, 1], [0, 1, 0, 0]])
+    array([0.75, 0.25])
     """
     x = as_member("target_correct", target_correct, ndim=(2, 3))
-    if (shadow_correct is None) != (shadow_member is None):
-        raise ValueError("shadow_correct and shadow_member must be given together or not at all.")
-    if shadow_correct is None:
+    if not together("shadow_correct", shadow_correct, "shadow_member", shadow_member):
         return x.mean(-1)
     v = as_member("shadow_correct", shadow_correct, ndim=3)
     member = as_member("shadow_member", shadow_member, ndim=2)
@@ -83,8 +133,7 @@ def label_only(target_correct, *, shadow_correct=None, shadow_member=None) -> np
         raise ValueError(f"shadow_member has shape {member.shape}, but shadow_correct has shape {v.shape}.")
     if v.shape[-1] != x.shape[-1]:
         raise ValueError(f"shadow_correct has {v.shape[-1]} views an example, but target_correct has {x.shape[-1]}.")
-    if member.all() or not member.any():
-        raise ValueError(f"shadow_member is {bool(member.any())} everywhere: the fit needs members and non-members.")
+    _need_both(member, "the fit")
     from sklearn.linear_model import LogisticRegression
 
     fit = LogisticRegression().fit(v.reshape(-1, v.shape[-1]).astype(np.float64), member.ravel())

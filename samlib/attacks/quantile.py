@@ -1,4 +1,4 @@
-"""The quantile-regression attack: how high would this example's score be had the target not trained on it?"""
+"""The quantile-regression attack: predict an example's score for the case that the target did not train on it."""
 
 from __future__ import annotations
 
@@ -21,34 +21,63 @@ def quantile_regression(
     lr=1e-2,
     seed=0,
 ) -> np.ndarray:
-    """Membership by regressing the score's distribution on features (Bertran et al. 2023), without shadow models.
+    """The quantile-regression attack (Bertran et al. 2023): regress the score's distribution on features.
 
-    public_features (m, ...) and public_scores (m,), m at least 10: points that the target did not train on, and the
-    target's score on them, such as logits; target_features (n, ...) and target_scores (n,): the points to judge.
-    Features are anything known without the target's training data: inputs, embeddings, labels, or other signals.
-    Higher = more likely a member.
+    It needs no shadow models.
 
-    alpha None: the Gaussian variant of the authors' code. Mean and deviation are regressed and the score is
-    (s - mean) / deviation, one order for all false-positive rates. Returns (n,). (A scikit-learn regressor fits the
-    deviation to absolute residuals across five folds; it is at least a twentieth of their mean.)
-    alpha a number or (levels,), false-positive rates inside (0, 1): one regression of the (1 - alpha)-quantile by
-    pinball loss each. The score is s less the quantile, a member at that rate where it is at least 0. Returns (n,), or
-    (levels, n).
-    regressor: a scikit-learn regressor (for alpha one with a quantile loss), by default histogram gradient boosting;
-    or a torch module that maps (batch, ...) features to (batch, 2), mean and log deviation, or for alpha to
-    (batch, levels), trained for `epochs` by Adam at `lr` in batches of 256. It is copied, not changed.
+    Parameters
+    ----------
+    public_features : (m, ...) array
+        Features of m >= 10 points that the target did not train on. Features are all that is known without the target's
+        training data: inputs, embeddings, labels, or other signals.
+    public_scores : (m,) array
+        The target's score on these points, such as a logit; higher for members.
+    target_features, target_scores : (n, ...) and (n,) arrays
+        The same for the points to judge.
+    alpha : None, float or (levels,) array
+        None: the Gaussian variant of the authors' code, one order for all false-positive rates. Mean and deviation are
+        regressed. Rates inside (0, 1): one regression of the (1 - alpha)-quantile by pinball loss for each.
+    regressor : scikit-learn regressor or torch module, optional
+        By default, histogram gradient boosting. For alpha, a scikit-learn regressor needs a quantile loss. A torch module
+        maps (batch, ...) features to (batch, 2), mean and log deviation; for alpha, to (batch, levels). It is copied,
+        not changed.
+    epochs, lr : int, float
+        Training of a torch module, by Adam in batches of 256.
+    seed : int
+        Seed of the default regressor, the folds and the batches.
 
-    Raises ValueError for NaN or infinite values, shapes that disagree, alpha outside (0, 1), and a regressor without a
-    quantile loss where alpha needs one.
+    Returns
+    -------
+    (n,) array; (levels, n) if alpha has an axis
+        Higher = more likely a member. Without alpha it is (score - mean) / deviation. With alpha it is the score less the
+        quantile: call a member at that rate if this is at least 0.
+
+    Raises
+    ------
+    ValueError
+        If a value is NaN or infinite, or shapes disagree. Also if alpha lies outside (0, 1), or if alpha is given and the
+        regressor has no quantile loss.
+
+    Notes
+    -----
+    A scikit-learn regressor fits the deviation to absolute residuals across five folds. The deviation is at least a
+    twentieth of their mean.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> features = rng.normal(size=(200, 1))
+    >>> public = features[:, 0] + 0.1 * rng.normal(size=200)
+    >>> scores = quantile_regression(features, public, [[0.0], [0.0]], [0.0, 1.0])
+    >>> bool(scores[1] > scores[0] + 3)
+    True
     """
     f, s = as_array("public_features", public_features), as_array("public_scores", public_scores, ndim=1)
     g, u = as_array("target_features", target_features), as_array("target_scores", target_scores, ndim=1)
     for side, features, scores in (("public", f, s), ("target", g, u)):
+        n = len(np.atleast_1d(features))
         if features.shape[:1] != scores.shape:
-            raise ValueError(
-                f"{side}_features holds {len(np.atleast_1d(features))} examples, but {side}_scores {len(scores)}: "
-                "they must agree."
-            )
+            raise ValueError(f"{side}_features holds {n} examples, but {side}_scores {len(scores)}: they must agree.")
     if f.shape[1:] != g.shape[1:]:
         raise ValueError(f"target_features has shape {g.shape}, but public_features has shape {f.shape}.")
     if len(s) < 10:
@@ -60,57 +89,55 @@ def quantile_regression(
     if not (regressor is None or hasattr(regressor, "state_dict") or hasattr(regressor, "get_params")):
         raise ValueError("regressor must be a scikit-learn regressor or a torch module.")
     s, u = s.astype(np.float64), u.astype(np.float64)
-    f, g = (a.astype(np.float32) if a.dtype == np.float16 else a for a in (f, g))  # in which no fit is exact enough
+    f, g = (a.astype(np.float32) if a.dtype == np.float16 else a for a in (f, g))  # float16 is too coarse for a fit
 
     if hasattr(regressor, "state_dict"):
-        predicted = _torch_predict(regressor, f, s, g, levels, epochs, lr, seed)
+        centre, scale = _torch_predict(regressor, f, s, g, levels, epochs, lr, seed)
     else:
-        f, g = f.reshape(len(f), -1), g.reshape(len(g), -1)
-        predicted = (
-            _gaussian(regressor, f, s, g, seed) if alpha is None else _quantiles(regressor, f, s, g, levels, seed)
+        regressor = (
+            _boosting("squared_error" if alpha is None else "quantile", seed) if regressor is None else regressor
         )
-    if alpha is None:
-        mean, deviation = predicted
-        return (u - mean) / deviation
-    margins = u - predicted
-    return margins[0] if one else margins
+        f, g = f.reshape(len(f), -1), g.reshape(len(g), -1)
+        centre, scale = _gaussian(regressor, f, s, g, seed) if alpha is None else _quantiles(regressor, f, s, g, levels)
+    scores = (u - centre) / scale
+    return scores[0] if one else scores
 
 
-def _quantiles(regressor, f, s, g, levels, seed) -> np.ndarray:
+def _quantiles(regressor, f, s, g, levels) -> tuple[np.ndarray, float]:
+    """The quantiles (levels, n) of the targets' scores, and a scale of 1."""
     from sklearn.base import clone
 
-    regressor = _boosting("quantile", 0.5, seed) if regressor is None else regressor
     settings = regressor.get_params()
     name = "quantile" if "quantile" in settings else "alpha"
     if settings.get("loss", "quantile") != "quantile" or (name == "alpha" and "loss" not in settings):
         raise ValueError(f"regressor {type(regressor).__name__} has no quantile loss, which alpha needs.")
-    return np.stack([clone(regressor).set_params(**{name: 1 - a}).fit(f, s).predict(g) for a in levels])
+    return np.stack([clone(regressor).set_params(**{name: 1 - a}).fit(f, s).predict(g) for a in levels]), 1.0
 
 
 def _gaussian(regressor, f, s, g, seed) -> tuple[np.ndarray, np.ndarray]:
+    """The mean and the deviation (n,) of the targets' scores."""
     from sklearn.base import clone
     from sklearn.model_selection import KFold, cross_val_predict
 
-    regressor = _boosting("squared_error", None, seed) if regressor is None else regressor
     mean = clone(regressor).fit(f, s).predict(g)
-    # Residuals of points that the fit has seen are too small: take them across folds.
+    # residuals are taken across folds: on points that the fit has seen they are too small
     held_out = cross_val_predict(clone(regressor), f, s, cv=KFold(5, shuffle=True, random_state=seed))
     size = np.abs(s - held_out)
-    # A Gaussian's mean absolute deviation is sqrt(2 / pi) of its deviation, and easier to regress than the square.
+    # A Gaussian's mean absolute deviation is sqrt(2 / pi) of its deviation. It is easier to regress than the square.
     deviation = np.sqrt(np.pi / 2) * clone(regressor).fit(f, size).predict(g)
     return mean, np.maximum(deviation, max(0.05 * size.mean(), 1e-30))
 
 
-def _boosting(loss, quantile, seed):
+def _boosting(loss, seed):
     from sklearn.ensemble import HistGradientBoostingRegressor
 
-    # Small trees and steps: larger ones fit the noise of a thousand public points.
-    return HistGradientBoostingRegressor(
-        loss=loss, quantile=quantile, learning_rate=0.05, max_leaf_nodes=8, random_state=seed
-    )
+    # Trees and steps are small. Larger ones fit the noise of a thousand public points.
+    small = {"learning_rate": 0.05, "max_leaf_nodes": 8}
+    return HistGradientBoostingRegressor(loss=loss, quantile=0.5, random_state=seed, **small)
 
 
 def _torch_predict(module, f, s, g, levels, epochs, lr, seed):
+    """`_gaussian` or, given levels, `_quantiles`, by a copy of a torch module."""
     import torch
 
     module = copy.deepcopy(module).train()
@@ -147,4 +174,4 @@ def _torch_predict(module, f, s, g, levels, epochs, lr, seed):
         out = module.eval()(z).double().cpu().numpy()
     if q is None:
         return centre + scale * out[:, 0], scale * np.exp(out[:, 1])
-    return centre + scale * out.T
+    return centre + scale * out.T, 1.0

@@ -1,113 +1,242 @@
-"""The threshold family: one signal per example from the target's probabilities alone, and the threshold that calls it.
+"""The threshold attacks: a score from the target's probabilities alone, and a threshold that calls members.
 
-Every score is higher for a likelier member, so losses and entropies are negated.
+A higher score means a likelier member, so losses and entropies are negated.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from samlib.checks import as_array, as_labels, as_member, same_shape
+from samlib.checks import as_array, as_labels, as_member, same_shape, together
 
 
 def correctness(probs, labels) -> np.ndarray:
-    """1.0 where the target predicts the label, else 0.0 (the gap attack of Yeom et al. 2018).
+    """Whether the target predicts the label (the gap attack of Yeom et al. 2018).
 
-    probs (..., n, classes), labels (n,); returns (..., n). The first of equal probabilities is the prediction.
-    Raises ValueError where probabilities lie outside [0, 1], do not sum to one, are fewer than two a row, or where
-    labels do not fit.
+    Parameters
+    ----------
+    probs : (..., n, classes) array
+        The target's probabilities.
+    labels : (n,) int
+        The true classes.
+
+    Returns
+    -------
+    (..., n) float64 array
+        1.0 if it does, else 0.0. Of equal probabilities, the first one is the prediction.
+
+    Raises
+    ------
+    ValueError
+        If a probability lies outside [0, 1], or a row does not sum to one. Also if there are fewer than two classes, or
+        labels do not fit.
+
+    Examples
+    --------
+    >>> correctness([[0.7, 0.3], [0.6, 0.4]], [0, 1])
+    array([1., 0.])
     """
     p, y = _probabilities(probs, labels)
     return (p.argmax(-1) == y).astype(np.float64)
 
 
 def confidence(probs, labels) -> np.ndarray:
-    """Probability of the true class, p_y (Salem et al. 2019; Song and Mittal 2021). Shapes and errors as `correctness`."""
+    """The probability of the true class, p_y (Salem et al. 2019; Song and Mittal 2021).
+
+    Parameters
+    ----------
+    probs : (..., n, classes) array
+        The target's probabilities.
+    labels : (n,) int
+        The true classes.
+
+    Returns
+    -------
+    (..., n) float64 array
+        p_y, higher = more likely a member.
+
+    Raises
+    ------
+    ValueError
+        If a probability lies outside [0, 1], or a row does not sum to one. Also if there are fewer than two classes, or
+        labels do not fit.
+
+    Examples
+    --------
+    >>> confidence([[0.7, 0.3], [0.6, 0.4]], [0, 1])
+    array([0.7, 0.4])
+    """
     p, y = _probabilities(probs, labels)
     return _true(p, y)
 
 
 def loss(probs, labels) -> np.ndarray:
-    """Negated cross-entropy, log p_y (Yeom et al. 2018, adversary 2). Shapes and errors as `correctness`.
+    """The negated cross-entropy, log p_y (Yeom et al. 2018, adversary 2).
 
-    A probability of zero counts as the smallest normal double, so the score is finite: -708.4.
+    Parameters
+    ----------
+    probs : (..., n, classes) array
+        The target's probabilities.
+    labels : (n,) int
+        The true classes.
+
+    Returns
+    -------
+    (..., n) float64 array
+        log p_y, higher = more likely a member. It is at least -708.4: p_y = 0 counts as the smallest normal double.
+
+    Raises
+    ------
+    ValueError
+        If a probability lies outside [0, 1], or a row does not sum to one. Also if there are fewer than two classes, or
+        labels do not fit.
+
+    Examples
+    --------
+    >>> loss([[0.7, 0.3], [0.6, 0.4]], [0, 1]).round(2)
+    array([-0.36, -0.92])
     """
     p, y = _probabilities(probs, labels)
     return _log(_true(p, y))
 
 
 def entropy(probs, labels) -> np.ndarray:
-    """Negated entropy of the prediction, sum_i p_i log p_i, in nats (Salem et al. 2019; Song and Mittal 2021).
+    """The negated entropy of the prediction, sum_i p_i log p_i (Salem et al. 2019; Song and Mittal 2021).
 
-    The labels are checked and not used. Shapes and errors as `correctness`.
+    Parameters
+    ----------
+    probs : (..., n, classes) array
+        The target's probabilities.
+    labels : (n,) int
+        The true classes.
+
+    Returns
+    -------
+    (..., n) float64 array
+        In nats, higher = more likely a member. The labels are checked, but they do not matter.
+
+    Raises
+    ------
+    ValueError
+        If a probability lies outside [0, 1], or a row does not sum to one. Also if there are fewer than two classes, or
+        labels do not fit.
+
+    Examples
+    --------
+    >>> entropy([[0.9, 0.1], [0.5, 0.5]], [0, 1]).round(2)
+    array([-0.33, -0.69])
     """
     p, _ = _probabilities(probs, labels)
     return (p * _log(p)).sum(-1)
 
 
 def modified_entropy(probs, labels) -> np.ndarray:
-    """Negated modified entropy, -Mentr (Song and Mittal 2021): (1 - p_y) log p_y + sum_{i != y} p_i log(1 - p_i).
+    """The negated modified entropy (Song and Mittal 2021): (1 - p_y) log p_y + sum_{i != y} p_i log(1 - p_i).
 
-    Finite for saturated probabilities: logarithms of zero count as -708.4, the smallest normal double's (the published
-    code cuts them at 1e-30). Shapes and errors as `correctness`.
+    Parameters
+    ----------
+    probs : (..., n, classes) array
+        The target's probabilities.
+    labels : (n,) int
+        The true classes.
+
+    Returns
+    -------
+    (..., n) float64 array
+        In nats, higher = more likely a member. It is finite: the logarithm of 0 counts as -708.4, that of the smallest
+        normal double. (The published code cuts at 1e-30.)
+
+    Raises
+    ------
+    ValueError
+        If a probability lies outside [0, 1], or a row does not sum to one. Also if there are fewer than two classes, or
+        labels do not fit.
+
+    Examples
+    --------
+    >>> modified_entropy([[0.9, 0.1], [0.9, 0.1]], [0, 1]).round(2)
+    array([-0.02, -4.14])
     """
     p, y = _probabilities(probs, labels)
     p_y = _true(p, y)
     others = np.where(np.arange(p.shape[-1]) == y[:, None], 0, p)
-    # Where p is small, log1p keeps what 1 - p would round away.
+    # for small p, log1p keeps digits that 1 - p would round away
     log_rest = np.where(others < 0.5, np.log1p(-np.minimum(others, 0.5)), _log(1 - others))
     return (1 - p_y) * _log(p_y) + (others * log_rest).sum(-1)
 
 
 def threshold(shadow_scores, shadow_member, target_scores, *, shadow_labels=None, target_labels=None) -> np.ndarray:
-    """Membership by the threshold that separates a shadow model's members best (Song and Mittal 2021).
+    """Call members by the threshold that separates a shadow model's members best (Song and Mittal 2021).
 
-    shadow_scores (n_s,) or (models, n_s), shadow_member of the same shape; target_scores (n,) or (t, n). With
-    shadow_labels (n_s,) and target_labels (n,), one threshold a class. Returns bool, of target_scores' shape: True, a
-    member, where the score reaches the threshold.
+    Parameters
+    ----------
+    shadow_scores : (n_s,) or (models, n_s) array
+        Scores of the shadow models.
+    shadow_member : bool, of the same shape
+        True where a shadow model was trained on an example.
+    target_scores : (n,) or (t, n) array
+        The same score of one target model or of t models.
+    shadow_labels, target_labels : (n_s,) and (n,) int, optional
+        Class labels. If given, each class has a threshold of its own.
 
-    The threshold is the observed shadow score of highest balanced accuracy, as in the published code; among equally
-    good ones the lowest. It is found by sorting, with tied scores moved together and counts compared as integers. A
-    class that has no members or no non-members among the shadow's examples takes the global threshold.
-    Raises ValueError where shapes disagree, scores are NaN or infinite, only one of the labels is given, or
-    shadow_member is all True or all False.
+    Returns
+    -------
+    bool array of target_scores' shape
+        True, a member, where the score reaches the threshold.
+
+    Raises
+    ------
+    ValueError
+        If shapes disagree, or a score is NaN or infinite. Also if only one of the labels is given, or shadow_member is
+        all True or all False.
+
+    Notes
+    -----
+    The threshold is the shadow score with the highest balanced accuracy, as in the published code. Of equally good ones
+    it is the lowest. Scores are sorted, tied scores move together, and counts are compared as integers. A class without
+    members or without non-members among the shadow's examples takes the threshold of all classes.
+
+    Examples
+    --------
+    >>> threshold([0.1, 0.4, 0.6, 0.9], [False, False, True, True], [0.5, 0.7])
+    array([False,  True])
     """
     scores = as_array("shadow_scores", shadow_scores, ndim=(1, 2))
     member = as_member("shadow_member", shadow_member, ndim=(1, 2))
     same_shape("shadow_scores", scores, "shadow_member", member)
     target = as_array("target_scores", target_scores, ndim=(1, 2))
-    if member.all() or not member.any():
-        raise ValueError(
-            f"shadow_member is {bool(member.any())} everywhere: a threshold needs members and non-members."
-        )
-    if (shadow_labels is None) != (target_labels is None):
-        raise ValueError("shadow_labels and target_labels must be given together or not at all.")
-
-    if shadow_labels is None:
-        return target >= _best_thresholds(scores.ravel(), member.ravel())[0]
-    y_shadow = as_labels("shadow_labels", shadow_labels, ndim=1)
-    y = as_labels("target_labels", target_labels, ndim=1)
-    for side, labels, values in (("shadow", y_shadow, scores), ("target", y, target)):
-        if labels.shape != values.shape[-1:]:
-            raise ValueError(f"{side}_labels has shape {labels.shape}, but {side}_scores has shape {values.shape}.")
-    n_classes = int(max(y_shadow.max(), y.max())) + 1
-    if n_classes > 2**16:  # number the classes that occur, rather than hold a threshold for all below the largest
-        occurring, index = np.unique(np.r_[y_shadow, y], return_inverse=True)
-        y_shadow, y, n_classes = index[: len(y_shadow)], index[len(y_shadow) :], len(occurring)
-    y_shadow = np.broadcast_to(y_shadow, scores.shape).ravel()
-    cuts = _best_thresholds(scores.ravel(), member.ravel(), y_shadow, n_classes)
+    _need_both(member, "a threshold")
+    if not together("shadow_labels", shadow_labels, "target_labels", target_labels):
+        return target >= _best_thresholds(scores, member)[0]
+    y_shadow = _labels_of("shadow_scores", scores, "shadow_labels", shadow_labels)
+    y = _labels_of("target_scores", target, "target_labels", target_labels)
+    occurring, index = np.unique(np.r_[y_shadow, y], return_inverse=True)
+    y_shadow, y = np.split(index, [len(y_shadow)])
+    cuts = _best_thresholds(scores, member, y_shadow, len(occurring))
     if np.isnan(cuts[y]).any():
-        cuts = np.where(np.isnan(cuts), _best_thresholds(scores.ravel(), member.ravel())[0], cuts)
+        cuts = np.where(np.isnan(cuts), _best_thresholds(scores, member)[0], cuts)
     return target >= cuts[y]
 
 
-def _best_thresholds(scores, member, labels=None, n_classes=1) -> np.ndarray:
-    """The threshold of highest balanced accuracy in each class, (n_classes,); NaN where a class lacks either side."""
+def _labels_of(scores_name: str, scores: np.ndarray, name: str, labels) -> np.ndarray:
+    """The labels (n,) of scores (..., n)."""
+    y = as_labels(name, labels, ndim=1)
+    if y.shape != scores.shape[-1:]:
+        raise ValueError(f"{name} has shape {y.shape}, but {scores_name} has shape {scores.shape}.")
+    return y
+
+
+def _need_both(member: np.ndarray, what: str) -> None:
+    if member.all() or not member.any():
+        raise ValueError(f"shadow_member is {bool(member.any())} everywhere: {what} needs members and non-members.")
+
+
+def _best_thresholds(scores, member, labels=0, n_classes=1) -> np.ndarray:
+    """The threshold of highest balanced accuracy in each class, (n_classes,); NaN if a class lacks a side."""
+    # a stable sort of short integers is a radix sort
+    labels = np.broadcast_to(labels, scores.shape).astype(np.min_scalar_type(n_classes)).ravel()
+    scores, member = scores.ravel(), member.ravel()
     order = np.argsort(scores)
-    if labels is None:
-        labels = np.zeros(len(scores), np.uint16)
-    elif n_classes <= 2**16:
-        labels = labels.astype(np.uint16)  # a stable sort of short integers is a radix sort
     if n_classes > 1:
         order = order[np.argsort(labels[order], kind="stable")]
     s, m, c = scores[order], member[order], labels[order]
@@ -120,7 +249,7 @@ def _best_thresholds(scores, member, labels=None, n_classes=1) -> np.ndarray:
     bounds = np.r_[candidate[first], len(s)]
     n_in = np.diff(in_before[bounds])
     n_out = np.diff(bounds) - n_in
-    # Members and non-members of the class strictly below each candidate.
+    # members and non-members of the class that lie strictly below each candidate
     in_below = in_before[candidate] - np.repeat(in_before[bounds[:-1]], sizes)
     out_below = candidate - np.repeat(bounds[:-1], sizes) - in_below
     gain = np.repeat(n_in * n_out, sizes) - in_below * np.repeat(n_out, sizes) + out_below * np.repeat(n_in, sizes)
@@ -136,7 +265,7 @@ def _probabilities(probs, labels) -> tuple[np.ndarray, np.ndarray]:
     p = as_array("probs", probs)
     if p.ndim < 2 or p.shape[-1] < 2:
         raise ValueError(f"probs must be (..., n, classes) with at least two classes, but its shape is {p.shape}.")
-    tolerance = 1e-3 if p.dtype == np.float64 else 1e-2  # float32 may have been bfloat16
+    tolerance = 1e-3 if p.dtype == np.float64 else 1e-2  # float32 may come from bfloat16
     p = p.astype(np.float64)
     if p.min() < -tolerance or p.max() > 1 + tolerance:
         raise ValueError(f"probs must lie in [0, 1], but they span {p.min():.6g} to {p.max():.6g}.")
@@ -150,7 +279,7 @@ def _probabilities(probs, labels) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _true(values, y) -> np.ndarray:
-    """The true class's entry: values (..., n, classes), y (n,) -> (..., n)."""
+    """The entry of the true class: values (..., n, classes) and y (n,) give (..., n)."""
     return values[..., np.arange(len(y)), y]
 
 

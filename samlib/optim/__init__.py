@@ -1,4 +1,4 @@
-"""Sharpness-aware minimization and its variants, each a `torch.optim.Optimizer`."""
+"""Sharpness-aware minimization (SAM) and its variants. Each is a `torch.optim.Optimizer`."""
 
 from samlib.optim.buffers import buffers_kept
 from samlib.optim.sam import ASAM, SAM

@@ -1,4 +1,4 @@
-"""A pass that leaves running statistics as they were."""
+"""Keep running statistics, and all other buffers, as they were before a pass."""
 
 from __future__ import annotations
 
@@ -7,21 +7,30 @@ from contextlib import contextmanager
 from threading import get_ident
 
 import torch
+from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parameter import is_lazy
+from torch.utils.hooks import RemovableHandle
 
 
 @contextmanager
 def buffers_kept() -> Iterator[None]:
-    """At the end, put back the buffers of every module that is called inside, so that they move in other passes only.
+    """Restore, at the end of the block, the buffers of every module that the block calls.
 
-    Modules run as they always do, so a compiled model needs no second form. The first call of a module clones the buffers
-    of all its `modules()`; the end copies the clones back, in place. This serves BatchNorm, InstanceNorm, spectral norm
-    and your own modules, even those that replace or add a buffer. Call `backward` inside: it may need what the pass left.
+    SAM makes its second pass inside this block, so that running statistics move in the first pass only. It serves
+    BatchNorm, InstanceNorm, spectral norm and your own modules, even those that replace or add a buffer. Modules run as
+    they always do, so a compiled model needs no second form. Call `backward` inside: it may need the buffers of the pass.
 
-    Only calls in this thread count. Calls inside a compiled function are not seen, nor are modules that their parent's
-    `modules()` does not list. Buffers that a lazy module makes at its first call stay. With `torch.compile(model)`, torch
-    warns of a global hook; the warning is harmless here. After `model.compile()` it does not warn, but compiles once more.
+    Notes
+    -----
+    The first call of a module clones the buffers of all its `modules()`. The end of the block copies the clones back, in
+    place. There are four limits:
+
+    - Only calls in this thread count.
+    - Calls inside a compiled function are not seen, nor modules that the parent's `modules()` does not list.
+    - Buffers that a lazy module makes at its first call stay.
+    - With `torch.compile(model)`, torch warns about a global hook; the warning is harmless. After `model.compile()` there
+      is no warning, but the model is compiled once more.
 
     Examples
     --------
@@ -31,21 +40,22 @@ def buffers_kept() -> Iterator[None]:
     >>> norm.num_batches_tracked
     tensor(0)
     """
-    thread, armed, called = get_ident(), [], []
-    registered, clones = {}, []  # of each module its buffers by name; pairs of lists: buffers and their clones
-    seen = {}  # by id, since modules may share a buffer
+    thread = get_ident()
+    registered: dict[nn.Module, dict[str, torch.Tensor | None]] = {}
+    clones: list[tuple[list[torch.Tensor], list[torch.Tensor]]] = []
+    seen: dict[int, torch.Tensor] = {}  # by id, since modules may share a buffer
 
-    @torch._disable_dynamo  # after `model.compile()` torch would trace it
+    @torch._disable_dynamo  # else torch traces it after `model.compile()`
     @torch.no_grad()
     def before(module, _):
         if get_ident() != thread:
             return
-        if not isinstance(module, torch.jit.ScriptModule):  # which takes no hook, and whose layers see none
-            # From the outermost call on all below it, so that no hook is there when torch.compile traces the layers: it
-            # would compile them again in each step.
-            armed.pop().remove()
-            called.append(module.register_forward_hook(after, always_call=True))
-        new = {}
+        if not isinstance(module, torch.jit.ScriptModule):  # a ScriptModule takes no hook, and its layers call none
+            # During the outermost call no global hook may be there. If torch.compile met one while it traces the layers,
+            # it would compile them again in each step.
+            hooks.pop().remove()
+            hooks.append(module.register_forward_hook(after, always_call=True))
+        new: dict[int, torch.Tensor] = {}
         for below in module.modules():
             if below not in registered:
                 registered[below] = dict(below._buffers)
@@ -55,42 +65,39 @@ def buffers_kept() -> Iterator[None]:
             clones.append((buffers, copies(buffers)))
 
     def after(*_):
-        called.pop().remove()
-        arm()
+        hooks.pop().remove()
+        hooks.append(register_module_forward_pre_hook(before))
 
-    def arm():
-        armed.append(register_module_forward_pre_hook(before))
-
-    arm()
+    hooks: list[RemovableHandle] = [register_module_forward_pre_hook(before)]
     try:
         yield
     finally:
-        for hook in armed + called:  # a KeyboardInterrupt inside the call leaves the second
+        for hook in hooks:
             hook.remove()
-        for module, buffers in registered.items():
-            if [*map(id, module._buffers.values())] != [*map(id, buffers.values())]:
+        for module, before_call in registered.items():
+            if [*map(id, module._buffers.values())] != [*map(id, before_call.values())]:
                 module._buffers.clear()
-                module._buffers.update(buffers)
+                module._buffers.update(before_call)
         with torch.no_grad():
             for buffers, kept in clones:
                 torch._foreach_copy_(buffers, kept)
 
 
 def _can_move(buffer: torch.Tensor) -> bool:
-    # torch writes neither to an expanded tensor nor to one that a lazy module has yet to make
+    # torch cannot write to an expanded tensor, nor to one that a lazy module has yet to make
     return not is_lazy(buffer) and torch._debug_has_internal_overlap(buffer) != 1
 
 
 def alike(tensors: Iterable[torch.Tensor]) -> list[list[torch.Tensor]]:
-    """Lists of tensors of one device and dtype: torch's functions over lists are fast on these."""
-    found = {}
+    """Group tensors by device and dtype, since torch's functions on lists are fast on such groups."""
+    found: dict[tuple, list[torch.Tensor]] = {}
     for t in tensors:
         found.setdefault((t.device, t.dtype), []).append(t)
     return list(found.values())
 
 
 def copies(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """A copy of each of at least one tensor; `torch._foreach_clone` is younger than the torch that we support."""
+    """Copy tensors, at least one; the oldest torch that we support has no `torch._foreach_clone`."""
     made = [torch.empty_like(t) for t in tensors]
     torch._foreach_copy_(made, list(tensors))
     return made

@@ -1,19 +1,19 @@
-"""GSAM, LookSAM and FriendlySAM: each changes one line of SAM."""
+"""GSAM, LookSAM and FriendlySAM. Each changes one line of SAM."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 
-from samlib.optim.sam import SAM, Lists, add_, dot, filled, gradients, has_gradient, norm_of, ratio
+from samlib.optim.sam import SAM, Lists, Tensors, add_, dot, filled, gradients, has_gradient, norm_of, ratio
 
 
 class GSAM(SAM):
-    """Surrogate gap guided SAM (Zhuang et al. 2022, Algorithm 1): also let the loss at w fall where that costs SAM nothing.
+    """Surrogate gap guided SAM (Zhuang et al. 2022, Algorithm 1): SAM that also narrows the gap between its two losses.
 
-    With g the gradient at w and g_p that at the moved point, the base optimizer applies g_p - alpha g_perp, where g_perp
-    is the part of g perpendicular to g_p.
+    Let g be the gradient at w, and g_p the gradient at the moved point. The base optimizer applies g_p - alpha g_perp.
+    Here g_perp is the part of g perpendicular to g_p.
 
     Parameters
     ----------
@@ -22,12 +22,24 @@ class GSAM(SAM):
     alpha : float
         The weight of the second term (the paper's range: 0.01 to 0.4).
     rho_min : float or None
-        Where given, rho follows the learning rate as in the paper's Algorithm 1: from `rho` at the group's first learning
-        rate (or its `lr_max`) to `rho_min` at 0. With None it is constant.
+        If given, rho follows the learning rate, as in the paper's Algorithm 1. It is `rho` at the group's first learning
+        rate (or its `lr_max`) and `rho_min` at 0. If None, rho is constant.
 
     Notes
     -----
-    Each step calls its one closure twice. The rest, and what is raised, is as in `SAM`.
+    `step` takes one closure and calls it twice. All else, errors too, is as in `SAM`.
+
+    Examples
+    --------
+    >>> model = torch.nn.Linear(3, 2)
+    >>> optimizer = GSAM(model.parameters(), torch.optim.SGD, rho=0.05, alpha=0.1, lr=0.1)
+    >>> def closure():
+    ...     loss = model(torch.ones(4, 3)).square().mean()
+    ...     loss.backward()
+    ...     return loss
+    >>> before = optimizer.step(closure)
+    >>> bool(closure() < before)
+    True
     """
 
     noted = ("unmoved", "gradient")
@@ -76,11 +88,11 @@ class GSAM(SAM):
 
 
 class LookSAM(SAM):
-    """LookSAM (Liu et al. 2022, Algorithm 1): SAM on every k-th step, whose direction the steps between reuse.
+    """LookSAM (Liu et al. 2022, Algorithm 1): a SAM step every k steps; the steps between reuse its direction.
 
-    Every k-th step, from the first, is a SAM step that keeps g_v, the part of the moved point's gradient g_s perpendicular
-    to g. The k - 1 steps between apply g + alpha ||g|| / ||g_v|| g_v. So k steps call the closure k + 1 times, where SAM
-    calls it 2 k times.
+    The first step and every k-th after it is a SAM step. It keeps g_v, the part of the moved point's gradient that is
+    perpendicular to g. The k - 1 steps between apply g + alpha ||g|| / ||g_v|| g_v. So k steps call the closure k + 1
+    times; SAM calls it 2 k times.
 
     Parameters
     ----------
@@ -94,17 +106,31 @@ class LookSAM(SAM):
     Raises
     ------
     ValueError
-        Where k is below 1, and as in `SAM`.
+        If k is below 1. Other errors as in `SAM`.
 
     Notes
     -----
-    The groups' `t` counts the steps: the next one looks where t is a multiple of k, or where no direction is kept.
-    `first_step` and `second_step` make a step that looks, and leave t as it is. `state_dict` holds t and the direction.
-    `step` takes one closure. The rest is as in `SAM`.
+    The groups' `t` counts the steps. The next step is a SAM step if t is a multiple of k, or if no direction is kept.
+    `first_step` and `second_step` make a SAM step and leave t as it is. `state_dict` holds t and the direction.
+    `step` takes one closure. All else is as in `SAM`.
+
+    Examples
+    --------
+    >>> model, calls = torch.nn.Linear(3, 2), []
+    >>> optimizer = LookSAM(model.parameters(), torch.optim.SGD, k=3, lr=0.1)
+    >>> def closure():
+    ...     calls.append(1)
+    ...     loss = model(torch.ones(4, 3)).square().mean()
+    ...     loss.backward()
+    ...     return loss
+    >>> for _ in range(3):
+    ...     loss = optimizer.step(closure)
+    >>> len(calls)
+    4
     """
 
-    # The vectors are the whole model's, as in the paper's Algorithm 1. pytorch_optimizer 4 projects and scales each tensor
-    # by itself, and makes both passes at every step.
+    # Vectors span the whole model, as in the paper's Algorithm 1. pytorch_optimizer 4 projects and scales each tensor
+    # by itself, and makes both passes in every step.
     noted = ("unmoved", "gradient")
     kept_state = ("kept",)
     micro_batches = False
@@ -144,7 +170,7 @@ class LookSAM(SAM):
         return loss
 
     def _one_pass(self, closure: Callable) -> torch.Tensor:
-        self._clear()
+        self.zero_grad()
         loss = closure()
         self._check()
         parts = self.parts(has_gradient)
@@ -160,25 +186,37 @@ class LookSAM(SAM):
 
 
 class FriendlySAM(SAM):
-    """Friendly SAM (Li et al. 2024, Algorithm 1): move along what is particular to the batch.
+    """Friendly SAM (Li et al. 2024, Algorithm 1): move along the part of the gradient that is the batch's own.
 
-    m <- lmbda m + (1 - lmbda) g, from m = 0, estimates the full gradient; the move follows g - sigma m instead of g.
+    m <- lmbda m + (1 - lmbda) g, which starts at 0, estimates the full gradient. The move follows g - sigma m, not g.
 
     Parameters
     ----------
     params, base_optimizer, rho, adaptive
         As in `SAM`.
     sigma : float
-        How much of the full gradient is taken out.
+        The share of the full gradient to take out.
     lmbda : float
         The memory of its estimate.
 
     Notes
     -----
-    Each step calls its one closure twice. `state_dict` holds m. The rest, and what is raised, is as in `SAM`.
+    `step` takes one closure and calls it twice. `state_dict` holds m. All else, errors too, is as in `SAM`.
+
+    Examples
+    --------
+    >>> model = torch.nn.Linear(3, 2)
+    >>> optimizer = FriendlySAM(model.parameters(), torch.optim.SGD, rho=0.05, lr=0.1)
+    >>> def closure():
+    ...     loss = model(torch.ones(4, 3)).square().mean()
+    ...     loss.backward()
+    ...     return loss
+    >>> before = optimizer.step(closure)
+    >>> bool(closure() < before)
+    True
     """
 
-    # The published script starts at m = g and subtracts m before it updates it; for sigma = 1 the direction is the same.
+    # The published script starts at m = g and subtracts m before it updates m; for sigma = 1 the direction is the same.
     noted = ("unmoved", "gradient")
     kept_state = ("average",)
     micro_batches = False
@@ -199,18 +237,18 @@ class FriendlySAM(SAM):
     def moves(self, p: torch.Tensor) -> bool:
         return has_gradient(p) or (p.requires_grad and self.has(p, "average"))
 
-    def direction(self, params: list[torch.Tensor], group: dict) -> Sequence[torch.Tensor]:
+    def direction(self, params: list[torch.Tensor], group: dict) -> Tensors:
         g = gradients(params)
-        m = filled(params, {p: self.state[p]["average"] for p in params if self.has(p, "average")})
-        m = torch._foreach_lerp(m, g, 1 - group["lmbda"])
+        old = filled(params, {p: self.state[p]["average"] for p in params if self.has(p, "average")})
+        m = torch._foreach_lerp(old, g, 1 - group["lmbda"])
         return torch._foreach_sub(g, torch._foreach_mul(m, group["sigma"]))
 
     def combine(self, first) -> None:
-        # only now, so that a step that fails leaves no trace
+        # not in `direction`, so that a step that fails leaves no trace
         for group, params in self.parts(lambda p: p in first or self.has(p, "average")):
             torch._foreach_lerp_(self.lasting("average", params), filled(params, first), 1 - group["lmbda"])
 
 
 def share(of: Lists, along: Lists) -> torch.Tensor:
-    """The factor c for which c `along` is the projection of `of` on `along`; exactly 1 where they are equal, 0 on zero."""
+    """The factor c with c `along` the projection of `of` on `along`: exactly 1 if they are equal, 0 if `along` is 0."""
     return ratio(dot(of, along), dot(along, along))

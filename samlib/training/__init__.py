@@ -1,12 +1,12 @@
-"""Train models on one device: the hot loop. Knows nothing of files or clusters; needs torch and numpy alone.
+"""The hot loop: train models on one device. It needs torch and numpy alone, and knows no files and no clusters.
 
-One step is written once, over tensors that stay in place (`samlib.training.common.Training`), in two forms, each chosen by
-measurement (tests/benchmarks). MLPs are trained as a stack: K models as batched matrix products, with the backward pass
-written out (`stacked`). All other models go through autograd, each by itself (`each`). A CPU takes the steps as they are, in
-one thread a process. A GPU captures a step and replays it, for several models side by side (`captured`).
+There are two trainers, chosen by measurement (tests/benchmarks). `stacked` trains K small MLPs at once, by batched
+matrix products and a backward pass that is written out. `each` trains any other model, one at a time, by autograd. Both
+keep their tensors in place (`common.Training`). A CPU runs the steps one by one, in one thread a process. A GPU captures
+a step and replays it, for several models side by side (`captured`).
 
-A group can be trained where nothing but torch and numpy is installed (`python -m samlib.training --help`), and put into a
-store later (`samlib.runs.import_group`).
+A machine with torch and numpy alone can train too: see `python -m samlib.training --help`. Then
+`samlib.runs.import_group` puts the models into a store.
 """
 
 from __future__ import annotations
@@ -24,25 +24,50 @@ from samlib.training.common import Streams, cosine, subset_size
 from samlib.training.each import train_each
 from samlib.training.stacked import Stack, is_stacked, train_stacked
 
-AT_ONCE = 2**26  # logits whose signals are computed at once
+AT_ONCE = 2**26  # the most logits that are turned into signals at once
 
 __all__ = ["Stack", "Streams", "at_once", "cosine", "group_size", "machine", "summaries", "train_each"]
 __all__ += ["train_group", "train_stacked"]
 
 
 def group_size(recipe: Mapping) -> int:
-    """How many models of a recipe make a group: the fastest stack on a CPU core, or one.
+    """The number of models in a group: the fastest stack on a CPU core, or one.
 
-    Groups are always whole and aligned, [0, size), [size, 2 size), ...: kernels round by memory position, so only then is
-    model k the same to the bit however many are asked for and whoever trains them.
+    Groups are whole and aligned: [0, size), [size, 2 size), and so on. How a kernel rounds depends on the position in
+    memory. With fixed groups, model k has the same bits whoever trains it and however many models there are.
+
+    Parameters
+    ----------
+    recipe : mapping
+        The fields of an `Experiment`.
+
+    Examples
+    --------
+    >>> group_size({"model": "mlp", "optimizer": "sam", "augment": False})
+    8
+    >>> group_size({"model": "cnn", "optimizer": "sam", "augment": False})
+    1
     """
     return 8 if is_stacked(recipe) else 1
 
 
 def at_once(recipe: Mapping, data: Mapping[str, np.ndarray], device: str, wanted: int) -> int:
-    """How many models one call of `train_group` should take of `wanted` ones: whole groups, as many as are fastest.
+    """The number of models that one call of `train_group` should train: whole groups.
 
-    A CPU takes one group. A GPU is measured for some seconds, once a process for a recipe and what is paired with it.
+    On a CPU this is one group. On a GPU the fastest number is measured. That takes some seconds, once in a process for a
+    pair of recipes.
+
+    Parameters
+    ----------
+    recipe, data, device
+        As in `train_group`.
+    wanted : int
+        The number of models to train in all; the result is no more than that, in whole groups.
+
+    Examples
+    --------
+    >>> at_once({"model": "mlp", "optimizer": "sgd", "augment": False}, {}, "cpu", wanted=100)
+    8
     """
     size = group_size(recipe)
     if not _is_gpu(device):
@@ -58,7 +83,13 @@ def _is_gpu(device: str) -> bool:
 
 
 def machine(device: str) -> str:
-    """The processor or GPU and the version of torch, in words."""
+    """The processor or GPU, and the version of torch, in words.
+
+    Examples
+    --------
+    >>> "CPU" in machine("cpu")
+    True
+    """
     kind = torch.cuda.get_device_name(device) if _is_gpu(device) else f"CPU {torch.backends.cpu.get_cpu_capability()}"
     return f"{platform.machine()} {kind}, torch {torch.__version__}"
 
@@ -66,24 +97,53 @@ def machine(device: str) -> str:
 def train_group(
     recipe: Mapping, data: Mapping[str, np.ndarray], models: Sequence[int], device: str = "cpu", wanted: int = 0
 ) -> dict:
-    """Train the models of the given indices and return their signals on every example of the pool and of the test set.
+    """Train models and return their signals on every example of the pool and of the test set.
 
-    recipe: the fields of an `Experiment`. data: `Dataset.arrays()`: `x_train` (n, ...), `y_train` (n,), `x_test` (t, ...),
-    `y_test` (t,), `n_classes`, and for uint8 images `mean` and `std`. models: one group (`group_size`) on a CPU; on a GPU as
-    many as `at_once` says. wanted: how many models of the recipe this process will train in all, where that is more.
+    Parameters
+    ----------
+    recipe : mapping
+        The fields of an `Experiment`.
+    data : mapping
+        As `Dataset.arrays()`: `x_train` (n, ...), `y_train` (n,), `x_test` (t, ...), `y_test` (t,), `n_classes`; for uint8
+        images also `mean` and `std`, one number a channel.
+    models : sequence of int
+        The indices k of the models: one group (`group_size`) on a CPU, `at_once` models on a GPU.
+    device : str
+        "cpu", "cuda" or "cuda:1".
+    wanted : int
+        The number of models of this recipe that the process will train in all, if that is more.
 
-    Model k depends on (seed, k) alone. On a CPU it is the same to the bit in the same group, and to rounding in any other. On
-    a GPU its subset, initial weights and order of examples are the same. The kernels there are chosen by measurement and
-    add in any order, so weights differ by rounding, which grows with the length of training. Convolutions in float32 take
-    TF32 there, and round to 10 bits, unless `torch.backends.cudnn.allow_tf32` is off.
+    Returns
+    -------
+    dict of arrays, with a leading axis over the k models
+        `member` (k, n) bool. `correct` bool, `logit`, `entropy` and `modified_entropy` float32, each (k, n). The same with
+        the prefix `test_`, each (k, t). `train_loss` (k,), the mean cross-entropy on the model's own subset.
+        `train_accuracy` and `test_accuracy` (k,). `diverged` (k,) bool: the model holds NaN, or on its own subset it is
+        no better than always guessing the commonest class. `strategy` (k,), how it was trained, in words.
 
-    Returns arrays with a leading axis over models: `member` (k, n) bool; `correct`, `logit`, `entropy` and
-    `modified_entropy` (k, n); the same (k, t) with the prefix `test_`; `train_loss` (k,), the mean cross-entropy on the
-    model's own subset, `train_accuracy`, `test_accuracy`; `diverged` (k,): NaN somewhere, or no better on its own
-    subset than always guessing the commonest class; `strategy` (k,), how it was trained, in words.
+    Raises
+    ------
+    RuntimeError
+        If the device's memory is too small for a single model. A group that is too large is trained in halves, and its
+        `strategy` says so.
 
-    A group that is too large for the device's memory is trained in halves, and its strategy says so. Raises RuntimeError
-    where a single model is too large.
+    Notes
+    -----
+    Model k depends on (seed, k) alone. On a CPU it has the same bits in the same group, and agrees to rounding in any
+    other. On a GPU its subset, initial weights and order of examples are the same. GPU kernels are chosen by measurement
+    and add in any order, so weights differ by rounding. The difference grows with the length of training. Float32
+    convolutions use TF32 there, which rounds to 10 bits, unless `torch.backends.cudnn.allow_tf32` is off.
+
+    Examples
+    --------
+    >>> recipe = {"model": "mlp", "hidden": (4,), "norm": "batch", "optimizer": "sam", "rho": 0.05, "lr": 0.1,
+    ...           "momentum": 0.9, "weight_decay": 0.0, "epochs": 2, "batch_size": 3, "label_smoothing": 0.0,
+    ...           "m_sharpness": None, "augment": False, "precision": "float32", "seed": 0, "subset_fraction": 0.5}
+    >>> x, y = np.eye(6, dtype=np.float32), np.array([0, 1, 0, 1, 0, 1])
+    >>> data = {"x_train": x, "y_train": y, "x_test": x, "y_test": y, "n_classes": 2}
+    >>> result = train_group(recipe, data, models=range(8))
+    >>> result["logit"].shape, str(result["strategy"][0])
+    ((8, 6), 'stacked 8, float32')
     """
     try:
         return _train_group(recipe, data, models, device, wanted)
@@ -93,7 +153,7 @@ def train_group(
                 f"One {recipe['model']} does not fit into the memory of {device} at batch_size {recipe['batch_size']}; "
                 "lower that."
             ) from None
-    # outside of the handler, whose traceback would keep the failed group's tensors alive
+    # not inside the handler: its traceback keeps the failed group's tensors alive
     half = len(models) // 2
     parts = [train_group(recipe, data, part, device, wanted) for part in (models[:half], models[half:])]
     result = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -110,7 +170,7 @@ def _train_group(recipe: Mapping, data: Mapping, models: Sequence[int], device: 
     else:
         train = train_stacked if is_stacked(recipe) else train_each
         *logits, strategy = train(recipe, data, streams, members, device)
-    signals = {}
+    signals: dict[str, np.ndarray] = {}
     for side, z, labels in zip(("", "test_"), logits, (y, y_test), strict=True):
         signals |= {f"{side}{name}": values for name, values in _signals(z, labels).items()}
     each = [summaries({name: v[k] for name, v in signals.items()}, y, member) for k, member in enumerate(members)]
@@ -123,7 +183,30 @@ def _train_group(recipe: Mapping, data: Mapping, models: Sequence[int], device: 
 
 
 def summaries(signals: Mapping[str, np.ndarray], y: np.ndarray, member: np.ndarray) -> dict:
-    """What follows from one model's signals, (n,) and (t,): its loss, its accuracies, and whether it diverged."""
+    """Summarize one model: its loss, its accuracies, and whether it diverged.
+
+    Parameters
+    ----------
+    signals : mapping of arrays
+        `correct` and `logit` (n,); `test_correct` and `test_logit` (t,).
+    y : (n,) int
+        Labels of the pool.
+    member : (n,) bool
+        The model's subset.
+
+    Returns
+    -------
+    dict
+        `train_loss`, `train_accuracy`, `test_accuracy` and `diverged`, as `train_group` defines them.
+
+    Examples
+    --------
+    >>> right, logit = np.array([True, True, False, True]), np.array([2.0, 1.0, -1.0, 3.0])
+    >>> signals = {"correct": right, "logit": logit, "test_correct": right[:2], "test_logit": logit[:2]}
+    >>> found = summaries(signals, y=np.array([0, 1, 0, 1]), member=right)
+    >>> float(found["train_accuracy"]), round(float(found["train_loss"]), 3), bool(found["diverged"])
+    (1.0, 0.163, False)
+    """
     accuracy, commonest = signals["correct"][member].mean(), np.bincount(y[member]).max() / member.sum()
     with np.errstate(over="ignore", invalid="ignore"):
         loss = np.logaddexp(0, -signals["logit"][member].astype(np.float64)).mean()
@@ -137,9 +220,9 @@ def summaries(signals: Mapping[str, np.ndarray], y: np.ndarray, member: np.ndarr
 
 
 def _signals(logits: torch.Tensor, y: np.ndarray) -> dict[str, np.ndarray]:
-    """Signals (k, n) of logits (k, n, c), computed where they lie.
+    """Signals (k, n) of logits (k, n, c), computed on their device.
 
-    A lost model keeps NaN, so that nothing can average it in unseen; `correct` knows no NaN and is False.
+    A model with NaN logits gets NaN signals, so no mean can hide it. Its `correct` is False, since a bool cannot be NaN.
     """
     labels, parts = torch.tensor(y, device=logits.device), []
     for part in logits.split(max(1, AT_ONCE // logits[0].numel())):

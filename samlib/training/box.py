@@ -1,12 +1,13 @@
-"""A time box: which models to train next, so that as many pairs as possible are whole when the time is up. Plain Python.
+"""A time box: choose the models to train next, so that many pairs are whole when the time is up. Plain Python.
 
-A task is some groups of one experiment, a wave. A pair is the experiments whose models k belong together. Two rules choose:
+A task is a wave: some groups of one experiment. A pair is two experiments; their models k belong together. Two rules
+choose the next task:
 
-1. Models whose partner is there or in training come first, for they make a pair whole.
-2. Else a new pair begins, with the lowest models, if the time is expected to be enough for all its members.
+1. Models come first if their partner is there or in training, since they make a pair whole.
+2. Else a new pair begins, with its lowest models, if the time should be enough for both of them.
 
-The slowest task of an experiment so far, and a margin, is what its next task is expected to take. A pair that has no such
-task begins as long as there is time.
+A task should take as long as the slowest one of its experiment so far, plus a margin. An experiment that has run no task
+yet is judged by its partner. If neither has run one, it begins as long as there is time.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ from dataclasses import dataclass, field
 from math import inf, log, sqrt
 
 MARGIN = 1.1
-GUESS = 1.25  # on what a partner's seconds say of an experiment that has none
+GUESS = 1.25  # a margin on times that are guessed from the partner's
 
 
 @dataclass
 class Work:
-    """The models of an experiment that are still to be trained.
+    """The models of an experiment that are still missing.
 
-    missing: whole groups, lowest models first. n_models: how many there will be. size: models of a group. wave: models that
-    a device takes at once. passes: over an example a step, 1 for SGD and 2 for SAM.
+    missing: whole groups, lowest models first. n_models: the experiment's number of models. size: models in a group.
+    wave: models that a device trains at once. passes: passes over an example in a step, 1 for SGD and 2 for SAM.
     """
 
     missing: list[range]
@@ -33,22 +34,22 @@ class Work:
     size: int
     wave: int
     passes: int = 1
-    seconds: dict[int, float] = field(default_factory=dict)  # of the slowest task so far, by its number of models
+    seconds: dict[int, float] = field(default_factory=dict)  # the slowest task so far, by number of models
 
     def __post_init__(self):
         self.open = {k for group in self.missing for k in group}
 
     def has(self, models: range) -> bool:
-        """Whether some of these models are there or in training."""
+        """Whether at least one of these models is there or in training."""
         return not self.open.issuperset(range(models.start, min(models.stop, self.n_models)))
 
     def take(self, groups: Sequence[range]) -> None:
-        """Call these groups in training."""
+        """Mark groups as in training."""
         self.missing = [group for group in self.missing if group not in groups]
         self.open.difference_update(*groups)
 
     def expected(self, n: int) -> float | None:
-        """Seconds that n models will take, None where nothing was measured. A smaller wave is less efficient: its square root."""
+        """The seconds that n models should take, or None if none were measured. Small waves are less efficient."""
         if not self.seconds:
             return None
         waves, rest = divmod(n, self.wave)
@@ -60,7 +61,7 @@ class Work:
 
 
 class Box:
-    """What to train next. pairs: tuples of names of `works`; a single experiment is a tuple of one. end: by `clock`."""
+    """Chooses tasks. pairs: tuples of names in `works`, of length one for a single experiment. end: a time of `clock`."""
 
     def __init__(
         self, pairs: Sequence[Sequence], works: Mapping, end: float = inf, clock: Callable[[], float] = time.monotonic
@@ -72,7 +73,7 @@ class Box:
         return self.end - self.clock()
 
     def take(self, room: float = inf) -> tuple | None:
-        """The next task, a name and its groups, or None where none is left or none fits. room: models that may be added."""
+        """The next task, a name and its groups; None if none is left or fits. room: the most models to add."""
         if (left := self.left()) <= 0:
             return None
         for _, _, name, groups, partners in sorted(self._candidates(), key=lambda task: task[:2]):
@@ -82,22 +83,22 @@ class Box:
         return None
 
     def finished(self, name, groups: Sequence[range], seconds: float) -> None:
-        """A task that `take` gave is done: what it took, from beginning to written."""
+        """Note that a task of `take` is done, and the seconds it took until it was written."""
         measured, n = self.works[name].seconds, sum(map(len, groups))
         measured[n] = max(seconds, measured.get(n, 0.0))
 
     def _candidates(self) -> Iterator[tuple]:
-        """Tasks as (whether it begins a pair, first model and place of the pair, name, groups, partners to follow)."""
+        """Yield tasks: (begins a pair, (first model, place of the pair), name, groups, partners that must follow)."""
         for place, pair in enumerate(self.pairs):
             works, fresh = {name: self.works[name] for name in pair}, {}
             for name, work in works.items():
-                others, groups = [w for other, w in works.items() if other != name], ([], [])
+                others = [w for other, w in works.items() if other != name]
+                fresh[name], begun = list[range](), list[range]()
                 for group in work.missing:
-                    groups[any(other.has(group) for other in others)].append(group)
-                fresh[name], begun = groups
+                    (begun if any(other.has(group) for other in others) else fresh[name]).append(group)
                 if begun:
                     yield False, (begun[0].start, place), name, begun, ()
-            # the larger groups first: each of the smaller ones then makes pairs whole
+            # larger groups lead: each smaller one that follows then makes pairs whole
             lead = max(fresh, key=lambda name: (bool(fresh[name]), works[name].size))
             if fresh[lead]:
                 first = fresh[lead][0]
@@ -105,7 +106,7 @@ class Box:
                 yield True, (first.start, place), lead, fresh[lead], partners
 
     def _fitting(self, name, groups: list[range], partners: Sequence, left: float, room: float) -> list[range]:
-        """As many of the groups as a wave takes and as time and room are expected to be enough for, partners included."""
+        """As many of the groups as fit into a wave, the time and the room, with their partners."""
         size = self.works[name].size
         for count in range(min(len(groups), max(1, self.works[name].wave // size)), 0, -1):
             n = count * size

@@ -1,15 +1,16 @@
-"""Training on a GPU: each model's step is captured once as a CUDA graph and replayed, several models side by side.
+"""Train on a GPU: capture each model's step once as a CUDA graph, and replay it, for several models side by side.
 
-A step is hundreds of short kernels, and a GPU runs them faster than Python launches them. A captured step is launched whole.
-Models side by side, each with a graph, a stream and memory of its own, fill what one of them leaves idle.
+A step is hundreds of short kernels, and a GPU runs them faster than Python launches them. A captured step is launched as
+a whole. One model leaves a part of the GPU idle. So several models train side by side, each with its own graph, stream
+and memory.
 
-Measured with torch 2.11 in November 2026: resnet18 at 32 x 32, batches of 125, augmented, bfloat16, in images through forward
-and backward a second.
+Measured with torch 2.11 in November 2026, in images through forward and backward a second. The model is resnet18 at 32 x 32,
+with batches of 125, augmentation and bfloat16.
 
-- One H100. In one run a plain loop took 7,465, and four captured models side by side 52,200 (SGD) and 51,200 (SAM). In another,
-  compiling raised 52,100 to 62,100 (SGD) and 51,700 to 61,700 (SAM).
-- One H200. One, four and eight models side by side took 42,700, 58,800 and 57,900 (SGD); compiled 50,600, 69,600 and 68,700.
-  In the same run, seven pairs of 60 epochs took 60,600, with the start (43 s, of which compiling 24 s) and evaluation.
+- One H100. In one run a plain loop reached 7,465; four captured models side by side reached 52,200 (SGD) and 51,200 (SAM). In
+  another run, compiling raised 52,100 to 62,100 (SGD) and 51,700 to 61,700 (SAM).
+- One H200. One, four and eight models side by side reached 42,700, 58,800 and 57,900 (SGD); compiled, 50,600, 69,600 and 68,700.
+  In the same run, seven pairs of 60 epochs took 60,600, with the start (43 s, 24 s of it compiling) and evaluation.
 """
 
 from __future__ import annotations
@@ -24,23 +25,23 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from samlib.training.common import Inputs, Training, drive, evaluated
+from samlib.training.common import Inputs, Training, trained
 from samlib.training.each import COMPILED, COMPILERS, OneModel, compile_passes
 from samlib.training.stacked import Stacked, is_stacked
 
-SIDE_BY_SIDE = (1, 4, 8, 16, 32)  # how many models at once are tried
-STACKED = (64, 256, 1024)  # likewise, in a stack
-WORTH = 1.05  # a next number is tried while it trains so many times as fast
-SPARE = 0.3  # share of the GPU's memory that is left to the evaluation
-WARM, TIMED = 2, 20  # steps before a capture, and of a measurement
-# What the compiler gained and took for resnet18 on that H100; what it takes is measured again in each process.
+SIDE_BY_SIDE = (1, 4, 8, 16, 32)  # the numbers of models at once to try
+STACKED = (64, 256, 1024)  # the same, for a stack
+WORTH = 1.05  # try the next number if this one trained at least so many times as fast as the last
+SPARE = 0.3  # share of the GPU's memory to leave for the evaluation
+WARM, TIMED = 2, 20  # steps before a capture, and steps in a measurement
+# The compiler's gain (a share) and cost (seconds) for resnet18 on that H100; each process measures the cost again.
 COMPILER_GAINS, COMPILER_TAKES = 0.15, 22.0
-APART = ("optimizer", "rho", "alpha", "m_sharpness")  # fields in which the models of a pair may differ
+APART = ("optimizer", "rho", "alpha", "m_sharpness")  # fields that may differ within a pair
 ELSEWHERE = ("dataset", "pool", "image_size", "seed", "n_models", "subset_fraction")  # fields that a step does not read
 
 
 class Strategy(NamedTuple):
-    """How models are trained: `at_once` together, with compiled passes or not, and that in words."""
+    """How models are trained: `at_once` together, with compiled passes or without; `said` is a remark on it."""
 
     at_once: int
     compiled: bool
@@ -48,10 +49,11 @@ class Strategy(NamedTuple):
 
 
 def capture(training: Training) -> None:
-    """Let a training replay its step, on a stream and in memory of its own. Raises RuntimeError where that cannot be."""
+    """Let a training replay its step on a stream and in memory of its own. Raises RuntimeError if that fails."""
     training.stream = torch.cuda.Stream()
     kinds = [(size, taken) for size in sorted(set(training.batches)) for taken in range(min(2, training.period))]
-    graphs, pool = {}, ()
+    graphs: dict[tuple[int, int], torch.cuda.CUDAGraph] = {}
+    pool: tuple = ()
     training.stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(training.stream):
         for size, taken in kinds:
@@ -61,31 +63,31 @@ def capture(training: Training) -> None:
         for size, taken in kinds:
             training.rewind(taken)
             training.stream.synchronize()
-            # not by `torch.cuda.graph`, which gives all spare memory back to the system each time
+            # `torch.cuda.graph` would give all spare memory back to the system each time
             graphs[size, taken] = graph = torch.cuda.CUDAGraph()
             graph.capture_begin(*pool)
             try:
                 training.step(size)
             finally:
                 graph.capture_end()
-            pool = (graph.pool(),)  # one for them all, for they never run at once
+            pool = (graph.pool(),)  # they share one, since they never run at the same time
     training.run = lambda size: graphs[size, int(training.taken % training.period > 0)].replay()
 
 
 class Engine:
-    """The captured trainings of one recipe, data set and GPU. They wait for models."""
+    """The captured trainings of one recipe, data set and GPU. They can train model after model."""
 
     def __init__(self, recipe: Mapping, data: Mapping, n: int, device: str, compiled: bool = False):
         self.recipe, self.data, self.n, self.compiled = recipe, data, n, compiled
         self.sides = [Inputs(data, side, device) for side in ("train", "test")]
         self.y = torch.tensor(np.asarray(data["y_train"]), device=device)
         self.trainings: list[Training] = []
-        self.said = self.loose = ""  # of the compiler, and why steps are not captured
+        self.said = self.loose = ""  # the compiler's outcome; the reason why steps are not captured
 
     def resize(self, k: int) -> None:
-        """Make place for k models at once. Raises OutOfMemoryError where the GPU has not so much."""
+        """Set the number of models at once to k. Raises OutOfMemoryError if the GPU's memory is too small."""
         make, classes = (self.recipe, self.sides[0], self.y, self.n), int(self.data["n_classes"])
-        gc.collect()  # a graph that is freed while another is captured spoils that
+        gc.collect()  # to free a graph while another is captured would spoil the capture
         torch.cuda.empty_cache()
         if is_stacked(self.recipe):
             if [len(training.order) for training in self.trainings] != [k]:
@@ -99,7 +101,7 @@ class Engine:
     def _captured(self, training: Training) -> Training:
         before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
         try:
-            if self.compiled:
+            if self.compiled and isinstance(training, OneModel):
                 self.said = compile_passes(training, COMPILERS["cuda"])
             capture(training)
         except torch.OutOfMemoryError:
@@ -112,7 +114,7 @@ class Engine:
         return training
 
     def speed(self) -> float:
-        """Steps of a model a second, measured."""
+        """Measure the steps a second, summed over models."""
         batches = self.trainings[0].batches[:TIMED]
         for _ in range(2):
             for training in self.trainings:
@@ -130,7 +132,7 @@ class Engine:
         return k * len(batches) / spent
 
     def fit(self, wanted: int) -> tuple[int, float]:
-        """The fastest number of models at once, at most about `wanted`, and its speed; resized to it."""
+        """Find the fastest number of models at once, at most `wanted`, and resize to it. Returns it and its speed."""
         best, fastest = 0, 0.0
         for k in STACKED if is_stacked(self.recipe) else SIDE_BY_SIDE:
             k = min(k, wanted)
@@ -152,17 +154,10 @@ class Engine:
         return best, fastest
 
     def train(self, streams: Sequence, members: Sequence[np.ndarray]) -> list[list[torch.Tensor]]:
-        """Train models at once. Returns their logits on the training and the test set, as `train_each`."""
-        stack = is_stacked(self.recipe)
+        """Train models at once. Returns their logits on the training and the test side, as `train_each`."""
         self.resize(len(streams))
-        parts = [(streams, members)] if stack else [([s], [m]) for s, m in zip(streams, members, strict=True)]
-        for training, part in zip(self.trainings, parts, strict=True):
-            if training.stream is not None:  # what is evaluated on the usual stream is to end first
-                training.stream.wait_stream(torch.cuda.current_stream())
-            with training.on_stream():
-                training.begin(*part)
-        drive(self.trainings, self.recipe["epochs"])
-        return [[evaluated(training, side) for side in self.sides] for training in self.trainings]
+        each = [([s], [m]) for s, m in zip(streams, members, strict=True)]
+        return trained(self.trainings, [(streams, members)] if is_stacked(self.recipe) else each, self.sides)
 
 
 _strategies: dict[str, Strategy] = {}
@@ -171,13 +166,13 @@ _took: dict[str, float] = {}
 
 
 def strategy(recipe: Mapping, data: Mapping, n: int, device: str, wanted: int) -> Strategy:
-    """How this process trains models of a recipe and of what is paired with it: measured at the first call, then kept.
+    """The strategy of a recipe and its partners in a pair: measured at the first call, then kept by the process.
 
-    wanted: how many models are to be trained, which decides whether the compiler pays. n: examples of a model.
+    n: examples of a model. wanted: the number of models to train; only for many of them does the compiler pay.
     """
     key = f"{_key(recipe, data, n, APART)} {is_stacked(recipe)}"
     if key not in _strategies:
-        _engines.clear()  # of other pairs, whose memory may be needed
+        _engines.clear()  # other pairs hold memory that may be needed
         with torch.cuda.device(device):
             _strategies[key] = _chosen(recipe, data, n, device, wanted)
     return _strategies[key]
@@ -189,10 +184,10 @@ def _chosen(recipe: Mapping, data: Mapping, n: int, device: str, wanted: int) ->
     if is_stacked(recipe) or engine.loose:
         return Strategy(k, False, engine.loose)
     passes = 2 if recipe["rho"] else 1
-    left = wanted * engine.trainings[0].steps / speed * 3 / passes  # of the pair: SGD's one pass and SAM's two
+    left = wanted * engine.trainings[0].steps / speed * 3 / passes  # seconds of the pair: SGD has one pass, SAM two
     if left * COMPILER_GAINS < _took.get(recipe["model"], COMPILER_TAKES):
         return Strategy(k, False, ", not compiled: too little is left to train")
-    _engines.clear()  # for two sets of trainings there may be no place
+    _engines.clear()  # two sets of trainings may not fit into memory
     del engine
     start = time.perf_counter()
     engine = _engine(recipe, data, n, device, True)
@@ -205,7 +200,7 @@ def _chosen(recipe: Mapping, data: Mapping, n: int, device: str, wanted: int) ->
 
 
 def _engine(recipe: Mapping, data: Mapping, n: int, device: str, compiled: bool) -> Engine:
-    """The engine of a recipe; those of the two last used are kept, for the two sides of a pair."""
+    """The engine of a recipe. The two used last are kept, one for each side of a pair."""
     key = f"{_key(recipe, data, n)} {device} {compiled}"
     engine = _engines.pop(key, None)
     while len(_engines) > 1:
@@ -215,13 +210,13 @@ def _engine(recipe: Mapping, data: Mapping, n: int, device: str, compiled: bool)
 
 
 def _key(recipe: Mapping, data: Mapping, n: int, without: Sequence[str] = ()) -> str:
-    """What a step depends on. An engine keeps its data, so that no other data come to have their `id`."""
+    """All that a step depends on. An engine keeps its data, so no other data can take over their `id`."""
     fields = {name: value for name, value in recipe.items() if name not in (*ELSEWHERE, *without)}
     return f"{json.dumps(fields, sort_keys=True)} {n} {id(data)}"
 
 
 def train_captured(recipe: Mapping, data: Mapping, streams, members, device: str, wanted: int = 0):
-    """Train models on a GPU by their strategy. Returns logits (k, n, c), (k, t, c) on it, and how it was done."""
+    """Train models on a GPU by their strategy. Arguments and results as in `train_each`."""
     n = int(members[0].sum())
     how = strategy(recipe, data, n, device, max(wanted, len(streams)))
     with torch.cuda.device(device):

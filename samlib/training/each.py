@@ -1,4 +1,4 @@
-"""One model at a time, through autograd and `torch.optim`: any architecture and optimizer."""
+"""Train one model at a time, of any architecture and with any optimizer, through autograd and `torch.optim`."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from torch.optim.swa_utils import update_bn
 
 from samlib.models import build_model, image_shape
 from samlib.optim import ASAM, GSAM, SAM, FriendlySAM, LookSAM
-from samlib.training.common import Inputs, Streams, Training, clear, drive, evaluated, settings
+from samlib.training.common import Inputs, Streams, Training, trained
 
 SHARPNESS_AWARE = {"sam": SAM, "asam": ASAM, "gsam": GSAM, "looksam": LookSAM, "friendlysam": FriendlySAM}
-# `torch.compile` by kind of device. On a CPU it gains a tenth at best, and compiling takes as long as a small model.
+# The compiler of each kind of device. On a CPU it gains at most a tenth, and takes as long as training a small model.
 COMPILERS = {"cuda": "inductor"}
 COMPILED = ", compiled"
 
 
 class OneModel(Training):
-    """One model, through autograd and `torch.optim`."""
+    """One model in training."""
 
     def __init__(self, recipe, inputs: Inputs, y: torch.Tensor, n: int, n_classes: int):
         super().__init__(recipe, inputs, y, n)
-        with torch.device("meta"):  # `begin` overwrites all of it
+        with torch.device("meta"):  # `begin` sets all weights
             model = build_model(recipe["model"], inputs.shape, n_classes, hidden=recipe["hidden"], norm=recipe["norm"])
         self.model = model.to_empty(device=self.device).to(memory_format=torch.channels_last).train()
         self.called, self.n_classes = self.model, n_classes
@@ -37,23 +37,23 @@ class OneModel(Training):
         self.period = self.optimizer.param_groups[0].get("k", 1)
 
     def begin(self, streams: Sequence[Streams], members: Sequence[np.ndarray]) -> None:
-        super().begin()
+        super().begin(streams, members)
         (self.streams,), (member,) = streams, members
         self.examples = np.flatnonzero(member)
         fresh = self.streams.build(self.recipe, self.inputs.shape, self.n_classes)
-        with torch.no_grad():
-            for old, new in zip(_tensors(self.model), _tensors(fresh), strict=True):
-                old.copy_(new)
-        clear(self.optimizer)
+        self.model.load_state_dict(fresh.state_dict())  # in place
+        for value in chain.from_iterable(state.values() for state in self.optimizer.state.values()):
+            if isinstance(value, torch.Tensor):
+                value.zero_()  # a momentum of zero is that of a first step
 
     def rewind(self, taken: int = 0) -> None:
         super().rewind(taken)
         for group in self.optimizer.param_groups:
-            if "t" in group:  # LookSAM's place in its cycle
+            if "t" in group:  # LookSAM counts its steps
                 group["t"] = taken
 
     def lay(self) -> None:
-        """The order of the next epoch, and how it is augmented, to the device."""
+        """Copy the order and the augmentation of the next epoch to the device."""
         self.put(self.order, self.streams.epoch(self.examples))
         if self.recipe["augment"]:
             _, *sides = image_shape(self.inputs.shape)
@@ -73,12 +73,10 @@ class OneModel(Training):
         return list(self.model.parameters())
 
     def settle(self) -> None:
-        """Take the averaged weights, with BatchNorm's statistics of their own (Izmailov et al. 2018, section 3.2)."""
+        """Take the averaged weights, and compute BatchNorm's statistics for them (Izmailov et al. 2018, section 3.2)."""
+        super().settle()
         if not self.average:
             return
-        with torch.no_grad():
-            for p, value in zip(self.weights(), self.average.values, strict=True):
-                p.copy_(value)
         members = torch.as_tensor(self.examples, device=self.device).split(self.batches)
         with autocast(self.recipe, self.device):
             update_bn((self.inputs.prepared(self.inputs.stored[batch]) for batch in members), self.model)
@@ -94,29 +92,51 @@ class OneModel(Training):
             self.model.train()
 
 
-def _tensors(model: nn.Module):
-    return chain(model.parameters(), model.buffers())
-
-
 def train_each(recipe: Mapping, data: Mapping, streams, members, device: str):
-    """Train models one by one. Returns logits (k, n, c), (k, t, c) on the device, and how it was done.
+    """Train models one by one.
 
-    The data set lies on the device as stored; batches are cut, augmented and normalized there. Weights and images are
-    channels-last, products bfloat16 where the recipe says so; weights, updates and evaluation are float32.
+    The data stay on the device as they are stored. Batches are cut, augmented and normalized there. Weights and images
+    are channels-last. Products are bfloat16 if the recipe says so; weights, updates and evaluation are float32.
+
+    Parameters
+    ----------
+    recipe, data, device
+        As in `train_group`.
+    streams : sequence of Streams
+        One for each model.
+    members : (k, n) bool
+        The subset of each model; all have one size.
+
+    Returns
+    -------
+    logits : (k, n, classes) float32 tensor
+        Of the training side.
+    test_logits : (k, t, classes) float32 tensor
+    said : str
+        How the models were trained.
+
+    Examples
+    --------
+    >>> recipe = {"model": "mlp", "hidden": (4,), "norm": "batch", "optimizer": "gsam", "rho": 0.05, "alpha": None,
+    ...           "lr": 0.1, "momentum": 0.9, "weight_decay": 0.0, "epochs": 2, "batch_size": 3, "label_smoothing": 0.0,
+    ...           "m_sharpness": None, "augment": False, "precision": "float32"}
+    >>> x, y = np.eye(6, dtype=np.float32), np.array([0, 1, 0, 1, 0, 1])
+    >>> data = {"x_train": x, "y_train": y, "x_test": x, "y_test": y, "n_classes": 2}
+    >>> stream = Streams(seed=0, k=0)
+    >>> logits, test_logits, said = train_each(recipe, data, [stream], [stream.member(6, 0.5)], "cpu")
+    >>> logits.shape, said
+    (torch.Size([1, 6, 2]), 'one at a time, channels-last')
     """
-    train, test = Inputs(data, "train", device), Inputs(data, "test", device)
+    sides = [Inputs(data, side, device) for side in ("train", "test")]
     y = torch.tensor(np.asarray(data["y_train"]), device=device)
-    one = OneModel(recipe, train, y, int(members[0].sum()), int(data["n_classes"]))
-    said, results = compile_passes(one, COMPILERS.get(one.device.type)), []
-    for stream, member in zip(streams, members, strict=True):
-        one.begin([stream], [member])
-        drive([one], recipe["epochs"])
-        results.append([evaluated(one, side) for side in (train, test)])
+    one = OneModel(recipe, sides[0], y, int(members[0].sum()), int(data["n_classes"]))
+    said = compile_passes(one, COMPILERS.get(one.device.type))
+    results = [trained([one], [([s], [m])], sides)[0] for s, m in zip(streams, members, strict=True)]
     return *map(torch.cat, zip(*results, strict=True)), f"one at a time, channels-last{said}{one.trouble()}"
 
 
 class Compiled(nn.Module):
-    """A model whose passes are compiled. It is a module, so that hooks see its call; the call inside it is compiled alone."""
+    """A model with compiled passes. Hooks run on this module; only the call inside it is compiled."""
 
     def __init__(self, model: nn.Module, call):
         super().__init__()
@@ -127,11 +147,12 @@ class Compiled(nn.Module):
 
 
 def compile_passes(one: OneModel, backend: str | None) -> str:
-    """Compile the training passes of a model. Says in words that it did, or why it could not."""
+    """Compile the training passes of a model. Returns, in words, that it did or why it could not."""
     if backend is None:
         return ""
     recipe = one.recipe
-    parts = sorted({min(part, size) for size in set(one.batches) for part in _parts(size, recipe["m_sharpness"])})
+    cuts = [torch.arange(size).split(recipe["m_sharpness"] or size) for size in set(one.batches)]
+    parts = sorted({len(part) for part in chain.from_iterable(cuts)})
     shape, device = one.inputs.shape, one.device
     call, said = _compiler(backend, str(one.model), device, shape, recipe["precision"], *parts)
     if not said:
@@ -142,13 +163,8 @@ def compile_passes(one: OneModel, backend: str | None) -> str:
     return said[0]
 
 
-def _parts(size: int, m: int | None) -> set[int]:
-    """The sizes of a batch's micro-batches."""
-    return {size} if m is None else {min(m, size), size % m or m}
-
-
 def _tried(model: nn.Module, recipe: Mapping, inputs: Sequence[torch.Tensor]) -> str:
-    """Call a model, of which nothing is kept, with every size of input: compilers fail at the first call of each."""
+    """Call a copy of a model with each size of input: a compiler fails at the first call with a size."""
     try:
         for x in inputs:
             with autocast(recipe, x.device):
@@ -156,7 +172,7 @@ def _tried(model: nn.Module, recipe: Mapping, inputs: Sequence[torch.Tensor]) ->
             loss.backward()
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:  # of many kinds; what is not the compiler's fault, training itself will raise
+    except Exception as error:  # compilers raise many kinds; training will raise again any other error
         cause = getattr(error, "inner_exception", error)
         return f", compiler failed ({(str(cause).strip() or type(cause).__name__).splitlines()[0]})"
     return COMPILED
@@ -164,9 +180,10 @@ def _tried(model: nn.Module, recipe: Mapping, inputs: Sequence[torch.Tensor]) ->
 
 @lru_cache
 def _compiler(backend: str, *what):
-    """`torch.compile`, and what came of it, once for each architecture and set of batch sizes: all its models share it.
+    """A compiled call, and a list for the outcome. All models of one architecture and set of batch sizes share it.
 
-    torch compiles each batch size apart and keeps 8 results of one code object, so each call here makes a code object.
+    torch keeps at most 8 compiled forms of a code object, and each batch size is a form. So each call here makes a
+    code object of its own.
     """
 
     def call(model, x):
@@ -177,7 +194,7 @@ def _compiler(backend: str, *what):
 
 
 def closures(model, recipe, x, y, optimizer):
-    """What an optimizer's step calls: one function that computes the loss and its gradient, or one for each micro-batch."""
+    """The closure of an optimizer's step, which computes the loss and its gradient; a list of them for micro-batches."""
     m = recipe["m_sharpness"]
 
     def of(x, y, part):
@@ -201,8 +218,10 @@ def autocast(recipe: Mapping, device: torch.device):
 
 
 def make_optimizer(recipe: Mapping, parameters, lr: torch.Tensor) -> torch.optim.Optimizer:
-    """The recipe's optimizer. A sharpness-aware one has its paper's other settings, and SGD below it."""
-    given = settings(recipe, lr)
+    """The recipe's optimizer. A sharpness-aware one steps with SGD; its other settings are its paper's."""
+    given = {"lr": lr, "momentum": recipe["momentum"], "weight_decay": recipe["weight_decay"]}
+    if lr.is_cuda:
+        given["fused"] = True  # this form reads the rate on the device
     if recipe["alpha"] is not None:
         given["alpha"] = recipe["alpha"]
     if recipe["optimizer"] in SHARPNESS_AWARE:

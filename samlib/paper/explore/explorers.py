@@ -1,7 +1,7 @@
 """The two explorers as widgets. What a slider shows is a trait; fits and pictures are made in the reader's browser."""
 
 import os
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import anywidget
 import pandas as pd
