@@ -131,7 +131,7 @@ class Study:
         with FileLock(folder / f"{mine}-{section}.lock"):
             path = records.find(folder, self._all(dataset))
             if path is None or not (kept := records.load(path, section)):
-                kept = import_module(f"samlib.paper.{section}").measure(runs)
+                kept = _measure(section, runs)
                 with FileLock(folder / f"{mine}.lock"):
                     records.save(folder, {section: kept}, {k: v for k, v in about.items() if k != "live"})
         return kept
@@ -214,7 +214,7 @@ def record(pair: Pair, folder: str | os.PathLike, *, signals: bool = False) -> P
     signals: whether to keep which models were right on what as well.
     """
     known = [*claims.SECTIONS, *(["subclasses"] if "subclass" in pair.sgd.coords else [])]
-    frames = {section: import_module(f"samlib.paper.{section}").measure(pair) for section in known}
+    frames = {section: _measure(section, pair) for section in known}
     return records.save(folder, frames, records.provenance(pair[:2]), pair if signals else None)
 
 
@@ -226,13 +226,22 @@ def record_ablations(folder: str | os.PathLike, **parameters) -> Path:
 
 def save_ablations(folder: str | os.PathLike, pairs: Mapping[Any, Pair], parameters: Mapping[str, Any]) -> Path:
     """Keep the frames of ablations, with the parameters of the page that shows them."""
-    frames = {section: import_module(f"samlib.paper.{section}").measure(pairs) for section in ("ablations", "lengths")}
+    frames = {section: _measure(section, pairs) for section in ("ablations", "lengths")}
     about = records.provenance(runs for pair in pairs.values() for runs in pair[:2])
     return records.save(folder, frames, about | {"parameters": dict(parameters)})
 
 
 def _recorded(about: Mapping[str, Any]) -> str:
     return about["experiments"][0]["dataset"] + RECORDED
+
+
+def _measure(section: str, runs: Any) -> Frames:
+    """What a section measures of a pair, or of many settings; "lengths" takes those that differ in their epochs alone."""
+    if section == "lengths":
+        own = {value: pair for (field, value), pair in runs.items() if field == "epochs"}
+        first = next(iter(runs.values()))
+        runs = own or {json.loads(first.sgd.attrs["experiment"])["epochs"]: first}
+    return import_module(f"samlib.paper.{section}").measure(runs)
 
 
 def _cost(about: Mapping[str, Any]) -> dict[str, Any]:
