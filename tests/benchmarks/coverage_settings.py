@@ -1,5 +1,6 @@
-"""How often the intervals of lengths and ablations cover the truth, nominally 95 %: `python tests/benchmarks/coverage_settings.py`.
+"""How often the intervals of lengths and ablations cover the truth, nominally 95 %.
 
+`python tests/benchmarks/coverage_settings.py [simulations]`
 Simulated data in which models, examples and, for the line through settings, settings too vary.
 
 Measured on 2026-11-26 with numpy 2, 1,000 simulations each (standard error .007):
