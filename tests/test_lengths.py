@@ -130,7 +130,11 @@ def test_a_straight_line_between_far_lengths_is_no_verdict():
 
 
 def test_two_lengths_or_no_loss_in_common_give_no_verdict(pairs):
-    two = lengths.measure({e: pairs[e] for e in (2, 8)})
+    alone = lengths.measure({("rho", 0.1): pairs[2]})
+    assert (alone["equal_loss"]["note"] == lengths.UNREACHED).all()
+    plt.close(lengths.matched_curves(alone["curves"]))
+    two = lengths.measure({("epochs", 2): pairs[2], ("rho", 0.1): pairs[4], ("epochs", 8): pairs[8]})
+    assert sorted(set(two["curves"]["epochs"])) == [2, 8]
     assert two["effects"]["estimate"].isna().all()
     assert (two["equal_loss"].loc["confidence"].loc[[0.25, 0.5, 0.75], "note"] == lengths.SPARSE).all()
     apart = {e: pair_of(pair.sgd, pair.sam.assign(train_loss=1e3 * pair.sam.train_loss)) for e, pair in pairs.items()}

@@ -115,7 +115,7 @@ def test_the_tables_are_means_within_groups(pair, frames):
         between = table.xs("minority − majority", level="group")["difference"]
         apart = table.xs("minority", level="group")["difference"] - table.xs("majority", level="group")["difference"]
         np.testing.assert_allclose(between, apart, atol=1e-12)
-    assert frames["subclass_densities"].groupby(["optimizer", "group"])["share"].sum().to_numpy() == pytest.approx(1)
+    assert frames["densities"].groupby(["optimizer", "group"])["share"].sum().to_numpy() == pytest.approx(1)
 
 
 @pytest.mark.slow
@@ -133,7 +133,7 @@ def test_exchanging_the_optimizers_mirrors_every_difference_and_order_changes_no
 @pytest.mark.slow
 def test_influence_varies_over_test_points_too(pair, frames):
     """Its interval is wider than that of the models and examples, with the test points taken as given."""
-    rows = frames["subclass_influence"].loc["influence on the minority"]
+    rows = frames["influence"].loc["influence on the minority"]
     ours = pair.sgd.subclass.values == 1
     gap = []
     for runs in pair[:2]:
@@ -148,8 +148,8 @@ def test_influence_varies_over_test_points_too(pair, frames):
 
 @pytest.mark.slow
 def test_figures_and_sentences_say_where_nothing_is_known(pair, frames, tmp_path):
-    table = frames["subclass_memorization"]
-    assert len(subclass_densities(frames["subclass_densities"]).axes) == 2
+    table = frames["memorization"]
+    assert len(subclass_densities(frames["densities"]).axes) == 2
     axes = subclass_differences(table).axes
     assert len(axes) == 4
     np.testing.assert_allclose(axes[1].lines[0].get_xdata().astype(float), table.loc["memorization", "difference"])

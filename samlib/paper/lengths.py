@@ -32,10 +32,11 @@ COLUMNS = ("sgd", "sam", "difference", "low", "high", "band_low", "band_high", "
 TRAIN_LOSS, ACCURACY = "train loss", "test accuracy"
 
 
-def measure(pairs: Mapping[int, Pair]) -> Frames:
-    """Frames effects, equal_loss, equal_accuracy and curves of pairs keyed by their epochs.
+def measure(pairs: Mapping[Any, Pair]) -> Frames:
+    """Frames effects, equal_loss, equal_accuracy and curves of pairs of several lengths of training.
 
-    The pairs must differ in their epochs alone. "equal_loss" has a row for each attack and each fraction of `GRID`: the
+    pairs: keyed by their epochs, or by (field, value) as those of `ablation_pairs`, of which the field "epochs" counts. They
+    must differ in their epochs alone. "equal_loss" has a row for each attack and each fraction of `GRID`: the
     difference at one train loss, its interval (`low`, `high`), the band that holds along all of the grid (`band_low`,
     `band_high`), and a note where nothing can be said. "effects" holds the rows of `FRACTIONS`.
     """
@@ -50,7 +51,7 @@ def measure(pairs: Mapping[int, Pair]) -> Frames:
     }
 
 
-def decided(pairs: Mapping[int, Pair]) -> dict[str, Found | None]:
+def decided(pairs: Mapping[Any, Pair]) -> dict[str, Found | None]:
     """What decides the rows of C2 at equal train loss; None where the lengths do not tell."""
     trained = _trained(pairs)
     return {claim: trained.row(*key)[1] for claim, key in CLAIMED.items()}
@@ -92,9 +93,12 @@ class _Trained(NamedTuple):
         return pd.concat(parts, ignore_index=True)
 
 
-def _trained(pairs: Mapping[int, Pair]) -> _Trained:
-    epochs = sorted(pairs)
-    aligned = common_models([pairs[e] for e in epochs])
+def _trained(pairs: Mapping[Any, Pair]) -> _Trained:
+    keyed = [(*key, pair) if isinstance(key, tuple) else ("epochs", key, pair) for key, pair in pairs.items()]
+    over = {value: pair for field, value, pair in keyed if field == "epochs"}
+    over = over or {0: keyed[0][-1]}  # one alone, which is compared with nothing
+    epochs = sorted(over)
+    aligned = common_models([over[e] for e in epochs])
     both = [pair.sgd for pair in aligned], [pair.sam for pair in aligned]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "(?s).*are left out")  # the page counts them

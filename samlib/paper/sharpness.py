@@ -24,27 +24,25 @@ def measure(found: Landscapes) -> Frames:
     "sharpness" (measure): sgd, sam, difference and its simultaneous interval over pairs; "flatness" the same figures of each
     pair; "landscape": direction, distance, optimizer, and the mean, lowest and highest rise; "about": one row.
     """
-    values = [_figures(one) for one in (found.sgd, found.sam)]
-    both = {name: (values[0][name][:, None], values[1][name][:, None]) for name in values[0]}
-    rows = {name: compared(sgd, sam, EACH) for name, (sgd, sam) in both.items()}
-    pairs = [
-        pd.DataFrame({"sgd": sgd[:, 0], "sam": sam[:, 0]}).assign(measure=name) for name, (sgd, sam) in both.items()
-    ]
-    parts = []
-    for optimizer, one in (("sgd", found.sgd), ("sam", found.sam)):
+    both = {"sgd": found.sgd, "sam": found.sam}
+    figures = {optimizer: _figures(one) for optimizer, one in both.items()}
+    flatness = pd.concat(
+        [pd.DataFrame({o: each[name] for o, each in figures.items()}).assign(measure=name) for name in figures["sgd"]]
+    )
+    rows = {
+        name: compared(part[["sgd"]], part[["sam"]], EACH) for name, part in flatness.groupby("measure", sort=False)
+    }
+    rises = []
+    for optimizer, one in both.items():
         for direction in DIRECTIONS:
             rise = getattr(one, direction)
             part = {"distance": found.rho * GRID, "mean": rise.mean(0), "lowest": rise.min(0), "highest": rise.max(0)}
-            parts.append(pd.DataFrame(part).assign(optimizer=optimizer, direction=direction))
+            rises.append(pd.DataFrame(part).assign(optimizer=optimizer, direction=direction))
     about = {name: getattr(found, name) for name in ("name", "dataset", "rho", "examples", "epochs", "shortened")}
-    about |= {
-        f"step_{who}": found.rho * np.square(one.gradient_norm).mean()
-        for who, one in (("sgd", found.sgd), ("sam", found.sam))
-    }
     return {
         "sharpness": table(rows, "measure"),
-        "flatness": pd.concat(pairs, ignore_index=True),
-        "landscape": pd.concat(parts, ignore_index=True),
+        "flatness": flatness.reset_index(drop=True),
+        "landscape": pd.concat(rises, ignore_index=True),
         "about": pd.DataFrame([about]),
     }
 
@@ -156,7 +154,8 @@ def sharpness_table(frames: Frames):
 def sharpness_sentence(frames: Frames) -> str:
     """Is the other optimizer flatter: by its own step on a batch, by the same on all examples, and by curvature?"""
     about, frame = frames["about"].iloc[0], frames["sharpness"]
-    name, pairs = about["name"], int((frames["flatness"]["measure"] == STEP).sum())
+    norms = frames["flatness"].query("measure == @GRADIENT")[["sgd", "sam"]]
+    name, pairs, unscaled = about["name"], len(norms), about["rho"] * (norms**2).mean()
     rows = frame.loc[[STEP, WHOLE, CURVATURE]]
     words = ["flatter" if r.high < 0 else "sharper" if r.low > 0 else "no difference shown" for r in rows.itertuples()]
     if pairs < FEWEST:
@@ -174,5 +173,5 @@ def sharpness_sentence(frames: Frames) -> str:
         f"**{head}** {dataset_title(about['dataset'])}, means over {pairs} pairs, at distance {about['rho']:g}, with "
         f"{about['epochs']} epochs{cut}, each model on the {about['examples']} examples that it was trained on: {numbers}. "
         f"The whole gradient's own length is {norm.sgd:.2g} and {norm.sam:.2g}. Without scaling, the step ρ∇L would raise "
-        f"the loss by about {about['step_sgd']:.1g} and {about['step_sam']:.1g}."
+        f"the loss by about {unscaled.sgd:.1g} and {unscaled.sam:.1g}."
     )

@@ -28,7 +28,7 @@ GROUPS = ("majority", "minority")
 BETWEEN = "minority − majority"
 ATTACKS = ("confidence", "LiRA online", "RMIA offline")
 BINS = 24
-NAMES = ("subclass_memorization", "subclass_influence", "subclass_attacks", "subclass_densities")
+NAMES = ("memorization", "influence", "attacks", "densities")
 
 
 def measure(pair: Pair) -> Frames:
@@ -36,7 +36,7 @@ def measure(pair: Pair) -> Frames:
 
     The first three (measure, group) hold sgd, sam, difference and its simultaneous interval: mean memorization and test
     accuracy; mean influence of an example of a group on the test points of its class, of either group; the AUC of attacks
-    within a group. "subclass_densities" holds how the scores lie: optimizer, group, left, right, share.
+    within a group. "densities" holds how the scores lie: optimizer, group, left, right, share.
     """
     if "subclass" not in pair.sgd.coords:
         return {name: pd.DataFrame() for name in NAMES}
