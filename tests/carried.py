@@ -61,3 +61,10 @@ def permuted(pair, seed=0):
     rng = np.random.default_rng(seed)
     order = {dim: rng.permutation(pair.sgd.sizes[dim]) for dim in ("model", "example", "test")}
     return audit.Pair(*(runs.isel(order) for runs in pair[:2]), pair.name)
+
+
+def numbers(ax):
+    """Every coordinate that an axes shows, as points or lines."""
+    shown = [np.asarray(line.get_xydata()).ravel() for line in ax.lines]
+    shown += [np.asarray(c.get_offsets()).ravel() for c in ax.collections]
+    return np.concatenate(shown)

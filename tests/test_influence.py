@@ -1,73 +1,181 @@
-"""The measures behind the influence pages: against naive twins, and on runs in which one example carries one test point."""
+"""Influence energy: against a naive twin, its sign where the truth is known, and what exchanging the optimizers does to it."""
 
+import warnings
+
+import matplotlib
 import numpy as np
 import pytest
-from test_claims import simulate
+from carried import carried, drawn, numbers, permuted
 
-import samlib
-from samlib import audit, figures
-from samlib.claims import entropy, influence
+from samlib import estimators
+from samlib.inference import CONTRADICTED, SUPPORTED, groups, partitions, verdict
+from samlib.paper import influence
+from samlib.paper.crossfit import PARTITIONS
+from samlib.paper.frames import EACH, swapped
+from samlib.paper.sets import Influences, dealt, memorization_by, models_of, without_each
 
-NO_ESTIMATE = "ignore:.*no estimate"
+matplotlib.use("Agg")
+CLAIMS = {"C6": (-1, 0.005), "C7": (1, 0.05)}  # direction and smallest effect
 
 
-def carried(seed, weight, models=64, tests=60):
-    """Runs in which test point z is right, with probability `weight`, only if its twin, example z, was trained on."""
-    runs = simulate(seed, leak=0.5, skill=0, models=models, examples=90, tests=tests)
-    rng = np.random.default_rng(seed)
-    member = runs.member.values
-    by_twin = np.where(member[:, :tests], 3.0, -3.0) + 0.1 * rng.normal(size=(models, tests))
-    carried = rng.random((models, tests)) < weight
-    logit = np.where(carried, by_twin, 3.0).astype(np.float32)
-    return runs.assign(test_logit=(("model", "test"), logit), test_correct=(("model", "test"), logit > 0))
+def verdicts(pair, level=EACH):
+    found = influence.decided(pair)
+    return {
+        claim: verdict(found[claim].effect.estimate, *found[claim].effect.interval(level), direction, smallest)
+        for claim, (direction, smallest) in CLAIMS.items()
+    }
+
+
+def test_many_sets_agree_with_the_estimators():
+    pair = drawn(0, examples=30, models=16)
+    models, group = models_of(pair), groups(np.arange(16), 6)
+    kept = dealt(6, 2)[0].reshape(-1, 6)[:9]
+    member = models.member.copy()
+    member[:, 4] = group == 1  # in the sets without group 1, no model saw it
+    correct, test_correct = models.correct[0], models.test_correct[0]
+    scores, by = memorization_by(kept, group, correct, member), Influences(kept, group, member)
+    blocks = np.stack([by(test_correct[:, z]) for z in range(30)], 1)
+    for chosen, score, block in zip(kept[:, group - 1], scores, blocks, strict=True):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*no estimate")
+            np.testing.assert_allclose(score, estimators.memorization(correct[chosen], member[chosen]).value)
+            full = estimators.influence(test_correct[chosen], member[chosen]).value
+        np.testing.assert_allclose(block, np.nan_to_num(full), atol=1e-6)
+    assert np.isnan(scores[:, 4]).any()
+
+
+def naive(models, group, of_example, of_test, without):
+    """C6 and C7, one partition and one rotation after the other, with one group of each kind left out (0: none)."""
+    kept_models, kept, tests = (g != w for g, w in zip((group, of_example, of_test), without, strict=True))
+    energy, count = np.zeros((2, 5)), np.zeros(5)
+    for deal in partitions(group.max(), 3, PARTITIONS):
+        thirds = [(deal[group - 1] == part) & kept_models for part in range(3)]
+        binning, first, second = thirds
+        score = estimators.memorization(
+            np.concatenate(models.correct[:, binning]), np.concatenate([models.member[binning]] * 2)
+        ).value
+        for i in np.flatnonzero(kept & ~np.isnan(score)):
+            j = min(max(int(score[i] * 5 + 1e-9), 0), 4)
+            count[j] += 1
+            same = tests & (models.test_label == models.label[i])
+            for o in range(2):
+                parts = [
+                    np.nan_to_num(
+                        estimators.influence(models.test_correct[o][third][:, same], models.member[third][:, [i]]).value
+                    )
+                    for third in (first, second)
+                ]
+                energy[o, j] += (parts[0] * parts[1]).sum()
+    total, one = energy.sum(1), energy.sum() / (2 * count.sum())
+    middle, low = energy[:, 2:4].sum(1) / count[2:4].sum(), energy[:, 0] / count[0]
+    share, gap = energy[:, 4] / total, (middle - low) / one
+    return share[1] - share[0], gap[1] - gap[0]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*no estimate")
+@pytest.mark.parametrize("without", [(0, 0, 0), (4, 0, 0), (0, 3, 0), (0, 0, 2), (12, 1, 4)])
+def test_sums_agree_with_a_naive_twin_that_leaves_groups_out(without, monkeypatch):
+    monkeypatch.setattr(influence, "POINT_GROUPS", 4)
+    monkeypatch.setattr(influence, "CHUNK", 5)
+    pair = permuted(drawn(3, examples=24, models=13))
+    models = models_of(pair)
+    sums = influence._sums(models)
+    energy, count = without_each(without_each(sums.energy, -2), -1), without_each(sums.count, -1)[..., None]
+    found = influence._statistics(energy, count)[without]
+    of_models, of_points = groups(np.arange(13), 12), groups(np.arange(24), 4)
+    np.testing.assert_allclose(
+        found[[14, -1]], naive(models, of_models, of_points, of_points, without), rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.fixture(scope="module")
-def pair():
-    return audit.align({"sgd": carried(1, 0.3), "sam": carried(2, 0.9)})
+def narrow():
+    """SGD gives its influence to highly memorized examples alone; SAM to those of the middle range too."""
+    memorized = np.repeat([0.95, 0.6, 0.0], [40, 50, 60])
+    return carried(1, [memorized * (memorized > 0.8), memorized], memorized, models=48, skill=0.9)
 
 
-def test_terms_of_influence_are_its_first_order(pair):
-    models = influence.of(pair.sam)
-    full = samlib.influence(models.test_correct, models.member).value
-    example, test = np.arange(20), np.arange(20)[::-1]
-    terms = influence.influence_terms(models, test, example)
-    np.testing.assert_allclose(terms.mean(0), full[test, example], atol=1e-6)
+def test_a_narrow_set_of_memorized_examples_is_seen_and_mirrors_exactly(narrow):
+    assert verdicts(narrow) == {"C6": SUPPORTED, "C7": SUPPORTED}
+    assert verdicts(swapped(narrow)) == {"C6": CONTRADICTED, "C7": CONTRADICTED}
+    seen, mirrored = influence.decided(narrow), influence.decided(swapped(narrow))
+    for claim in CLAIMS:
+        assert seen[claim].effect.estimate == -mirrored[claim].effect.estimate
+        assert seen[claim].effect.stderr == mirrored[claim].effect.stderr
+        assert seen[claim].reliability == mirrored[claim].reliability
 
 
-def test_a_group_mean_is_a_weighted_mean_and_linear_in_its_columns():
-    rng = np.random.default_rng(0)
-    terms, weights = rng.normal(size=(7, 40)), rng.random(40)
-    found = influence.group_mean(terms, weights)
-    assert found.mean() == pytest.approx(np.average(terms.mean(0), weights=weights))
-    kept = np.arange(40) != 3
-    moved = np.average(terms[:, kept].mean(0), weights=weights[kept]) - found.mean()
-    assert found[:, kept].mean() - found.mean() == pytest.approx(moved, rel=0.1)
+def test_where_memorization_differs_too_exchanging_still_mirrors():
+    """The fault of a slope of differences: both its axes change sign, so that it said the same of either optimizer."""
+    strong, weak = np.repeat([0.9, 0.6, 0.0], [40, 50, 60]), np.repeat([0.9, 0.3, 0.0], [40, 50, 60])
+    pair = carried(2, [weak, strong], models=48, skill=0.9)
+    part = influence.measure(pair)["chosen"].query("by == 'both'")
+    x, y = part["memorization_sam"] - part["memorization_sgd"], part["sam"] - part["sgd"]
+    assert np.polyfit(x, y, 1)[0] == pytest.approx(np.polyfit(-x, -y, 1)[0])
+    assert verdicts(pair)["C7"] == SUPPORTED
+    assert verdicts(swapped(pair))["C7"] == CONTRADICTED
 
 
-@pytest.mark.filterwarnings(NO_ESTIMATE)
-def test_the_twin_is_found_on_the_even_models_and_measured_on_the_odd_ones(pair):
-    found = influence.figure_2(pair)["sam"]
-    assert (found.example[:60] < 90).all()
-    twins = found.example == found.test
-    assert twins.mean() > 0.5  # of 90 examples 60 are twins; the others have an accident for their strongest influence
-    measured = found.terms.mean(0)
-    assert measured[twins].mean() == pytest.approx(0.9, abs=0.1)
-    assert abs(measured[~twins].mean()) < 0.15
-    assert found.chosen_by[~twins].mean() > 0.2  # which is what choosing and measuring on the same models would report
-    odd = pair.sam.copy(deep=True)
+def test_the_order_of_models_examples_and_tests_changes_nothing(narrow):
+    frames, again = influence.measure(narrow), influence.measure(permuted(narrow))
+    for name, frame in frames.items():
+        assert frame.equals(again[name]), name
+
+
+def test_noise_alone_has_no_energy():
+    """A squared influence of no influence is positive; the product over other models is 0 on average."""
+    memorized = np.linspace(0, 1, 120)
+    energy = []
+    for seed in range(6):
+        models = models_of(carried(seed, np.zeros(120), memorized, models=24))
+        energy += list(influence._sums(models).energy_of.sum((1, 2)) / (3 * PARTITIONS * 120))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*no estimate")
+        value = estimators.influence(models.test_correct[0], models.member).value
+    squares = (value[models.test_label[:, None] == models.label] ** 2).sum() / 120
+    assert squares > 1
+    assert abs(np.mean(energy)) < 3 * np.std(energy, ddof=1) / np.sqrt(len(energy)) < 0.2 * squares
+    assert influence.energies(models) is None
+
+
+def test_too_few_models_give_no_claim_and_a_sentence():
+    frames = influence.measure(drawn(0, examples=60, models=10))
+    assert frames["effects"]["estimate"].isna().all()
+    assert "Not shown" in influence.influence_energy(frames["energy"]).data
+    assert "Not shown" in influence.influence_table(frames["energy"]).data
+    assert influence.influence_scatter(frames["chosen"]).axes
+
+
+def test_examples_are_chosen_on_even_models_and_measured_on_odd_ones(narrow):
+    chosen = influence.measure(narrow)["chosen"]
+    part = chosen.query("by == 'sam'")
+    high = part["interval"] == influence.HIGHEST
+    assert high.sum() == influence.PER_INTERVAL
+    assert (part["example"] == part["test"])[high].mean() > 0.8  # test point i hangs on example i
+    assert part["sam"][high].mean() > 0.6
+    odd = narrow.sam.copy(deep=True)
     odd.test_correct[1::2] = ~odd.test_correct[1::2]
-    again = influence.figure_2(audit.Pair(pair.sgd, odd, "SAM"))["sam"]
-    assert np.array_equal(again.example, found.example)
-    assert again.terms.mean() < 0
+    again = influence.measure(narrow._replace(sam=odd))["chosen"].query("by == 'sam'")
+    assert (again["example"].to_numpy() == part["example"].to_numpy()).all()
+    assert again["sam"][high].mean() < -0.6
 
 
-@pytest.mark.filterwarnings(NO_ESTIMATE)
-def test_figures_show_both_optimizers_and_swapping_them_turns_the_difference(pair):
-    for figure in (figures.influence_scatter(pair), figures.influence_differences(pair)):
-        assert all(axes.get_xlabel() for axes in figure.axes)
-    table = influence.influence_by_interval(pair)
-    swapped = influence.influence_by_interval(audit.Pair(pair.sam, pair.sgd, "SAM"))
-    np.testing.assert_allclose(table["difference"], -swapped["difference"], atol=1e-12)
-    assert (table["sam"] > table["sgd"]).all()
-    assert entropy.low_entropy_gain(pair) is not None
+def test_the_figures_show_the_numbers(narrow):
+    frames = influence.measure(narrow)
+    for who, ax in zip(("sgd", "sam"), influence.influence_scatter(frames["chosen"]).axes, strict=True):
+        part = frames["chosen"].query("by == @who")
+        slope = np.polyfit(part[f"memorization_{who}"], part[who], 1)[0]
+        assert f"slope {slope:+.3f}" in ax.get_title()
+        assert np.isin(part[who].to_numpy(), numbers(ax)).all()
+    ax = influence.influence_differences(frames["chosen"]).axes[0]
+    part = frames["chosen"].query("by == 'both'")
+    assert np.isin((part["sam"] - part["sgd"]).to_numpy(), numbers(ax)).all()
+    energy = frames["energy"]
+    axes = influence.influence_energy(energy).axes
+    for row, measure in enumerate(influence.MEASURES):
+        assert np.isin(energy.loc[measure][["sgd", "sam"]].to_numpy(), numbers(axes[2 * row])).all()
+        assert np.isin(energy.loc[measure]["difference"].to_numpy(), numbers(axes[2 * row + 1])).all()
+    html = influence.influence_table(energy).to_html()
+    assert all(f"{value:+.4f}" in html for value in energy["difference"])
+    assert energy["difference"][influence.MEASURES[0], "0.8 to 1.0"] == frames["effects"]["estimate"]["C6"]

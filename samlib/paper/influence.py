@@ -18,7 +18,7 @@ from samlib.audit import Pair
 from samlib.estimators import influence, memorization
 from samlib.evaluation import ENOUGH
 from samlib.inference import Effect, Reliability, groups, jackknife, reliability
-from samlib.paper.crossfit import PARTITIONS, POINT_GROUPS, halves
+from samlib.paper.crossfit import PARTITIONS, halves
 from samlib.paper.frames import EACH, Found, Frames, contrast, effects, needs_rows, one, table
 from samlib.paper.sets import Influences, Models, dealt, memorization_by, models_of, without_each
 from samlib.paper.style import GREEN, GREY, SAM, SGD, WIDTH, drawn
@@ -26,9 +26,9 @@ from samlib.paper.style import GREEN, GREY, SAM, SGD, WIDTH, drawn
 EDGES = np.linspace(0, 1, 6)  # of the intervals of memorization
 INTERVALS = [f"{low:.1f} to {high:.1f}" for low, high in zip(EDGES[:-1], EDGES[1:], strict=True)]
 LOWEST, MIDDLE, HIGHEST = 0, slice(2, 4), 4  # what C6 and C7 compare
-MODEL_GROUPS = 18  # at most, and three equal thirds of them
+MODEL_GROUPS, POINT_GROUPS = 48, 40  # at most; of the models, three equal thirds
 FEWEST = 12  # models below which a third has too few
-CHUNK = 256  # examples at a time, so that their influences stay in the processor's cache
+CHUNK = 128  # examples at a time, so that their influences stay in the processor's cache
 PER_INTERVAL = 20  # examples that Figure 2 draws
 MEASURES = "share of all energy", "energy of an example"
 SHADES = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(INTERVALS)))
@@ -82,11 +82,11 @@ def energies(models: Models) -> Energies | None:
     """The energy of influence by interval of memorization; None for few models, or where either optimizer's may be 0 in all."""
     if len(models.model) < FEWEST:
         return None
-    energy, count = _sums(models)  # (2, intervals, partitions, model groups + 1, example groups, test groups)
-    whole = energy[:, :, :, 0].sum((-2, -1)), count[:, :, 0].sum(-1)
-    by_partition = jackknife(_statistics(*(without_each(x, 2 - i) for i, x in enumerate(whole))), 1)
-    energy, count = energy.sum(2), count.sum(1)
-    energy, count = without_each(without_each(energy, 3), 4), without_each(count, 2)[..., None]
+    sums = _sums(models)
+    energy, count = (without_each(x, -1) for x in (sums.energy_of, sums.count_of))
+    by_partition = jackknife(_statistics(energy, count), 1)
+    energy = without_each(without_each(sums.energy, -2), -1)
+    count = without_each(sums.count, -1)[..., None]
     found = jackknife(_statistics(energy, count), 3, extra=by_partition.stderr**2)
     n = len(INTERVALS)
     share, each, total, middle = (one(found, at) for at in (slice(3 * n), slice(3 * n, 6 * n), slice(6 * n, -1), -1))
@@ -107,50 +107,85 @@ def _statistics(energy, count) -> np.ndarray:
     return np.moveaxis(np.concatenate([*rows, total, (gap[1] - gap[0])[None]]), 0, -1)
 
 
-def _sums(models: Models) -> tuple[np.ndarray, np.ndarray]:
-    """Energy (2, intervals, partitions, model groups + 1, example groups, test groups), and numbers of examples alike.
+class Sums(NamedTuple):
+    """Energy in intervals of memorization, summed over partitions and over the third that tells memorization.
 
-    Summed over the three thirds that tell memorization in turn. Index g of the model groups leaves out group g.
+    energy (2, intervals, model groups + 1, example groups, test groups), index g of the models without group g; count of
+    examples alike (intervals, model groups + 1, example groups). With all models: energy_of (2, intervals, partitions),
+    count_of (intervals, partitions).
     """
+
+    energy: np.ndarray
+    count: np.ndarray
+    energy_of: np.ndarray
+    count_of: np.ndarray
+
+
+def _sums(models: Models) -> Sums:
+    """The energies of classes, a few examples at a time."""
     n_groups = min(MODEL_GROUPS, len(models.model) // 3 * 3)
     group, of_example, of_test = (
         groups(ids, min(most, len(ids)))
         for ids, most in ((models.model, n_groups), (models.example, POINT_GROUPS), (models.test, POINT_GROUPS))
     )
     kept, inside = dealt(n_groups, 3)
-    size = n_groups // 3
-    sets = kept.reshape(-1, n_groups)
-    score = memorization_by(sets, group, models.correct.mean(0), models.member)
-    interval = np.where(np.isnan(score), -1, np.clip(np.digitize(score, EDGES) - 1, 0, len(INTERVALS) - 1))
-    interval = interval.reshape(*kept.shape[:3], -1)
-
-    shape = PARTITIONS, 3, n_groups + 1, of_example.max()
-    energy = np.zeros((2, len(INTERVALS), *shape, of_test.max()))
-    count = np.zeros((len(INTERVALS), *shape))
+    sets, places = kept.reshape(-1, n_groups), inside + 1
+    n_examples = of_example.max()
+    n_codes = len(INTERVALS) * n_examples  # an interval and a group of examples; one more for no estimate
+    energy, count = np.zeros((2, n_groups + 1, of_test.max(), n_codes + 1)), np.zeros((n_groups + 1, n_codes + 1))
+    energy_of, count_of = np.zeros((2, PARTITIONS, n_codes + 1)), np.zeros((PARTITIONS, n_codes + 1))
     for own, tests in _chunks(models):
-        influences, bins = Influences(sets, group, models.member[:, own]), interval[..., own]
-        groups_of = (of_example[own][:, None] == np.arange(1, shape[-1] + 1)).astype(np.float32)
-        places = [(bins == j).astype(np.float32) for j in range(len(INTERVALS))]
-        for j, place in enumerate(places):
-            count[j] += np.repeat(place, [2 * size + 1, *[1] * size], 2) @ groups_of
+        influences = Influences(sets, group, models.member[:, own])
+        score = memorization_by(sets, group, models.correct[..., own].mean(0), models.member[:, own])
+        interval = np.clip(np.digitize(score, EDGES) - 1, 0, len(INTERVALS) - 1)
+        code = np.where(np.isnan(score), n_codes, interval * n_examples + of_example[own] - 1)
+        code = code.reshape(*kept.shape[:3], -1)
+        for deal, third in np.ndindex(PARTITIONS, 3):
+            counts = np.array([np.bincount(each, minlength=n_codes + 1) for each in code[deal, third]])
+            count += counts[0]
+            count[places[deal, third]] += counts[1:] - counts[0]
+            count_of[deal] += counts[0]
         for o, correct in enumerate(models.test_correct):
             varied = tests[correct[:, tests].any(0) & ~correct[:, tests].all(0)]  # all others have no influence
-            for t in np.unique(of_test[varied]):
-                product = np.zeros((*shape[:2], 2 * size + 1, len(own)), np.float32)
-                for test in varied[of_test[varied] == t]:
-                    value = influences(correct[:, test]).reshape(*kept.shape[:3], -1)
-                    for third in range(3):  # tells memorization, and the two others influence
-                        a, b = value[:, third - 2], value[:, third - 1]
-                        product[:, third, : size + 1] += a * b[:, :1]
-                        product[:, third, size + 1 :] += a[:, :1] * b[:, 1:]
-                for j, place in enumerate(places):
-                    parts = product * place[:, :, :1], product[:, :, :1] * place[:, :, 1:]
-                    energy[o, j, ..., t - 1] += np.concatenate(parts, 2) @ groups_of
-    left_out = np.concatenate([np.roll(inside, -1 - third, 1)[:, None] for third in range(3)], 1)
-    order = np.argsort(left_out.reshape(PARTITIONS, 3, n_groups), -1) + 1
-    order = np.concatenate([0 * order[..., :1], order], -1)  # of the sets in which each group is left out
-    energy = np.take_along_axis(energy, order[None, None, :, :, :, None, None], 4)
-    return energy.sum(3), np.take_along_axis(count, order[None, :, :, :, None], 3).sum(2)
+            present, rows = np.unique(of_test[varied] - 1, return_inverse=True)
+            products = _products(influences, correct[:, varied], rows, kept.shape[2])
+            for deal, third in np.ndindex(PARTITIONS, 3):
+                left_out = np.concatenate([[0], places[deal, third - 2], places[deal, third - 1]])
+                codes, sums = _by_code(products[:, deal, third], code[deal, third, 0])
+                energy[o, left_out, present[:, None, None], codes[:, None]] += np.moveaxis(sums, 1, 2)
+                energy_of[o, deal, codes] += sums[:, 0].sum(0)
+                for g, each in zip(places[deal, third], code[deal, third, 1:], strict=True):
+                    codes, sums = _by_code(products[:, deal, third, 0], each)
+                    energy[o, g, present[:, None], codes] += sums
+    parts = energy, count, energy_of, count_of
+    energy, count, energy_of, count_of = (x[..., :-1].reshape(*x.shape[:-1], len(INTERVALS), -1) for x in parts)
+    return Sums(
+        np.moveaxis(energy, (3, 4), (1, 3)), np.moveaxis(count, 1, 0),
+        np.moveaxis(energy_of.sum(-1), 1, 2), np.moveaxis(count_of.sum(-1), 1, 0),
+    )  # fmt: skip
+
+
+def _products(influences: Influences, correct, rows, size: int) -> np.ndarray:
+    """Products of influences by two thirds, summed over groups of test points: rows (tests,) their places.
+
+    (test groups, partitions, thirds that tell memorization, sets, examples); sets: whole thirds, then without each group of
+    the first, then of the second.
+    """
+    found = np.zeros((len(set(rows)), PARTITIONS, 3, 2 * size - 1, influences.member.shape[1]), np.float32)
+    for row, answers in zip(rows, correct.T, strict=True):
+        value = influences(answers).reshape(PARTITIONS, 3, size, -1)
+        for third in range(3):
+            a, b = value[:, third - 2], value[:, third - 1]
+            found[row, :, third, :size] += a * b[:, :1]
+            found[row, :, third, size:] += a[:, :1] * b[:, 1:]
+    return found
+
+
+def _by_code(values: np.ndarray, code: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The codes that occur, and the sums of values (..., n) over the places of each."""
+    order = np.argsort(code, kind="stable")
+    present, starts = np.unique(code[order], return_index=True)
+    return present, np.add.reduceat(values[..., order], starts, axis=-1)
 
 
 def _chunks(models: Models):

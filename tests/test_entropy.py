@@ -1,0 +1,248 @@
+"""Influence entropy, cross-fitted: against a naive twin, its claims where the truth is known, and what exchanging does to them."""
+
+import json
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from carried import CLASSES, carried, numbers, permuted
+from scipy.stats import rankdata, spearmanr
+
+from samlib import estimators
+from samlib.data import Dataset
+from samlib.inference import CONTRADICTED, SUPPORTED, groups, ranks, shares, verdict
+from samlib.paper import buckets, distances, entropy, gallery
+from samlib.paper.crossfit import halves
+from samlib.paper.frames import EACH, reliability_of, swapped
+from samlib.paper.sets import models_of
+
+matplotlib.use("Agg")
+CLAIMS = {"C8": (-1, 0.02), "C9": (1, 0.002), "C10": (1, 0.005), "C9 beyond difficulty": (1, 0.002)}
+TESTS = 120
+
+
+def verdicts(found):
+    return {
+        claim: found[claim]
+        and verdict(found[claim].effect.estimate, *found[claim].effect.interval(EACH), *CLAIMS[claim])
+        for claim in CLAIMS
+    }
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """Test points 0 to 29 hang on one memorized example each, by which SAM gains there; the others on none."""
+    influence = np.repeat([0.9, 0.0], [30, TESTS - 30])
+    found = carried(1, influence, models=64)
+    more = np.random.default_rng(0).random((64, TESTS)) < np.repeat([0.5, 0.0], [30, TESTS - 30])
+    better = found.sam.test_correct.values | more
+    return found._replace(sam=found.sam.assign(test_correct=(("model", "test"), better)))
+
+
+def made(near, same=()):
+    """Data in which the training examples of these indices are near the test points of the same index, others far."""
+    rng = np.random.default_rng(0)
+    x_test, x_train = rng.normal(size=(2, TESTS, 8)).astype(np.float32)
+    x_train[near] = x_test[near] + 0.01
+    x_train[same] = x_test[same]
+    y = np.arange(TESTS) % CLASSES
+    return Dataset(x_train, y, x_test, y, tuple("abc"), "made up", "0" * 64)
+
+
+@pytest.fixture
+def with_data(monkeypatch):
+    def use(dataset):
+        monkeypatch.setattr(entropy, "dataset_of", lambda runs: dataset)
+        return dataset
+
+    return use
+
+
+def test_weighted_shares_and_ranks_are_those_of_repeated_scores():
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        scores, times = rng.integers(0, 9, 20), rng.integers(0, 3, 20)
+        repeated = np.repeat(np.arange(20), times)
+        expected = np.zeros((3, 20))
+        np.add.at(expected.T, repeated, shares(scores[repeated], 3).T)
+        np.testing.assert_allclose(shares(scores, 3, times), expected, atol=1e-12)
+        np.testing.assert_allclose(ranks(scores, times)[repeated] + 0.5, rankdata(scores[repeated]))
+
+
+def test_what_a_set_of_models_says_agrees_with_the_estimators(pair, with_data):
+    models, dataset = models_of(pair), with_data(made(np.arange(5)))
+    seen = buckets.look(models, dataset)
+    half = halves(seen.group)[3]
+    place = seen.places[half.tobytes()]
+    correct, member = np.concatenate(models.test_correct[:, half]), np.concatenate([models.member[half]] * 2)
+    right = correct.sum(0)
+    mixed = (right >= 3) & (len(correct) - right >= 3)
+    assert np.array_equal(np.isfinite(seen.entropy[place]), mixed)
+    np.testing.assert_allclose(
+        seen.entropy[place][mixed], estimators.streamed_entropy(correct[:, mixed], member), rtol=1e-5
+    )
+    labels = models.test_label[mixed], models.label
+    top, value = (x[:, 0] for x in estimators.top_influences(correct[:, mixed], member, 1, labels=labels))
+    assert np.array_equal(seen.top[place][mixed], top)
+    far = distances.distances(dataset, np.flatnonzero(mixed), top)
+    np.testing.assert_allclose(seen.far[place][mixed], far.example / far.typical, rtol=1e-5)
+    np.testing.assert_allclose(seen.accuracy[place], models.test_correct[:, half].mean(1), rtol=1e-6)
+    both = np.concatenate(models.correct[:, half])
+    np.testing.assert_allclose(seen.memorized[place], estimators.memorization(both, member).value)
+
+
+def test_the_claims_agree_with_a_naive_twin(pair, with_data):
+    """The estimates: the mean over both directions of all partitions, each from the library's own estimators."""
+    models, dataset = models_of(pair), with_data(made(np.arange(30)))
+    rows, of_halves = [], halves(groups(models.model, buckets.MODEL_GROUPS))
+    for half in [*of_halves, *(~h for h in of_halves)]:
+        found = []
+        for chosen in (half, ~half):
+            correct, member = (
+                np.concatenate(models.test_correct[:, chosen]),
+                np.concatenate([models.member[chosen]] * 2),
+            )
+            right = correct.sum(0)
+            mixed = np.flatnonzero((right >= 3) & (len(correct) - right >= 3))
+            best = np.full(TESTS, -1)
+            labels = models.test_label[mixed], models.label
+            best[mixed] = estimators.top_influences(correct[:, mixed], member, 1, labels=labels)[0][:, 0]
+            found.append((mixed, correct, member, best))
+        (mixed, correct, member, best), (other, _, others_member, others_best) = found
+        value = estimators.streamed_entropy(correct[:, mixed], member)
+        weights = np.zeros((5, TESTS))
+        weights[:, mixed] = shares(value, 5)
+        gain = models.test_correct[1, ~half].mean(0) - models.test_correct[0, ~half].mean(0)
+        score = estimators.memorization(np.concatenate(models.correct[:, ~half]), others_member).value[best]
+        far = np.zeros(TESTS)
+        away = distances.distances(dataset, other, others_best[other])
+        far[other] = away.example / away.typical
+        gains, scores = ((weights * x).sum(1) / weights.sum(1) for x in (gain, score))
+        weights *= np.isin(np.arange(TESTS), other)
+        ratios = (weights * far).sum(1) / weights.sum(1)
+        rows.append([ratios[0] - ratios[4], gains[0] - gains[1:].mean(), scores[0] - scores[4]])
+    found = entropy.decided(pair)
+    np.testing.assert_allclose([found[c].effect.estimate for c in ("C8", "C9", "C10")], np.mean(rows, 0), atol=1e-6)
+
+
+def test_correlations_with_points_left_out_are_spearmans():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=40), rng.integers(0, 5, 40).astype(float)
+    kept = (np.arange(40) % 4 != np.arange(5)[:, None]).astype(float)
+    found = buckets.correlation(x, np.where(np.arange(40) == 7, np.nan, y), kept)
+    there = np.arange(40) != 7
+    expected = [spearmanr(x[there & (k > 0)], y[there & (k > 0)])[0] for k in kept]
+    np.testing.assert_allclose(found, expected)
+
+
+def test_claims_are_seen_and_contrasts_mirror_while_pooled_ones_stay(pair, with_data):
+    with_data(made(np.arange(30)))
+    found, mirrored = entropy.decided(pair), entropy.decided(swapped(pair))
+    assert verdicts(found) == {"C8": SUPPORTED, "C9": SUPPORTED, "C10": SUPPORTED, "C9 beyond difficulty": SUPPORTED}
+    assert verdicts(mirrored)["C9"] == CONTRADICTED
+    for claim, sign in {"C8": 1, "C9": -1, "C10": 1, "C9 beyond difficulty": -1}.items():
+        assert found[claim].effect.estimate == pytest.approx(sign * mirrored[claim].effect.estimate, rel=1e-12)
+        assert found[claim].effect.stderr == pytest.approx(mirrored[claim].effect.stderr, rel=1e-9)
+        assert found[claim].reliability == mirrored[claim].reliability
+
+
+def test_the_order_of_models_examples_and_tests_changes_nothing(pair, with_data):
+    with_data(made(np.arange(30)))
+    frames, again = entropy.measure(pair), entropy.measure(permuted(pair))
+    for name, frame in frames.items():
+        pd.testing.assert_frame_equal(frame, again[name], check_exact=True, obj=name)
+
+
+def test_points_that_all_models_agree_on_lie_in_no_bucket():
+    """The fault of buckets that hold them: bucket 5 was made of points that no model gets right."""
+    found = carried(2, np.repeat([0.9, 0.0], [60, 60]), models=48)
+    agreed = {who: runs.test_correct.values.copy() for who, runs in zip(("sgd", "sam"), found[:2], strict=True)}
+    for each in agreed.values():
+        each[:, 60:80], each[:, 80:100] = True, False
+    pair = found._replace(
+        sgd=found.sgd.assign(test_correct=(("model", "test"), agreed["sgd"])),
+        sam=found.sam.assign(test_correct=(("model", "test"), agreed["sam"])),
+    )
+    frames = entropy.measure(pair)
+    assert frames["counts"]["all"].tolist() == [80, 20, 20]
+    assert frames["buckets"]["points"].sum() == pytest.approx(frames["counts"]["half"].iloc[0])
+    assert frames["buckets"][["sgd", "sam"]].to_numpy().max() < 0.9
+    assert not frames["gallery"]["test"].isin(np.arange(60, 100)).any()
+    assert "80" in entropy.counts_sentence(frames["counts"]) or "79" in entropy.counts_sentence(frames["counts"])
+
+
+def test_exact_duplicates_are_told_from_near_ones(pair, with_data):
+    with_data(made(np.arange(30), same=np.arange(10)))
+    frames = entropy.measure(pair)
+    tops = frames["tops"]["mean"]
+    assert tops["distance", entropy.ENDS] == frames["effects"]["estimate"]["C8"]
+    assert tops["distance", "1"] < tops["distance, without exact duplicates", "1"] < 0.6
+    points = frames["tops"]["points"]
+    assert points["distance, without exact duplicates", "1"] < points["distance", "1"] - 5
+    part = frames["gallery"].query("bucket == 1").groupby("row").first()
+    assert (part["distance"] < gallery.NEAR).all()
+
+
+def test_without_the_data_there_is_no_distance_and_indices_stand_for_pictures(pair):
+    frames = entropy.measure(pair)  # the checksum is not that of digits
+    assert np.isnan(frames["effects"]["estimate"]["C8"])
+    assert frames["effects"]["estimate"].drop("C8").notna().all()
+    assert "Not shown" in entropy.bucket_distances(frames["tops"], frames["quantiles"]).data
+    shown = gallery.figure_3(frames["gallery"]).data
+    first = frames["gallery"].iloc[0]
+    assert shown.index[0] == f"test point {first['test']}"
+    assert shown["training examples"].iloc[0].split()[0] == str(first["example"])
+
+
+def test_too_few_models_give_no_claim_and_sentences():
+    frames = entropy.measure(carried(0, np.zeros(40), models=4))
+    assert frames["effects"]["estimate"].isna().all()
+    for figure in (
+        entropy.bucket_accuracy(frames["buckets"]), entropy.gain_by_difficulty(frames["difficulty"]),
+        entropy.top_memorization(frames["tops"], frames["histogram"]), entropy.distance_table(frames["tops"]),
+    ):  # fmt: skip
+        assert "Not shown" in figure.data
+    assert "too few" in entropy.entropy_sentence(frames["follows"])
+
+
+def test_the_figures_show_the_numbers(pair, with_data):
+    dataset = with_data(made(np.arange(30)))
+    frames = entropy.measure(pair)
+    left, right = entropy.bucket_accuracy(frames["buckets"]).axes
+    assert np.isin(frames["buckets"][["sgd", "sam"]].to_numpy(), numbers(left)).all()
+    assert np.isin(frames["buckets"]["difference"].to_numpy(), numbers(right)).all()
+    ax = entropy.gain_by_difficulty(frames["difficulty"]).axes[0]
+    assert np.isin(frames["difficulty"]["difference"].to_numpy(), numbers(ax)).all()
+    tops = frames["tops"]["mean"]
+    first, last, means = entropy.top_memorization(frames["tops"], frames["histogram"]).axes
+    for b, ax in ((1, first), (5, last)):
+        assert f"mean {tops['memorization', f'{b}']:.2f}" in ax.get_title()
+    assert np.isin(tops["memorization"].drop(entropy.ENDS).to_numpy(), numbers(means)).all()
+    assert frames["histogram"].groupby("bucket")["share"].sum().to_numpy() == pytest.approx(1)
+    ax = entropy.bucket_distances(frames["tops"], frames["quantiles"]).axes[0]
+    assert np.isin(tops["distance"].drop(entropy.ENDS).to_numpy(), numbers(ax)).all()
+    table = entropy.distance_table(frames["tops"]).data
+    assert table.loc["distance", "bucket 1"] == f"{tops['distance', '1']:.3f}"
+    assert f"{tops['distance', entropy.ENDS]:.3f} (" in table.loc["distance", entropy.ENDS]
+    assert "goes with the memorization" in entropy.entropy_sentence(frames["follows"])
+    value = frames["reliability"]["value"].iloc[0]
+    assert f"is {value:.2f}" in reliability_of(frames["reliability"])
+    assert frames["effects"]["reliability"].unique() == pytest.approx(value)
+    images = dataset.__class__(
+        dataset.x_train.reshape(-1, 4, 2), dataset.y_train, dataset.x_test.reshape(-1, 4, 2), dataset.y_test, tuple("abc"),
+        "images", "0" * 64,
+    )  # fmt: skip
+    figure = gallery.figure_3(frames["gallery"], images)
+    titles = [ax.get_title() for ax in figure.axes]
+    assert any(title.startswith("near, ") for title in titles)
+    row = frames["gallery"].iloc[1]
+    assert any(title.endswith(f"{row['influence']:.2f}") for title in titles)
+
+
+def test_frames_are_recorded_as_parquet(pair, with_data, tmp_path):
+    with_data(made(np.arange(30)))
+    for name, frame in entropy.measure(pair).items():
+        frame.to_parquet(tmp_path / f"{name}.parquet")
+        pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / f"{name}.parquet"), frame)
+    assert json.loads(pair.sgd.attrs["experiment"])["dataset"] == "digits"
