@@ -78,17 +78,10 @@ def rmia(
     """
     as_choice("mode", mode, ("online", "offline"))
     a, gamma = as_number("a", a, 0, 1), as_number("gamma", gamma, 0, strict=True)
-    shadow, population_shadow = (
-        given if isinstance(given, Moments) else as_array(name, given, ndim=(2, 3))
-        for name, given in (("shadow", shadow), ("population_shadow", population_shadow))
-    )
-    x = _probability_moments(shadow, member)
-    if population_member is None and not isinstance(population_shadow, Moments):
-        population_member = np.zeros(population_shadow.shape[:2], bool)
-    z = _probability_moments(population_shadow, population_member, "population_")
-    raw = not (isinstance(shadow, Moments) or isinstance(population_shadow, Moments))
-    if raw and len(shadow) != len(population_shadow):
-        raise ValueError(f"population_shadow holds {len(population_shadow)} models, but shadow holds {len(shadow)}.")
+    x, models = _probability_moments(shadow, member)
+    z, z_models = _probability_moments(population_shadow, population_member, "population_")
+    if None not in (models, z_models) and models != z_models:
+        raise ValueError(f"population_shadow holds {z_models} models, but shadow holds {models}.")
     if z.mean_out.ndim != 1:
         raise ValueError("population_shadow must be (models, z): population points have one query each.")
     _need_sides(x, online=mode == "online")
@@ -151,7 +144,7 @@ def base(target, shadow, member=None, *, mode="online", a=0.33) -> np.ndarray:
     """
     as_choice("mode", mode, ("online", "offline"))
     a = as_number("a", a, 0, 1)
-    m = _probability_moments(shadow, member)
+    m, _ = _probability_moments(shadow, member)
     rows, stacked = _targets("target", target, m.mean_out.shape)
     _in_unit_range("target", rows)
     if mode == "offline":
@@ -174,14 +167,19 @@ def _average(m: Moments, mode, a) -> np.ndarray:
     return np.maximum(p, _TINY)
 
 
-def _probability_moments(shadow, member, prefix="") -> Moments:
+def _probability_moments(shadow, member, prefix="") -> tuple[Moments, int | None]:
+    """Moments of probabilities, and the number of models unless shadow is `Moments` already."""
+    models = None
     if not isinstance(shadow, Moments):
         shadow = as_array(f"{prefix}shadow", shadow, ndim=(2, 3))
         _in_unit_range(f"{prefix}shadow", shadow)
+        models = len(shadow)
+        if prefix and member is None:  # no model saw the population
+            member = np.zeros(shadow.shape[:2], bool)
     m = _as_moments(shadow, member, prefix=prefix, deviations=False)
     if m.low < 0 or m.high > 1 + 1e-5:
         raise ValueError(f"{prefix}shadow must be moments of probabilities, but signals span {m.low} to {m.high}.")
-    return m
+    return m, models
 
 
 def _in_unit_range(name, p) -> None:
