@@ -16,10 +16,11 @@ from scipy.stats import spearmanr
 from samlib import attacks
 from samlib.checks import as_array, same_shape, shown
 from samlib.estimators import memorization, memorization_terms
-from samlib.evaluation import GROUPS, Comparison, compare
+from samlib.evaluation import Comparison, compare
 from samlib.inference import LEVEL, deletions, groups, jackknife, mean
 
 FPR = (0.001, 0.01, 0.1)
+GROUPS = 20  # of examples, that a jackknife leaves out in turn
 THRESHOLD_SHADOWS = 8  # models that the thresholds of one target come from; 8 whole pools of examples are plenty
 
 

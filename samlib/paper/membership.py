@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binom
 
-from samlib.audit import Attacked, Pair, accuracy_table, attack_scores, compare_attacks, usable
-from samlib.evaluation import ENOUGH, auc_terms, roc, tpr_effects, vulnerability
-from samlib.inference import Effect, jackknife, mean
+from samlib.audit import Attacked, Pair, accuracy_table, attack_scores, compare_attacks
+from samlib.evaluation import ENOUGH, auc_terms, roc, tpr_terms, vulnerability
+from samlib.inference import jackknife, mean
 from samlib.paper.crossfit import each_left_out, model_groups, point_groups
 from samlib.paper.frames import EACH, Found, Frames, effects, table
 from samlib.paper.style import GREY, SAM, SGD, WIDTH, drawn
@@ -51,7 +51,7 @@ def decided(pair: Pair, found: Sequence[Attacked] | None = None) -> dict[str, Fo
         "C1": Found(mean(_gap(correct))),
         **{claim: Found(effect) for claim, effect in auc.items()},
         "C15": output_spread(pair),
-        "C16": tpr(pair, found),
+        "C16": tpr(found),
     }
 
 
@@ -64,15 +64,11 @@ def _terms(found: Attacked, attack: str) -> np.ndarray:
     return auc_terms(found.scores[attack], found.member)
 
 
-def tpr(pair: Pair, found: Sequence[Attacked], attack: str = "LiRA online", rate: float = 0.001) -> Found | None:
+def tpr(found: Sequence[Attacked], attack: str = "LiRA online", rate: float = 0.001) -> Found | None:
     """C16: the difference in TPR at a low FPR; None where that allows fewer than ENOUGH false positives."""
     if (~found[0].member).sum() * rate < ENOUGH:
         return None
-    scores, names = [each.scores[attack] for each in found[::-1]], pair.sgd.model.values
-    gap = tpr_effects(
-        scores, found[0].member, (rate,), models=names, examples=pair.sgd.example.values[usable(pair.sgd)[1]]
-    )
-    return Found(Effect(*(part[0] for part in gap[-1])))
+    return Found(mean(_gap([tpr_terms(each.scores[attack], each.member, rate) for each in found])))
 
 
 def output_spread(pair: Pair) -> Found | None:
@@ -101,9 +97,8 @@ def _moments_without(runs, of_models, of_points) -> np.ndarray:
         n_in, sum_in, _, n, total, squares = np.moveaxis(kept, 1, 0)
         deviation = np.sqrt(np.maximum(squares - total**2 / n, 0) / (n - 1))
         each = np.stack([deviation, sum_in / n_in - total / n], -1)
-    each = each[:, np.isfinite(each).all((0, 2))]
-    some = of_points[np.isfinite(np.stack([deviation, sum_in / n_in])).all((0, 1))]
-    return np.moveaxis(each_left_out(lambda points: each[:, points].mean(1), some), 0, 1)
+    known = np.isfinite(each).all((0, 2))
+    return np.moveaxis(each_left_out(lambda points: each[:, known & points].mean(1), of_points), 0, 1)
 
 
 def _attacks(found: Sequence[Attacked]) -> pd.DataFrame:

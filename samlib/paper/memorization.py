@@ -116,13 +116,13 @@ def lower_scores(pair: Pair, scores: Scores) -> Effect | None:
     return crossfit(scores.of_models, select, lambda models: np.subtract(*scores(models)[::-1]), statistic)
 
 
-def more_memorized(pair: Pair, scores: Scores) -> Effect | None:
+def more_memorized(pair: Pair, scores: Scores, data: Dataset | None = None) -> Effect | None:
     """C5: mean atypicality of the share MORE of examples that SAM memorizes more by most, less that of the other end.
 
     Both ends of a noisy difference hold examples of high variance, which are atypical: so the ends are compared, not one
-    of them with all. None where the data are not at hand, or too few.
+    of them with all. None where the data, those of the runs if not given, are not at hand, or too few.
     """
-    dataset = dataset_of(pair.sgd)
+    dataset = data or dataset_of(pair.sgd)
     n_ends = round(1 / MORE)
     if dataset is None or len(scores.of_points) < n_ends * ENOUGH:
         return None
