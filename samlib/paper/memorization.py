@@ -10,11 +10,21 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from samlib.audit import Pair, link, memorization_table
+from samlib.audit import Pair, compared, link, memorization_table
 from samlib.data import Dataset
-from samlib.estimators import memorization
+from samlib.estimators import memorization, memorization_terms
 from samlib.evaluation import ENOUGH
-from samlib.inference import Effect, Reliability, groups, jackknife, mean, needed_models, reliability, shares
+from samlib.inference import (
+    Effect,
+    Reliability,
+    crossing,
+    groups,
+    jackknife,
+    mean,
+    needed_models,
+    reliability,
+    shares,
+)
 from samlib.paper.crossfit import crossfit, each_left_out, halves, model_groups, point_groups
 from samlib.paper.distances import atypicality, dataset_of
 from samlib.paper.frames import EACH, Found, Frames, effects
@@ -72,9 +82,13 @@ class Scores:
         member = self.member[models]
         return np.array([memorization(correct[models], member, empty="zero").value for correct in self.correct])
 
-    def without_each(self) -> np.ndarray:
-        """Scores (model groups + 1, 2, examples) with all models and without each group."""
-        return each_left_out(self, self.of_models)
+    @cache  # noqa: B019
+    def whole(self) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Scores (2, examples) by all models, and their first-order terms (models, examples) of SGD and of SAM."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "(?s).*no estimate")
+            terms = [memorization_terms(correct, self.member) for correct in self.correct]
+        return self(np.ones(len(self.member), bool)), terms
 
     @cache  # noqa: B019
     def in_halves(self) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -94,11 +108,13 @@ class Scores:
 
 def lowest_range(pair: Pair, scores: Scores) -> Effect:
     """C3: the share of examples with memorization below LOWEST, SAM - SGD."""
+    sgd, sam = (_below(score, terms, LOWEST) for score, terms in zip(*scores.whole(), strict=True))
+    return mean(sam - sgd)
 
-    def gap(below):
-        return each_left_out(lambda kept: (below[1].astype(float) - below[0])[kept].mean(), scores.of_points)
 
-    return jackknife([gap(below) for below in scores.without_each() < LOWEST])
+def _below(score, terms, cut: float) -> np.ndarray:
+    """Terms (models, examples) of the share of scores below a cut."""
+    return (score < cut) - crossing(terms, cut)
 
 
 def lower_scores(pair: Pair, scores: Scores) -> Effect | None:
@@ -127,30 +143,29 @@ def more_memorized(pair: Pair, scores: Scores, data: Dataset | None = None) -> E
     if dataset is None or len(scores.of_points) < n_ends * ENOUGH:
         return None
     away = atypicality(dataset)[pair.sgd.example.values]
+    (sgd, sam), (sgd_terms, sam_terms) = scores.whole()
+    difference, terms = sam - sgd, sam_terms - sgd_terms
+    lowest, *_, highest = shares(difference, n_ends)
 
-    def ends(difference):
-        def gap(kept):
-            weights = shares(difference[kept], n_ends)
-            return (weights[-1] - weights[0]) @ away[kept] / weights[0].sum()
+    def end(weight, cut, sign):
+        moved = crossing(terms, cut)
+        at = away[(moved != 0).any(0) | (difference == cut)].mean()  # who enters or leaves
+        return at + (weight + sign * moved) * (away - at) / weight.mean()
 
-        return each_left_out(gap, scores.of_points)
-
-    return jackknife([ends(each[1] - each[0]) for each in scores.without_each()])
+    top = end(highest, difference[highest > 0].min(), 1)
+    return mean(top - end(lowest, difference[lowest > 0].max(), -1))
 
 
 def _density(pair: Pair, scores: Scores) -> pd.DataFrame:
     """Figure 1a: shares of examples in bins of memorization: left, right, sgd, sam, difference, low, high."""
-    cells = np.clip(np.digitize(scores.without_each(), BINS) - 1, 0, len(BINS) - 2)
-    inside = (cells[..., None] == np.arange(len(BINS) - 1)).astype(np.int8)  # (groups, 2, examples, bins)
-
-    def gaps(each):
-        return each_left_out(lambda kept: (each[1] - each[0])[kept].mean(0), scores.of_points)
-
-    gap = jackknife([gaps(each) for each in inside])
-    low, high = gap.interval(EACH)
-    sgd, sam = inside[0].mean(1)
-    columns = {"left": BINS[:-1], "right": BINS[1:], "sgd": sgd, "sam": sam}
-    return pd.DataFrame(columns | {"difference": gap.estimate, "low": low, "high": high})
+    both = list(zip(*scores.whole(), strict=True))
+    rows, below = [], [np.zeros(terms.shape) for _, terms in both]
+    for left, right in zip(BINS, BINS[1:]):
+        last = np.inf if right == BINS[-1] else right
+        upto = [_below(score, terms, last) for score, terms in both]
+        rows.append({"left": left, "right": right} | compared(*np.subtract(upto, below), EACH))
+        below = upto
+    return pd.DataFrame(rows)
 
 
 def _agreement(scores: Scores) -> pd.DataFrame:
