@@ -222,7 +222,7 @@ def tpr_terms(scores, member, fpr: float) -> np.ndarray:
     n, n_in = member.size, member.sum()
     reach = 2 * math.sqrt(fpr * (1 - fpr) / (n - n_in))
     low, at, high = (_place(curve, rate) for rate in (fpr - reach, fpr, fpr + reach))
-    slope = (hits[high] - hits[low]) / (rates[high] - rates[low]) if high > low else 0.0
+    slope = (hits[high] - hits[low]) / (rates[high] - rates[low]) if rates[high] > rates[low] else 0.0
     hit = scores >= _threshold(scores, at)
     inside = n / n_in * (hit - hits[at])
     return hits[at] + np.where(member, inside, -slope * n / (n - n_in) * (hit - rates[at]))

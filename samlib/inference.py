@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from samlib.checks import as_array, as_number, same_shape
+from samlib.checks import as_array, as_labels, as_number, same_shape
 
 LEVEL = 0.05  # of a whole family of claims
 RELIABLE, WELL = 0.5, 0.8  # reliability below which nothing is decided, and the one that figures ask for
@@ -51,7 +51,7 @@ class Effect(NamedTuple):
     def p(self) -> np.ndarray:
         """The two-sided p-value of "the effect is 0"."""
         with np.errstate(divide="ignore", invalid="ignore"):
-            t = np.where(self.estimate == 0, 0.0, np.abs(self.estimate) / self.stderr)
+            t = np.where(self.estimate == 0, 0 * self.stderr, np.abs(self.estimate) / self.stderr)
         return 2 * stats.t.sf(t, np.maximum(self.df, 1))
 
 
@@ -133,6 +133,8 @@ def jackknife(values, factors: int = 2, *, extra=0.0) -> Effect:
     1.0
     """
     values = as_array("values", values, missing=True).astype(float)
+    factors = as_number("factors", factors, whole=True)
+    extra = as_array("extra", extra).astype(float)
     if not 1 <= factors <= values.ndim or min(values.shape[:factors]) < 3:
         raise ValueError(
             f"values must have {factors} axes of at least 3 (2 groups), but their shape is {values.shape}."
@@ -190,7 +192,8 @@ def _effect(value, parts: dict, extra=0.0) -> Effect:
 
 def groups(ids, n_groups: int) -> np.ndarray:
     """Groups 1 to `n_groups` of nearly equal size, by what each id is and not by where it stands: ids (n,) to ints (n,)."""
-    ids = as_array("ids", ids, ndim=1).astype(np.uint64)
+    ids = as_labels("ids", ids, ndim=1).astype(np.uint64)
+    n_groups = as_number("n_groups", n_groups, 1, len(ids), whole=True)
     mixed = ids * np.uint64(0x9E3779B97F4A7C15)  # Steele et al. 2014, SplitMix64's finalizer
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
         mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
@@ -217,6 +220,7 @@ def shares(scores, n_buckets: int) -> np.ndarray:
            [1., 0., 0., 1.]])
     """
     scores = as_array("scores", scores, ndim=1)
+    n_buckets = as_number("n_buckets", n_buckets, 1, len(scores), whole=True)
     _, which, counts = np.unique(scores, return_inverse=True, return_counts=True)
     stop = np.cumsum(counts)
     edges = np.linspace(0, len(scores), n_buckets + 1)
@@ -248,6 +252,9 @@ def reliability(first: Sequence, second: Sequence, n_models: int, goal: float = 
     >>> reliability([[1, 2, 3, 4]], [[1, 2, 4, 3]], n_models=64).value
     0.888...
     """
+    first, second = (as_array(name, scores, ndim=2) for name, scores in (("first", first), ("second", second)))
+    same_shape("first", first, "second", second)
+    n_models, goal = as_number("n_models", n_models, 2), as_number("goal", goal, 0, 1, strict=True)
     halves = [
         stats.spearmanr(a, b)[0] if np.ptp(a) > 0 and np.ptp(b) > 0 else 0.0 for a, b in zip(first, second, strict=True)
     ]
@@ -285,7 +292,7 @@ def verdict(estimate: float, low: float, high: float, direction: int, smallest: 
 def models_to_decide(found: Effect, smallest: float, level: float, n_models: int) -> float:
     """Models with which the interval would leave zero or lie within the smallest effect; NaN where only examples help."""
     size = abs(float(found.estimate))
-    target = (size if size >= smallest else smallest - size) / stats.norm.isf(level / 2)
+    target = (size if size >= smallest else smallest - size) / stats.t.isf(level / 2, max(float(found.df), 1))
     rest = float(found.stderr) ** 2 - float(found.by_models)
     if target**2 <= rest:
         return math.nan

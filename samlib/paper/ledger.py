@@ -164,7 +164,7 @@ def decide(effects: pd.DataFrame, claims: Sequence[Claim], n_models: int, level:
             "stderr": math.nan,
         }
         row |= {"level": level, "p": math.nan, "reliability": math.nan, "verdict": INCONCLUSIVE, "needed": math.nan}
-        if claim.id in effects.index and np.isfinite(found := effects.loc[claim.id])[:3].all():
+        if claim.id in effects.index and (found := effects.loc[claim.id]).notna().all():
             effect = Effect(*(found[name] for name in Effect._fields))
             low, high = (float(end) for end in effect.interval(level))
             row |= {

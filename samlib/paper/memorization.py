@@ -25,7 +25,7 @@ from samlib.inference import (
     reliability,
     shares,
 )
-from samlib.paper.crossfit import crossfit, each_left_out, halves, model_groups, point_groups
+from samlib.paper.crossfit import POINT_GROUPS, each_left_out, halves, model_groups
 from samlib.paper.distances import atypicality, dataset_of
 from samlib.paper.frames import EACH, Found, Frames, effects
 from samlib.paper.style import GREEN, GREY, RED, SAM, SGD, WIDTH, class_title, drawn, needs_data
@@ -73,8 +73,7 @@ class Scores:
     """Memorization scores of a pair by any of its models, a mean of no models taken for 0 as in the published code."""
 
     def __init__(self, pair: Pair):
-        self.pair, self.of_models, self.of_points = pair, model_groups(pair), point_groups(pair)
-        self.member = pair.sgd.member.values
+        self.of_models, self.member = model_groups(pair), pair.sgd.member.values
         self.correct = [runs.correct.values for runs in pair[:2]]
 
     def __call__(self, models: np.ndarray) -> np.ndarray:
@@ -82,13 +81,15 @@ class Scores:
         member = self.member[models]
         return np.array([memorization(correct[models], member, empty="zero").value for correct in self.correct])
 
+    def terms(self, models: np.ndarray) -> list[np.ndarray]:
+        """First-order terms (models, examples) of SGD's and of SAM's scores; NaN where there is no estimate."""
+        return [memorization_terms(correct[models], self.member[models]) for correct in self.correct]
+
     @cache  # noqa: B019
-    def whole(self) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Scores (2, examples) by all models, and their first-order terms (models, examples) of SGD and of SAM."""
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "(?s).*no estimate")
-            terms = [memorization_terms(correct, self.member) for correct in self.correct]
-        return self(np.ones(len(self.member), bool)), terms
+    def whole(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Of SGD and of SAM: scores (examples,) by all models, and their terms."""
+        every = np.ones(len(self.member), bool)
+        return list(zip(self(every), self.terms(every), strict=True))
 
     @cache  # noqa: B019
     def in_halves(self) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -108,7 +109,7 @@ class Scores:
 
 def lowest_range(pair: Pair, scores: Scores) -> Effect:
     """C3: the share of examples with memorization below LOWEST, SAM - SGD."""
-    sgd, sam = (_below(score, terms, LOWEST) for score, terms in zip(*scores.whole(), strict=True))
+    sgd, sam = (_below(*each, LOWEST) for each in scores.whole())
     return mean(sam - sgd)
 
 
@@ -118,18 +119,23 @@ def _below(score, terms, cut: float) -> np.ndarray:
 
 
 def lower_scores(pair: Pair, scores: Scores) -> Effect | None:
-    """C4: memorization, SAM - SGD, of examples whose pooled score by the other half of the models is LOWEST to LOW."""
+    """C4: memorization, SAM - SGD, of examples whose pooled score by the other half of the models is LOWEST to LOW.
 
-    def select(models):
-        pooled = scores(models).mean(0)
-        return (pooled >= LOWEST) & (pooled < LOW)
-
-    def statistic(chosen, gain):
-        return each_left_out(lambda kept: gain[chosen & kept].mean(), scores.of_points)
-
-    if min(select(half).sum() for first in halves(scores.of_models) for half in (first, ~first)) < ENOUGH:
-        return None
-    return crossfit(scores.of_models, select, lambda models: np.subtract(*scores(models)[::-1]), statistic)
+    The mean over many halves, with first-order terms for the models that measure and for those that choose.
+    """
+    parts = []
+    for half in halves(scores.of_models):
+        for choose in (half, ~half):
+            pooled, gain = scores(choose).mean(0), np.subtract(*scores(~choose)[::-1])
+            if (chosen := (pooled >= LOWEST) & (pooled < LOW)).sum() < ENOUGH:
+                return None
+            value, terms = gain[chosen].mean(), np.empty(scores.member.shape)
+            (sgd, sam), by = scores.terms(~choose), sum(scores.terms(choose)) / 2
+            terms[~choose] = chosen * (gain + np.nan_to_num(sam - sgd - (sam - sgd).mean(0)) / (~choose).mean() - value)
+            moved = (crossing(by, LOWEST) - crossing(by, LOW)) / choose.mean()
+            terms[choose] = (chosen + moved) * (gain - value)
+            parts.append(value + terms / chosen.mean())
+    return mean(np.mean(parts, 0))
 
 
 def more_memorized(pair: Pair, scores: Scores, data: Dataset | None = None) -> Effect | None:
@@ -140,10 +146,10 @@ def more_memorized(pair: Pair, scores: Scores, data: Dataset | None = None) -> E
     """
     dataset = data or dataset_of(pair.sgd)
     n_ends = round(1 / MORE)
-    if dataset is None or len(scores.of_points) < n_ends * ENOUGH:
+    if dataset is None or scores.member.shape[1] < n_ends * ENOUGH:
         return None
     away = atypicality(dataset)[pair.sgd.example.values]
-    (sgd, sam), (sgd_terms, sam_terms) = scores.whole()
+    (sgd, sgd_terms), (sam, sam_terms) = scores.whole()
     difference, terms = sam - sgd, sam_terms - sgd_terms
     lowest, *_, highest = shares(difference, n_ends)
 
@@ -158,11 +164,10 @@ def more_memorized(pair: Pair, scores: Scores, data: Dataset | None = None) -> E
 
 def _density(pair: Pair, scores: Scores) -> pd.DataFrame:
     """Figure 1a: shares of examples in bins of memorization: left, right, sgd, sam, difference, low, high."""
-    both = list(zip(*scores.whole(), strict=True))
-    rows, below = [], [np.zeros(terms.shape) for _, terms in both]
+    rows, below = [], [np.zeros(scores.member.shape)] * 2
     for left, right in zip(BINS, BINS[1:]):
         last = np.inf if right == BINS[-1] else right
-        upto = [_below(score, terms, last) for score, terms in both]
+        upto = [_below(*each, last) for each in scores.whole()]
         rows.append({"left": left, "right": right} | compared(*np.subtract(upto, below), EACH))
         below = upto
     return pd.DataFrame(rows)
@@ -216,13 +221,13 @@ def _most(pair: Pair, k: int = 10) -> pd.DataFrame:
     )
     dataset = dataset_of(pair.sgd)
     frame["atypicality"] = np.nan if dataset is None else atypicality(dataset)[frame.index]
-    return frame.iloc[np.argsort(-chosen_by, kind="stable")[:k]]
+    return frame.iloc[np.lexsort((frame.index, -chosen_by))[:k]]
 
 
 def _links(links) -> pd.DataFrame:
     """Rank correlation of memorization with the attack's success, of each optimizer and of both differences, with intervals."""
     sgd, sam = links
-    of = groups(np.arange(len(sgd.success)), min(20, len(sgd.success)))
+    of = groups(sgd.example, min(POINT_GROUPS, len(sgd.example)))
     rows = {"sgd": (sgd.memorization, sgd.success), "sam": (sam.memorization, sam.success)}
     rows["difference"] = sam.memorization - sgd.memorization, sam.success - sgd.success
 

@@ -1,6 +1,6 @@
 """Do intervals cover? Simulated with both sources of randomness: each draw has new models and new examples.
 
-    python tests/benchmarks/coverage.py [draws, 1000]
+python tests/benchmarks/coverage.py [draws, 1000]
 """
 
 from __future__ import annotations
@@ -43,9 +43,7 @@ def effects(rng, n_models: int, n: int, only=None) -> dict[str, Effect]:
     makers = {"C1": lambda: mean(pair.sam.test_correct.values.astype(float) - pair.sgd.test_correct.values)}
     makers |= {f"AUC {attack}": lambda attack=attack: terms(attack) for attack in ATTACKS}
     makers |= {
-        f"TPR at {rate:g}": lambda rate=rate: getattr(
-            membership.tpr(found("LiRA online"), rate=rate), "effect", None
-        )
+        f"TPR at {rate:g}": lambda rate=rate: getattr(membership.tpr(found("LiRA online"), rate=rate), "effect", None)
         for rate in RATES
     }
     makers |= {
