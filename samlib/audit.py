@@ -320,6 +320,8 @@ def link(runs: xr.Dataset, attack: str = "LiRA online") -> Link:
     found = attack_scores(odd, (attack,))
     score = memorization(even.correct.values, even.member.values, empty="zero").value[kept]
     success = _example_auc(found.scores[attack], found.member)
+    if len(kept) < 2:
+        raise ValueError("runs must hold at least 2 examples that 3 models of odd number saw and 3 did not.")
     several, names = min(GROUPS, len(kept)), runs.example.values[kept]
     of = groups(names, several)
     effect = jackknife(deletions(lambda g: _spearman(score[of != g], success[of != g]), several), 1)

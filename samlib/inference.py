@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from samlib.checks import as_array, as_labels, as_number, same_shape
+from samlib.checks import FAR, as_array, as_labels, as_number, same_shape
 
 LEVEL = 0.05  # of a whole family of claims
 RELIABLE, WELL = 0.5, 0.8  # reliability below which nothing is decided, and the one that figures ask for
@@ -165,6 +165,7 @@ def crossing(terms, cut: float) -> np.ndarray:
     0.333...
     """
     terms = as_array("terms", terms, ndim=2, missing=True).astype(float)
+    cut = as_number("cut", cut, -FAR, FAR)
     score = terms.mean(0)
     moved = terms - score
     moved[:, np.isnan(score)] = 0
@@ -254,7 +255,7 @@ def reliability(first: Sequence, second: Sequence, n_models: int, goal: float = 
     """
     first, second = (as_array(name, scores, ndim=2) for name, scores in (("first", first), ("second", second)))
     same_shape("first", first, "second", second)
-    n_models, goal = as_number("n_models", n_models, 2), as_number("goal", goal, 0, 1, strict=True)
+    n_models, goal = as_number("n_models", n_models, 2, whole=True), as_number("goal", goal, 0, 1, strict=True)
     halves = [
         stats.spearmanr(a, b)[0] if np.ptp(a) > 0 and np.ptp(b) > 0 else 0.0 for a, b in zip(first, second, strict=True)
     ]
@@ -327,6 +328,7 @@ def across(estimates, stderrs, level: float = LEVEL) -> Across:
         as_array(name, v, ndim=1).astype(float) for name, v in (("estimates", estimates), ("stderrs", stderrs))
     )
     same_shape("estimates", estimates, "stderrs", stderrs)
+    level = as_number("level", level, 0, 1, strict=True)
     if len(estimates) < 2 or (stderrs <= 0).any():
         return Across(*[math.nan] * 5)
     found = combine_effects(estimates, stderrs**2, method_re="iterated", use_t=True, alpha=level)

@@ -1,4 +1,4 @@
-"""Synthetic runs with real structure: examples differ, models differ, and membership shows in some examples more than in others."""
+"""Synthetic runs with real structure: examples, models and test points differ, and membership shows more in some examples."""
 
 from __future__ import annotations
 

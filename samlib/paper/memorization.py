@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from functools import cache, partial
 
@@ -165,9 +166,8 @@ def more_memorized(pair: Pair, scores: Scores, data: Dataset | None = None) -> E
 def _density(pair: Pair, scores: Scores) -> pd.DataFrame:
     """Figure 1a: shares of examples in bins of memorization: left, right, sgd, sam, difference, low, high."""
     rows, below = [], [np.zeros(scores.member.shape)] * 2
-    for left, right in zip(BINS, BINS[1:]):
-        last = np.inf if right == BINS[-1] else right
-        upto = [_below(*each, last) for each in scores.whole()]
+    for left, right in itertools.pairwise(BINS):
+        upto = [_below(*each, right if right < BINS[-1] else 2) for each in scores.whole()]  # the last bin is open
         rows.append({"left": left, "right": right} | compared(*np.subtract(upto, below), EACH))
         below = upto
     return pd.DataFrame(rows)
