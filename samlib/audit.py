@@ -16,10 +16,11 @@ from scipy.stats import spearmanr
 from samlib import attacks
 from samlib.checks import as_array, same_shape, shown
 from samlib.estimators import memorization, memorization_terms
-from samlib.evaluation import GROUPS, Comparison, compare
+from samlib.evaluation import Comparison, compare
 from samlib.inference import LEVEL, deletions, groups, jackknife, mean
 
 FPR = (0.001, 0.01, 0.1)
+GROUPS = 20  # of examples, that a jackknife leaves out in turn
 THRESHOLD_SHADOWS = 8  # models that the thresholds of one target come from; 8 whole pools of examples are plenty
 
 
@@ -243,6 +244,7 @@ def threshold_table(pair: Pair, level: float = LEVEL) -> pd.DataFrame:
 
 def _balanced_hits(runs: xr.Dataset, signal: str, sign: int, kind: str) -> np.ndarray:
     """Terms (targets, examples) whose mean is the balanced accuracy of decisions by thresholds from the next few models."""
+    runs = runs.sortby("model")
     scores, member, labels = sign * runs[signal].values, runs.member.values, runs.label.values
     if member.all(1).any() or not member.any(1).all():
         raise ValueError("member must hold both members and non-members of each model.")
@@ -294,8 +296,8 @@ def compared(sgd: np.ndarray, sam: np.ndarray, level: float = LEVEL) -> dict[str
 class Link(NamedTuple):
     """Memorization of each example, from the even models, and how well an attack tells its in from its out models, from the odd.
 
-    `success` is an AUC over the odd targets, one example at a time; all (examples,). `correlation` is Spearman's, with a 95 %
-    interval over examples.
+    `success` is an AUC over the odd targets, one example at a time; all (examples,), whose numbers are `example`.
+    `correlation` is Spearman's, with a 95 % interval over examples.
     """
 
     memorization: np.ndarray
@@ -303,6 +305,7 @@ class Link(NamedTuple):
     correlation: float
     low: float
     high: float
+    example: np.ndarray
 
 
 def link(runs: xr.Dataset, attack: str = "LiRA online") -> Link:
@@ -317,10 +320,12 @@ def link(runs: xr.Dataset, attack: str = "LiRA online") -> Link:
     found = attack_scores(odd, (attack,))
     score = memorization(even.correct.values, even.member.values, empty="zero").value[kept]
     success = _example_auc(found.scores[attack], found.member)
-    several = min(GROUPS, len(kept))
-    of = groups(kept, several)
+    if len(kept) < 2:
+        raise ValueError("runs must hold at least 2 examples that 3 models of odd number saw and 3 did not.")
+    several, names = min(GROUPS, len(kept)), runs.example.values[kept]
+    of = groups(names, several)
     effect = jackknife(deletions(lambda g: _spearman(score[of != g], success[of != g]), several), 1)
-    return Link(score, success, float(effect.estimate), *(float(end) for end in effect.interval()))
+    return Link(score, success, float(effect.estimate), *(float(end) for end in effect.interval()), names)
 
 
 def _spearman(x, y) -> float:

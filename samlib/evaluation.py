@@ -8,18 +8,18 @@ with several, (targets, n), over targets and examples together, since another tr
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
 from samlib.checks import as_array, as_member, as_number, as_rates, same_shape
-from samlib.inference import Effect, clopper_pearson, deletions, groups, jackknife, mean
+from samlib.inference import Effect, clopper_pearson, mean
 from samlib.inference import epsilon_lower_bound as epsilon_lower_bound
 
-GROUPS = 20  # of targets, and of examples, that the jackknife leaves out in turn
 ENOUGH = 10  # false positives that a rate must allow before a true-positive rate at it is worth showing
 
 
@@ -80,8 +80,8 @@ def evaluate(
     with a threshold of its own. `tpr_at_fpr` is the largest TPR of a threshold whose FPR is at most the rate, with the scores
     of all targets pooled (Carlini et al. 2022, section 4). `fpr` is a rate or any sequence or array of rates.
 
-    Intervals are those of `inference`: t intervals of `mean`, and of `jackknife` for TPR. For one target, TPR's is Clopper
-    and Pearson's, at the threshold found.
+    Intervals are the t intervals of `inference.mean`, of first-order terms. For one target, TPR's is Clopper and Pearson's,
+    at the threshold found.
 
     Raises ValueError for NaN, shapes that disagree, a target without members or non-members, a rate or a confidence
     outside (0, 1).
@@ -157,10 +157,7 @@ def vulnerability(scores, member, *, fpr: float = 0.1) -> Vulnerability:
     Rates of an example that was never in (or never out) are NaN. Raises as `evaluate`.
     """
     scores, member = _checked(member, scores=scores)
-    rates, order = roc(scores, member)[0], np.unique(-scores)
-    fpr = as_number("fpr", fpr, 0, 1, strict=True)
-    chosen = np.searchsorted(rates, fpr * (1 + 1e-12), side="right") - 1
-    threshold = np.inf if chosen == 0 else -order[chosen - 1]
+    threshold = _threshold(scores, _place(roc(scores, member), as_number("fpr", fpr, 0, 1, strict=True)))
     hit = scores >= threshold
     n_in, n_out = member.sum(0), (~member).sum(0)
     true, false = (hit & member).sum(0), (hit & ~member).sum(0)
@@ -213,6 +210,24 @@ def advantage_terms(scores, member) -> np.ndarray:
     return terms
 
 
+def tpr_terms(scores, member, fpr: float) -> np.ndarray:
+    """As `auc_terms`, of the TPR at an FPR with all targets pooled; the mean of the whole matrix is what `tpr_at` gives.
+
+    A non-member above the threshold raises it, which costs as many members as the ROC curve is steep (Hsieh and Turnbull
+    1996). The slope is measured across twice the binomial deviation of the number of false positives, on either side.
+    """
+    scores, member = _checked(member, scores=scores)
+    fpr = as_number("fpr", fpr, 0, 1, strict=True)
+    rates, hits = curve = roc(scores, member)
+    n, n_in = member.size, member.sum()
+    reach = 2 * math.sqrt(fpr * (1 - fpr) / (n - n_in))
+    low, at, high = (_place(curve, rate) for rate in (fpr - reach, fpr, fpr + reach))
+    slope = (hits[high] - hits[low]) / (rates[high] - rates[low]) if rates[high] > rates[low] else 0.0
+    hit = scores >= _threshold(scores, at)
+    inside = n / n_in * (hit - hits[at])
+    return hits[at] + np.where(member, inside, -slope * n / (n - n_in) * (hit - rates[at]))
+
+
 def _points(scores, member, fpr) -> dict:
     """The measures themselves."""
     curve = roc(scores, member)
@@ -220,78 +235,31 @@ def _points(scores, member, fpr) -> dict:
     return values | {rate: _at(curve, rate) for rate in fpr}
 
 
+def _place(curve, rate: float) -> int:
+    """Where on a ROC curve the FPR is the largest that is at most `rate`."""
+    return max(int(np.searchsorted(curve[0], rate * (1 + 1e-12), side="right")) - 1, 0)
+
+
+def _threshold(scores, place: int) -> float:
+    """The score at a place of a ROC curve."""
+    return np.inf if place == 0 else -np.unique(-scores)[place - 1]
+
+
 def _at(curve, rate: float) -> float:
-    return float(curve[1][np.searchsorted(curve[0], rate * (1 + 1e-12), side="right") - 1])
+    return float(curve[1][_place(curve, rate)])
 
 
 def _effects(many: Sequence[np.ndarray], member, fpr) -> list[dict]:
     """The effects of all measures: of each score matrix, and last of the difference of the first two."""
     found: list[dict] = [{} for _ in range(len(many) + 1)]
-    for name, terms in (("auc", auc_terms), ("advantage", advantage_terms)):
+    measures: dict = {"auc": auc_terms, "advantage": advantage_terms}
+    if len(member) > 1 or len(many) > 1:  # one target alone has Clopper and Pearson's interval
+        measures |= {rate: partial(tpr_terms, fpr=rate) for rate in fpr}
+    for name, terms in measures.items():
         each = [terms(scores, member) for scores in many]
         for effects, part in zip(found, [*each, each[0] - each[-1]], strict=True):
             effects[name] = mean(part)
-    if fpr and (len(member) > 1 or len(many) > 1):  # one target alone has Clopper and Pearson's interval
-        for effects, rates in zip(found, tpr_effects(many, member, fpr), strict=True):
-            effects |= {rate: Effect(*(part[i] for part in rates)) for i, rate in enumerate(fpr)}
     return found
-
-
-def tpr_effects(many, member, fpr, *, models=None, examples=None) -> list[Effect]:
-    """The pooled TPR at each FPR: Effects of arrays (rates,), of each score matrix (targets, n), then of first minus last.
-
-    By a jackknife over groups of targets and of examples; `models` (targets,) and `examples` (n,) are whole numbers that
-    name them, their places if None. Raises as `evaluate`.
-    """
-    fpr = as_rates("fpr", fpr)
-    if (np.ndim(many) < 3 if not isinstance(many, (list, tuple)) else not many) or not fpr:
-        raise ValueError("many must be a list of at least one score matrix, and fpr at least one rate.")
-    checked = [_checked(member, **{f"many[{i}]": scores}) for i, scores in enumerate(many)]
-    member = checked[0][1]
-    ids = [np.arange(n) if given is None else given for given, n in zip((models, examples), member.shape, strict=True)]
-    several = [min(len(each), GROUPS) for each in ids]
-    of = [groups(each, n) for each, n in zip(ids, several, strict=True)]
-    varying = [n for n in several if n > 1]  # one target alone is not left out
-    tops = [_rates_at(scores, member, fpr, *of) for scores, _ in checked]
-
-    cells = [np.equal.outer(np.arange(n + 1), each) for each, n in zip(of, several, strict=True)]  # index 0: no group
-    counts = [cells[0].astype(np.int64) @ mask @ cells[1].T for mask in (member, ~member)]  # of members, of the others
-
-    def rates(*left_out):
-        g, h = (0, 0, *left_out)[-2:]
-        return [top(g, h, *(np.delete(np.delete(each, g, 0), h, 1).sum() for each in counts)) for top in tops]
-
-    values = deletions(rates, *varying)
-    parts = [*np.moveaxis(values, -2, 0), values[..., 0, :] - values[..., -1, :]]
-    return [jackknife(part, len(varying)) for part in parts]
-
-
-def _rates_at(scores, member, fpr, row_groups, column_groups) -> Callable:
-    """The TPR at each FPR as a function of the groups of rows and columns to leave out, and of how many are left."""
-    flat, hit = scores.ravel(), member.ravel()
-    order = np.argsort(-flat, kind="stable")
-    inside, outside = order[hit[order]], order[~hit[order]]  # flat indices of members and of non-members, best first
-    # A threshold short of non-member k lies above its score: so many members reach it.
-    reach = np.append(np.searchsorted(-flat[inside], -flat[outside], side="left"), len(inside))
-    sides = [[of.astype(np.uint8)[i] for of, i in zip((row_groups, column_groups), np.divmod(part, scores.shape[1]), strict=True)]
-             for part in (inside, outside)]  # fmt: skip
-    top = int(1.2 * max(fpr) * len(outside)) + 200  # what is kept rarely reaches further
-
-    def kept(side, end, g, h):
-        return (side[0][:end] != g) & (side[1][:end] != h)
-
-    def rates(g, h, members, others):
-        limit = np.multiply(fpr, others * (1 + 1e-12))
-        for end in (top, len(outside)):
-            stop = np.searchsorted(np.cumsum(kept(sides[1], end, g, h)), limit, side="right")
-            if stop.max() < min(end, len(outside)):
-                break
-        counts = reach[stop]
-        reached = kept(sides[0], counts.max(), g, h)
-        with np.errstate(invalid="ignore"):  # groups without members have no rate
-            return np.array([np.count_nonzero(reached[:count]) for count in counts]) / np.float64(members)
-
-    return rates
 
 
 def _report(values, effects, member, fpr, confidence) -> AttackReport:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from samlib.checks import as_array, as_number, same_shape
+from samlib.checks import FAR, as_array, as_labels, as_number, same_shape
 
 LEVEL = 0.05  # of a whole family of claims
 RELIABLE, WELL = 0.5, 0.8  # reliability below which nothing is decided, and the one that figures ask for
@@ -51,7 +51,7 @@ class Effect(NamedTuple):
     def p(self) -> np.ndarray:
         """The two-sided p-value of "the effect is 0"."""
         with np.errstate(divide="ignore", invalid="ignore"):
-            t = np.where(self.estimate == 0, 0.0, np.abs(self.estimate) / self.stderr)
+            t = np.where(self.estimate == 0, 0 * self.stderr, np.abs(self.estimate) / self.stderr)
         return 2 * stats.t.sf(t, np.maximum(self.df, 1))
 
 
@@ -133,6 +133,8 @@ def jackknife(values, factors: int = 2, *, extra=0.0) -> Effect:
     1.0
     """
     values = as_array("values", values, missing=True).astype(float)
+    factors = as_number("factors", factors, whole=True)
+    extra = as_array("extra", extra).astype(float)
     if not 1 <= factors <= values.ndim or min(values.shape[:factors]) < 3:
         raise ValueError(
             f"values must have {factors} axes of at least 3 (2 groups), but their shape is {values.shape}."
@@ -147,6 +149,28 @@ def jackknife(values, factors: int = 2, *, extra=0.0) -> Effect:
                 scale, df = scale * (part.shape[axis] - 1) / part.shape[axis], df * (part.shape[axis] - 1)
             parts[axes] = scale * (part**2).sum(tuple(range(size))), df
     return _effect(values[(0,) * factors], parts, extra)
+
+
+def crossing(terms, cut: float) -> np.ndarray:
+    """How far each model alone moves each example over a cut: (models, examples), the rows' deviations times a slope.
+
+    An example's score is the mean of its column of `terms` (models, examples). Whether it lies above `cut` is a step, so
+    leaving out models says little. The slope is that of the step smoothed over the scores' own standard error. A column with
+    NaN moves nothing. To be added to what has no terms, before `mean`:
+
+    >>> terms = np.array([[0.0, 1.0, 0.5], [0.5, 1.0, 0.0], [0.25, 1.0, 1.0]])
+    >>> moved = crossing(terms, 0.5)
+    >>> share = mean((terms.mean(0) > 0.5) + moved)
+    >>> float(share.estimate)
+    0.333...
+    """
+    terms = as_array("terms", terms, ndim=2, missing=True).astype(float)
+    cut = as_number("cut", cut, -FAR, FAR)
+    score = terms.mean(0)
+    moved = terms - score
+    moved[:, np.isnan(score)] = 0
+    width = math.sqrt((moved**2).sum() / moved.shape[1] / max(len(moved) - 1, 1) / len(moved))
+    return moved * (np.abs(score - cut) <= width) / (2 * width) if width > 0 else moved
 
 
 def deletions(statistic: Callable, *groups: int) -> np.ndarray:
@@ -169,7 +193,8 @@ def _effect(value, parts: dict, extra=0.0) -> Effect:
 
 def groups(ids, n_groups: int) -> np.ndarray:
     """Groups 1 to `n_groups` of nearly equal size, by what each id is and not by where it stands: ids (n,) to ints (n,)."""
-    ids = as_array("ids", ids, ndim=1).astype(np.uint64)
+    ids = as_labels("ids", ids, ndim=1).astype(np.uint64)
+    n_groups = as_number("n_groups", n_groups, 1, len(ids), whole=True)
     mixed = ids * np.uint64(0x9E3779B97F4A7C15)  # Steele et al. 2014, SplitMix64's finalizer
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
         mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
@@ -198,6 +223,7 @@ def shares(scores, n_buckets: int, weights=None) -> np.ndarray:
            [1., 0., 0., 1.]])
     """
     scores = as_array("scores", scores, ndim=1)
+    n_buckets = as_number("n_buckets", n_buckets, 1, len(scores), whole=True)
     start, count, which = _places(scores, np.ones(len(scores)) if weights is None else weights)
     edges = (start[..., -1:] + count[..., -1:]) * np.linspace(0, 1, n_buckets + 1)
     stop = (start + count)[..., None, :]
@@ -249,6 +275,9 @@ def reliability(first: Sequence, second: Sequence, n_models: int, goal: float = 
     >>> reliability([[1, 2, 3, 4]], [[1, 2, 4, 3]], n_models=64).value
     0.888...
     """
+    first, second = (as_array(name, scores, ndim=2) for name, scores in (("first", first), ("second", second)))
+    same_shape("first", first, "second", second)
+    n_models, goal = as_number("n_models", n_models, 2, whole=True), as_number("goal", goal, 0, 1, strict=True)
     halves = [
         stats.spearmanr(a, b)[0] if np.ptp(a) > 0 and np.ptp(b) > 0 else 0.0 for a, b in zip(first, second, strict=True)
     ]
@@ -286,7 +315,7 @@ def verdict(estimate: float, low: float, high: float, direction: int, smallest: 
 def models_to_decide(found: Effect, smallest: float, level: float, n_models: int) -> float:
     """Models with which the interval would leave zero or lie within the smallest effect; NaN where only examples help."""
     size = abs(float(found.estimate))
-    target = (size if size >= smallest else smallest - size) / stats.norm.isf(level / 2)
+    target = (size if size >= smallest else smallest - size) / stats.t.isf(level / 2, max(float(found.df), 1))
     rest = float(found.stderr) ** 2 - float(found.by_models)
     if target**2 <= rest:
         return math.nan
@@ -321,6 +350,7 @@ def across(estimates, stderrs, level: float = LEVEL) -> Across:
         as_array(name, v, ndim=1).astype(float) for name, v in (("estimates", estimates), ("stderrs", stderrs))
     )
     same_shape("estimates", estimates, "stderrs", stderrs)
+    level = as_number("level", level, 0, 1, strict=True)
     if len(estimates) < 2 or (stderrs <= 0).any():
         return Across(*[math.nan] * 5)
     found = combine_effects(estimates, stderrs**2, method_re="iterated", use_t=True, alpha=level)

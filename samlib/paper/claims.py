@@ -15,7 +15,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pandas as pd
 
 from samlib.audit import Pair
@@ -164,7 +163,7 @@ def decide(effects: pd.DataFrame, claims: Sequence[Claim], n_models: int, level:
             "stderr": math.nan,
         }
         row |= {"level": level, "p": math.nan, "reliability": math.nan, "verdict": INCONCLUSIVE, "needed": math.nan}
-        if claim.id in effects.index and np.isfinite(found := effects.loc[claim.id])[:3].all():
+        if claim.id in effects.index and (found := effects.loc[claim.id]).notna().all():
             effect = Effect(*(found[name] for name in Effect._fields))
             low, high = (float(end) for end in effect.interval(level))
             row |= {

@@ -10,19 +10,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binom
 
-from samlib.audit import (
-    Attacked,
-    Pair,
-    accuracy_table,
-    attack_scores,
-    compare_attacks,
-    left_out,
-    threshold_table,
-    usable,
-)
-from samlib.evaluation import ENOUGH, auc_terms, roc, tpr_effects, vulnerability
-from samlib.inference import Effect, jackknife, mean
-from samlib.paper.crossfit import each_left_out, model_groups, point_groups
+from samlib.audit import Attacked, Pair, accuracy_table, attack_scores, compare_attacks, left_out, threshold_table
+from samlib.evaluation import ENOUGH, auc_terms, roc, tpr_terms, vulnerability
+from samlib.inference import mean
 from samlib.paper.frames import EACH, Found, Frames, effects, table
 from samlib.paper.style import GREY, SAM, SGD, WIDTH, drawn
 
@@ -64,7 +54,7 @@ def decided(pair: Pair, found: Sequence[Attacked] | None = None) -> dict[str, Fo
         "C1": Found(mean(_gap(correct))),
         **{claim: Found(effect) for claim, effect in auc.items()},
         "C15": output_spread(pair),
-        "C16": tpr(pair, found),
+        "C16": tpr(found),
     }
 
 
@@ -77,15 +67,11 @@ def _terms(found: Attacked, attack: str) -> np.ndarray:
     return auc_terms(found.scores[attack], found.member)
 
 
-def tpr(pair: Pair, found: Sequence[Attacked], attack: str = "LiRA online", rate: float = 0.001) -> Found | None:
+def tpr(found: Sequence[Attacked], attack: str = "LiRA online", rate: float = 0.001) -> Found | None:
     """C16: the difference in TPR at a low FPR; None where that allows fewer than ENOUGH false positives."""
     if (~found[0].member).sum() * rate < ENOUGH:
         return None
-    scores, names = [each.scores[attack] for each in found[::-1]], pair.sgd.model.values
-    gap = tpr_effects(
-        scores, found[0].member, (rate,), models=names, examples=pair.sgd.example.values[usable(pair.sgd)[1]]
-    )
-    return Found(Effect(*(part[0] for part in gap[-1])))
+    return Found(mean(_gap([tpr_terms(each.scores[attack], each.member, rate) for each in found])))
 
 
 def output_spread(pair: Pair) -> Found | None:
@@ -94,29 +80,33 @@ def output_spread(pair: Pair) -> Found | None:
     Both are means over examples of logits, so multiplying all logits of an optimizer changes nothing. None where the
     interval of a gap reaches 0.
     """
-    of_models, of_points = model_groups(pair), point_groups(pair)
-    spread, apart = np.moveaxis(np.array([_moments_without(runs, of_models, of_points) for runs in pair[:2]]), -1, 0)
-    if any(jackknife(values).interval(EACH)[0] <= 0 for values in apart):
+    spread, apart = zip(*(_moment_terms(runs.logit.values, runs.member.values) for runs in pair[:2]), strict=True)
+    if any(mean(terms).interval(EACH)[0] <= 0 for terms in apart):
         return None
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return Found(jackknife(_gap(np.log(spread / apart))))
+    return Found(mean(_gap([_log_terms(s) - _log_terms(a) for s, a in zip(spread, apart, strict=True)])))
 
 
-def _moments_without(runs, of_models, of_points) -> np.ndarray:
-    """Mean deviation out and mean gap between in and out, with each group of models and of examples left out."""
-    logit, member = runs.logit.values.astype(float), runs.member.values
-    sums = np.array([
-        [(mask * power).sum(0) for mask in (member[g], ~member[g]) for power in (np.ones_like(logit[g]), logit[g], logit[g] ** 2)]
-        for g in (of_models == h for h in range(1, of_models.max() + 1))
-    ])  # fmt: skip
-    kept = np.concatenate([sums.sum(0)[None], sums.sum(0) - sums])  # (model groups + 1, 6, examples)
+def _log_terms(terms: np.ndarray) -> np.ndarray:
+    """First-order terms of the log of a mean; 0 all over where the mean is 0."""
+    value = terms.mean()
+    return np.log(value) + (terms - value) / value if value > 0 else np.zeros(terms.shape)
+
+
+def _moment_terms(logit, member) -> tuple[np.ndarray, np.ndarray]:
+    """First-order terms (models, examples) of the deviation over models out, and of the mean in less the mean out.
+
+    Of examples that at least 2 models saw and 2 did not.
+    """
+    known = (member.sum(0) > 1) & ((~member).sum(0) > 1)
+    logit, member = logit[:, known].astype(float), member[:, known]
+    n_in, n = member.sum(0), (~member).sum(0)
+    mean_in, mean_out = (logit * member).sum(0) / n_in, (logit * ~member).sum(0) / n
+    squares = ~member * (logit - mean_out) ** 2
+    deviation = np.sqrt(squares.sum(0) / (n - 1))
     with np.errstate(invalid="ignore", divide="ignore"):
-        n_in, sum_in, _, n, total, squares = np.moveaxis(kept, 1, 0)
-        deviation = np.sqrt(np.maximum(squares - total**2 / n, 0) / (n - 1))
-        each = np.stack([deviation, sum_in / n_in - total / n], -1)
-    each = each[:, np.isfinite(each).all((0, 2))]
-    some = of_points[np.isfinite(np.stack([deviation, sum_in / n_in])).all((0, 1))]
-    return np.moveaxis(each_left_out(lambda points: each[:, points].mean(1), some), 0, 1)
+        moved = np.where(deviation > 0, (squares / (n - 1) - ~member * deviation**2 / n) / (2 * deviation), 0)
+    moved_apart = member * (logit - mean_in) / n_in - ~member * (logit - mean_out) / n
+    return deviation + len(logit) * moved, mean_in - mean_out + len(logit) * moved_apart
 
 
 def _attacks(found: Sequence[Attacked]) -> pd.DataFrame:

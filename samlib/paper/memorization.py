@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from functools import cache, partial
 
@@ -10,12 +11,22 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from samlib.audit import Pair, link, memorization_table
+from samlib.audit import Pair, compared, link, memorization_table
 from samlib.data import Dataset
-from samlib.estimators import memorization
+from samlib.estimators import memorization, memorization_terms
 from samlib.evaluation import ENOUGH
-from samlib.inference import Effect, Reliability, groups, jackknife, mean, needed_models, reliability, shares
-from samlib.paper.crossfit import crossfit, each_left_out, halves, model_groups, point_groups
+from samlib.inference import (
+    Effect,
+    Reliability,
+    crossing,
+    groups,
+    jackknife,
+    mean,
+    needed_models,
+    reliability,
+    shares,
+)
+from samlib.paper.crossfit import POINT_GROUPS, each_left_out, halves, model_groups
 from samlib.paper.distances import atypicality, dataset_of
 from samlib.paper.frames import EACH, Found, Frames, effects
 from samlib.paper.style import GREEN, GREY, RED, SAM, SGD, WIDTH, class_title, drawn, needs_data
@@ -66,8 +77,7 @@ class Scores:
     """Memorization scores of a pair by any of its models, a mean of no models taken for 0 as in the published code."""
 
     def __init__(self, pair: Pair):
-        self.pair, self.of_models, self.of_points = pair, model_groups(pair), point_groups(pair)
-        self.member = pair.sgd.member.values
+        self.of_models, self.member = model_groups(pair), pair.sgd.member.values
         self.correct = [runs.correct.values for runs in pair[:2]]
 
     def __call__(self, models: np.ndarray) -> np.ndarray:
@@ -75,9 +85,15 @@ class Scores:
         member = self.member[models]
         return np.array([memorization(correct[models], member, empty="zero").value for correct in self.correct])
 
-    def without_each(self) -> np.ndarray:
-        """Scores (model groups + 1, 2, examples) with all models and without each group."""
-        return each_left_out(self, self.of_models)
+    def terms(self, models: np.ndarray) -> list[np.ndarray]:
+        """First-order terms (models, examples) of SGD's and of SAM's scores; NaN where there is no estimate."""
+        return [memorization_terms(correct[models], self.member[models]) for correct in self.correct]
+
+    @cache  # noqa: B019
+    def whole(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Of SGD and of SAM: scores (examples,) by all models, and their terms."""
+        every = np.ones(len(self.member), bool)
+        return list(zip(self(every), self.terms(every), strict=True))
 
     @cache  # noqa: B019
     def in_halves(self) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -97,63 +113,67 @@ class Scores:
 
 def lowest_range(pair: Pair, scores: Scores) -> Effect:
     """C3: the share of examples with memorization below LOWEST, SAM - SGD."""
+    sgd, sam = (_below(*each, LOWEST) for each in scores.whole())
+    return mean(sam - sgd)
 
-    def gap(below):
-        return each_left_out(lambda kept: (below[1].astype(float) - below[0])[kept].mean(), scores.of_points)
 
-    return jackknife([gap(below) for below in scores.without_each() < LOWEST])
+def _below(score, terms, cut: float) -> np.ndarray:
+    """Terms (models, examples) of the share of scores below a cut."""
+    return (score < cut) - crossing(terms, cut)
 
 
 def lower_scores(pair: Pair, scores: Scores) -> Effect | None:
-    """C4: memorization, SAM - SGD, of examples whose pooled score by the other half of the models is LOWEST to LOW."""
+    """C4: memorization, SAM - SGD, of examples whose pooled score by the other half of the models is LOWEST to LOW.
 
-    def select(models):
-        pooled = scores(models).mean(0)
-        return (pooled >= LOWEST) & (pooled < LOW)
+    The mean over many halves, with first-order terms for the models that measure and for those that choose.
+    """
+    parts = []
+    for half in halves(scores.of_models):
+        for choose in (half, ~half):
+            pooled, gain = scores(choose).mean(0), np.subtract(*scores(~choose)[::-1])
+            if (chosen := (pooled >= LOWEST) & (pooled < LOW)).sum() < ENOUGH:
+                return None
+            value, terms = gain[chosen].mean(), np.empty(scores.member.shape)
+            (sgd, sam), by = scores.terms(~choose), sum(scores.terms(choose)) / 2
+            terms[~choose] = chosen * (gain + np.nan_to_num(sam - sgd - (sam - sgd).mean(0)) / (~choose).mean() - value)
+            moved = (crossing(by, LOWEST) - crossing(by, LOW)) / choose.mean()
+            terms[choose] = (chosen + moved) * (gain - value)
+            parts.append(value + terms / chosen.mean())
+    return mean(np.mean(parts, 0))
 
-    def statistic(chosen, gain):
-        return each_left_out(lambda kept: gain[chosen & kept].mean(), scores.of_points)
 
-    if min(select(half).sum() for first in halves(scores.of_models) for half in (first, ~first)) < ENOUGH:
-        return None
-    return crossfit(scores.of_models, select, lambda models: np.subtract(*scores(models)[::-1]), statistic)
-
-
-def more_memorized(pair: Pair, scores: Scores) -> Effect | None:
+def more_memorized(pair: Pair, scores: Scores, data: Dataset | None = None) -> Effect | None:
     """C5: mean atypicality of the share MORE of examples that SAM memorizes more by most, less that of the other end.
 
     Both ends of a noisy difference hold examples of high variance, which are atypical: so the ends are compared, not one
-    of them with all. None where the data are not at hand, or too few.
+    of them with all. None where the data, those of the runs if not given, are not at hand, or too few.
     """
-    dataset = dataset_of(pair.sgd)
+    dataset = data or dataset_of(pair.sgd)
     n_ends = round(1 / MORE)
-    if dataset is None or len(scores.of_points) < n_ends * ENOUGH:
+    if dataset is None or scores.member.shape[1] < n_ends * ENOUGH:
         return None
     away = atypicality(dataset)[pair.sgd.example.values]
+    (sgd, sgd_terms), (sam, sam_terms) = scores.whole()
+    difference, terms = sam - sgd, sam_terms - sgd_terms
+    lowest, *_, highest = shares(difference, n_ends)
 
-    def ends(difference):
-        def gap(kept):
-            weights = shares(difference[kept], n_ends)
-            return (weights[-1] - weights[0]) @ away[kept] / weights[0].sum()
+    def end(weight, cut, sign):
+        moved = crossing(terms, cut)
+        at = away[(moved != 0).any(0) | (difference == cut)].mean()  # who enters or leaves
+        return at + (weight + sign * moved) * (away - at) / weight.mean()
 
-        return each_left_out(gap, scores.of_points)
-
-    return jackknife([ends(each[1] - each[0]) for each in scores.without_each()])
+    top = end(highest, difference[highest > 0].min(), 1)
+    return mean(top - end(lowest, difference[lowest > 0].max(), -1))
 
 
 def _density(pair: Pair, scores: Scores) -> pd.DataFrame:
     """Figure 1a: shares of examples in bins of memorization: left, right, sgd, sam, difference, low, high."""
-    cells = np.clip(np.digitize(scores.without_each(), BINS) - 1, 0, len(BINS) - 2)
-    inside = (cells[..., None] == np.arange(len(BINS) - 1)).astype(np.int8)  # (groups, 2, examples, bins)
-
-    def gaps(each):
-        return each_left_out(lambda kept: (each[1] - each[0])[kept].mean(0), scores.of_points)
-
-    gap = jackknife([gaps(each) for each in inside])
-    low, high = gap.interval(EACH)
-    sgd, sam = inside[0].mean(1)
-    columns = {"left": BINS[:-1], "right": BINS[1:], "sgd": sgd, "sam": sam}
-    return pd.DataFrame(columns | {"difference": gap.estimate, "low": low, "high": high})
+    rows, below = [], [np.zeros(scores.member.shape)] * 2
+    for left, right in itertools.pairwise(BINS):
+        upto = [_below(*each, right if right < BINS[-1] else 2) for each in scores.whole()]  # the last bin is open
+        rows.append({"left": left, "right": right} | compared(*np.subtract(upto, below), EACH))
+        below = upto
+    return pd.DataFrame(rows)
 
 
 def _agreement(scores: Scores) -> pd.DataFrame:
@@ -211,13 +231,13 @@ def _most(pair: Pair, k: int = 10) -> pd.DataFrame:
     )
     dataset = dataset_of(pair.sgd)
     frame["atypicality"] = np.nan if dataset is None else atypicality(dataset)[frame.index]
-    return frame.iloc[np.argsort(-chosen_by, kind="stable")[:k]]
+    return frame.iloc[np.lexsort((frame.index, -chosen_by))[:k]]
 
 
 def _links(links) -> pd.DataFrame:
     """Rank correlation of memorization with the attack's success, of each optimizer and of both differences, with intervals."""
     sgd, sam = links
-    of = groups(np.arange(len(sgd.success)), min(20, len(sgd.success)))
+    of = groups(sgd.example, min(POINT_GROUPS, len(sgd.example)))
     rows = {"sgd": (sgd.memorization, sgd.success), "sam": (sam.memorization, sam.success)}
     rows["difference"] = sam.memorization - sgd.memorization, sam.success - sgd.success
 

@@ -27,7 +27,10 @@ from sklearn.linear_model import LinearRegression
 from samlib import attacks, audit, estimators, evaluation, inference, signals
 
 # What takes no array and no runs: a scalar's helper, and what takes the others' results.
-OTHERS = {"tail_of", "align", "membership_table"}
+OTHERS = {
+    *("tail_of", "align", "membership_table"),
+    *("deletions", "partitions", "verdict", "needed_models", "models_to_decide"),
+}
 SECONDS, MEGABYTES = 1.0, 400  # that an input may take, and that the process may grow by
 ROOMS = (signals, estimators, inference, evaluation, attacks, audit)
 
@@ -49,7 +52,7 @@ def public() -> dict[str, types.FunctionType]:
 
 
 # What an argument is: a kind of values and the names of its axes. Sizes: k models, n examples, t tests, z population points,
-# c classes, q queries, m targets, b draws.
+# c classes, q queries, b draws.
 def mask(*axes):
     return ("mask", axes)
 
@@ -85,7 +88,6 @@ SCORED = {"scores": real("k", "n"), "member": mask("k", "n")}
 COUNTED = {"correct_test": mask("k", "t"), "member": mask("k", "n")}
 SHADOWED = {"target": real("n"), "shadow": real("k", "n"), "member": mask("k", "n")}
 LIKELY = {"target": unit("n"), "shadow": unit("k", "n"), "member": mask("k", "n")}
-DRAWN = {"confidence": RATE, "n_resamples": COUNT, "seed": SEED}
 FUNCTIONS = {
     "signals.from_logits": {"logits": real("k", "n", "c"), "labels": labels("n")},
     "estimators.memorization": {"correct": mask("k", "n"), "member": mask("k", "n"), "empty": EMPTY},
@@ -102,9 +104,9 @@ FUNCTIONS = {
     "estimators.entropy_buckets": {"entropy": real("t"), "n_buckets": COUNT},
     "estimators.gain_beyond_difficulty": {"gain": real("n"), "entropy": real("n"), "difficulty": real("n"), "n_bins":
         COUNT},
-    "evaluation.evaluate": SCORED | {"fpr": RATES} | DRAWN,
-    "evaluation.compare": {"scores_a": real("k", "n"), "scores_b": real("k", "n"), "member": mask("k", "n"), "fpr": RATES}
-        | DRAWN,
+    "evaluation.evaluate": SCORED | {"fpr": RATES, "confidence": RATE},
+    "evaluation.compare": {"scores_a": real("k", "n"), "scores_b": real("k", "n"), "member": mask("k", "n"), "fpr": RATES,
+        "confidence": RATE},
     "evaluation.roc": SCORED,
     "evaluation.tpr_at": SCORED | {"fpr": RATE},
     "inference.clopper_pearson": {"successes": ("counts", ("n",)), "trials": ("counts", ("n",)), "confidence": RATE},
@@ -113,10 +115,14 @@ FUNCTIONS = {
     "evaluation.vulnerability": SCORED | {"fpr": RATE},
     "evaluation.auc_terms": SCORED,
     "evaluation.advantage_terms": SCORED,
-    "inference.two_way": {"terms": real("k", "n"), "n_resamples": COUNT, "seed": SEED},
-    "inference.resampled": {"shape": ("shape", ()), "n_resamples": COUNT, "seed": SEED},
-    "evaluation.tpr_replicates": {"many": ("many", ("m", "k", "n")), "member": mask("k", "n"), "fpr": RATES,
-        "n_resamples": COUNT, "seed": SEED},
+    "evaluation.tpr_terms": SCORED | {"fpr": RATE},
+    "inference.mean": {"terms": real("k", "n")},
+    "inference.jackknife": {"values": real("k", "n"), "factors": COUNT, "extra": RATE},
+    "inference.crossing": {"terms": real("k", "n"), "cut": RATE},
+    "inference.groups": {"ids": labels("n"), "n_groups": COUNT},
+    "inference.shares": {"scores": real("n"), "n_buckets": COUNT},
+    "inference.reliability": {"first": real("b", "n"), "second": real("b", "n"), "n_models": COUNT, "goal": RATE},
+    "inference.across": {"estimates": real("n"), "stderrs": unit("n"), "level": RATE},
     "attacks.correctness": {"probs": probs("n", "c"), "labels": labels("n")},
     "attacks.confidence": {"probs": probs("n", "c"), "labels": labels("n")},
     "attacks.loss": {"probs": probs("n", "c"), "labels": labels("n")},
@@ -145,7 +151,7 @@ FUNCTIONS = {
     "audit.threshold_table": {"pair": PAIR},
     "audit.accuracy_table": {"pair": PAIR},
     "audit.memorization_table": {"pair": PAIR},
-    "audit.link": {"runs": RUNS, "attack": choice(*audit.ATTACKS), "n_resamples": COUNT, "seed": SEED},
+    "audit.link": {"runs": RUNS, "attack": choice(*audit.ATTACKS)},
 }  # fmt: skip
 ARRAYS = ("mask", "real", "unit", "labels", "probs")
 
@@ -155,8 +161,6 @@ def call(name: str, arguments: dict):
     function = public()[name]
     if name == "estimators.weighted_memorization":
         return function(arguments["correct"], arguments["member"])(arguments["rows"])
-    if name == "inference.resampled":
-        return function(statistic=lambda rows, columns: rows.sum(1) + columns.sum(1), **arguments)
     found = function(**arguments)
     return list(found) if inspect.isgenerator(found) else found
 
@@ -190,8 +194,6 @@ def valid(kind, sizes: dict, rng) -> object:
             return np.full(shape, 7)
         case "edges":
             return np.array([-4.0, 0, 1, 4])
-        case "many":
-            return list(rng.integers(-24, 25, (2, *shape[-2:])) / 8)
         case "count":
             return 2
         case "rate":
@@ -202,8 +204,6 @@ def valid(kind, sizes: dict, rng) -> object:
             return 0
         case "flag":
             return False
-        case "shape":
-            return (sizes["k"], sizes["n"])
         case "choice":
             return axes[int(rng.integers(len(axes)))]
         case "regressor":
