@@ -116,15 +116,21 @@ def line(x: np.ndarray, y: np.ndarray) -> Line:
     scatter = rest * (1 - lever * away) + lever * (shared - slope * noise)
     scatter = scatter / np.sqrt(1 - away**2 / (away**2).sum())  # a line lies too near to far settings (HC2)
     terms = (scatter - scatter.mean())[:, None] + moved(x.mean(2) - at[:, None], y.mean(2) - up[:, None])
-    none, n = np.zeros((len(at), 1)), len(at)
-    found = mean(terms.T)
-    parts = [found, mean(moved(x.mean(1) - at[:, None], none)), mean(moved(none, y.mean(1) - up[:, None]))]
-    squares = np.array([part.stderr**2 for part in parts])
+    found, n = mean(terms.T), len(at)
+    square = found.stderr**2
+    total = square + _shared(moved(x.mean(1) - at[:, None], 0)) + _shared(moved(0, y.mean(1) - up[:, None]))
     # A line takes two degrees of freedom.
-    df = np.array([found.df * (n - 2) / (n - 1), *(part.df for part in parts[1:])])
-    total = squares.sum()
-    effect = Effect(height, np.sqrt(total), total**2 / (squares**2 / df).sum(), found.by_models)
+    df = found.df * (n - 2) / (n - 1) * (total / square) ** 2
+    effect = Effect(height, np.sqrt(total), df, found.by_models)
     return Line(float(slope), effect, reliability)
+
+
+def _shared(terms: np.ndarray) -> float:
+    """The variance that points add to a mean over settings, since these share them: terms (settings, points)."""
+    n_settings, n = terms.shape
+    common = terms.mean(0)
+    rest = ((terms - common) ** 2).sum() / ((n_settings - 1) * (n - 1) * n_settings)
+    return max(common.var(ddof=1) - rest, 0.0) / n
 
 
 def explained_sentence(found: pd.DataFrame) -> str:
