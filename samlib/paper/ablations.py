@@ -27,10 +27,19 @@ COLOURS = dict(zip(TITLES, (SGD, "#E69F00", "#CC79A7", GREEN, GREY, "#56B4E9", "
 
 
 def measure(pairs: Mapping[tuple[str, Any], Pair]) -> Frames:
-    """Frames ablations, explained and stores of pairs keyed by (field, value), as of `experiment.ablation_pairs`.
+    """Measure the gains in each setting, and whether accuracy explains those of the attack.
 
-    "ablations" (field, value, measure): the difference with its interval, simultaneous over all settings; `own`, whether the
-    value is the recipe's; `comparable`, whether the train losses are within a factor of 2; values are text.
+    Parameters
+    ----------
+    pairs : mapping
+        Pairs keyed by (field, value), as those of `ablation_pairs`.
+
+    Returns
+    -------
+    dict of DataFrame
+        "ablations" (field, value, measure): differences with intervals that hold for all settings at once; `own`, whether the
+        value is the recipe's; `comparable`, whether the train losses are within a factor of 2. Values are text.
+        "explained": what `explained` returns, of the comparable settings. "stores": what was trained.
     """
     named = {(field, label(value)): pair for (field, value), pair in pairs.items()}
     losses, own, rows = train_losses(named, "field", "value"), _recipe(pairs), {}
@@ -89,11 +98,25 @@ class Line(NamedTuple):
 
 
 def line(x: np.ndarray, y: np.ndarray) -> Line:
-    """The line of y over x through settings, whose moments leave out the noise of few models and few test points.
+    """Fit a line of y over x through settings, correcting for the noise of few models and few test points.
 
-    x (settings, models, tests), y (settings, models, examples): terms, whose means over models and points are a setting's
-    place. Noise in x would bend a least-squares line away from the origin (Fuller 1987). Settings, models and points vary:
-    first-order terms of the height (settings, models) go to `inference.mean`, and the points add their own part.
+    Noise in x would bend a least-squares line away from the origin. First-order terms of the line's height, (models,
+    settings), go to `inference.mean`; points that all settings share add their part.
+
+    Parameters
+    ----------
+    x : float array (settings, models, tests)
+        Terms of each setting's place: their mean over models and points.
+    y : float array (settings, models, examples)
+        Terms of each setting's height.
+
+    Returns
+    -------
+    Line
+
+    References
+    ----------
+    Fuller (1987), Measurement Error Models; MacKinnon and White (1985), for HC2.
     """
     noise = mean(x - x.mean(0)).stderr ** 2  # of each setting; what settings share moves no slope
     of_models = [each.mean(2) - each.mean((0, 2)) for each in (x, y)]
