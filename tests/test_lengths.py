@@ -213,7 +213,7 @@ def test_numbers_beside_the_curves_lie_clear_of_each_other(frames):
 
 def test_the_figures_show_the_frames(frames, tmp_path):
     figure = lengths.equal_loss_bands(frames["equal_loss"], frames["equal_accuracy"])
-    rows = frames["equal_loss"].loc["RMIA"].dropna()
+    rows = frames["equal_loss"].loc["RMIA"]
     top = figure.axes[2]
     np.testing.assert_allclose(top.lines[0].get_ydata(), rows["difference"])
     np.testing.assert_allclose(top.collections[-1].get_offsets()[:, 1], rows["difference"].loc[[0.25, 0.5, 0.75]])

@@ -288,7 +288,7 @@ def equal_loss_bands(equal_loss: pd.DataFrame, equal_accuracy: pd.DataFrame, nam
     """
     figure, axes = plt.subplots(2, len(ATTACKS), figsize=(WIDTH, 4.6), sharex="row", sharey=True)
     for attack, top, below in zip(ATTACKS, *axes, strict=True):
-        rows = equal_loss.loc[attack].dropna()
+        rows = equal_loss.loc[attack]
         top.fill_between(rows[TRAIN_LOSS], rows["band_low"], rows["band_high"], color=SAM, alpha=0.2, lw=0)
         top.plot(rows[TRAIN_LOSS], rows["difference"], color=SAM)
         named = rows[rows.index.isin(FRACTIONS.values())]
@@ -299,8 +299,9 @@ def equal_loss_bands(equal_loss: pd.DataFrame, equal_accuracy: pd.DataFrame, nam
         rows = equal_accuracy.loc[attack]
         below.plot(rows[ACCURACY], rows["difference"], color=SAM, ls="--")
         below.set(xlabel=ACCURACY)
+        top.plot(equal_loss[TRAIN_LOSS], 0 * equal_loss[TRAIN_LOSS], color=GREY, lw=1)
+        below.axhline(0, color=GREY, lw=1)
         for ax in (top, below):
-            ax.axhline(0, color=GREY, lw=1)
             ax.grid(axis="y", alpha=0.3)
     axes[0, 0].set_xscale("log")
     axes[0, 0].invert_xaxis()
