@@ -132,7 +132,11 @@ def test_a_straight_line_between_far_lengths_is_no_verdict():
 def test_two_lengths_or_no_loss_in_common_give_no_verdict(pairs):
     alone = lengths.measure({("rho", 0.1): pairs[2]})
     assert (alone["equal_loss"]["note"] == lengths.UNREACHED).all()
-    plt.close(lengths.matched_curves(alone["curves"]))
+    for figure in (
+        lengths.matched_curves(alone["curves"]),
+        lengths.equal_loss_bands(alone["equal_loss"], alone["equal_accuracy"]),
+    ):
+        figure.canvas.draw()
     two = lengths.measure({("epochs", 2): pairs[2], ("rho", 0.1): pairs[4], ("epochs", 8): pairs[8]})
     assert sorted(set(two["curves"]["epochs"])) == [2, 8]
     assert two["effects"]["estimate"].isna().all()
@@ -209,7 +213,7 @@ def test_numbers_beside_the_curves_lie_clear_of_each_other(frames):
 
 def test_the_figures_show_the_frames(frames, tmp_path):
     figure = lengths.equal_loss_bands(frames["equal_loss"], frames["equal_accuracy"])
-    rows = frames["equal_loss"].loc["RMIA"].dropna()
+    rows = frames["equal_loss"].loc["RMIA"]
     top = figure.axes[2]
     np.testing.assert_allclose(top.lines[0].get_ydata(), rows["difference"])
     np.testing.assert_allclose(top.collections[-1].get_offsets()[:, 1], rows["difference"].loc[[0.25, 0.5, 0.75]])

@@ -27,10 +27,19 @@ COLOURS = dict(zip(TITLES, (SGD, "#E69F00", "#CC79A7", GREEN, GREY, "#56B4E9", "
 
 
 def measure(pairs: Mapping[tuple[str, Any], Pair]) -> Frames:
-    """Frames ablations, explained and stores of pairs keyed by (field, value), as of `experiment.ablation_pairs`.
+    """Measure the gains in each setting, and whether accuracy explains those of the attack.
 
-    "ablations" (field, value, measure): the difference with its interval, simultaneous over all settings; `own`, whether the
-    value is the recipe's; `comparable`, whether the train losses are within a factor of 2; values are text.
+    Parameters
+    ----------
+    pairs : mapping
+        Pairs keyed by (field, value), as those of `ablation_pairs`.
+
+    Returns
+    -------
+    dict of DataFrame
+        "ablations" (field, value, measure): differences with intervals that hold for all settings at once; `own`, whether the
+        value is the recipe's; `comparable`, whether the train losses are within a factor of 2. Values are text.
+        "explained": what `explained` returns, of the comparable settings. "stores": what was trained.
     """
     named = {(field, label(value)): pair for (field, value), pair in pairs.items()}
     losses, own, rows = train_losses(named, "field", "value"), _recipe(pairs), {}
@@ -89,11 +98,25 @@ class Line(NamedTuple):
 
 
 def line(x: np.ndarray, y: np.ndarray) -> Line:
-    """The line of y over x through settings, whose moments leave out the noise of few models and few test points.
+    """Fit a line of y over x through settings, correcting for the noise of few models and few test points.
 
-    x (settings, models, tests), y (settings, models, examples): terms, whose means over models and points are a setting's
-    place. Noise in x would bend a least-squares line away from the origin (Fuller 1987). Settings, models and points vary:
-    first-order terms of the height (settings, models) go to `inference.mean`, and the points add their own part.
+    Noise in x would bend a least-squares line away from the origin. First-order terms of the line's height, (models,
+    settings), go to `inference.mean`; points that all settings share add their part.
+
+    Parameters
+    ----------
+    x : float array (settings, models, tests)
+        Terms of each setting's place: their mean over models and points.
+    y : float array (settings, models, examples)
+        Terms of each setting's height.
+
+    Returns
+    -------
+    Line
+
+    References
+    ----------
+    Fuller (1987), Measurement Error Models; MacKinnon and White (1985), for HC2.
     """
     noise = mean(x - x.mean(0)).stderr ** 2  # of each setting; what settings share moves no slope
     of_models = [each.mean(2) - each.mean((0, 2)) for each in (x, y)]
@@ -116,15 +139,21 @@ def line(x: np.ndarray, y: np.ndarray) -> Line:
     scatter = rest * (1 - lever * away) + lever * (shared - slope * noise)
     scatter = scatter / np.sqrt(1 - away**2 / (away**2).sum())  # a line lies too near to far settings (HC2)
     terms = (scatter - scatter.mean())[:, None] + moved(x.mean(2) - at[:, None], y.mean(2) - up[:, None])
-    none, n = np.zeros((len(at), 1)), len(at)
-    found = mean(terms.T)
-    parts = [found, mean(moved(x.mean(1) - at[:, None], none)), mean(moved(none, y.mean(1) - up[:, None]))]
-    squares = np.array([part.stderr**2 for part in parts])
+    found, n = mean(terms.T), len(at)
+    square = found.stderr**2
+    total = square + _shared(moved(x.mean(1) - at[:, None], 0)) + _shared(moved(0, y.mean(1) - up[:, None]))
     # A line takes two degrees of freedom.
-    df = np.array([found.df * (n - 2) / (n - 1), *(part.df for part in parts[1:])])
-    total = squares.sum()
-    effect = Effect(height, np.sqrt(total), total**2 / (squares**2 / df).sum(), found.by_models)
+    df = found.df * (n - 2) / (n - 1) * (total / square) ** 2
+    effect = Effect(height, np.sqrt(total), df, found.by_models)
     return Line(float(slope), effect, reliability)
+
+
+def _shared(terms: np.ndarray) -> float:
+    """The variance that points add to a mean over settings, since these share them: terms (settings, points)."""
+    n_settings, n = terms.shape
+    common = terms.mean(0)
+    rest = ((terms - common) ** 2).sum() / ((n_settings - 1) * (n - 1) * n_settings)
+    return max(common.var(ddof=1) - rest, 0.0) / n
 
 
 def explained_sentence(found: pd.DataFrame) -> str:

@@ -33,12 +33,21 @@ TRAIN_LOSS, ACCURACY = "train loss", "test accuracy"
 
 
 def measure(pairs: Mapping[Any, Pair]) -> Frames:
-    """Frames effects, equal_loss, equal_accuracy and curves of pairs of several lengths of training.
+    """Compare two optimizers at equal train loss.
 
-    pairs: keyed by their epochs, or by (field, value) as those of `ablation_pairs`, of which the field "epochs" counts. They
-    must differ in their epochs alone. "equal_loss" has a row for each attack and each fraction of `GRID`: the
-    difference at one train loss, its interval (`low`, `high`), the band that holds along all of the grid (`band_low`,
-    `band_high`), and a note where nothing can be said. "effects" holds the rows of `FRACTIONS`.
+    Parameters
+    ----------
+    pairs : mapping
+        Pairs of several lengths of training, which differ in their epochs alone. Keys are the epochs, or (field, value) as
+        those of `ablation_pairs`, where only the field "epochs" counts.
+
+    Returns
+    -------
+    dict of DataFrame
+        "equal_loss" (attack, fraction): the difference at one train loss, the ends low and high of its interval, those of
+        the band that holds along all fractions at once, how far the row `moved` without a length, and a note where nothing
+        can be said. "effects": the rows of `FRACTIONS`. "equal_accuracy" (attack, fraction): differences for the eye alone.
+        "curves": means over models at each number of epochs.
     """
     trained = _trained(pairs)
     keys = [(attack, f) for attack in ATTACKS for f in GRID]
@@ -52,7 +61,18 @@ def measure(pairs: Mapping[Any, Pair]) -> Frames:
 
 
 def decided(pairs: Mapping[Any, Pair]) -> dict[str, Found | None]:
-    """What decides the rows of C2 at equal train loss; None where the lengths do not tell."""
+    """Return what decides the rows of C2 at equal train loss; None where the lengths do not tell.
+
+    Parameters
+    ----------
+    pairs : mapping
+        As for `measure`.
+
+    Returns
+    -------
+    dict
+        The keys are those of `CLAIMED`.
+    """
     trained = _trained(pairs)
     return {claim: trained.row(*key)[1] for claim, key in CLAIMED.items()}
 
@@ -136,10 +156,24 @@ def _leading(values: np.ndarray) -> np.ndarray:
 
 
 def matched(loss: np.ndarray, terms: np.ndarray, drift: np.ndarray, at: float) -> np.ndarray | None:
-    """Terms (models, examples) of the AUC at log train loss `at`; None where a model does not reach it.
+    """Interpolate each model's AUC to one train loss.
 
-    loss (lengths, models); terms and drift (lengths, models, examples): how each example moves the AUC and the loss. Each
-    model's AUC is a straight line between the two lengths around `at`, and an example that moves the loss moves along it.
+    A model's AUC is a straight line between the two lengths around that loss. An example that moves the loss moves the model
+    along this line.
+
+    Parameters
+    ----------
+    loss : float array (lengths, models)
+        Logarithm of the train loss.
+    terms, drift : float arrays (lengths, models, examples)
+        How each example moves the AUC, and the logarithm of the loss.
+    at : float
+        The logarithm of the loss to interpolate to.
+
+    Returns
+    -------
+    float array (models, examples) or None
+        First-order terms of the AUC; None where a model does not reach this loss.
     """
     every, order = np.arange(loss.shape[1]), loss.argsort(0, kind="stable")
     below = (loss < at).sum(0)
@@ -154,7 +188,21 @@ def matched(loss: np.ndarray, terms: np.ndarray, drift: np.ndarray, at: float) -
 
 
 def at_loss(both: list[tuple[np.ndarray, np.ndarray, np.ndarray]], fraction: float) -> tuple[dict, Found | None]:
-    """A row of "equal_loss", and what decides it; both: (loss, terms, drift) of each optimizer, as for `matched`."""
+    """Return a row of "equal_loss", and what decides it.
+
+    Parameters
+    ----------
+    both : list of two tuples
+        (loss, terms, drift) of SGD and of the other optimizer, as for `matched`.
+    fraction : float
+        How far down from the highest loss that both reach to the lowest, in logarithms of means.
+
+    Returns
+    -------
+    row : dict
+    found : Found or None
+        None where the lengths do not reach this loss or are too far apart.
+    """
     means = [loss.mean(1) for loss, *_ in both]
     first, last = min(each.max() for each in means), max(each.min() for each in means)
     at = first + fraction * (last - first)
@@ -240,7 +288,7 @@ def equal_loss_bands(equal_loss: pd.DataFrame, equal_accuracy: pd.DataFrame, nam
     """
     figure, axes = plt.subplots(2, len(ATTACKS), figsize=(WIDTH, 4.6), sharex="row", sharey=True)
     for attack, top, below in zip(ATTACKS, *axes, strict=True):
-        rows = equal_loss.loc[attack].dropna()
+        rows = equal_loss.loc[attack]
         top.fill_between(rows[TRAIN_LOSS], rows["band_low"], rows["band_high"], color=SAM, alpha=0.2, lw=0)
         top.plot(rows[TRAIN_LOSS], rows["difference"], color=SAM)
         named = rows[rows.index.isin(FRACTIONS.values())]
@@ -251,8 +299,9 @@ def equal_loss_bands(equal_loss: pd.DataFrame, equal_accuracy: pd.DataFrame, nam
         rows = equal_accuracy.loc[attack]
         below.plot(rows[ACCURACY], rows["difference"], color=SAM, ls="--")
         below.set(xlabel=ACCURACY)
+        top.plot(equal_loss[TRAIN_LOSS], 0 * equal_loss[TRAIN_LOSS], color=GREY, lw=1)
+        below.axhline(0, color=GREY, lw=1)
         for ax in (top, below):
-            ax.axhline(0, color=GREY, lw=1)
             ax.grid(axis="y", alpha=0.3)
     axes[0, 0].set_xscale("log")
     axes[0, 0].invert_xaxis()

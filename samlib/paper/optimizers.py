@@ -47,10 +47,19 @@ def level(pairs: Iterable) -> float:
 
 
 def measure(pairs: Mapping[str, Pair]) -> Frames:
-    """Frames effects, optimizers, losses and stores of pairs of SGD and another optimizer, as of `optimizer_pairs`.
+    """Measure Table 3: accuracy, memorization and attacks of each optimizer beside SGD.
 
-    "optimizers" (optimizer, measure) is Table 3, "losses" says which are comparable, and "effects" has a row
-    "C14 <optimizer>, <measure>" for each of `PATTERN`, NaN where the optimizer is not comparable.
+    Parameters
+    ----------
+    pairs : mapping
+        From an optimizer's name to its pair with SGD, as those of `optimizer_pairs`, aligned.
+
+    Returns
+    -------
+    dict of DataFrame
+        "optimizers" (optimizer, measure): the table. "losses": both train losses, and whether they are comparable. "effects": a
+        row "C14 <optimizer>, <measure>" for each of `PATTERN`, NaN where the losses are not comparable. "stores": what was
+        trained.
     """
     each, losses, rows, decided = level(pairs), train_losses(pairs, "optimizer"), {}, {}
     for name, pair in pairs.items():
@@ -88,10 +97,18 @@ def train_losses(pairs: Mapping[Any, Pair], *names: str) -> pd.DataFrame:
 
 
 def optimizer_ledger(frames: Frames) -> pd.DataFrame:
-    """C14: a row for each comparable optimizer and each measure of `PATTERN`; index (optimizer, measure).
+    """Decide C14 for each comparable optimizer and each measure of `PATTERN`.
 
-    Columns statistic, text, direction, smallest, estimate, low, high, level, p, verdict. The family counts optimizers that
-    are not comparable too.
+    Parameters
+    ----------
+    frames : dict of DataFrame
+        What `measure` returns.
+
+    Returns
+    -------
+    DataFrame
+        Index (optimizer, measure); columns statistic, text, direction, smallest, estimate, low, high, level, p, verdict. The
+        family counts optimizers that are not comparable too.
     """
     each, rows = level(frames["losses"].index), {}
     for name in frames["losses"].index[frames["losses"]["comparable"]]:

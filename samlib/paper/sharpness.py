@@ -19,10 +19,18 @@ DIRECTIONS = {"batches": ("-", "a batch's gradient"), "ascent": ("--", "the whol
 
 
 def measure(found: Landscapes) -> Frames:
-    """Frames sharpness, landscape, flatness and about of what `sharpness.landscapes` returns.
+    """Turn landscapes around trained models into frames.
 
-    "sharpness" (measure): sgd, sam, difference and its simultaneous interval over pairs; "flatness" the same figures of each
-    pair; "landscape": direction, distance, optimizer, and the mean, lowest and highest rise; "about": one row.
+    Parameters
+    ----------
+    found : Landscapes
+        What `samlib.sharpness.landscapes` returns.
+
+    Returns
+    -------
+    dict of DataFrame
+        "sharpness" (measure): sgd, sam, difference and its interval over pairs. "flatness": the same figures of each pair.
+        "landscape": direction, distance, optimizer, and the mean, lowest and highest rise. "about": one row.
     """
     both = {"sgd": found.sgd, "sam": found.sam}
     figures = {optimizer: _figures(one) for optimizer, one in both.items()}

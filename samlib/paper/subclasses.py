@@ -32,11 +32,19 @@ NAMES = ("memorization", "influence", "attacks", "densities")
 
 
 def measure(pair: Pair) -> Frames:
-    """Frames of `NAMES`, which are empty where the subclasses are not known.
+    """Measure what differs between the majority and the minority of each class.
 
-    The first three (measure, group) hold sgd, sam, difference and its simultaneous interval: mean memorization and test
-    accuracy; mean influence of an example of a group on the test points of its class, of either group; the AUC of attacks
-    within a group. "densities" holds how the scores lie: optimizer, group, left, right, share.
+    Parameters
+    ----------
+    pair : Pair
+        Runs whose data have known subclasses.
+
+    Returns
+    -------
+    dict of DataFrame
+        Those of `NAMES`, empty where the subclasses are not known. "memorization" (and test accuracy), "influence" (the mean of
+        an example of a group on the test points of its class, of either group) and "attacks" (AUC within a group) have an
+        index (measure, group). "densities": how memorization lies; optimizer, group, left, right, share.
     """
     if "subclass" not in pair.sgd.coords:
         return {name: pd.DataFrame() for name in NAMES}
