@@ -1,7 +1,7 @@
 """The two explorers as widgets. What a slider shows is a trait; fits and pictures are made in the reader's browser."""
 
 import os
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import anywidget
 import pandas as pd
@@ -33,8 +33,8 @@ class Explorer(anywidget.AnyWidget):
     """
 
     name = title = hint = ""
-    sliders: dict[str, traitlets.TraitType] = {}
-    others: tuple[str, ...] = ()
+    sliders: ClassVar[dict[str, traitlets.TraitType]] = {}
+    others: ClassVar[tuple[str, ...]] = ()
     _css = page.STYLE
 
     def __init__(self, **setting):

@@ -12,7 +12,7 @@ from samlib.checks import as_number
 from samlib.paper.theory.checking import equal, estimated, least, likely, most
 from samlib.paper.theory.model import DataModel, alignments
 
-Pair = tuple[float, float]  # of alignments, M and A
+_Pair = tuple[float, float]  # of alignments, M and A
 
 
 def cap_bound(t, dim):
@@ -130,7 +130,7 @@ def matched_interpolator(z, model: DataModel, M: float, A: float, s: float) -> n
     return w + (math.sqrt(root) - half) / quadratic * free
 
 
-def matched_pair(z, model: DataModel, first: Pair, second: Pair, s: float) -> tuple[np.ndarray, np.ndarray]:
+def matched_pair(z, model: DataModel, first: _Pair, second: _Pair, s: float) -> tuple[np.ndarray, np.ndarray]:
     """Proposition 1: two interpolators of z with the same s; `first` and `second` are their (M, A).
 
     Examples
