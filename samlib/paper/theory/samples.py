@@ -86,11 +86,8 @@ def near_orthogonality(n: int, dim: int, delta: float, sigma: float = 1.0) -> Ne
         as_number(name, value, 2, whole=True)
     as_number("delta", delta, 0, 1, strict=True)
     x = math.log(2 * n / delta)
-    return NearOrthogonality(
-        math.sqrt(2 * math.log(n * (n - 1) / delta) / dim),
-        2 * math.sqrt(x / dim) + 2 * x / dim,
-        sigma * math.sqrt(2 * math.log(4 * n / delta)),
-    )
+    cosine, norm = math.sqrt(2 * math.log(n * (n - 1) / delta) / dim), 2 * math.sqrt(x / dim) + 2 * x / dim
+    return NearOrthogonality(cosine, norm, sigma * math.sqrt(2 * math.log(4 * n / delta)))
 
 
 def matched_interpolator(z, model: DataModel, M: float, A: float, s: float) -> np.ndarray:
