@@ -34,7 +34,7 @@ class Explorer(anywidget.AnyWidget):
 
     name = title = hint = ""
     sliders: ClassVar[dict[str, traitlets.TraitType]] = {}
-    others: ClassVar[tuple[str, ...]] = ()
+    others: tuple[str, ...] = ()
     _css = page.STYLE
 
     def __init__(self, **setting):
