@@ -12,7 +12,6 @@ from samlib.paper.theory import model as setup
 
 ROOMS = [
     descent,
-    page,
     fitting,
     measures,
     model,
