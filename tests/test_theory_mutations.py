@@ -148,7 +148,7 @@ MUTATIONS = {
     ],
     "path": [
         (geometry, "min_norm", called(lambda x, y, G: (x, y, np.linalg.inv(G)))),
-        (geometry, "variance", scaled(0.1)), (geometry, "error", scaled(-1)),
+        (geometry, "markov_advantage", moved(0.5)), (geometry, "error", scaled(-1)),
         (geometry, "min_norm", called(lambda x, y, G: (x, y, np.eye(len(G))))),
     ],
     "proposition3": [
@@ -163,7 +163,6 @@ MUTATIONS = {
     ],
     "theorem4": [
         (attack, "threshold_advantage", scaled(-1)), (attack, "label_free_advantage", scaled(1.1)),
-        (attack, "markov_advantage", moved(0.5)),
     ],
     "theorem5": [
         (attack, "lr_advantage", moved(1e-5)), (attack, "lr_advantage_derivative", scaled(-1)),

@@ -1,5 +1,6 @@
 """The pages of the mixture and of the theory: strict parameters, computed verdicts, figures with their labels."""
 
+import doctest
 import json
 from pathlib import Path
 
@@ -199,3 +200,7 @@ def test_the_ledger_shows_a_checks_source_and_names_what_is_violated():
     assert "<td>NO</td>" in ledger(check_lemma9, 1.0).data
     assert ledger.verdict() == "**4 of 5 checks of 2 statements hold; violated: Lemma 9.**"
     assert ledger.summary().loc["Lemma 2", "checks"] == 4
+
+
+def test_the_pages_examples_run():
+    assert doctest.testmod(checks).failed == doctest.testmod(page).failed == 0

@@ -66,7 +66,17 @@ class Parameters(BaseModel):
 
 @drawn
 def density(mixture: Mixture) -> Figure:
-    """Figure 5 (a): contours of both classes' densities with the Bayes boundary."""
+    """Figure 5 (a): contours of both classes' densities with the Bayes boundary.
+
+    Parameters
+    ----------
+    mixture : Mixture
+        The population.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
     figure, axes = _panel()
     x, grid = _grid()
     levels = np.array([0.02, 0.05, 0.1, 0.2, 0.4, 0.8])
@@ -85,7 +95,21 @@ def density(mixture: Mixture) -> Figure:
 
 @drawn
 def boundaries(mixture: Mixture, draw, fits: dict[str, Predictor]) -> Figure:
-    """Figure 5 (b), (c): one draw (x, y, atypical) with the boundaries of `fits` ("SGD", "SAM") and of the Bayes rule."""
+    """Figure 5 (b), (c): one draw (x, y, atypical) with the boundaries of `fits` ("SGD", "SAM") and of the Bayes rule.
+
+    Parameters
+    ----------
+    mixture : Mixture
+        The population.
+    draw : (x, y, atypical)
+        One draw, as of `Mixture.sample`.
+    fits : dict of str to Predictor
+        "SGD" and "SAM", fitted to the draw.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
     figure, axes = _panel()
     points, y, atypical = draw
     small = len(points) > 400
@@ -105,7 +129,21 @@ def boundaries(mixture: Mixture, draw, fits: dict[str, Predictor]) -> Figure:
 
 
 def describe(mixture: Mixture, draw, fits: dict[str, Predictor]) -> str:
-    """A sentence on one draw: both fits' errors, and the share of the population on which they differ."""
+    """A sentence on one draw: both fits' errors, and the share of the population on which they differ.
+
+    Parameters
+    ----------
+    mixture : Mixture
+        The population.
+    draw : (x, y, atypical)
+        One draw, as of `Mixture.sample`.
+    fits : dict of str to Predictor
+        "SGD" and "SAM", fitted to the draw.
+
+    Returns
+    -------
+    str
+    """
     said = {name: errors(fit, mixture) for name, fit in fits.items()}
     parts = [
         f"{name} errs on {value['error']:.1%} and recognizes {value['atypical_accuracy']:.0%} of the atypical cluster"
@@ -117,7 +155,16 @@ def describe(mixture: Mixture, draw, fits: dict[str, Predictor]) -> str:
 
 
 def comparison(draws: PairedDraws) -> pd.DataFrame:
-    """A row for each measure: both means, the difference with its interval, paired t and p."""
+    """A row for each measure: both means, the difference with its interval, paired t and p.
+
+    Parameters
+    ----------
+    draws : PairedDraws
+
+    Returns
+    -------
+    pandas.DataFrame
+    """
     rows = {
         NAMES[name]: {
             "SGD": f"{test.sgd:.4f}",
@@ -133,7 +180,20 @@ def comparison(draws: PairedDraws) -> pd.DataFrame:
 
 
 def coincidence(draws: PairedDraws, mixture: Mixture, rho: float) -> pd.DataFrame:
-    """Both optimizers' excess over the Bayes error on draws with many samples, and the part that more samples would leave."""
+    """Both optimizers' excess over the Bayes error on draws with many samples, and the part that more samples would leave.
+
+    Parameters
+    ----------
+    draws : PairedDraws
+    mixture : Mixture
+        The population.
+    rho : float
+        SAM's radius.
+
+    Returns
+    -------
+    pandas.DataFrame
+    """
     bayes, rows = bayes_error(mixture), {}
     for name, part, radius in (("SGD", draws.sgd, 0.0), ("SAM", draws.sam, rho)):
         excess, low, high = mean_interval(part["error"] - bayes, LEVEL / 2)
@@ -149,7 +209,21 @@ def coincidence(draws: PairedDraws, mixture: Mixture, rho: float) -> pd.DataFram
 
 @drawn
 def excess(curve: dict[int, PairedDraws], mixture: Mixture, rho: float) -> Figure:
-    """The excess over the Bayes error over the number of samples, its limits (dashed), and both yardsticks (dotted)."""
+    """The excess over the Bayes error over the number of samples, its limits (dashed), and both yardsticks (dotted).
+
+    Parameters
+    ----------
+    curve : dict of int to PairedDraws
+        By the number of samples in a draw.
+    mixture : Mixture
+        The population.
+    rho : float
+        SAM's radius.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
     figure, axes = plt.subplots(figsize=(7.2, 3.6))
     bayes, shift = bayes_error(mixture), (0.97, 1.03)
     for name, colour, marker, radius, by in zip(("sgd", "sam"), (SGD, SAM), "os", (0.0, rho), shift, strict=True):
@@ -170,7 +244,17 @@ def excess(curve: dict[int, PairedDraws], mixture: Mixture, rho: float) -> Figur
 
 @drawn
 def by_count(results: dict[int, PairedDraws]) -> Figure:
-    """Over the number of atypical samples: both accuracies on the atypical cluster (left), their paired difference (right)."""
+    """Over the number of atypical samples: both accuracies on the atypical cluster (left), their paired difference (right).
+
+    Parameters
+    ----------
+    results : dict of int to PairedDraws
+        By the number of atypical samples in a draw.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
     figure, (left, right) = plt.subplots(1, 2, figsize=(7.6, 3.3))
     place, tests = np.arange(len(results)), [result.summary()["atypical_accuracy"] for result in results.values()]
     for which, colour, marker, style in (("sgd", SGD, "o", "--"), ("sam", SAM, "s", "-")):
@@ -190,7 +274,19 @@ def by_count(results: dict[int, PairedDraws]) -> Figure:
 
 @drawn
 def failures(rows: list[dict], measure: str = "atypical_accuracy") -> Figure:
-    """The map of where the effect holds: SAM - SGD with its interval, a row for each setting of `failure_map`."""
+    """The map of where the effect holds: SAM - SGD with its interval, a row for each setting of `failure_map`.
+
+    Parameters
+    ----------
+    rows : list of dict
+        As of `failure_map`.
+    measure : str
+        A key of `NAMES`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
     figure, axes = plt.subplots(figsize=(7.2, 0.2 * len(rows) + 2.2))
     groups = pd.Series([row["group"] for row in rows])
     place = np.arange(len(rows)) + 0.7 * (groups != groups.shift()).cumsum()  # a gap before each group
@@ -215,7 +311,17 @@ def failures(rows: list[dict], measure: str = "atypical_accuracy") -> Figure:
 
 
 def failure_table(rows: list[dict]) -> pd.DataFrame:
-    """The same map as numbers: differences of all measures, with the paired t of the atypical accuracy."""
+    """The same map as numbers: differences of all measures, with the paired t of the atypical accuracy.
+
+    Parameters
+    ----------
+    rows : list of dict
+        As of `failure_map`.
+
+    Returns
+    -------
+    pandas.DataFrame
+    """
     table = [
         {"what varies": row["group"], "value": f"{row['setting']:g}"}
         | {NAMES[name]: f"{row[name].difference:+.4f}" for name in NAMES}
@@ -226,7 +332,21 @@ def failure_table(rows: list[dict]) -> pd.DataFrame:
 
 
 def summary(few: PairedDraws, many: PairedDraws, rows: list[dict], mixture: Mixture) -> str:
-    """The page's conclusion, every number and word of it from the runs."""
+    """The page's conclusion, every number and word of it from the runs.
+
+    Parameters
+    ----------
+    few, many : PairedDraws
+        Draws with few and with many samples.
+    rows : list of dict
+        As of `failure_map`.
+    mixture : Mixture
+        The population.
+
+    Returns
+    -------
+    str
+    """
     first, both, (excess, low, high) = few.summary(), many.summary(), many.excess(mixture)
     gain, error, leak = (first[name] for name in ("atypical_accuracy", "error", "advantage"))
     worse = [row for row in rows if row["atypical_accuracy"].high < 0]
@@ -250,7 +370,7 @@ can show. The model is far too small to interpolate, so this is not the regime o
 
 
 def points(test: PairedTest) -> str:
-    """A difference of shares in percentage points, with its interval."""
+    """A `PairedTest` of shares in percentage points, with its interval."""
     return f"{100 * test.difference:+.2f} points ({INTERVAL} {100 * test.low:+.2f} to {100 * test.high:+.2f})"
 
 

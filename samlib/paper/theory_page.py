@@ -86,7 +86,17 @@ class Ledger:
 
 @drawn
 def window(M: float = 0.9) -> Figure:
-    """Corollary 1: which of error and advantage improve along a path, over A and the price of the exchange, M fixed."""
+    """Corollary 1: which of error and advantage improve along a path, over A and the price of the exchange, M fixed.
+
+    Parameters
+    ----------
+    M : float
+        Majority alignment.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
     figure, axes = plt.subplots(figsize=(7.2, 4.4))
     A = np.linspace(-1, 1.8, 400)
     low, high = theory.window(M, A)
@@ -108,7 +118,19 @@ def window(M: float = 0.9) -> Figure:
 
 @drawn
 def exchange(pi: float = 0.1, s: float = 0.4, M: float = 0.9, kappas=(0.0, 0.2, 2.0)) -> Figure:
-    """Changes of error and of Adv* as A rises from 0 at three exchange rates: free, inside the window, too expensive."""
+    """Changes of error and of Adv* as A rises from 0 at three exchange rates: free, inside the window, too expensive.
+
+    Parameters
+    ----------
+    pi, s, M : float
+        Minority share, nuisance scale, and M where A is 0.
+    kappas : sequence of float
+        Three exchange rates.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
     figure, panels = plt.subplots(1, 2, figsize=(7.6, 3.3))
     gain = np.linspace(0, 0.5, 60)
     for axes, name, f in zip(panels, ("test error", "advantage Adv*"), (theory.error, theory.advantage), strict=True):
@@ -123,7 +145,18 @@ def exchange(pi: float = 0.1, s: float = 0.4, M: float = 0.9, kappas=(0.0, 0.2, 
 
 @drawn
 def contraction(model: theory.DataModel | None = None, seed: int = 0) -> Figure:
-    """Theorem 3 and its warning: v(eta) / v(0) with population curvature, the training Gram matrix, and the identity."""
+    """Theorem 3 and its warning: v(eta) / v(0) with population curvature, the training Gram matrix, and the identity.
+
+    Parameters
+    ----------
+    model : DataModel, optional
+    seed : int
+        Of the training sample.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
     model = model or theory.DataModel()
     z, etas = model.sample(seed).z, np.concatenate([[0], np.logspace(-2, 2, 25)])
     figure, axes = plt.subplots(figsize=(7.2, 3.6))
@@ -142,7 +175,18 @@ def contraction(model: theory.DataModel | None = None, seed: int = 0) -> Figure:
 
 @drawn
 def path(table: dict[str, np.ndarray], etas) -> Figure:
-    """The G-path: test error, Adv* and 1 - v over eta; thin lines are draws."""
+    """The G-path: test error, Adv* and 1 - v over eta; thin lines are draws.
+
+    Parameters
+    ----------
+    table : dict of str to (draws, etas) array
+        As of `theory.g_path`.
+    etas : sequence of float
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
     figure, (left, right) = plt.subplots(1, 2, figsize=(7.6, 3.3))
     for axes, values, colour, style, label in (
         (left, table["error"], SGD, "-", "test error"), (right, table["advantage"], SAM, "-", "Adv*"),
@@ -158,7 +202,19 @@ def path(table: dict[str, np.ndarray], etas) -> Figure:
 
 @drawn
 def sign_flip(nus=(0.3, 0.1, 0.01), m: float = 0.0) -> Figure:
-    """Theorem 5(c): the likelihood-ratio attacker's advantage over the deviation of non-members; Theorem 4's beside it."""
+    """Theorem 5(c): the likelihood-ratio attacker's advantage over the deviation of non-members; Theorem 4's beside it.
+
+    Parameters
+    ----------
+    nus : sequence of float
+        Three deviations of the attacker's noise.
+    m : float
+        Mean of a non-member's score.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
     figure, axes = plt.subplots(figsize=(7.2, 3.8))
     sd = np.logspace(-1, 1, 300)
     for nu, colour, style in zip(nus, (GREEN, SAM, SGD), (":", "-", "--"), strict=True):
@@ -174,7 +230,20 @@ def sign_flip(nus=(0.3, 0.1, 0.01), m: float = 0.0) -> Figure:
 
 @drawn
 def follows(runs: dict[float, dict[str, np.ndarray]], seeds, model: theory.DataModel | None = None) -> Figure:
-    """E2: SAM's (M, A) and (M, s), by rho and draw, as points, and the exact G-paths of the same draws as lines."""
+    """E2: SAM's (M, A) and (M, s), by rho and draw, as points, and the exact G-paths of the same draws as lines.
+
+    Parameters
+    ----------
+    runs : dict of float to dict
+        {rho: measures}, as of `theory.e2`.
+    seeds : iterable of int
+        Of the training samples.
+    model : DataModel, optional
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
     model = model or theory.DataModel()
     figure, panels = plt.subplots(1, 2, figsize=(7.6, 3.4))
     gs, samples = np.logspace(-0.2, 1.1, 30), [model.sample(seed) for seed in seeds]
@@ -193,18 +262,50 @@ def follows(runs: dict[float, dict[str, np.ndarray]], seeds, model: theory.DataM
 
 
 def means(runs: dict, columns: Iterable = ("M", "A", "s", "error", "advantage", "v", "residual")) -> pd.DataFrame:
-    """Means over draws, a row for each run; `runs` maps a label to {measure: (draws,)}."""
+    """Means over draws, a row for each run; `runs` maps a label to {measure: (draws,)}.
+
+    Parameters
+    ----------
+    runs : dict
+        {label: {measure: (draws,) array}}.
+    columns : iterable of str
+        The measures to show.
+
+    Returns
+    -------
+    pandas.DataFrame
+    """
     rows = {str(label): {c: f"{np.mean(run[c]):.4f}" for c in columns} for label, run in runs.items()}
     return pd.DataFrame(rows).T
 
 
 def path_means(table: dict[str, np.ndarray], etas) -> pd.DataFrame:
-    """The G-path's table: means over draws, a row for each eta."""
+    """The G-path's table: means over draws, a row for each eta.
+
+    Parameters
+    ----------
+    table, etas
+        As for `path`.
+
+    Returns
+    -------
+    pandas.DataFrame
+    """
     return means({f"eta = {eta:g}": {k: v[:, i] for k, v in table.items()} for i, eta in enumerate(etas)}, table)
 
 
 def definition2(runs: dict[tuple[int, str], dict[str, np.ndarray]]) -> pd.DataFrame:
-    """Whether E1's pairs of SAM and its baseline meet Definition 2: least and largest value over draws of each condition."""
+    """Whether E1's pairs of SAM and its baseline meet Definition 2: least and largest value over draws of each condition.
+
+    Parameters
+    ----------
+    runs : dict
+        {(q, row): measures}, as of `theory.experiment1`.
+
+    Returns
+    -------
+    pandas.DataFrame
+    """
     rows = {}
     for (q, row), run in runs.items():
         if row in theory.BASELINES:

@@ -78,10 +78,29 @@ def executed_by_a_program() -> bool:
 class MixtureExplorer(Explorer):
     """Figure 5 to play with: SGD, SAM (eq. 13, solved exactly) and Bayes on one draw of the mixture.
 
-    Every slider is a trait: read it, set it, or give it here by name. `kept` are the settings that the reader keeps to
-    compare, read-only: to add one, assign `explorer.kept = [*explorer.kept, setting]`. The page computes what it shows;
-    `frame` and `history` compute the same numbers in Python. Raises TypeError for an unknown setting, traitlets.TraitError
-    for an impossible value.
+    Every slider is a trait: read it, set it, or give it here by name. The page computes the numbers that it shows; `frame`
+    and `history` compute the same in Python.
+
+    Parameters
+    ----------
+    **setting
+        The value of any slider, and `kept`, the settings that the reader keeps to compare. To add one, assign
+        `explorer.kept = [*explorer.kept, setting]`: what is kept is read-only.
+
+    Raises
+    ------
+    TypeError
+        For an unknown setting.
+    traitlets.TraitError
+        For an impossible value.
+
+    Examples
+    --------
+    >>> explorer = MixtureExplorer(rho=0.5)
+    >>> explorer.rho = 0.0
+    >>> frame = explorer.frame()
+    >>> bool((frame["SGD"] == frame["SAM"]).all())
+    True
     """
 
     name = "mixture"
@@ -105,12 +124,14 @@ class MixtureExplorer(Explorer):
     _esm = page.module(name, sliders)
 
     def frame(self) -> pd.DataFrame:
-        """Error, atypical accuracy, disagreement with Bayes and attacker's advantage of SGD, SAM and Bayes, as Python
-        computes them at the present setting. Bayes never saw the draw: its advantage is sampling luck."""
+        """Error, atypical accuracy, disagreement with Bayes and attacker's advantage of SGD, SAM and Bayes at this setting.
+
+        The Bayes rule never saw the draw: its advantage is the luck of sampling.
+        """
         return _measures(self.setting)
 
     def history(self) -> pd.DataFrame:
-        """One row per kept setting: the setting, then "SGD error", "SAM error" and so on."""
+        """A row for each kept setting: the setting, then "SGD error", "SAM error" and so on."""
         rows = []
         for setting in self.kept:
             numbers = _measures(setting).stack()
@@ -143,7 +164,22 @@ def _measures(setting: dict) -> pd.DataFrame:
 class TheoryExplorer(Explorer):
     """Corollary 1 to play with: a point (M, A), noise s, minority share pi, and a path that pays kappa of M per unit of A.
 
-    Every slider is a trait, as in `MixtureExplorer`; `frame` computes the numbers by `samlib.paper.theory`.
+    Every slider is a trait, as in `MixtureExplorer`; `frame` computes the numbers by `samlib.theory`.
+
+    Parameters
+    ----------
+    **setting
+        The value of any slider.
+
+    Raises
+    ------
+    TypeError, traitlets.TraitError
+        As for `MixtureExplorer`.
+
+    Examples
+    --------
+    >>> bool(TheoryExplorer(kappa=0).frame().loc["advantage_rises", "value"])
+    False
     """
 
     name = "theory"

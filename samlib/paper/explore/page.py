@@ -64,7 +64,7 @@ def slider(kind, default, low, high, step, label: str):
 
 
 def sliders(traits: dict) -> dict[str, traitlets.TraitType]:
-    """Those of `traits` (a class's namespace) that `slider` made, in their order."""
+    """The traits in a class's namespace that `slider` made, in their order."""
     return {
         name: trait
         for name, trait in traits.items()
@@ -125,7 +125,22 @@ p {{ max-width: 75ch; margin: 0.4rem 0 0.8rem; }}
 
 
 def write_page(path: str | Path, explorers: Iterable | None = None) -> Path:
-    """Write one HTML file that works from disk, offline: `explorers` as they stand now, by default one of each kind."""
+    """Write one HTML file that works from disk, offline.
+
+    Parameters
+    ----------
+    path : str or Path
+    explorers : iterable of Explorer, optional
+        Shown as they stand now; by default one of each kind.
+
+    Returns
+    -------
+    Path
+
+    Examples
+    --------
+    >>> write_page("explorer.html")  # doctest: +SKIP
+    """
     if explorers is None:
         from samlib.paper.explore import MixtureExplorer, TheoryExplorer
 
@@ -138,7 +153,23 @@ def write_page(path: str | Path, explorers: Iterable | None = None) -> Path:
 
 
 def open_app(path: str | Path | None = None, *, show: bool = True) -> Path:
-    """`write_page` to `path` (default: a temporary file), print where it is and, if `show`, open it in the browser."""
+    """`write_page`, print where the page is, and open it in the browser.
+
+    Parameters
+    ----------
+    path : str or Path, optional
+        By default a temporary file.
+    show : bool
+        Whether to open it.
+
+    Returns
+    -------
+    Path
+
+    Examples
+    --------
+    >>> open_app("explorer.html", show=False)  # doctest: +SKIP
+    """
     path = write_page(path or Path(tempfile.mkdtemp(prefix="samlib-")) / "explorer.html")
     print(path)
     if show:

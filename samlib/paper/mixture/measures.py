@@ -12,8 +12,7 @@ from samlib.checks import as_array, as_number, same_shape
 from samlib.paper.mixture.fitting import as_data, fit, fit_mlp
 from samlib.paper.mixture.model import BLUE, RED, Mixture, as_signs, quadrature
 
-ROWS = 2  # of the ledger on the mixture: few and many samples. Its intervals hold for both at once.
-LEVEL = 0.05 / ROWS
+LEVEL = 0.05 / 2  # of every interval: the ledger has two rows on the mixture, few and many samples, which hold at once
 
 
 def errors(predictor, mixture: Mixture, x=None, y=None, atypical=None) -> dict[str, float]:

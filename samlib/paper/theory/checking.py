@@ -1,7 +1,7 @@
 """Checks of statements: what one says of many values, and how a statement's checks are run."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -109,6 +109,32 @@ def always(claim: str, right) -> Check:
     False
     """
     return least(claim, right, 1, "right (1) or not (0)")
+
+
+def directions(label: str, change: dict[str, np.ndarray], **signs: int) -> Iterator[Check]:
+    """Check that measures move as they should: one `above` for each.
+
+    Parameters
+    ----------
+    label : str
+        Where.
+    change : dict of str to array_like
+        How each measure changes.
+    **signs : int
+        1 for each measure that rises, -1 for each that falls.
+
+    Yields
+    ------
+    Check
+
+    Examples
+    --------
+    >>> [check.claim for check in directions("E1", {"A": [0.1], "M": [-0.2]}, A=1, M=-1)]
+    ['E1: A rises on every draw', 'E1: M falls on every draw']
+    """
+    for name, sign in signs.items():
+        claim = f"{label}: {name} {'rises' if sign > 0 else 'falls'} on every draw"
+        yield above(claim, sign * np.asarray(change[name]), "least change")
 
 
 def estimated(claim: str, sample, exact) -> Check:

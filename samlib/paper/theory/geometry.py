@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from samlib.paper.theory.checking import above, always, equal, least
+from samlib.paper.theory.attack import markov_advantage
+from samlib.paper.theory.checking import above, always, directions, equal, least
 from samlib.paper.theory.model import Alignments, DataModel, advantage, alignments, error, variance
 
 ETAS = np.array([0, 0.1, 0.3, 1, 3, 10, 30])  # where checks look
@@ -183,9 +184,8 @@ def check_warning(problems):
 def check_path(problems):
     """G-path: on every draw v and M fall, A, s and Adv* rise, Adv* >= 1 - v; the error falls first, and then rises."""
     table = g_path(DataModel(), (0, 1, 2, 5, 30), problems.rng.integers(0, 2**32, problems.count(6)))
-    rises = {name: np.diff(values, axis=1) for name, values in table.items()}
-    for name, sign in (("v", -1), ("M", -1), ("A", 1), ("s", 1), ("advantage", 1)):
-        yield above(f"{name} {'rises' if sign > 0 else 'falls'} on every draw", sign * rises[name], "least change")
-    yield least("Adv* >= 1 - v", table["advantage"] - (1 - table["v"]))
+    change = {name: np.diff(values, axis=1) for name, values in table.items()}
+    yield from directions("along the path", change, v=-1, M=-1, A=1, s=1, advantage=1)
+    yield least("Theorem 4's guarantee, Adv* >= 1 - v", table["advantage"] - markov_advantage(table["v"]))
     turn = np.minimum(table["error"][:, 0], table["error"][:, -1]) - table["error"].min(1)
     yield above("the error falls first, and then rises", turn, "least depth")

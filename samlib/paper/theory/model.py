@@ -311,10 +311,8 @@ def check_definitions(problems):
     model, sample, w, fresh = problems.fitted(100_000)
     M, A, s = alignments(w, model)
     members, margin = sample.z @ w, fresh.z @ w
-    for name, mean, train, test in (
-        ("maj", M, members[~sample.minority], margin[~fresh.minority]),
-        ("min", A, members[sample.minority], margin[fresh.minority]),
-    ):
+    for name, mean, minority in (("maj", M, False), ("min", A, True)):
+        train, test = members[sample.minority == minority], margin[fresh.minority == minority]
         yield estimated(f"margins have the stated mean, {name}", test, mean)
         yield estimated(f"margins have variance s^2, {name}", (test - mean) ** 2, s**2)
         found = gaps(w, sample, model, name)

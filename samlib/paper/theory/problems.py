@@ -1,6 +1,7 @@
 """One source of random problems, for every check and for the ledger's rows on the theorems."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -41,15 +42,10 @@ class Problems:
 
     def models(self, number: int, **fixed) -> Iterator[DataModel]:
         """`count(number)` data models of random sizes, means, noise and minority share; `fixed` fields are kept."""
-        rng = self.rng
         for _ in range(self.count(number)):
-            p, q = int(rng.integers(4, 16)), int(rng.integers(1, 6))
-            fields = {
-                "d": p + q + int(rng.integers(4, 30)), "p": p, "q": q, "a": rng.uniform(0.5, 2), "b": rng.uniform(0.5, 2),
-                "c": rng.uniform(0, 1.5), "sigma": rng.uniform(0.1, 1), "pi": rng.uniform(0.02, 0.48),
-                "sigma_par": rng.choice([0, rng.uniform(0.05, 1)]),
-            }  # fmt: skip
-            yield DataModel(**(fields | fixed))
+            p, q, more = (int(k) for k in self.rng.integers((4, 1, 4), (16, 6, 30)))
+            a, b, c, sigma, plane, pi = self.rng.uniform((0.5, 0.5, 0, 0.1, 0.05, 0.02), (2, 2, 1.5, 1, 1, 0.48))
+            yield replace(DataModel(p + q + more, p, q, a, b, c, sigma, plane * self.rng.integers(2), pi), **fixed)
 
     def interpolator(self, z: np.ndarray) -> np.ndarray:
         """An interpolator of z (n, d): the one of minimum norm plus a random kernel direction, (d,)."""
@@ -73,11 +69,9 @@ class Problems:
     def pairs(self, number: int) -> dict[str, np.ndarray]:
         """`count(number)` pairs ordered by Definition 2: M1 <= M2, A1 > A2, a shared s, and pi, an array each."""
         n, rng = self.count(number), self.rng
-        M1, A2 = rng.uniform(-0.2, 1.3, n), rng.uniform(-1, 1, n)
-        return {
-            "M1": M1, "A1": A2 + 10 ** rng.uniform(-3, 0, n), "M2": M1 + 10 ** rng.uniform(-3, 0, n), "A2": A2,
-            "s": 10 ** rng.uniform(-1.5, 0.3, n), "pi": rng.uniform(0.01, 0.49, n),
-        }  # fmt: skip
+        M1, A2, (paid, gained) = rng.uniform(-0.2, 1.3, n), rng.uniform(-1, 1, n), 10 ** rng.uniform(-3, 0, (2, n))
+        s, pi = 10 ** rng.uniform(-1.5, 0.3, n), rng.uniform(0.01, 0.49, n)
+        return {"M1": M1, "A1": A2 + gained, "M2": M1 + paid, "A2": A2, "s": s, "pi": pi}
 
     def linear(self, number: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """`count(number)` of x (n, d), y (n,) and Sigma (d, d), which has rank 2 in every third."""

@@ -8,7 +8,7 @@ from scipy.stats import ttest_rel
 
 from samlib.checks import as_array, as_choice
 from samlib.paper.descent import descend, sam_gradient
-from samlib.paper.theory.checking import above, equal, least
+from samlib.paper.theory.checking import above, directions, equal, least
 from samlib.paper.theory.geometry import min_norm, summary
 from samlib.paper.theory.model import DataModel, advantage, alignments, best_advantage
 from samlib.paper.theory.plane import diagonal_alignments, match_g
@@ -288,14 +288,10 @@ def check_proposition5(problems):
 
 def check_experiment1(runs):
     """E1: the signs of SAM minus its own baseline on every draw; the boundary at q = 12; the reversal at rho = .3."""
-    for row in (SMALL, FULL):
-        base = runs[3, BASELINES[row]]
-        for name, sign in (("A", 1), ("M", -1), ("error", -1), ("advantage", 1), ("v", -1)):
-            claim = f"{row}: {name} {'rises' if sign > 0 else 'falls'} on every draw"
-            yield above(claim, sign * (runs[3, row][name] - base[name]), "least change")
-    for name in ("advantage", "error"):
-        change = runs[12, SMALL][name] - runs[12, "SGD"][name]
-        yield above(f"q = 12, {SMALL}: {name} rises on every draw", change, "least change")
+    for q, row in ((3, SMALL), (3, FULL), (12, SMALL)):
+        run, base = runs[q, row], runs[q, BASELINES[row]]
+        signs = {"A": 1, "M": -1, "error": -1, "advantage": 1, "v": -1} if q == 3 else {"advantage": 1, "error": 1}
+        yield from directions(f"q = {q}, {row}", {name: run[name] - base[name] for name in run}, **signs)
     base, other = (runs[3, f"{row}, more draws"] for row in ("SGD", LARGE))
     for name in ("error", "advantage"):
         yield least(f"{LARGE}: {name} falls on average", ttest_rel(base[name], other[name]).statistic, 2, "paired t")
@@ -307,6 +303,5 @@ def check_experiment2(runs):
     """E2: SAM is on the exact G-path; the matched g and Adv* rise with rho, on every draw."""
     gap = [np.stack([run["A_gap"], run["s_gap"]]) for run in runs.values()]
     yield equal("SAM's A and s are those of the G-path at the same M", gap, 0.01)
-    for name, text in (("g", "the matched g"), ("advantage", "Adv*")):
-        rise = np.diff(np.stack([run[name] for run in runs.values()]), axis=0)
-        yield above(f"{text} rises with rho, on every draw", rise, "least rise")
+    rises = {name: np.diff([run[name] for run in runs.values()], axis=0) for name in ("g", "advantage")}
+    yield from directions("with rho", rises, g=1, advantage=1)

@@ -12,7 +12,7 @@ from samlib.checks import as_number
 from samlib.paper.theory.checking import equal, estimated, least, likely, most
 from samlib.paper.theory.model import DataModel, alignments
 
-Pair = tuple[float, float]  # of alignments, M and A
+_Pair = tuple[float, float]  # of alignments, M and A
 
 
 def cap_bound(t, dim):
@@ -86,11 +86,8 @@ def near_orthogonality(n: int, dim: int, delta: float, sigma: float = 1.0) -> Ne
         as_number(name, value, 2, whole=True)
     as_number("delta", delta, 0, 1, strict=True)
     x = math.log(2 * n / delta)
-    return NearOrthogonality(
-        math.sqrt(2 * math.log(n * (n - 1) / delta) / dim),
-        2 * math.sqrt(x / dim) + 2 * x / dim,
-        sigma * math.sqrt(2 * math.log(4 * n / delta)),
-    )
+    cosine, norm = math.sqrt(2 * math.log(n * (n - 1) / delta) / dim), 2 * math.sqrt(x / dim) + 2 * x / dim
+    return NearOrthogonality(cosine, norm, sigma * math.sqrt(2 * math.log(4 * n / delta)))
 
 
 def matched_interpolator(z, model: DataModel, M: float, A: float, s: float) -> np.ndarray:
@@ -130,7 +127,7 @@ def matched_interpolator(z, model: DataModel, M: float, A: float, s: float) -> n
     return w + (math.sqrt(root) - half) / quadratic * free
 
 
-def matched_pair(z, model: DataModel, first: Pair, second: Pair, s: float) -> tuple[np.ndarray, np.ndarray]:
+def matched_pair(z, model: DataModel, first: _Pair, second: _Pair, s: float) -> tuple[np.ndarray, np.ndarray]:
     """Proposition 1: two interpolators of z with the same s; `first` and `second` are their (M, A).
 
     Examples
