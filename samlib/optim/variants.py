@@ -178,10 +178,8 @@ class LookSAM(SAM):
             g_v = self.parts(lambda p: self.has(p, "kept"))
             g_norm = norm_of([gradients(params) for _, params in parts])
             scale = ratio(g_norm, norm_of([self.lasting("kept", params) for _, params in g_v]))
-            for group, params in parts:
-                reused = [p for p in params if self.has(p, "kept")]
-                if reused:
-                    add_(gradients(reused), self.lasting("kept", reused), group["alpha"] * scale)
+            for group, params in self.parts(lambda p: has_gradient(p) and self.has(p, "kept")):
+                add_(gradients(params), self.lasting("kept", params), group["alpha"] * scale)
         return loss
 
 
