@@ -31,6 +31,8 @@ class SAM(torch.optim.Optimizer):
         The radius, at least 0.
     adaptive : bool
         Whether the weights scale the move.
+    **base_kwargs
+        Settings of `base_optimizer`, such as `lr`.
 
     Raises
     ------
@@ -330,7 +332,12 @@ class SAM(torch.optim.Optimizer):
 class ASAM(SAM):
     """Adaptive SAM (Kwon et al. 2021, Algorithm 1): `SAM` with `adaptive=True` and the paper's rho.
 
-    T = abs(w), without the paper's eta. Parameters, errors and notes as in `SAM`.
+    T = abs(w), without the paper's eta. Errors and notes are as in `SAM`.
+
+    Parameters
+    ----------
+    params, base_optimizer, rho, adaptive, **base_kwargs
+        As in `SAM`.
 
     Examples
     --------

@@ -17,7 +17,7 @@ class GSAM(SAM):
 
     Parameters
     ----------
-    params, base_optimizer, rho, adaptive
+    params, base_optimizer, rho, adaptive, **base_kwargs
         As in `SAM`.
     alpha : float
         The weight of the second term (the paper's range: 0.01 to 0.4).
@@ -96,7 +96,7 @@ class LookSAM(SAM):
 
     Parameters
     ----------
-    params, base_optimizer, rho, adaptive
+    params, base_optimizer, rho, adaptive, **base_kwargs
         As in `SAM`.
     alpha : float
         The weight of the kept direction.
@@ -190,7 +190,7 @@ class FriendlySAM(SAM):
 
     Parameters
     ----------
-    params, base_optimizer, rho, adaptive
+    params, base_optimizer, rho, adaptive, **base_kwargs
         As in `SAM`.
     sigma : float
         The share of the full gradient to take out.

@@ -119,7 +119,19 @@ class Inputs:
 
 
 def cosine(step: float, steps: int) -> float:
-    """The cosine factor on the learning rate (Loshchilov and Hutter 2017): 1 at step 0, 0 at step `steps`.
+    """The cosine factor on the learning rate (Loshchilov and Hutter 2017).
+
+    Parameters
+    ----------
+    step : float
+        From 0 to `steps`.
+    steps : int
+        The number of steps in all.
+
+    Returns
+    -------
+    float
+        1 at step 0, and 0 at step `steps`.
 
     Examples
     --------

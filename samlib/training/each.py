@@ -100,12 +100,14 @@ def train_each(recipe: Mapping, data: Mapping, streams, members, device: str):
 
     Parameters
     ----------
-    recipe, data, device
+    recipe, data : mapping
         As in `train_group`.
     streams : sequence of Streams
         One for each model.
     members : (k, n) bool
         The subset of each model; all have one size.
+    device : str
+        As in `train_group`.
 
     Returns
     -------

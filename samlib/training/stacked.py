@@ -93,7 +93,17 @@ class Stacked(Training):
 
 
 def train_stacked(recipe, data, streams, members, device):
-    """Train K MLPs at once. Arguments and results as in `train_each`; the logits agree to rounding.
+    """Train K MLPs at once. The logits agree with those of `train_each` to rounding.
+
+    Parameters
+    ----------
+    recipe, data, streams, members, device
+        As in `train_each`.
+
+    Returns
+    -------
+    logits, test_logits, said
+        As `train_each`.
 
     Examples
     --------
