@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import torch
 
-from samlib.optim.sam import SAM, Lists, Tensors, add_, dot, filled, gradients, has_gradient, norm_of, ratio
+from samlib.optim.lists import Tensors, add_, filled, gradients, has_gradient, norm_of, ratio, share
+from samlib.optim.sam import SAM
 
 
 class GSAM(SAM):
@@ -245,8 +246,3 @@ class FriendlySAM(SAM):
         # not in `direction`, so that a step that fails leaves no trace
         for group, params in self.parts(lambda p: p in first or self.has(p, "average")):
             torch._foreach_lerp_(self.lasting("average", params), filled(params, first), 1 - group["lmbda"])
-
-
-def share(of: Lists, along: Lists) -> torch.Tensor:
-    """The factor c with c `along` the projection of `of` on `along`: exactly 1 if they are equal, 0 if `along` is 0."""
-    return ratio(dot(of, along), dot(along, along))
