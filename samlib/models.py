@@ -80,7 +80,16 @@ def build_model(
 
 
 def image_shape(in_shape: Sequence[int]) -> tuple[int, int, int]:
-    """(channels, height, width) of one image, given as (h, w), (h, w, 1 or 3) or (channels, h, w).
+    """The layout of one image.
+
+    Parameters
+    ----------
+    in_shape : sequence of int
+        (height, width), (height, width, 1 or 3) or (channels, height, width).
+
+    Returns
+    -------
+    (channels, height, width)
 
     Raises
     ------

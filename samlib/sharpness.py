@@ -292,6 +292,15 @@ def valley(a, b):
 
     It is 0 where ab = 1, and there the net is always the same function.
 
+    Parameters
+    ----------
+    a, b : float or tensor
+        The weights.
+
+    Returns
+    -------
+    float or tensor
+
     Examples
     --------
     >>> valley(2.0, 0.5), valley(1.0, 2.0)
@@ -304,6 +313,15 @@ def valley_eigenvalue(a: float, b: float) -> float:
     """The largest eigenvalue of the Hessian of `valley`.
 
     On ab = 1 it is a^2 + b^2, so (1, 1) is the flattest minimum.
+
+    Parameters
+    ----------
+    a, b : float
+        The weights.
+
+    Returns
+    -------
+    float
 
     Examples
     --------

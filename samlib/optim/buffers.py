@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import get_ident
 
@@ -11,6 +11,8 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
+
+from samlib.optim.lists import alike, copies
 
 
 @contextmanager
@@ -86,18 +88,3 @@ def buffers_kept() -> Iterator[None]:
 def _can_move(buffer: torch.Tensor) -> bool:
     # torch cannot write to an expanded tensor, nor to one that a lazy module has yet to make
     return not is_lazy(buffer) and torch._debug_has_internal_overlap(buffer) != 1
-
-
-def alike(tensors: Iterable[torch.Tensor]) -> list[list[torch.Tensor]]:
-    """Group tensors by device and dtype, since torch's functions on lists are fast on such groups."""
-    found: dict[tuple, list[torch.Tensor]] = {}
-    for t in tensors:
-        found.setdefault((t.device, t.dtype), []).append(t)
-    return list(found.values())
-
-
-def copies(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Copy tensors, at least one; the oldest torch that we support has no `torch._foreach_clone`."""
-    made = [torch.empty_like(t) for t in tensors]
-    torch._foreach_copy_(made, list(tensors))
-    return made

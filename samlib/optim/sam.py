@@ -8,9 +8,9 @@ from contextlib import contextmanager
 import torch
 
 from samlib.checks import as_number, shown
-from samlib.optim.buffers import alike, buffers_kept, copies
+from samlib.optim.buffers import buffers_kept
+from samlib.optim.lists import Tensors, add_, alike, copies, filled, gradients, has_gradient, norm_of, ratio
 
-Tensors = list[torch.Tensor] | tuple[torch.Tensor, ...]
 Part = tuple[dict, list[torch.Tensor]]  # a group, and its parameters of one device and dtype
 
 
@@ -31,6 +31,8 @@ class SAM(torch.optim.Optimizer):
         The radius, at least 0.
     adaptive : bool
         Whether the weights scale the move.
+    **base_kwargs
+        Settings of `base_optimizer`, such as `lr`.
 
     Raises
     ------
@@ -330,7 +332,12 @@ class SAM(torch.optim.Optimizer):
 class ASAM(SAM):
     """Adaptive SAM (Kwon et al. 2021, Algorithm 1): `SAM` with `adaptive=True` and the paper's rho.
 
-    T = abs(w), without the paper's eta. Parameters, errors and notes as in `SAM`.
+    T = abs(w), without the paper's eta. Errors and notes are as in `SAM`.
+
+    Parameters
+    ----------
+    params, base_optimizer, rho, adaptive, **base_kwargs
+        As in `SAM`.
 
     Examples
     --------
@@ -341,56 +348,3 @@ class ASAM(SAM):
 
     def __init__(self, params, base_optimizer, rho: float = 0.5, adaptive: bool = True, **base_kwargs):
         super().__init__(params, base_optimizer, rho, adaptive, **base_kwargs)
-
-
-Lists = Sequence[Tensors]  # lists that form one vector; each list has one device and dtype
-
-
-def norm_of(lists: Lists) -> torch.Tensor:
-    """The Euclidean norm of a vector, in at least float32."""
-    device = lists[0][0].device
-    norms = [norm for ts in lists for norm in torch._foreach_norm(ts, 2, at_least_float32(ts[0]))]
-    return torch.linalg.vector_norm(torch.stack([norm.to(device) for norm in norms]))
-
-
-def dot(left: Lists, right: Lists) -> torch.Tensor:
-    """The inner product of two vectors, in at least float32."""
-    device, products = left[0][0].device, list[torch.Tensor]()
-    for a, b in zip(left, right, strict=True):
-        dtype = at_least_float32(a[0])
-        products += torch._foreach_mul([t.to(dtype) for t in a], [t.to(dtype) for t in b])
-    return torch.stack([product.sum().to(device) for product in products]).sum()
-
-
-def at_least_float32(t: torch.Tensor) -> torch.dtype:
-    """The dtype for norms and products of a tensor."""
-    return torch.promote_types(t.dtype, torch.float32)
-
-
-def ratio(a: float | torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """a / b; 0 if b is 0 or either is NaN."""
-    return (a / b).nan_to_num(0, 0, 0)
-
-
-def add_(to: Tensors, tensors: Tensors, factor: torch.Tensor) -> None:
-    """Add a multiple of tensors to others, in place. factor: without dimensions."""
-    factor = factor.to(to[0])
-    if to[0].is_cuda:  # on a GPU the second way, which rounds once and not twice, takes a kernel for each tensor
-        torch._foreach_add_(to, torch._foreach_mul(tensors, factor))
-    else:
-        torch._foreach_addcmul_(to, tensors, [factor] * len(to))
-
-
-def filled(params: Tensors, values: Mapping[torch.Tensor, torch.Tensor]) -> list[torch.Tensor]:
-    """The values of parameters; zeros where one is missing."""
-    return [values[p] if p in values else torch.zeros_like(p) for p in params]
-
-
-def has_gradient(p: torch.Tensor) -> bool:
-    """Whether a parameter has a gradient."""
-    return p.grad is not None
-
-
-def gradients(params: Tensors) -> list[torch.Tensor]:
-    """The gradients of parameters; zeros where one is missing."""
-    return [torch.zeros_like(p) if p.grad is None else p.grad for p in params]

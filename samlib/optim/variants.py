@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import torch
 
-from samlib.optim.sam import SAM, Lists, Tensors, add_, dot, filled, gradients, has_gradient, norm_of, ratio
+from samlib.optim.lists import Tensors, add_, filled, gradients, has_gradient, norm_of, ratio, share
+from samlib.optim.sam import SAM
 
 
 class GSAM(SAM):
@@ -17,7 +18,7 @@ class GSAM(SAM):
 
     Parameters
     ----------
-    params, base_optimizer, rho, adaptive
+    params, base_optimizer, rho, adaptive, **base_kwargs
         As in `SAM`.
     alpha : float
         The weight of the second term (the paper's range: 0.01 to 0.4).
@@ -96,7 +97,7 @@ class LookSAM(SAM):
 
     Parameters
     ----------
-    params, base_optimizer, rho, adaptive
+    params, base_optimizer, rho, adaptive, **base_kwargs
         As in `SAM`.
     alpha : float
         The weight of the kept direction.
@@ -178,10 +179,8 @@ class LookSAM(SAM):
             g_v = self.parts(lambda p: self.has(p, "kept"))
             g_norm = norm_of([gradients(params) for _, params in parts])
             scale = ratio(g_norm, norm_of([self.lasting("kept", params) for _, params in g_v]))
-            for group, params in parts:
-                reused = [p for p in params if self.has(p, "kept")]
-                if reused:
-                    add_(gradients(reused), self.lasting("kept", reused), group["alpha"] * scale)
+            for group, params in self.parts(lambda p: has_gradient(p) and self.has(p, "kept")):
+                add_(gradients(params), self.lasting("kept", params), group["alpha"] * scale)
         return loss
 
 
@@ -192,7 +191,7 @@ class FriendlySAM(SAM):
 
     Parameters
     ----------
-    params, base_optimizer, rho, adaptive
+    params, base_optimizer, rho, adaptive, **base_kwargs
         As in `SAM`.
     sigma : float
         The share of the full gradient to take out.
@@ -247,8 +246,3 @@ class FriendlySAM(SAM):
         # not in `direction`, so that a step that fails leaves no trace
         for group, params in self.parts(lambda p: p in first or self.has(p, "average")):
             torch._foreach_lerp_(self.lasting("average", params), filled(params, first), 1 - group["lmbda"])
-
-
-def share(of: Lists, along: Lists) -> torch.Tensor:
-    """The factor c with c `along` the projection of `of` on `along`: exactly 1 if they are equal, 0 if `along` is 0."""
-    return ratio(dot(of, along), dot(along, along))

@@ -41,6 +41,10 @@ def group_size(recipe: Mapping) -> int:
     recipe : mapping
         The fields of an `Experiment`.
 
+    Returns
+    -------
+    int
+
     Examples
     --------
     >>> group_size({"model": "mlp", "optimizer": "sam", "augment": False})
@@ -64,6 +68,10 @@ def at_once(recipe: Mapping, data: Mapping[str, np.ndarray], device: str, wanted
     wanted : int
         The number of models to train in all; the result is no more than that, in whole groups.
 
+    Returns
+    -------
+    int
+
     Examples
     --------
     >>> at_once({"model": "mlp", "optimizer": "sgd", "augment": False}, {}, "cpu", wanted=100)
@@ -84,6 +92,15 @@ def _is_gpu(device: str) -> bool:
 
 def machine(device: str) -> str:
     """The processor or GPU, and the version of torch, in words.
+
+    Parameters
+    ----------
+    device : str
+        "cpu", "cuda" or "cuda:1".
+
+    Returns
+    -------
+    str
 
     Examples
     --------

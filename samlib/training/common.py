@@ -46,10 +46,9 @@ class Streams:
     """
 
     def __init__(self, seed: int, k: int):
-        sequence = [np.random.SeedSequence([seed, k, purpose]) for purpose in range(4)]
-        self._subset, self._order = np.random.default_rng(sequence[0]), np.random.default_rng(sequence[1])
-        self._init = int(sequence[2].generate_state(1, np.uint64)[0])
-        self._augment = np.random.default_rng(sequence[3])
+        subset, order, init, augment = (np.random.SeedSequence([seed, k, purpose]) for purpose in range(4))
+        self._subset, self._order, self._augment = map(np.random.default_rng, (subset, order, augment))
+        self._init = int(init.generate_state(1, np.uint64)[0])
 
     def member(self, n: int, fraction: float) -> np.ndarray:
         """Draw the model's subset, as a mask (n,) with `subset_size(n, fraction)` True values."""
@@ -120,7 +119,19 @@ class Inputs:
 
 
 def cosine(step: float, steps: int) -> float:
-    """The cosine factor on the learning rate (Loshchilov and Hutter 2017): 1 at step 0, 0 at step `steps`.
+    """The cosine factor on the learning rate (Loshchilov and Hutter 2017).
+
+    Parameters
+    ----------
+    step : float
+        From 0 to `steps`.
+    steps : int
+        The number of steps in all.
+
+    Returns
+    -------
+    float
+        1 at step 0, and 0 at step `steps`.
 
     Examples
     --------

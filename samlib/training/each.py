@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain
 from types import FunctionType
 
@@ -100,12 +100,14 @@ def train_each(recipe: Mapping, data: Mapping, streams, members, device: str):
 
     Parameters
     ----------
-    recipe, data, device
+    recipe, data : mapping
         As in `train_group`.
     streams : sequence of Streams
         One for each model.
     members : (k, n) bool
         The subset of each model; all have one size.
+    device : str
+        As in `train_group`.
 
     Returns
     -------
@@ -195,22 +197,19 @@ def _compiler(backend: str, *what):
 
 def closures(model, recipe, x, y, optimizer):
     """The closure of an optimizer's step, which computes the loss and its gradient; a list of them for micro-batches."""
-    m = recipe["m_sharpness"]
 
-    def of(x, y, part):
-        def closure():
-            optimizer.zero_grad()
-            with autocast(recipe, x.device):
-                logits = model(x).float()
-                loss = part * nn.functional.cross_entropy(logits, y, label_smoothing=recipe["label_smoothing"])
-            loss.backward()
-            return loss
+    def closure(x, y, share):
+        optimizer.zero_grad()
+        with autocast(recipe, x.device):
+            logits = model(x).float()
+            loss = share * nn.functional.cross_entropy(logits, y, label_smoothing=recipe["label_smoothing"])
+        loss.backward()
+        return loss
 
-        return closure
-
-    if m is None or len(y) <= m:
-        return of(x, y, 1.0)
-    return [of(*pair, len(pair[1]) / len(y)) for pair in zip(x.split(m), y.split(m), strict=True)]
+    m = recipe["m_sharpness"] or len(y)
+    parts = zip(x.split(m), y.split(m), strict=True)
+    found = [partial(closure, x_part, y_part, len(y_part) / len(y)) for x_part, y_part in parts]
+    return found[0] if len(found) == 1 else found
 
 
 def autocast(recipe: Mapping, device: torch.device):
