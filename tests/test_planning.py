@@ -71,9 +71,9 @@ def test_a_profile_is_planned_without_its_data(no_probe, tmp_path, monkeypatch):
     assert (frame["to train"].dropna() == 256).all()
     said = planning.in_words(frame)
     assert "cifar100: not at hand; fetched before the first model is trained." in said
-    assert said.count("eyepacs: left out; dataset 'eyepacs' is not at hand") == 1
+    assert said.count("eyepacs: left out; dataset 'eyepacs' is neither one of") == 1
     assert not (tmp_path / "cache").exists()
-    with pytest.raises(ValueError, match="dataset 'eyepacs' is not at hand"):
+    with pytest.raises(ValueError, match="dataset 'eyepacs' is neither one of"):
         planning.plan(pair(dataset="eyepacs").values())
 
 

@@ -1,6 +1,5 @@
 """The store of runs: extended, shared and damaged."""
 
-import hashlib
 import json
 import os
 import re
@@ -18,7 +17,6 @@ import xarray as xr
 import zarr
 
 from samlib import Experiment, host, load_dataset, run, runs
-from samlib.experiment import FORMAT
 from samlib.planning import plan
 from samlib.runs import Store
 from samlib.training import train_group
@@ -311,34 +309,6 @@ def test_two_files_of_one_name_are_two_stores_and_each_is_found_again(small_npz,
     assert not first.equals(second)
     changed(small_npz, small_npz)  # the other file's content, in the first one's place
     assert run(experiment(small_npz), cluster="tcp://127.0.0.1:1", cache_dir=tmp_path).equals(second)
-
-
-@pytest.mark.parametrize("whole_path", [False, True])
-def test_a_store_of_before_its_name_had_a_checksum_is_taken_over(small_npz, client, tmp_path, whole_path):
-    e, calm = experiment(small_npz, n_models=16), tmp_path / "calm"
-    run(e, cluster=client, cache_dir=calm)
-    before = run(e.but(n_models=8), cluster=client, cache_dir=tmp_path)
-    fields = e.model_dump(mode="json", exclude={"n_models"})
-    key = (
-        hashlib.sha256(json.dumps([FORMAT, fields], sort_keys=True).encode()).hexdigest()[:16] if whole_path else e.key
-    )
-    store = Path(before.attrs["store"])
-    zarr.open_group(store).attrs.update(key=key, experiment=fields)
-    store.with_suffix(".jsonl").rename(store.with_name(f"{key}.jsonl"))
-    store.rename(store.with_name(f"{key}.zarr"))
-    plan = Store(tmp_path / "runs", e, None)
-    assert plan.missing() == [range(8, 16)]  # before any data are read
-    found = run(e.but(n_models=8), cluster="tcp://127.0.0.1:1", cache_dir=tmp_path)
-    assert found.attrs == before.attrs
-    xr.testing.assert_identical(found, before)
-    run(e, cluster=client, cache_dir=tmp_path)
-    assert trained(tmp_path / "runs") == [[0, 8], [8, 16]]
-    assert content(tmp_path / "runs") == content(calm / "runs")
-    other = changed(small_npz, tmp_path / "other" / small_npz.name)
-    store.rename(store.with_name(f"{e.key}.zarr"))
-    assert Store(tmp_path / "runs", experiment(other), load_dataset(other)).missing() == [range(8)]
-    run(experiment(other), cluster=client, cache_dir=tmp_path)
-    assert (store.with_name(f"{e.key}.zarr")).exists()  # of other data: left alone
 
 
 def test_a_plan_counts_the_fullest_store_and_says_so(small_npz, client, tmp_path):

@@ -249,7 +249,7 @@ def _own(name: str, image_size: int | None = None, label: str | None = None, pix
     path = next((path for path in (here, local_file(name, "")) if name and path and path.is_dir()), None)
     if path is None:
         raise ValueError(
-            f"dataset {name!r} is neither one of {', '.join(NAMES)} nor the path of an .npz file or an image folder."
+            f"dataset {name!r} is neither one of {', '.join(NAMES)} nor an .npz file or a folder, here or in $SAMLIB_DATA."
         )
     if image_size is not None:
         image_size = as_number(f"image_size for {path}", image_size, 1, whole=True)

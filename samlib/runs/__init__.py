@@ -1,8 +1,8 @@
 """`run(experiment)`: plan groups of models, dispatch them with Dask, write and resume the store, open it as xarray.
 
 A store is a zarr folder, named by the experiment's key and its data's checksum; a chunk is a group of models. A group is
-trained and written whole, then marked complete: that is the whole checkpoint. What differs from run to run (machine, seconds)
-is in a log beside it, so that on a CPU the store's bytes depend on the experiment alone.
+trained and written whole, then marked complete: that is the whole checkpoint. Facts that differ from run to run (machine,
+seconds) are in a log beside it, so that on a CPU the store's bytes depend on the experiment alone.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from math import inf
+from typing import Any
 
 import numpy as np
 import xarray as xr
 from filelock import Timeout
 from tqdm import tqdm
 
+from samlib.data import Dataset
 from samlib.experiment import Experiment
 from samlib.host import LOCAL, started
 from samlib.runs.recorded import load_runs, save_runs
@@ -43,92 +45,124 @@ class NothingWhole(RuntimeError):
 def run(
     experiment: Experiment,
     *,
-    cluster=None,
-    cache_dir=None,
+    cluster: Any = None,
+    cache_dir: str | os.PathLike | None = None,
     progress: bool = True,
-    recorded=None,
+    recorded: str | os.PathLike | None = None,
     minutes: float | None = None,
 ) -> xr.Dataset:
-    """Train the experiment's models, or load those that exist, and return all of them as `Runs`.
+    """Train the experiment's models, or load those that exist, and return all of them.
 
-    cluster: None for this machine (a process a core with one torch thread each, or a process a GPU), a scheduler's address
-    ("tcp://..."), a `distributed.Client` or a Dask cluster object. Workers share no files: groups travel back as arrays.
-    cache_dir: folder of the stores; `SAMLIB_CACHE` or the user's cache folder if None.
-    recorded: folder of recorded runs (`samlib record --signals`), which are returned where it holds these models.
-    minutes: a time box, as for `run_pairs`.
+    A killed run resumes where it stopped. A second process that asks for the same experiment waits for the first.
 
-    Returns an `xarray.Dataset` with dims model, example, test: `member`, `correct`, `logit`, `entropy`,
-    `modified_entropy` (model, example); the signals with the prefix `test_` (model, test); `train_loss`,
-    `train_accuracy`, `test_accuracy` (model,); coordinates `model`, `label`, `test_label`, and `subclass` and
-    `test_subclass` where the data set knows them; provenance as attributes.
-    Models that diverged are left out and named in a warning and in the attribute `diverged`.
+    Parameters
+    ----------
+    experiment : Experiment
+        What to train.
+    cluster : str, distributed.Client or Dask cluster, optional
+        Where to train: a scheduler's address ("tcp://..."), a client or a cluster. None is this machine, with a process
+        for each GPU, or, without one, for each core. Workers share no files: groups travel back as arrays.
+    cache_dir : path, optional
+        The folder of the stores; `SAMLIB_CACHE` or the user's cache folder if None.
+    progress : bool
+        Whether to show a progress bar.
+    recorded : path, optional
+        A folder of recorded runs (`samlib record --signals`), which are returned if it holds these models.
+    minutes : float, optional
+        A time box, as for `run_pairs`.
 
-    A killed run goes on where it stopped; a second process that asks for the same experiment waits for the first.
-    Raises ValueError where `cluster` is none of these or is asynchronous, all models diverged, or the store is damaged.
-    Raises OSError where the cache, or a worker's own disk, cannot be read or written. Raises RuntimeError where the
-    cluster is closed or lost (what was finished is kept) or the store deleted meanwhile.
+    Returns
+    -------
+    xarray.Dataset
+        With the dimensions model, example and test: `member`, `correct`, `logit`, `entropy`, `modified_entropy` (model,
+        example); the signals with the prefix `test_` (model, test); `train_loss`, `train_accuracy`, `test_accuracy`
+        (model,). Masks are bool, signals float32. Coordinates are `model`, `label`, `test_label`, and, if the data set knows
+        them, `subclass` and `test_subclass`. Attributes say where the runs come from. Models that diverged are left out,
+        and named in a warning and in the attribute `diverged`.
+
+    Raises
+    ------
+    ValueError
+        If `cluster` is none of these or is asynchronous, all models diverged, or the store is damaged.
+    OSError
+        If the cache, or a worker's own disk, cannot be read or written.
+    RuntimeError
+        If the cluster is closed or lost (what was finished is kept), or the store is deleted meanwhile.
+
+    Examples
+    --------
+    >>> runs = run(Experiment(dataset="digits", hidden=(8,), epochs=1, n_models=8), progress=False)
+    >>> dict(runs.sizes)
+    {'model': 8, 'example': 1437, 'test': 360}
     """
-    if recorded is not None and (found := load_runs(experiment, recorded)) is not None:
-        return found
-    if minutes is not None:
-        options = {"cluster": cluster, "cache_dir": cache_dir, "progress": progress, "minutes": minutes}
-        return run_pairs({"": {"": experiment}}, **options)[""][""]
-    store = open_store(experiment, cache_dir)
-    if store.missing():
-        with store.locked(progress):
-            store.prepare()
-            if store.missing():
-                _train_missing({"": store}, [("",)], cluster, progress)
-    return store.open()
-
-
-@contextmanager
-def workers(experiments: Iterable[Experiment], *, cluster=None, cache_dir=None) -> Iterator:
-    """One set of workers for several experiments: what `run(..., cluster=)` takes; None where nothing is left to train.
-
-    Starting workers takes seconds, which many small experiments would each pay. `cluster` and `cache_dir` as for `run`.
-    """
-    missing = sum(len(open_store(experiment, cache_dir).missing()) for experiment in experiments)
-    with _client(cluster, missing) if missing else nullcontext() as client:
-        yield client
+    options: dict[str, Any] = {"cluster": cluster, "cache_dir": cache_dir, "progress": progress, "recorded": recorded}
+    return run_pairs({"": {"": experiment}}, minutes=minutes, **options)[""][""]
 
 
 def run_pairs(
-    pairs: Mapping[Hashable, Mapping[str, Experiment]], *, minutes: float | None = None, **options
+    pairs: Mapping[Hashable, Mapping[str, Experiment]],
+    *,
+    cluster: Any = None,
+    cache_dir: str | os.PathLike | None = None,
+    progress: bool = True,
+    recorded: str | os.PathLike | None = None,
+    minutes: float | None = None,
 ) -> dict[Hashable, dict[str, xr.Dataset]]:
-    """`run` of every experiment of many pairs: the same keys, runs in place of experiments.
+    """Run every experiment of many pairs, and what several of them share once.
 
-    What several pairs share is run once. Options as `run`.
+    Models k of all members of a pair are trained together, k from 0 upward.
 
-    minutes: a time box, counted from the call. Models k of all members of a pair are trained together, k from 0 upward.
-    A model begins only if it is expected to end in time, as the slowest of its kind did. Call again to resume. Then only
-    whole pairs are returned: models that all members have, perhaps fewer than `n_models`. The attribute `asked` says how
-    many were asked for, `whole` how many are there, and `experiment` describes these. A pair without any is left out;
-    raises NothingWhole, a RuntimeError, where all are.
+    Parameters
+    ----------
+    pairs : mapping
+        Pairs by any key, each a mapping of names to experiments, as `samlib.experiment.pair` returns.
+    cluster, cache_dir, progress, recorded
+        As for `run`.
+    minutes : float, optional
+        A time box, counted from the call. A model begins only if it is expected to end in time, as the slowest of its kind
+        did. Call again to resume.
+
+    Returns
+    -------
+    dict
+        The same keys, with runs in place of experiments. In a time box, only whole pairs are returned: the models that all
+        members have, perhaps fewer than `n_models`. The attribute `asked` says how many were asked for, `whole` how many
+        are there, and `experiment` describes these. A pair without any is left out.
+
+    Raises
+    ------
+    NothingWhole
+        A RuntimeError: the time box ended before any pair had a model.
+    ValueError, OSError, RuntimeError
+        As `run` does.
+
+    Examples
+    --------
+    >>> from samlib.experiment import pair
+    >>> found = run_pairs({"digits": pair(dataset="digits", hidden=(8,), epochs=1, n_models=8)}, progress=False)
+    >>> [(name, runs.sizes["model"]) for name, runs in found["digits"].items()]
+    [('sgd', 8), ('sam', 8)]
     """
-    experiments = {e.model_dump_json(): e for pair in pairs.values() for e in pair.values()}
-    recorded = options.pop("recorded", None)
-    runs = {name: load_runs(e, recorded) for name, e in experiments.items()} if recorded is not None else {}
-    missing = {name: e for name, e in experiments.items() if runs.get(name) is None}
-    if minutes is not None:
-        return _run_in_box(pairs, missing, {n: r for n, r in runs.items() if r is not None}, minutes, **options)
-    shared = {"cluster": options.pop("cluster", None), "cache_dir": options.get("cache_dir")}
-    with workers(missing.values(), **shared) as client:
-        runs |= {name: run(e, cluster=client, **options) for name, e in missing.items()}
-    return {key: {name: runs[e.model_dump_json()] for name, e in pair.items()} for key, pair in pairs.items()}
-
-
-def _run_in_box(pairs, experiments, recorded, minutes, *, cluster=None, cache_dir=None, progress=True):
-    """`run_pairs` with `minutes`. experiments: by their JSON, those that are not among the `recorded` runs."""
-    if isinstance(minutes, bool) or not isinstance(minutes, int | float) or not 0 < minutes < inf:
+    if minutes is not None and (
+        isinstance(minutes, bool) or not isinstance(minutes, int | float) or not 0 < minutes < inf
+    ):
         raise ValueError(f"minutes must be a positive number, not {minutes!r}.")
-    end, data, stores, paths = time.monotonic() + 60 * minutes, {}, {}, {}
+    end = inf if minutes is None else time.monotonic() + 60 * minutes
+    data: dict[str, Dataset] = {}
+    stores: dict[str, Store] = {}
+    sources: dict[str, Store | xr.Dataset] = {}  # of each experiment, by its JSON
+    experiments = [e for pair in pairs.values() for e in pair.values()]
     # experiments that differ in the number of models alone have one store, of the most
-    for name, experiment in sorted(experiments.items(), key=lambda item: item[1].n_models):
-        store = open_store(experiment, cache_dir)
-        store.dataset = data.setdefault(store.dataset.checksum, store.dataset)  # one copy in memory
-        paths[name] = str(store.path)
-        stores[paths[name]] = store
+    for experiment in sorted(experiments, key=lambda experiment: experiment.n_models):
+        name = experiment.model_dump_json()
+        found = None if name in sources or recorded is None else load_runs(experiment, recorded)
+        if found is not None:
+            sources[name] = found
+        elif name not in sources:
+            store = open_store(experiment, cache_dir)
+            store.dataset = data.setdefault(store.dataset.checksum, store.dataset)  # one copy in memory
+            sources[name] = stores[str(store.path)] = store
+    named = {key: [sources[e.model_dump_json()] for e in pair.values()] for key, pair in pairs.items()}
     with ExitStack() as locks:
         try:
             # in one order, so that two processes never wait for each other
@@ -137,31 +171,66 @@ def _run_in_box(pairs, experiments, recorded, minutes, *, cluster=None, cache_di
                     locks.enter_context(store.locked(progress, max(end - time.monotonic(), 0)))
                     store.prepare()
             if any(store.missing() for store in stores.values()) and time.monotonic() < end:
-                named = [[paths.get(e.model_dump_json()) for e in pair.values()] for pair in pairs.values()]
-                together = dict.fromkeys(tuple(path for path in pair if path) for pair in named)
-                _train_missing(stores, list(together), cluster, progress, end)
+                together = [tuple(str(s.path) for s in pair if isinstance(s, Store)) for pair in named.values()]
+                _train_missing(stores, [paths for paths in dict.fromkeys(together) if paths], cluster, progress, end)
         except Timeout:
             pass  # another process held a store until the end
-    at_hand = {name: stores[path] for name, path in paths.items()}
-    found = {key: whole for key, pair in pairs.items() if (whole := _whole(pair, at_hand, recorded))}
-    if not found:
-        raise NothingWhole(f"No pair of models was finished in {minutes:g} minutes; call again to go on.")
-    return found
+    if minutes is None:
+        runs = {name: source.open() if isinstance(source, Store) else source for name, source in sources.items()}
+        return {key: {n: runs[e.model_dump_json()] for n, e in pair.items()} for key, pair in pairs.items()}
+    boxed = {key: whole for key, pair in pairs.items() if (whole := _whole(pair, sources))}
+    if not boxed:
+        raise NothingWhole(f"No pair of models was finished in {minutes:g} minutes; call again to resume.")
+    return boxed
 
 
-def _whole(pair: Mapping[str, Experiment], stores: Mapping[str, Store], recorded: Mapping[str, xr.Dataset]) -> dict:
-    """The runs of one pair with the models that all its members have; empty where there are none."""
-    names, asked = {name: e.model_dump_json() for name, e in pair.items()}, min(e.n_models for e in pair.values())
-    absent = {k for e in names.values() if e in stores for models in stores[e].missing() for k in models}
+def _whole(pair: Mapping[str, Experiment], sources: Mapping[str, Store | xr.Dataset]) -> dict[str, xr.Dataset]:
+    """The runs of one pair with the models that all its members have; empty if there are none."""
+    members, asked = (
+        {name: sources[e.model_dump_json()] for name, e in pair.items()},
+        min(e.n_models for e in pair.values()),
+    )
+    absent = {
+        k for source in members.values() if isinstance(source, Store) for models in source.missing() for k in models
+    }
     if not (models := [k for k in range(asked) if k not in absent]):
         return {}
-    runs = {name: recorded[e] if e in recorded else stores[e].open(models) for name, e in names.items()}
+    runs = {name: source.open(models) if isinstance(source, Store) else source for name, source in members.items()}
     common = set.intersection(*({*found.model.values.tolist()} for found in runs.values()))
     for name, found in runs.items():
         there = pair[name].but(n_models=max(models[-1] + 1, 2)).model_dump_json()
         runs[name] = found.sel(model=[k for k in found.model.values if k in common])
         runs[name].attrs |= {"experiment": there, "asked": asked, "whole": len(models)}
     return runs
+
+
+@contextmanager
+def workers(
+    experiments: Iterable[Experiment], *, cluster: Any = None, cache_dir: str | os.PathLike | None = None
+) -> Iterator:
+    """Start one set of workers for several calls of `run`, which each would pay the seconds that it takes.
+
+    Parameters
+    ----------
+    experiments : iterable of Experiment
+        What will be run.
+    cluster, cache_dir
+        As for `run`.
+
+    Yields
+    ------
+    distributed.Client or None
+        What `run(..., cluster=)` takes; None if nothing is left to train.
+
+    Examples
+    --------
+    >>> with workers([]) as client:
+    ...     print(client)
+    None
+    """
+    missing = sum(len(open_store(experiment, cache_dir).missing()) for experiment in experiments)
+    with _client(cluster, missing) if missing else nullcontext() as client:
+        yield client
 
 
 def _train_missing(
@@ -171,7 +240,9 @@ def _train_missing(
 
     stores: locked and prepared where models are missing. pairs: their names, as for `Box`. end: by `time.monotonic`.
     """
-    said, seconds, began = set(), {name: {} for name in stores}, time.monotonic()
+    said: set[str] = set()
+    seconds: dict[str, dict[int, float]] = {name: {} for name in stores}
+    began = time.monotonic()
     missing = [models for store in stores.values() for models in store.missing()]
     what = " and ".join(str(store.experiment) for store in stores.values())
     bar = tqdm(
@@ -237,7 +308,8 @@ def _round(client, box: Box, given: Mapping[str, tuple], write: Callable[..., No
     from distributed import as_completed
     from distributed.scheduler import KilledWorker
 
-    sent, lost, waiting, looked = {}, False, as_completed(loop=client.loop), -inf
+    sent: dict[Any, tuple] = {}
+    lost, waiting, looked = False, as_completed(loop=client.loop), -inf
     while True:
         if sent and not waiting.has_ready() and time.monotonic() < looked + 1:
             time.sleep(0.01)
