@@ -28,8 +28,8 @@ def test_help_teaches_every_parameter_and_its_default():
     for name in Experiment.model_fields:
         assert f"--{name.replace('_', '-')}" in text
     assert "[the data set's recipe]" in text
-    assert "one of sgd, sam, asam" in text
-    assert "initial learning rate; falls to 0 by a cosine over all steps [0.1]" in text
+    assert "weights of SGD: sgd, sam, asam" in text
+    assert "initial learning rate; it falls to 0 by a cosine over all steps [0.1]" in text
     assert "--precision <str>" in text
 
 

@@ -1,5 +1,6 @@
 """Data sets: what is published is loaded; what is damaged or hostile is refused in a sentence and leaves nothing behind."""
 
+import doctest
 import io
 import shutil
 import tarfile
@@ -10,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from samlib import Experiment, load_dataset
-from samlib.data import shape_of
+from samlib import Experiment, data, load_dataset
+from samlib.data import files, generated, shape_of
 from samlib.data.files import PUBLISHED
 
 
@@ -310,3 +311,10 @@ def test_a_bad_binary_set_is_one_sentence_and_leaves_nothing(tmp_path, monkeypat
         load_dataset(name)
     assert str(error.value).endswith(".")
     assert not list((tmp_path / "cache").rglob("*.npy"))
+
+
+@pytest.mark.parametrize("module", [data, files, generated])
+def test_the_examples_of_docstrings_run(module):
+    results = doctest.testmod(module)
+    assert results.attempted
+    assert not results.failed

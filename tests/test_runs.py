@@ -1,5 +1,6 @@
 """The store of runs: extended, shared and damaged."""
 
+import doctest
 import json
 import os
 import re
@@ -18,7 +19,7 @@ import zarr
 
 from samlib import Experiment, host, load_dataset, run, runs
 from samlib.planning import plan
-from samlib.runs import Store
+from samlib.runs import Store, dispatch, transfer
 from samlib.training import train_group
 
 
@@ -127,7 +128,7 @@ def test_local_workers_keep_their_memory(client):
         given = dict(entry.split("=", 1) for entry in Path("/proc/self/environ").read_text().split("\0") if entry)
         return {name: given.get(name) for name in names}
 
-    with runs._local_client(1) as local:
+    with dispatch.local_client(1) as local:
         (found,) = local.run(at_start).values()
     assert found == host.KEEP_MEMORY | {host.LOCAL: "1"}
     assert dict(os.environ) == before
@@ -143,7 +144,7 @@ def test_only_local_workers_share_out_the_gpus_they_see(monkeypatch, local, name
     monkeypatch.setattr("distributed.get_worker", lambda: SimpleNamespace(name=name))
     if local:
         monkeypatch.setenv(host.LOCAL, "1")
-    assert runs._device() == device
+    assert dispatch._device() == device
 
 
 @pytest.mark.slow
@@ -362,3 +363,11 @@ def test_progress_names_the_experiment_and_counts_models(small_npz, client, tmp_
 def test_missing_groups(small_npz, tmp_path):
     store = Store(tmp_path, experiment(small_npz, n_models=17), load_dataset(small_npz))
     assert store.missing() == [range(0, 8), range(8, 16), range(16, 24)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", [runs, transfer, dispatch, host])
+def test_the_examples_of_docstrings_run(module):
+    results = doctest.testmod(module)
+    assert results.attempted
+    assert not results.failed

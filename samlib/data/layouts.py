@@ -53,11 +53,9 @@ def listed(names: Iterable, most: int = 9) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if names[most:] else "") or "nothing"
 
 
-def _entries(folder: Path) -> list[Path]:
-    try:
-        return [path for path in folder.iterdir() if _seen(path.name)]
-    except OSError as error:
-        raise ValueError(f"{folder} cannot be read ({reason(error)}).") from None
+def _entries(folder: Path) -> list[str]:
+    """The names in a folder that are no hidden ones."""
+    return [path.name for path in folder.iterdir() if _seen(path.name)]
 
 
 def _seen(name: str) -> bool:
@@ -211,37 +209,38 @@ def from_folder(folder: Path, label: str | None = None) -> Encoded:
     placed = [path.relative_to(folder).parts for path in stats]
     while len({parts[0] for parts in placed}) == 1 and placed[0][1:] and placed[0][0].lower() not in EVERY:
         home, placed = home / placed[0][0], [parts[1:] for parts in placed]
-    images = [(path, parts[0].lower() if parts[1:] else "", parts) for path, parts in zip(stats, placed, strict=True)]
-    tops, with_classes = {top for _, top, _ in images}, {top for _, top, parts in images if parts[2:]}
+    # each image with the folder in `home` that it is in, and the folder in that one, "" if there is none
+    folders = [(*parts[:-1], "", "") for parts in placed]
+    images = [(path, names[0], names[1]) for path, names in zip(stats, folders, strict=True)]
+    tops, with_classes = {top.lower() for _, top, _ in images}, {top.lower() for _, top, below in images if below}
     train, test = (next((name for name in NAMES[side] if name in with_classes), "") for side in SIDES)
     first, flat = home, tops & {*NAMES["test"]}
     if not train:
         if flat and tops & {*NAMES["train"]}:
             said = listed(tops & {*EVERY})
             raise ValueError(f"The folder {home} has images right in {said}; put them into one folder a class.")
-        found = {"": [(path, parts[0]) for path, top, parts in images if top]}
+        found = {"": [(path, top) for path, top, _ in images if top]}
     elif not test:
         said = f"; the images in {listed(flat)} have no class" if flat else ""
         raise ValueError(f"The folder {home} has {train}, and no test or val with one folder a class{said}.")
     else:
-        first = next(home / parts[0] for _, top, parts in images if top == train)
-        split = {train: "train", test: "test"}
+        first = next(home / top for _, top, _ in images if top.lower() == train)
         found = {
-            side: [(p, parts[1]) for p, top, parts in images if top == n and parts[2:]] for n, side in split.items()
+            side: [(path, below) for path, top, below in images if below and top.lower() == name]
+            for side, name in (("train", train), ("test", test))
         }
     classes = sorted({name for pairs in found.values() for _, name in pairs})
     if len(classes) < 2 or not all(found.values()):
-        wanted = "images in one folder a class, or train.parquet and test.parquet"
-        said = listed(path.name for path in _entries(home))
+        wanted, said = "images in one folder a class, or train.parquet and test.parquet", listed(_entries(home))
         raise ValueError(f"The folder {folder} must hold {wanted}; it holds {said}.")
-    used, named = (
-        {path for pairs in found.values() for path, _ in pairs},
-        {name for _, name in next(iter(found.values()))},
-    )
-    stray = Counter(parts[0] if top else home.name for path, top, parts in images if path not in used)
+    used = {path for pairs in found.values() for path, _ in pairs}
+    stray = Counter(top or home.name for path, top, _ in images if path not in used)
     right = {home.name, train, test}
     left_out = [f"{n} images right in {name}" if right & {name, name.lower()} else name for name, n in stray.items()]
-    left_out += [f"{path.name} (no images)" for path in _entries(first) if path.is_dir() and path.name not in named]
+    empty = {name for name in _entries(first) if (first / name).is_dir()} - {
+        name for _, name in next(iter(found.values()))
+    }
+    left_out += [f"{name} (no images)" for name in empty]
     rng = np.random.default_rng(0)
     files = {side: [pairs[i] for i in rng.permutation(len(pairs))] for side, pairs in found.items()}
     if "" in files:

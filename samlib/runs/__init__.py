@@ -7,35 +7,24 @@ seconds) are in a log beside it, so that on a CPU the store's bytes depend on th
 
 from __future__ import annotations
 
-import os
-import sys
-import threading
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from math import inf
 from typing import Any
 
-import numpy as np
 import xarray as xr
 from filelock import Timeout
-from tqdm import tqdm
 
 from samlib.data import Dataset
 from samlib.experiment import Experiment
-from samlib.host import LOCAL, started
+from samlib.runs.dispatch import client_of, n_workers, train_missing
 from samlib.runs.recorded import load_runs, save_runs
-from samlib.runs.store import Store, open_store
+from samlib.runs.store import Folder, Store, open_store
 from samlib.runs.transfer import export_job, import_group, import_groups
-from samlib.training import at_once, machine, train_group
-from samlib.training.box import Box, Work
 
 __all__ = ["NothingWhole", "Store", "export_job", "import_group", "import_groups", "load_runs", "n_workers", "run"]
 __all__ += ["run_pairs", "save_runs", "workers"]
-
-ONE_AT_A_TIME = threading.Lock()
-TROUBLE = ("out of memory", "compiler failed", "not captured")  # in a strategy, worth a line
-ATTEMPTS = 3  # rounds of dispatch before a group that workers keep losing is given up
 
 
 class NothingWhole(RuntimeError):
@@ -46,9 +35,9 @@ def run(
     experiment: Experiment,
     *,
     cluster: Any = None,
-    cache_dir: str | os.PathLike | None = None,
+    cache_dir: Folder = None,
     progress: bool = True,
-    recorded: str | os.PathLike | None = None,
+    recorded: Folder = None,
     minutes: float | None = None,
 ) -> xr.Dataset:
     """Train the experiment's models, or load those that exist, and return all of them.
@@ -61,7 +50,7 @@ def run(
         What to train.
     cluster : str, distributed.Client or Dask cluster, optional
         Where to train: a scheduler's address ("tcp://..."), a client or a cluster. None is this machine, with a process
-        for each GPU, or, without one, for each core. Workers share no files: groups travel back as arrays.
+        for each GPU or core. Workers share no files.
     cache_dir : path, optional
         The folder of the stores; `SAMLIB_CACHE` or the user's cache folder if None.
     progress : bool
@@ -74,11 +63,10 @@ def run(
     Returns
     -------
     xarray.Dataset
-        With the dimensions model, example and test: `member`, `correct`, `logit`, `entropy`, `modified_entropy` (model,
-        example); the signals with the prefix `test_` (model, test); `train_loss`, `train_accuracy`, `test_accuracy`
-        (model,). Masks are bool, signals float32. Coordinates are `model`, `label`, `test_label`, and, if the data set knows
-        them, `subclass` and `test_subclass`. Attributes say where the runs come from. Models that diverged are left out,
-        and named in a warning and in the attribute `diverged`.
+        `member`, `correct` (bool), `logit`, `entropy`, `modified_entropy` (float32), each (model, example); the signals with
+        the prefix `test_`, (model, test); `train_loss`, `train_accuracy`, `test_accuracy` (model,). Coordinates are `model`,
+        `label`, `test_label`, and `subclass` and `test_subclass` if known. Attributes say where the runs come from. Models
+        that diverged are left out, and named in a warning and in the attribute `diverged`.
 
     Raises
     ------
@@ -91,7 +79,7 @@ def run(
 
     Examples
     --------
-    >>> runs = run(Experiment(dataset="digits", hidden=(8,), epochs=1, n_models=8), progress=False)
+    >>> runs = run(Experiment(dataset="digits", hidden=(32,), epochs=4, n_models=8), progress=False)
     >>> dict(runs.sizes)
     {'model': 8, 'example': 1437, 'test': 360}
     """
@@ -103,9 +91,9 @@ def run_pairs(
     pairs: Mapping[Hashable, Mapping[str, Experiment]],
     *,
     cluster: Any = None,
-    cache_dir: str | os.PathLike | None = None,
+    cache_dir: Folder = None,
     progress: bool = True,
-    recorded: str | os.PathLike | None = None,
+    recorded: Folder = None,
     minutes: float | None = None,
 ) -> dict[Hashable, dict[str, xr.Dataset]]:
     """Run every experiment of many pairs, and what several of them share once.
@@ -139,7 +127,7 @@ def run_pairs(
     Examples
     --------
     >>> from samlib.experiment import pair
-    >>> found = run_pairs({"digits": pair(dataset="digits", hidden=(8,), epochs=1, n_models=8)}, progress=False)
+    >>> found = run_pairs({"digits": pair(dataset="digits", hidden=(32,), epochs=4, n_models=8)}, progress=False)
     >>> [(name, runs.sizes["model"]) for name, runs in found["digits"].items()]
     [('sgd', 8), ('sam', 8)]
     """
@@ -172,7 +160,7 @@ def run_pairs(
                     store.prepare()
             if any(store.missing() for store in stores.values()) and time.monotonic() < end:
                 together = [tuple(str(s.path) for s in pair if isinstance(s, Store)) for pair in named.values()]
-                _train_missing(stores, [paths for paths in dict.fromkeys(together) if paths], cluster, progress, end)
+                train_missing(stores, [paths for paths in dict.fromkeys(together) if paths], cluster, progress, end)
         except Timeout:
             pass  # another process held a store until the end
     if minutes is None:
@@ -205,9 +193,7 @@ def _whole(pair: Mapping[str, Experiment], sources: Mapping[str, Store | xr.Data
 
 
 @contextmanager
-def workers(
-    experiments: Iterable[Experiment], *, cluster: Any = None, cache_dir: str | os.PathLike | None = None
-) -> Iterator:
+def workers(experiments: Iterable[Experiment], *, cluster: Any = None, cache_dir: Folder = None) -> Iterator:
     """Start one set of workers for several calls of `run`, which each would pay the seconds that it takes.
 
     Parameters
@@ -221,206 +207,7 @@ def workers(
     ------
     distributed.Client or None
         What `run(..., cluster=)` takes; None if nothing is left to train.
-
-    Examples
-    --------
-    >>> with workers([]) as client:
-    ...     print(client)
-    None
     """
     missing = sum(len(open_store(experiment, cache_dir).missing()) for experiment in experiments)
-    with _client(cluster, missing) if missing else nullcontext() as client:
-        yield client
-
-
-def _train_missing(
-    stores: Mapping[str, Store], pairs: Sequence[tuple[str, ...]], cluster, progress: bool, end: float = inf
-) -> None:
-    """Train on the cluster what a `Box` chooses, writing each group as it comes; groups that workers lost are sent again.
-
-    stores: locked and prepared where models are missing. pairs: their names, as for `Box`. end: by `time.monotonic`.
-    """
-    said: set[str] = set()
-    seconds: dict[str, dict[int, float]] = {name: {} for name in stores}
-    began = time.monotonic()
-    missing = [models for store in stores.values() for models in store.missing()]
-    what = " and ".join(str(store.experiment) for store in stores.values())
-    bar = tqdm(
-        total=sum(map(len, missing)),
-        desc=f"training {what if len(stores) < 3 else f'{len(stores)} experiments'}",
-        unit="model",
-        disable=not progress,
-        smoothing=0,
-        mininterval=1,
-    )
-
-    def write(name: str, groups: Sequence[range], results: Sequence[dict], seconds: float, where: str) -> None:
-        store = stores[name]
-        for models, result in zip(groups, results, strict=True):
-            try:
-                store.write(models, result, seconds / len(groups), where)
-            except OSError as error:
-                raise _Failed(f"The store {store.path} could not be written ({error})") from None
-            for strategy in sorted(set(result["strategy"].tolist()) - said):
-                said.add(strategy)
-                if progress and any(trouble in strategy for trouble in TROUBLE):
-                    bar.write(f"samlib: {strategy}", file=sys.stderr)
-            bar.update(len(models))
-        if progress and time.monotonic() > end:
-            bar.write(f"samlib: models of {store.experiment} ended after the time was up.", file=sys.stderr)
-
-    try:
-        with bar, _client(cluster, len(missing)) as client:
-            bar.unpause()
-            closing = (time.monotonic() - began) / 2  # to close workers takes no longer than to start them
-            for _ in range(ATTEMPTS):
-                # Scattered once: the data set travels to each worker, not with each task. As one object under a name of its
-                # own: the parts of a dict would be named by its keys, the same for every run on the cluster.
-                data = {store.dataset.checksum: store.dataset.arrays() for store in stores.values()}
-                held = dict(zip(data, client.scatter([*data.values()], broadcast=True, hash=False), strict=True))
-                given = {n: (s.experiment.model_dump(), held[s.dataset.checksum]) for n, s in stores.items()}
-                works = {name: _work(client, store, given[name], seconds[name]) for name, store in stores.items()}
-                box = Box(pairs, works, end - closing)
-                if not _round(client, box, given, write) or box.left() <= 0:
-                    if progress and not bar.n:
-                        bar.write("samlib: the time was up before training began; give more minutes.", file=sys.stderr)
-                    return
-                missing = [models for store in stores.values() for models in store.missing()]
-    except _Failed as error:
-        raise OSError(f"{error}; what was finished is kept.") from None
-    except (OSError, TimeoutError) as error:
-        raise RuntimeError(
-            f"The Dask scheduler was lost ({error}); run again to go on from what is finished."
-        ) from None
-    lost = ", ".join(f"{models.start} to {models.stop - 1}" for models in missing)
-    raise RuntimeError(f"Workers were lost {ATTEMPTS} times at models {lost}; run again to go on from the rest.")
-
-
-class _Failed(Exception):
-    """What ends a run as an OSError; from the cluster, an OSError says that the scheduler is gone."""
-
-
-def _round(client, box: Box, given: Mapping[str, tuple], write: Callable[..., None]) -> bool:
-    """Send out what the box gives until it has no more, and write what comes back. Returns whether workers lost some.
-
-    given: what a task of each name gets: its recipe, and the data set as the workers hold it.
-    """
-    from distributed import as_completed
-    from distributed.scheduler import KilledWorker
-
-    sent: dict[Any, tuple] = {}
-    lost, waiting, looked = False, as_completed(loop=client.loop), -inf
-    while True:
-        if sent and not waiting.has_ready() and time.monotonic() < looked + 1:
-            time.sleep(0.01)
-            continue
-        if waiting.has_ready():
-            future = next(waiting)
-            name, groups, started = sent.pop(future)
-            if future.status == "finished":
-                write(name, groups, *future.result())
-                box.finished(name, groups, time.monotonic() - started)
-                future.release()
-            elif future.status == "error" and not isinstance(error := future.exception(), KilledWorker):
-                if not isinstance(error, OSError):
-                    raise error
-                # of the worker's own files, and not of the store
-                raise _Failed(f"A worker could not train models {groups[0].start} to {groups[-1].stop - 1} ({error})")
-            else:
-                lost = True
-        # Without an end Dask gets all at once, else only what can begin now. Workers may have joined meanwhile.
-        looked, workers = time.monotonic(), inf if box.end == inf else max(1, len(client.nthreads()))
-        while len(sent) < workers and (task := box.take()):
-            future = client.submit(_train, *given[task[0]], task[1], pure=False)
-            sent[future] = (*task, time.monotonic())
-            waiting.add(future)
-        if not sent:
-            return lost
-
-
-def _work(client, store: Store, given: tuple, seconds: dict[int, float]) -> Work:
-    """What is to be trained for a store, in waves as the first worker to answer takes them: workers are thought alike."""
-    from distributed import as_completed
-
-    missing, experiment, wave = store.missing(), store.experiment, store.group
-    if len(missing) > 1:
-        wanted = sum(map(len, missing))
-        asked = [
-            client.submit(_at_once, *given, wanted, workers=[w], allow_other_workers=True, pure=False)
-            for w in client.nthreads()
-        ]
-        wave = next((f.result() for f in as_completed(asked, loop=client.loop) if f.status == "finished"), wave)
-    return Work(missing, experiment.n_models, store.group, wave, 2 if experiment.rho else 1, seconds)
-
-
-def _at_once(recipe: dict, data: dict, wanted: int) -> int:
-    with ONE_AT_A_TIME:  # a GPU is measured by training
-        return at_once(recipe, data, _device(), wanted)
-
-
-def _train(recipe: dict, data: dict, groups: Sequence[range]) -> tuple[list[dict], float, str]:
-    """Groups on a worker; a task at a time, for random states and hooks are the process's, whatever threads the worker has."""
-    import torch
-    from distributed import get_worker
-
-    with ONE_AT_A_TIME:
-        start, device = time.perf_counter(), _device()
-        if device == "cpu":
-            torch.set_num_threads(1)
-        try:
-            result = train_group(recipe, data, [k for models in groups for k in models], device)
-        except OSError as error:
-            raise OSError(f"{get_worker().address}: {error}") from error
-        seconds = time.perf_counter() - start
-    cuts = np.cumsum([len(models) for models in groups])[:-1]
-    parts = {name: np.split(values, cuts) for name, values in result.items()}
-    return [{name: parts[name][i] for name in parts} for i in range(len(groups))], seconds, machine(device)
-
-
-def n_workers() -> int:
-    """How many groups this machine trains at once: one on each GPU, or, without, on each core."""
-    import torch
-
-    return torch.cuda.device_count() or getattr(os, "process_cpu_count", os.cpu_count)()
-
-
-def _device() -> str:
-    import torch
-    from distributed import get_worker
-
-    if not (gpus := torch.cuda.device_count()):
-        return "cpu"
-    # Only `_local_client`'s workers see all GPUs and are numbered for them; another cluster shows each worker its own.
-    return f"cuda:{get_worker().name % gpus if LOCAL in os.environ else 0}"
-
-
-def _client(cluster, n_tasks: int):
-    """A context that yields a Dask client: the caller's own, or one that is closed afterwards."""
-    from distributed import Client
-
-    if cluster is None:
-        return _local_client(n_tasks)
-    if not isinstance(cluster, (str, Client)) and not hasattr(cluster, "scheduler_address"):
-        kind = type(cluster).__name__
-        raise ValueError(f"cluster must be an address, a distributed.Client or a Dask cluster, not a {kind}.")
-    if getattr(cluster, "asynchronous", False):
-        raise ValueError(
-            "cluster must not be asynchronous, for run waits for its models: give the scheduler's address."
-        )
-    if getattr(getattr(cluster, "status", None), "name", getattr(cluster, "status", None)) in ("closing", "closed"):
-        raise RuntimeError("The Dask client or cluster that was given as cluster is closed; give an open one.")
-    if isinstance(cluster, Client):
-        return nullcontext(cluster)
-    try:
-        return Client(cluster, timeout="10s", set_as_default=False)
-    except Exception as error:  # Dask raises many kinds
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise RuntimeError(f"No Dask scheduler answers at {cluster!r} ({reason}).") from None
-
-
-@contextmanager
-def _local_client(n_tasks: int):
-    from distributed import Client
-
-    with started(max(1, min(n_workers(), n_tasks))) as address, Client(address, set_as_default=False) as client:
+    with client_of(cluster, missing) if missing else nullcontext() as client:
         yield client

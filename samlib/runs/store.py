@@ -28,10 +28,11 @@ from samlib.training import group_size
 PER_MODEL = ("train_loss", "train_accuracy", "test_accuracy")
 FLAGS = ("diverged", "complete")
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
+Folder = str | PathLike | None
 SIGNALS = ("correct", "logit", "entropy", "modified_entropy")
 
 
-def open_store(experiment: Experiment, cache_dir: str | PathLike | None = None) -> Store:
+def open_store(experiment: Experiment, cache_dir: Folder = None) -> Store:
     """The store of an experiment and its data; nothing is written yet.
 
     Raises ValueError if the data set cannot be loaded, or the model or the augmentation cannot take it.

@@ -5,16 +5,16 @@ There, `python -m samlib.training` trains (`samlib.training.files` has the forma
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from math import inf, log, prod
+from os import PathLike
 from pathlib import Path
 from zipfile import ZipFile
 
 import numpy as np
 
 from samlib.experiment import Experiment
-from samlib.runs.store import Store, open_store
+from samlib.runs.store import Folder, Store, open_store
 from samlib.training import Streams, summaries
 from samlib.training.files import MB, decoded, described, entry, groups_of, opened, write_job
 
@@ -23,9 +23,7 @@ MOST = 2**24  # models of a store
 Group = tuple[range, dict[str, np.ndarray], float, str]  # models, arrays, seconds, machine
 
 
-def export_job(
-    experiments: Experiment | Mapping[str, Experiment], path: str | os.PathLike, *, max_mb: float = 60
-) -> Path:
+def export_job(experiments: Experiment | Mapping[str, Experiment], path: str | PathLike, *, max_mb: float = 60) -> Path:
     """Write a pair of experiments, or one, and their data as files for a bare machine.
 
     Parameters
@@ -49,15 +47,16 @@ def export_job(
 
     Examples
     --------
-    >>> from samlib.experiment import pair
-    >>> export_job(pair(dataset="digits"), "/tmp/samlib-job/job.npz").name
-    'job.npz'
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     print(export_job(Experiment(dataset="digits"), f"{folder}/job.npz").name)
+    job.npz
     """
     return write_parts(experiments, path, max_mb)[0]
 
 
 def write_parts(
-    experiments: Experiment | Mapping[str, Experiment], path: str | os.PathLike, max_mb: float = 60
+    experiments: Experiment | Mapping[str, Experiment], path: str | PathLike, max_mb: float = 60
 ) -> list[Path]:
     """`export_job`, with the paths of all files."""
     if not max_mb > 0:
@@ -71,9 +70,7 @@ def write_parts(
     return write_job(path, {"experiments": listed, "checksum": checksum}, dataset.arrays(), int(max_mb * MB))
 
 
-def import_group(
-    experiment: Experiment, path: str | os.PathLike, *, cache_dir: str | os.PathLike | None = None
-) -> range:
+def import_group(experiment: Experiment, path: str | PathLike, *, cache_dir: Folder = None) -> range:
     """Put one group that was trained elsewhere into the experiment's store.
 
     Parameters
@@ -106,10 +103,7 @@ def import_group(
 
 
 def import_groups(
-    paths: Iterable[str | os.PathLike],
-    experiments: Sequence[Experiment] = (),
-    *,
-    cache_dir: str | os.PathLike | None = None,
+    paths: Iterable[str | PathLike], experiments: Sequence[Experiment] = (), *, cache_dir: Folder = None
 ) -> list[tuple[Experiment, range]]:
     """Put the groups of files into the stores of their experiments.
 
@@ -146,10 +140,10 @@ def import_groups(
 
 
 def _import(
-    path: str | os.PathLike,
+    path: str | PathLike,
     given: Mapping[str, Experiment],
     stores: dict[str, Store],
-    cache_dir: str | os.PathLike | None,
+    cache_dir: str | PathLike | None,
 ) -> list[tuple[Experiment, range]]:
     """All groups of a file are checked before the first is written; each is read again then, so that memory holds one."""
     found = []
@@ -172,7 +166,7 @@ def _import(
     return found
 
 
-def _store(file: ZipFile, name: str, given: Mapping[str, Experiment], cache_dir: str | os.PathLike | None) -> Store:
+def _store(file: ZipFile, name: str, given: Mapping[str, Experiment], cache_dir: Folder) -> Store:
     """The store of a pack's folder, or, without a name, of a file of one group."""
     about = (
         described(file, f"{name}/about")
