@@ -201,19 +201,17 @@ def record(
         print(save_runs(runs, folder))
 
 
-@command()
+@command(dict)
 def record_ablations(
-    experiments: Pair,
+    fields: dict,
     changed: Annotated[list[str] | None, typer.Option(help="a field to change; may be repeated [all]")] = None,
     folder: Folder = Path("book/results"),
 ):
     """Run these models with one field changed at a time, and keep what the book's page of ablations reads."""
     from samlib import claims
 
-    other = next(e for e in experiments.values() if e.optimizer != "sgd")
-    fields, recipe = other.model_dump(mode="json"), Experiment(dataset=other.dataset).model_dump(mode="json")
-    own = {name: v for name, v in fields.items() if v != recipe[name] or name in ("dataset", "n_models")}
-    print(claims.record_ablations(folder, changed=changed, **own))
+    defaults = {name: Experiment.model_fields[name].default for name in ("dataset", "n_models")}
+    print(claims.record_ablations(folder, changed=changed, **defaults | fields))
 
 
 @command()
