@@ -42,7 +42,7 @@ def plan(experiments: Iterable[Experiment], *, cache_dir: Any = None, progress: 
     cache_dir : path, optional
         The folder of the stores, as for `samlib.run`.
     progress : bool
-        Whether to print what is being measured.
+        Whether to print which experiment is measured.
 
     Returns
     -------

@@ -57,6 +57,11 @@ class Dataset:
         Of each channel of the whole training set, in units of 255; None if `x_train` holds no images.
     subclass_train, subclass_test : numpy.ndarray of int64, (n,) and (t,), optional
         The subclass of each example, if it is known, as for `subclasses`; then it is part of the checksum.
+
+    Examples
+    --------
+    >>> sorted(load_dataset("digits").arrays())
+    ['n_classes', 'x_test', 'x_train', 'y_test', 'y_train']
     """
 
     x_train: np.ndarray
@@ -92,6 +97,11 @@ class Shape(NamedTuple):
         The type of its numbers.
     at_hand : bool
         Whether the data set is on this machine.
+
+    Examples
+    --------
+    >>> Shape(50_000, 10_000, (32, 32, 3), 10).decoded
+    True
     """
 
     n_train: int
@@ -204,9 +214,10 @@ def load_dataset(
 
 
 def shape_of(name: str, image_size: int | None = None) -> Shape:
-    """Return how large a data set is, from what is known of it or from its files' headers.
+    """Return how large a data set is, without reading it.
 
-    Nothing is downloaded, decoded or written.
+    The shapes of public data sets are known; those of your own are in the headers of the files. Nothing is downloaded,
+    decoded or written.
 
     Parameters
     ----------
@@ -241,7 +252,7 @@ def shape_of(name: str, image_size: int | None = None) -> Shape:
 
 
 def _own(name: str, image_size: int | None = None, label: str | None = None, pixels: bool = True) -> Loaded:
-    """A data set of one's own. Without `pixels`, images are not decoded: zeros that take no memory have their shape."""
+    """A data set of your own. Without `pixels`, images are not decoded: zeros that take no memory have their shape."""
     here = Path(os.path.expanduser(name))
     if name.lower().endswith(".npz"):
         _refuse_options(name, image_size, label)

@@ -1,4 +1,4 @@
-"""Generated data: classes of a majority and a rarer minority subclass, of which every example is known."""
+"""Generated data: each class has a majority and a rarer minority, and the subclass of every example is known."""
 
 from __future__ import annotations
 

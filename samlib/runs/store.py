@@ -56,7 +56,7 @@ def check_takes(experiment: Experiment, in_shape: tuple[int, ...], n_classes: in
 
 
 def stores_of(folder: Path, experiment: Experiment) -> list[Path]:
-    """All stores of an experiment, whatever data they were made with."""
+    """All stores of an experiment, on any data."""
     return sorted(folder.glob(f"{experiment.key}-*.zarr"))
 
 

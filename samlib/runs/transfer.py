@@ -79,7 +79,7 @@ def import_group(experiment: Experiment, path: str | PathLike, *, cache_dir: Fol
         What was trained.
     path : path
         An `.npz` of `key`, `models` and what `train_group` returned, with `seconds` and `machine` if known. Or a pack of
-        `python -m samlib.training`, of which the last group counts.
+        `python -m samlib.training`; then its last group counts.
     cache_dir : path, optional
         The folder of the stores, as for `run`.
 
