@@ -53,19 +53,14 @@ def command(make: Callable[..., Any] = pair) -> Callable[[Callable[..., None]], 
         def run_command(**given: Any) -> None:
             others = {parameter.name: given.pop(parameter.name) for parameter in own}
             with one_line():
-                fields = {name: value for name, value in given.items() if value is not None}
-                if "hidden" in fields:
-                    fields["hidden"] = _widths(fields["hidden"])
-                function(make(**fields), **others)
+                function(make(**{name: value for name, value in given.items() if value is not None}), **others)
 
         options = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
         for name, field in Experiment.model_fields.items():
             option = typer.Option(help=_help(name, field), show_default=False)
             kind = inspect.Parameter.KEYWORD_ONLY
             options.append(
-                inspect.Parameter(
-                    name, kind, default=None, annotation=Annotated[_plain(name, field.annotation), option]
-                )
+                inspect.Parameter(name, kind, default=None, annotation=Annotated[_plain(field.annotation), option])
             )
         setattr(run_command, "__signature__", inspect.Signature(options))  # noqa: B010
         run_command.__name__, run_command.__doc__ = function.__name__, function.__doc__
@@ -81,16 +76,9 @@ def _given(**fields: Any) -> list[Experiment]:
     return list(pair(**fields).values()) if fields else []
 
 
-def _widths(text: str) -> list[int]:
-    try:
-        return [int(width) for width in text.replace(",", " ").split()]
-    except ValueError:
-        raise ValueError(f"hidden must be widths, such as 128,128, not {text!r}.") from None
-
-
-def _plain(name: str, annotation: Any) -> type:
+def _plain(annotation: Any) -> type:
     """The type that the command line reads. `Experiment` checks the content of a string."""
-    if name == "hidden" or get_origin(annotation) is Literal:
+    if get_origin(annotation) in (tuple, Literal):
         return str
     return next((kind for kind in (bool, int, float) if kind.__name__ in str(annotation)), str)
 
