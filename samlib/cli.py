@@ -6,9 +6,10 @@ import inspect
 import re
 import shlex
 import sys
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
@@ -19,79 +20,72 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # brackets in help are brackets
+    rich_markup_mode=None,  # brackets in help are plain text
     help="Train models with SGD and SAM on random subsets, attack them, and estimate what they memorize. Models are kept in "
-    "the cache folder (SAMLIB_CACHE), and what exists is never trained again.",
+    "the cache folder (SAMLIB_CACHE), and none is trained twice. Start with `samlib plan`, then `samlib train`; the other "
+    "commands train what they need. An option that is left out takes the data set's recipe.",
 )
-
-
 DESCRIBED = dict(re.findall(r"^    (\w+) : .*\n        (.*)", Experiment.__doc__ or "", re.MULTILINE))
-CLUSTER = Annotated[str, typer.Option(help="address of a Dask scheduler [this machine]", show_default=False)]
+Cluster = Annotated[str | None, typer.Option(help="address of a Dask scheduler [this machine]", show_default=False)]
+Folder = Annotated[Path, typer.Option(help="folder of the records")]
+Pair = dict[str, Experiment]
 
-FOLDER = Annotated[Path, typer.Option(help="folder of the records")]
+
+@contextmanager
+def one_line() -> Iterator[None]:
+    """Print an error as one line, and end with status 1."""
+    try:
+        yield
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"samlib: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
 
 
-def command(function):
-    """Register a function whose first argument is a pair of experiments; options are their fields.
+def command(make: Callable[..., Any] = pair) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a function of what `make` makes of the fields of an experiment, which are options of the command.
 
-    Its other arguments are the command's own options. If the first is named `given`, it is empty where no field is given.
-    If it is named `pairs`, it is all pairs of `profile`, another argument. Errors become one line and status 1.
+    The function's other arguments are the command's own options.
     """
-    first, *own = inspect.signature(function, eval_str=True).parameters.values()
-    options = [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=None,
-            annotation=Annotated[
-                _plain(name, field.annotation), typer.Option(help=_help(name, field), show_default=False)
-            ],
-        )
-        for name, field in Experiment.model_fields.items()
-    ]
 
-    def run_command(**given):
-        others = {parameter.name: given.pop(parameter.name) for parameter in own}
-        fields = {name: value for name, value in given.items() if value is not None}
-        try:
-            if "hidden" in fields:
-                fields["hidden"] = _widths(fields["hidden"])
-            make = {"given": _given, "pairs": partial(planned, others.get("profile"))}.get(first.name, pair)
-            function(make(**fields), **others)
-        except (ValueError, OSError, RuntimeError) as error:
-            print(f"samlib: {error}", file=sys.stderr)
-            raise typer.Exit(1) from None
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        own = [*inspect.signature(function, eval_str=True).parameters.values()][1:]
 
-    named = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
-    run_command.__signature__ = inspect.Signature([*named, *options])
-    run_command.__name__, run_command.__doc__ = function.__name__, function.__doc__
-    return app.command()(run_command)
+        def run_command(**given: Any) -> None:
+            others = {parameter.name: given.pop(parameter.name) for parameter in own}
+            with one_line():
+                function(make(**{name: value for name, value in given.items() if value is not None}), **others)
+
+        options = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
+        for name, field in Experiment.model_fields.items():
+            option = typer.Option(help=_help(name, field), show_default=False)
+            kind = inspect.Parameter.KEYWORD_ONLY
+            options.append(
+                inspect.Parameter(name, kind, default=None, annotation=Annotated[_plain(field.annotation), option])
+            )
+        setattr(run_command, "__signature__", inspect.Signature(options))  # noqa: B010
+        run_command.__name__, run_command.__doc__ = function.__name__, function.__doc__
+        return app.command()(run_command)
+
+    return register
 
 
-def _given(**fields) -> list[Experiment]:
-    """Those that options may mean: SGD alone, or with another optimizer; none without options."""
+def _given(**fields: Any) -> list[Experiment]:
+    """The experiments that options may mean: SGD alone, or with another optimizer; none without options."""
     if fields.get("optimizer") == "sgd":
         return [Experiment(**fields)]
     return list(pair(**fields).values()) if fields else []
 
 
-def _widths(text: str) -> list[int]:
-    try:
-        return [int(width) for width in text.replace(",", " ").split()]
-    except ValueError:
-        raise ValueError(f"hidden must be widths, such as 128,128, not {text!r}.") from None
-
-
-def _plain(name: str, annotation):
-    """The type that the command line reads; what a string may hold, `Experiment` checks."""
-    if name == "hidden" or get_origin(annotation) is Literal:
+def _plain(annotation: Any) -> type:
+    """The type that the command line reads. `Experiment` checks the content of a string."""
+    if get_origin(annotation) in (tuple, Literal):
         return str
     return next((kind for kind in (bool, int, float) if kind.__name__ in str(annotation)), str)
 
 
-def _help(name: str, field) -> str:
-    """What a field is, what it may be, and what it is if left out."""
-    choices = f", one of {', '.join(get_args(field.annotation))}" if get_origin(field.annotation) is Literal else ""
+def _help(name: str, field: Any) -> str:
+    """What a field is, which values it may have, and what it is if left out."""
+    choices = f": {', '.join(get_args(field.annotation))}" if get_origin(field.annotation) is Literal else ""
     default = f" [{field.default}]" if field.default is not None else ""
     if name == "optimizer":
         default = " [sam, beside sgd]"
@@ -100,34 +94,32 @@ def _help(name: str, field) -> str:
     return DESCRIBED[name] + choices + default
 
 
-def _runs(experiments, cluster):
-    from samlib.runs import run
+def _runs(experiments: Pair, cluster: str | None, minutes: float | None = None) -> Mapping[str, Any]:
+    from samlib.runs import run_pairs
 
-    return {name: run(experiment, cluster=cluster) for name, experiment in experiments.items()}
+    return run_pairs({"": experiments}, cluster=cluster, minutes=minutes)[""]
 
 
-@command
+@command()
 def train(
-    experiments,
+    experiments: Pair,
     minutes: Annotated[
         float | None,
         typer.Option(help="stop before so many minutes are over, whole pairs first [no limit]", show_default=False),
     ] = None,
-    cluster: CLUSTER = None,
+    cluster: Cluster = None,
 ):
-    """Train SGD and a paired SAM (or load them) and print accuracy and where the signals are."""
-    if minutes is None:
-        found = _runs(experiments, cluster)
-    else:
-        from samlib.runs import NothingWhole, run_pairs
+    """Train SGD and a paired SAM (or load them), and print their accuracy and where their signals are."""
+    from samlib.runs import NothingWhole
 
-        try:
-            found = run_pairs({"": experiments}, cluster=cluster, minutes=minutes)[""]
-            whole, asked = (next(iter(found.values())).attrs[name] for name in ("whole", "asked"))
-        except NothingWhole:
-            found, whole, asked = {}, 0, experiments["sgd"].n_models
-        print(f"{whole} of {asked} pairs are there.")
-        if whole < asked:
+    try:
+        found = _runs(experiments, cluster, minutes)
+    except NothingWhole:
+        found = {}
+    if minutes is not None:
+        whole = max((runs.attrs["whole"] for runs in found.values()), default=0)
+        print(f"{whole} of {experiments['sgd'].n_models} pairs are there.")
+        if whole < experiments["sgd"].n_models:
             print(f"To go on: samlib {shlex.join(sys.argv[1:])}")
     for name, runs in found.items():
         print(
@@ -136,24 +128,21 @@ def train(
         )
 
 
-@command
-def plan(
-    pairs,
-    profile: Annotated[str, typer.Option(help=f"what to plan: {', '.join(PROFILES)}")] = "quick",
-):
-    """Print what training a profile, or one data set by it, would take: models to train and there, time, disk. Trains nothing.
+@command(dict)
+def plan(fields: dict, profile: Annotated[str, typer.Option(help=f"what to plan: {', '.join(PROFILES)}")] = "quick"):
+    """Print what training a profile, or one data set of it, would take: models, time and disk. Nothing is trained.
 
-    Time is measured on this machine, in up to a minute, with a few steps on random data; nothing is fetched or written. With
-    options, `samlib plan --profile paper --dataset cifar10 --n-models 64` plans just that; a data set that the profile does not
-    name takes its own recipe.
+    Time is measured on this machine, in up to a minute, with a few steps on random data. Nothing is downloaded or written.
+    With options, `samlib plan --profile paper --dataset cifar10 --n-models 64` plans just that. A data set that the profile
+    does not name takes its own recipe.
     """
     from samlib import planning
 
-    print(planning.in_words(planning.plan(e for pair in pairs for e in pair.values())))
+    print(planning.in_words(planning.plan(e for pair in planned(profile, **fields) for e in pair.values())))
 
 
-@command
-def attack(experiments, cluster: CLUSTER = None):
+@command()
+def attack(experiments: Pair, cluster: Cluster = None):
     """Attack both optimizers' models, each once the target, and print Table 1."""
     from samlib import audit
 
@@ -163,9 +152,9 @@ def attack(experiments, cluster: CLUSTER = None):
         print(table.round(4).to_string(), end="\n\n")
 
 
-@command
-def memorize(experiments, cluster: CLUSTER = None):
-    """Estimate memorization; print the mean scores and their difference, and the examples that SAM memorizes more by most."""
+@command()
+def memorize(experiments: Pair, cluster: Cluster = None):
+    """Estimate memorization; print the mean scores, their difference, and the examples that differ most."""
     from samlib import audit
     from samlib.paper import memorization
 
@@ -173,8 +162,8 @@ def memorize(experiments, cluster: CLUSTER = None):
     print(frames["means"].round(4).to_string(), frames["most"].round(3).to_string(), sep="\n\n")
 
 
-@command
-def verdicts(experiments, cluster: CLUSTER = None):
+@command()
+def verdicts(experiments: Pair, cluster: Cluster = None):
     """Decide every claim of the paper on these models, and print a sentence on each."""
     from samlib import audit, claims
 
@@ -183,12 +172,12 @@ def verdicts(experiments, cluster: CLUSTER = None):
         print(f"{claim}: {claims.sentence(row).replace('**', '')}")
 
 
-@command
+@command()
 def record(
-    experiments,
-    folder: FOLDER = Path("book/results"),
+    experiments: Pair,
+    folder: Folder = Path("book/results"),
     signals: Annotated[bool, typer.Option("--signals", help="keep which models were right on what, too")] = False,
-    cluster: CLUSTER = None,
+    cluster: Cluster = None,
 ):
     """Measure what every page of the paper shows of these models, and keep it with its provenance for the book to show."""
     from samlib import audit
@@ -197,24 +186,22 @@ def record(
     print(notebook.record(audit.align(_runs(experiments, cluster)), folder, signals=signals))
 
 
-@command
+@command(dict)
 def record_ablations(
-    experiments,
+    fields: dict,
     changed: Annotated[list[str] | None, typer.Option(help="a field to change; may be repeated [all]")] = None,
-    folder: FOLDER = Path("book/results"),
+    folder: Folder = Path("book/results"),
 ):
     """Run these models with one field changed at a time, and keep what the book's page of ablations reads."""
     from samlib.paper import notebook
 
-    other = next(e for e in experiments.values() if e.optimizer != "sgd")
-    fields, recipe = other.model_dump(mode="json"), Experiment(dataset=other.dataset).model_dump(mode="json")
-    own = {name: v for name, v in fields.items() if v != recipe[name] or name in ("dataset", "n_models")}
-    print(notebook.record_ablations(folder, changed=changed, **own))
+    defaults = {name: Experiment.model_fields[name].default for name in ("dataset", "n_models")}
+    print(notebook.record_ablations(folder, changed=changed, **defaults | fields))
 
 
-@command
+@command()
 def export_job(
-    experiments,
+    experiments: Pair,
     path: Annotated[Path, typer.Argument(help="the file to write, such as job.npz")],
     max_mb: Annotated[float, typer.Option(help="size of a file, in MB; more data go into job.2.npz and so on")] = 60,
 ):
@@ -228,9 +215,11 @@ def export_job(
     print(f"python -m samlib.training {shlex.join(written.name for written in paths)} --minutes 12 --out groups")
 
 
-@command
-def import_group(given, paths: Annotated[list[Path], typer.Argument(help="the files that came back")]):
-    """Put models that were trained elsewhere into the cache. The files say which; a file of one group needs the options, too."""
+@command(_given)
+def import_group(
+    given: list[Experiment], paths: Annotated[list[Path], typer.Argument(help="the files that came back")]
+):
+    """Put models that were trained elsewhere into the cache. A pack says what it holds; a file of one group needs options."""
     from samlib.runs import transfer
 
     for experiment, models in transfer.import_groups(paths, given):
@@ -247,11 +236,8 @@ def explore(
     """Write both explorers as one HTML file that works offline, print where it is, and open it in the browser."""
     from samlib.paper.explore import open_app
 
-    try:
+    with one_line():
         open_app(output, show=not no_open)
-    except (OSError, ValueError) as error:
-        print(f"samlib: {error}", file=sys.stderr)
-        raise typer.Exit(1) from None
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ class Experiment(BaseModel):
     model : str
         architecture
     hidden : sequence of int
-        widths of the mlp's hidden layers
+        widths of the mlp's hidden layers, also as text such as 128,128
     norm : str
         normalization in convolutional models; mlp and vit_tiny ignore it
     optimizer : str
@@ -136,6 +136,8 @@ class Experiment(BaseModel):
     @classmethod
     def _fill_in(cls, fields: dict) -> dict:
         given = {name: _plain(value) for name, value in fields.items() if value is not None}
+        if isinstance(widths := given.get("hidden"), str):
+            given["hidden"] = widths.replace(",", " ").split()
         name = given.get("dataset", cls.model_fields["dataset"].default)
         return (RECIPES.get(name, {}) if isinstance(name, str) else {}) | given
 

@@ -1,7 +1,7 @@
 """The process that starts this machine's workers, apart from the one that asks for them.
 
-Dask spawns workers: each runs the script that started it again, and some of its environment has to be set before it is
-there. Here both are this process's own, so the asking one never edits its `__main__` or `os.environ`, and may have threads.
+Dask spawns workers: each runs again the script that started it, and some of its environment has to be set before it starts.
+Here both belong to a process of their own, so the asking one never edits its `__main__` or `os.environ`, and may have threads.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-# glibc gives large blocks back to the system after each step, as Dask tells it to, and takes page faults to get them
-# again, which convolutional nets feel most.
+# glibc returns large blocks to the system after each step, as Dask tells it to, and takes page faults to get them again.
+# Convolutional nets suffer most.
 KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
 LOCAL = "SAMLIB_LOCAL_WORKER"  # set in the workers of `started`
 START = "import sys; sys.path[:] = sys.argv[2:]; from samlib.host import serve; serve(int(sys.argv[1]))"
@@ -24,10 +24,30 @@ START = "import sys; sys.path[:] = sys.argv[2:]; from samlib.host import serve; 
 
 @contextmanager
 def started(n_workers: int) -> Iterator[str]:
-    """The address of a Dask scheduler with n workers on this machine, of one thread each; they end with the context.
+    """Start a Dask scheduler with n workers on this machine, of one thread each; they end with the context.
 
-    What they print to stderr is passed on, until they are closed: then Dask prints what nobody needs on a busy machine.
-    Raises RuntimeError where they do not start.
+    Their messages on stderr are passed on until they are closed. After that Dask prints what nobody needs.
+
+    Parameters
+    ----------
+    n_workers : int
+        The number of worker processes.
+
+    Yields
+    ------
+    str
+        The address of the scheduler.
+
+    Raises
+    ------
+    RuntimeError
+        If they do not start.
+
+    Examples
+    --------
+    >>> with started(1) as address:
+    ...     print(address.partition(":")[0])
+    tcp
     """
     import dask
 
@@ -35,20 +55,15 @@ def started(n_workers: int) -> Iterator[str]:
     said, stderr = os.pipe()
     closing = threading.Event()
     reader = threading.Thread(target=_forward, args=(said, closing), daemon=True)
-    with subprocess.Popen(
-        [sys.executable, "-c", START, str(n_workers), *sys.path],
-        env=os.environ | KEEP_MEMORY | {LOCAL: "1"} | config,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=stderr,
-        text=True,
-    ) as process:
+    command = [sys.executable, "-c", START, str(n_workers), *sys.path]
+    environment, pipe = os.environ | KEEP_MEMORY | {LOCAL: "1"} | config, subprocess.PIPE
+    with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=stderr, text=True) as process:
         os.close(stderr)
         reader.start()
-        address = process.stdout.readline().strip()
-        if not address:
+        assert process.stdin is not None and process.stdout is not None  # noqa: PT018
+        if not (address := process.stdout.readline().strip()):
             reader.join(5)
-            raise RuntimeError("The workers of this machine did not start; what they printed stands above.")
+            raise RuntimeError("The workers of this machine did not start; the messages above say why.")
         try:
             yield address
         finally:
@@ -66,18 +81,14 @@ def _forward(pipe: int, closing: threading.Event) -> None:
 
 
 def serve(n_workers: int) -> None:
-    """Start the workers, print the scheduler's address, and close them when a line comes in, or end at once without one."""
+    """Start the workers, print the scheduler's address, and close them when a line comes in; without one, end at once."""
     from distributed import LocalCluster
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the asking process, which then closes this one
     answer = os.dup(1)
-    os.dup2(2, 1)  # what workers print must not fill the pipe of the answer
-    with LocalCluster(
-        n_workers=n_workers,
-        threads_per_worker=1,
-        dashboard_address="127.0.0.1:0",  # any free port
-        silence_logs=logging.ERROR,
-    ) as cluster:
+    os.dup2(2, 1)  # the workers' output must not fill the pipe of the answer
+    ports = {"dashboard_address": "127.0.0.1:0", "silence_logs": logging.ERROR}  # any free port
+    with LocalCluster(n_workers=n_workers, threads_per_worker=1, **ports) as cluster:
         os.write(answer, f"{cluster.scheduler_address}\n".encode())
         if not sys.stdin.readline():  # the asking process was killed
             os._exit(1)

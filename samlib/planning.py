@@ -1,7 +1,7 @@
-"""`plan(experiments)`: what would be trained, what exists, how long the rest takes on this machine, and the disk that it needs.
+"""`plan(experiments)`: how many models would be trained, how many exist, how long the rest takes here, on how much disk.
 
 Seconds are measured: a few real steps by `train_group`, after one to warm up, on random data of the set's shape, and an
-evaluation, each extrapolated. So nothing is downloaded, decoded or written, and a set that is not at hand is planned alike.
+evaluation, each extrapolated. So nothing is downloaded, decoded or written, and data that are not here are planned alike.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from math import ceil
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,122 +20,189 @@ import pandas as pd
 from samlib.data import NAMES, Shape, cache_folder, shape_of
 from samlib.experiment import Experiment
 from samlib.runs import n_workers
-from samlib.runs.store import FLAGS, PER_MODEL, SIGNALS, Store, check_takes
+from samlib.runs.store import FLAGS, PER_MODEL, SIGNALS, check_takes, missing_in, stores_of
 from samlib.training import at_once, group_size, train_group
 from samlib.training.common import sizes, subset_size
 
-SLOW = 0.5  # seconds that the first batch may take on a CPU; after more, smaller ones stand for the recipe's
+SLOW = 0.5  # seconds that the first batch may take on a CPU; after more, smaller batches stand for the recipe's
 FEW = 32  # examples of such a batch
-PERIOD = 5  # steps of LookSAM of which one is dear
+PERIOD = 5  # LookSAM takes one expensive step in so many
 MEASURED = 0.5  # seconds of steps, and of evaluation, that are enough to measure
-
+COUNTED = ("models", "there", "to train", "hours", "bytes")
 FETCHED = "not at hand; fetched before the first model is trained."
 
 
-def plan(experiments: Iterable[Experiment], *, cache_dir=None, progress: bool = True) -> pd.DataFrame:
-    """A row for each experiment, before anything runs: columns
+def plan(experiments: Iterable[Experiment], *, cache_dir: Any = None, progress: bool = True) -> pd.DataFrame:
+    """Say what experiments would take, before anything runs.
 
-    `dataset`, `model`, `optimizer`, `rho`, `fraction`; `models` that are asked for, those `there` already, and `to train`
-    (whole groups); `seconds a model` on one worker, NaN where none is to train; `hours` on this machine's workers; `bytes`
-    of the signals to come, which compression makes fewer; `note`, whether the data are to be fetched, which store was counted
-    where one's own data may have changed since, or why the experiment cannot run, in which case the counts are missing.
+    Parameters
+    ----------
+    experiments : iterable of Experiment
+        Those of one shape and recipe share a measurement, which takes some seconds.
+    cache_dir : path, optional
+        The folder of the stores, as for `samlib.run`.
+    progress : bool
+        Whether to print which experiment is measured.
 
-    Experiments of one shape and recipe share a measurement. Raises ValueError where none of the experiments can run, or a
-    store is damaged.
+    Returns
+    -------
+    pandas.DataFrame
+        A row for each experiment: `dataset`, `model`, `optimizer`, `rho`, `fraction`; the numbers of `models`, of those
+        `there` and of those `to train`, in whole groups; `seconds a model` on one worker, NaN if none is to train; `hours`
+        on this machine's workers; `bytes` of the signals before compression; and `note`. The note says that data are to be
+        downloaded, which store was counted if the data may have changed since, or why the experiment cannot run. Such an
+        experiment has no numbers.
+
+    Raises
+    ------
+    ValueError
+        If none of the experiments can run, or a store is damaged.
+
+    Examples
+    --------
+    >>> frame = plan([Experiment(dataset="digits", epochs=1, hidden=(8,), n_models=8)], cache_dir="/tmp/none", progress=False)
+    >>> frame[["dataset", "models", "there", "to train", "bytes"]].values.tolist()
+    [['digits', 8, 0, 8, 198592]]
     """
     rows, measured, folder = [], {}, cache_folder(cache_dir) / "runs"
     for e in dict.fromkeys(experiments):
-        named = {
-            "dataset": e.dataset,
-            "model": e.model,
-            "optimizer": e.optimizer,
-            "rho": e.rho,
-            "fraction": e.subset_fraction,
-        }
+        rows.append(
+            row := e.model_dump(include={"dataset", "model", "optimizer", "rho"}) | {"fraction": e.subset_fraction}
+        )
         try:
             shape = _shape(e)
         except ValueError as error:
-            rows.append(named | {"note": str(error)})
+            row["note"] = str(error)
             continue
-        store = Store(folder, e, None)
-        missing = store.missing()
-        new = sum(map(len, missing))
-        seconds = np.nan
+        stores, size = stores_of(folder, e), group_size(e.model_dump())
+        missing = min((missing_in(path, e) for path in (folder / "none", *stores)), key=len)
+        new, seconds = len(missing) * size, np.nan
         if missing:
             if (same := _alike(e, shape)) not in measured:
                 if progress:
                     print(f"measuring {e} ...", file=sys.stderr, flush=True)
                 measured[same] = probe(e, shape)
-            seconds = measured[same].seconds(e, shape) / store.group
-        rows.append(named | {
+            seconds = measured[same].seconds(e, shape) / size
+        row |= {
             "models": e.n_models,
             "there": e.n_models - sum(min(group.stop, e.n_models) - group.start for group in missing),
             "to train": new,
             "seconds a model": seconds,
-            "hours": ceil(len(missing) / n_workers()) * store.group * seconds / 3600 if missing else 0.0,
+            "hours": ceil(len(missing) / n_workers()) * size * seconds / 3600 if missing else 0.0,
             "bytes": new * bytes_a_model(shape),
-            "note": _note(store, new, shape),
-        })  # fmt: skip
+            "note": _note(len(stores), e, new, shape),
+        }
     if rows and all("models" not in row for row in rows):
         raise ValueError(rows[0]["note"])
     return pd.DataFrame(rows)
 
 
-def _note(store: Store, new: int, shape: Shape) -> str:
-    """Whether data are to be fetched; of one's own data the checksum, which the store's name has, is not known yet."""
-    if not shape.at_hand:
-        return FETCHED
-    if store.experiment.dataset in NAMES or not store.paths or new >= store.experiment.n_models:
-        return ""
-    other = f"; {len(store.paths)} stores have this key, and the fullest is counted" if store.paths[1:] else ""
-    return f"counted as there if the data have not changed since{other}."
+def in_words(frame: pd.DataFrame, *, cache_dir: Any = None) -> str:
+    """Write a plan as text.
 
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        What `plan` returned.
+    cache_dir : path, optional
+        The folder of the stores, whose disk is measured.
 
-def in_words(frame: pd.DataFrame, *, cache_dir=None) -> str:
-    """A plan as a table, its totals, and a line for each data set that is to be fetched or left out."""
+    Returns
+    -------
+    str
+        A table, its totals, and a line for each data set that is to be downloaded or left out.
+
+    Examples
+    --------
+    >>> said = in_words(pd.DataFrame([{"dataset": "cifar10", "note": "there is no such file."}]).assign(
+    ...     **dict.fromkeys(["model", "optimizer"], ""), **dict.fromkeys(["rho", "fraction", *COUNTED], np.nan)))
+    >>> said.splitlines()[-1]
+    'cifar10: left out; there is no such file.'
+    """
+    from dask.utils import format_bytes, format_time
+
+    def spent(hours: float) -> str:
+        return format_time(3600 * hours) if hours else ""
+
     fits = frame[frame["models"].notna()]
-    total = fits[["models", "there", "to train", "hours", "bytes"]].sum()
-    counts = {name: [f"{n:.0f}" for n in (*fits[name], total[name])] for name in ("models", "there", "to train")}
-    table = pd.DataFrame({
-        **{name: [*fits[name], ""] for name in ("dataset", "model", "optimizer")},
-        **{name: [*fits[name].map("{:g}".format), ""] for name in ("rho", "fraction")},
-        **counts,
-        "s a model": [*fits["seconds a model"].map(_seconds), ""],
-        "time": [_time(hours) for hours in (*fits["hours"], total["hours"])],
-        "disk": [_size(n) for n in (*fits["bytes"], total["bytes"])],
-    })  # fmt: skip
-    table.loc[len(fits), "dataset"] = "total"
+    total = fits[[*COUNTED]].sum()
+    shown: dict[str, Callable] = {
+        "rho": "{:g}".format,
+        "fraction": "{:g}".format,
+        **dict.fromkeys(COUNTED[:3], "{:.0f}".format),
+    }
+    shown |= {"seconds a model": format_time, "hours": spent, "bytes": format_bytes}
+    table = pd.concat([fits, pd.DataFrame([{"dataset": "total", **total, "seconds a model": np.nan}])])
+    table = table[["dataset", "model", "optimizer", *shown]].astype(object)
+    for name, show in shown.items():
+        table[name] = ["" if pd.isna(value) else show(value) for value in table[name]]
+    table = table.fillna("").rename(columns={"seconds a model": "a model", "hours": "time", "bytes": "disk"})
     lines = [table.to_string(index=False), ""]
     if total["to train"]:
         home = cache_folder(cache_dir)
         free = shutil.disk_usage(next(path for path in (home, *home.parents) if path.exists())).free
         lines += [
-            f"Time: about {_time(total['hours'])} on {_machine()}, by steps measured just now on one of them, with random data.",
-            f"Disk: at most {_size(total['bytes'])} of signals, before compression, in {home}; {_size(free)} are free.",
+            f"Time: about {spent(total['hours'])} on {_machine()}, by steps measured just now on one of them, with random data.",
+            f"Disk: at most {format_bytes(total['bytes'])} of signals, before compression, in {home}; {format_bytes(free)} free.",
         ]
     else:
         lines.append("Nothing is left to train.")
     said = frame["note"].where(frame["models"].notna(), "left out; " + frame["note"])
-    for dataset, note in said[said != ""].groupby(frame["dataset"], sort=False).first().items():
-        lines.append(f"{dataset}: {note}")
+    lines += [
+        f"{name}: {note}" for name, note in said[said != ""].groupby(frame["dataset"], sort=False).first().items()
+    ]
     return "\n".join(lines)
 
 
 class Speed(NamedTuple):
-    """Measured seconds of one group of models: of a `step`, of an `evaluated` example, and once (`fixed`)."""
+    """Measured seconds of one group of models.
+
+    Attributes
+    ----------
+    step : float
+        Of one step.
+    evaluated : float
+        Of the evaluation of one example.
+    fixed : float
+        Of everything that a group does once.
+
+    Examples
+    --------
+    >>> digits = Experiment(dataset="digits", epochs=1, subset_fraction=0.5)  # 12 steps, 1,797 examples
+    >>> Speed(step=1.0, evaluated=0.01, fixed=2.0).seconds(digits, shape_of("digits"))
+    31.97
+    """
 
     step: float
     evaluated: float
     fixed: float
 
     def seconds(self, experiment: Experiment, shape: Shape) -> float:
-        """What a whole group takes."""
+        """Return the seconds of a whole group."""
         steps = experiment.epochs * len(_sizes(experiment, shape))
         return self.fixed + steps * self.step + (shape.n_train + shape.n_test) * self.evaluated
 
 
 def probe(experiment: Experiment, shape: Shape) -> Speed:
-    """Measure one group on this machine's GPU, or on one core without; some seconds, most of them for large models."""
+    """Measure the speed of one group on this machine's GPU, or on one core if it has none.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        What to train. It takes some seconds, most of them for large models.
+    shape : Shape
+        The shape of its data, which are random.
+
+    Returns
+    -------
+    Speed
+        The measured seconds.
+
+    Examples
+    --------
+    >>> probe(Experiment(dataset="digits", hidden=(8,), batch_size=8), shape_of("digits")).step > 0
+    True
+    """
     import torch
 
     threads = torch.get_num_threads()
@@ -146,11 +213,11 @@ def probe(experiment: Experiment, shape: Shape) -> Speed:
 
     def seconds(examples: int, steps: int = 1, evaluated: int = 1) -> float:
         data = _noise(shape._replace(n_train=2 * examples, n_test=evaluated))
-        start = time.process_time()  # of one thread: what else runs does not count
+        start = time.process_time()  # of one thread, so that other processes do not count
         train_group(recipe | {"epochs": steps}, data, range(group_size(recipe)))  # an epoch is a step
         return time.process_time() - start
 
-    torch.set_num_threads(1)  # as a worker
+    torch.set_num_threads(1)  # as in a worker
     try:
         few = min(batch, FEW)
         slow = seconds(few) > SLOW
@@ -166,7 +233,7 @@ def probe(experiment: Experiment, shape: Shape) -> Speed:
 
 
 def _probe_gpu(recipe: dict, shape: Shape, batch: int, wanted: int) -> Speed:
-    """As many models at once as a run would train, by their second run, which finds all captured."""
+    """As many models at once as a run would train; the second run counts, because the first one captures."""
     steps = 20
     data = _noise(shape._replace(n_train=2 * steps * batch, n_test=1))
     models = range(at_once(recipe, data, "cuda:0", wanted))
@@ -191,13 +258,19 @@ def _slope(seconds: Callable[[int], float], n: int, most: int) -> float:
 
 
 def bytes_a_model(shape: Shape) -> int:
-    """What a store holds of one model, before compression."""
+    """Return the bytes that a store holds of one model before compression.
+
+    Examples
+    --------
+    >>> bytes_a_model(shape_of("digits"))
+    24824
+    """
     signals = sum(1 if name == "correct" else 4 for name in SIGNALS)
     return shape.n_train * (1 + signals) + shape.n_test * signals + 8 * len(PER_MODEL) + len(FLAGS)
 
 
 def _shape(e: Experiment) -> Shape:
-    """What an experiment trains on, its pool instead of the whole training set. Raises ValueError as `run` would."""
+    """The shape of what an experiment trains on, its pool. Raises ValueError as `run` would."""
     shape = shape_of(e.dataset, e.image_size)
     if e.pool is not None and e.pool > shape.n_train:
         raise ValueError(f"pool must lie in 2 to {shape.n_train}, the training examples of {e.dataset}, not {e.pool}.")
@@ -205,8 +278,18 @@ def _shape(e: Experiment) -> Shape:
     return shape._replace(n_train=e.pool or shape.n_train)
 
 
+def _note(stores: int, e: Experiment, left: int, shape: Shape) -> str:
+    """Whether data are to be downloaded. Your own data may have changed, because a plan does not read them."""
+    if not shape.at_hand:
+        return FETCHED
+    if e.dataset in NAMES or not stores or left >= e.n_models:
+        return ""
+    other = f"; {stores} stores have this key, and the fullest is counted" if stores > 1 else ""
+    return f"counted as there if the data have not changed since{other}."
+
+
 def _sizes(e: Experiment, shape: Shape) -> list[int]:
-    """Of an epoch's batches."""
+    """The sizes of an epoch's batches."""
     return sizes(subset_size(shape.n_train, e.subset_fraction), e.model_dump())
 
 
@@ -216,14 +299,15 @@ def _alike(e: Experiment, shape: Shape) -> tuple:
     return *fields, _sizes(e, shape)[0], shape.example, shape.dtype
 
 
-def _noise(shape: Shape) -> dict:
+def _noise(shape: Shape) -> dict[str, Any]:
     """Random data of a shape, as `Dataset.arrays()`."""
-    rng, data = np.random.default_rng(0), {"n_classes": shape.classes}
+    data: dict[str, Any] = {"n_classes": shape.classes}
+    rng = np.random.default_rng(0)
     for side, n in (("train", shape.n_train), ("test", shape.n_test)):
         x = rng.integers(0, 256 if shape.decoded else 2, (n, *shape.example), np.uint8)
         data |= {f"x_{side}": x.astype(shape.dtype), f"y_{side}": rng.integers(0, shape.classes, n)}
-    channels = np.full(shape.example[-1], 0.5, np.float32)
-    return data | ({"mean": channels, "std": channels} if shape.decoded else {})
+    moments = dict.fromkeys(("mean", "std") if shape.decoded else (), np.full(shape.example[-1], 0.5, np.float32))
+    return data | moments
 
 
 def _machine() -> str:
@@ -232,17 +316,3 @@ def _machine() -> str:
     if gpus := torch.cuda.device_count():
         return f"{gpus} {torch.cuda.get_device_name()}"
     return f"{n_workers()} cores ({platform.machine()}, {torch.backends.cpu.get_cpu_capability()})"
-
-
-def _seconds(seconds: float) -> str:
-    return "" if np.isnan(seconds) else f"{seconds:,.0f}" if seconds >= 100 else f"{seconds:.3g}"
-
-
-def _time(hours: float) -> str:
-    if hours >= 48:
-        return f"{hours / 24:.1f} days"
-    return f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min" if hours * 60 >= 1 else f"{3600 * hours:.0f} s"
-
-
-def _size(n: float) -> str:
-    return f"{n / 1e9:.1f} GB" if n >= 1e9 else f"{n / 1e6:.1f} MB"

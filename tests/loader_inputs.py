@@ -51,7 +51,7 @@ def load(given: Input) -> str:
             assert home in said, said
             return "refused"
         arrays = data.x_train, data.y_train, data.x_test, data.y_test
-        check("it", *arrays, data.classes)
+        check("it", arrays, data.classes)
         assert data.x_train.dtype == data.x_test.dtype
         assert data.y_train.dtype == data.y_test.dtype == np.int64
         assert (data.mean is not None) == (data.x_train.dtype == np.uint8)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from samlib.data import NotAtHand, tables
+from samlib.data import NotAtHand
 from samlib.data.files import checked_file
 
 ROOT = Path(__file__).parents[1]
@@ -69,7 +69,7 @@ def whole(tree, env, book, tmp_path_factory):
             patch.setenv("SAMLIB_DATA", str(SHARED))
         patch.setenv("SAMLIB_CACHE", env["SAMLIB_CACHE"])
         try:
-            file = checked_file("location30", *tables.PUBLISHED["location30"])[0]
+            file = checked_file("location30")[0]
         except NotAtHand as error:
             missing = str(error)
         else:

@@ -28,8 +28,8 @@ def test_help_teaches_every_parameter_and_its_default():
     for name in Experiment.model_fields:
         assert f"--{name.replace('_', '-')}" in text
     assert "[the data set's recipe]" in text
-    assert "one of sgd, sam, asam" in text
-    assert "initial learning rate; falls to 0 by a cosine over all steps [0.1]" in text
+    assert "weights of SGD: sgd, sam, asam" in text
+    assert "initial learning rate; it falls to 0 by a cosine over all steps [0.1]" in text
     assert "--precision <str>" in text
 
 
@@ -40,7 +40,7 @@ def test_help_teaches_every_parameter_and_its_default():
         (["--rho", "-1"], "samlib: Parameter 'rho' = -1.0: input should be greater than or equal to 0."),
         (["--dataset", "nothing"], "samlib: dataset 'nothing' is neither one of"),
         (["--optimizer", "sgd"], "samlib: optimizer must be one to compare SGD with"),
-        (["--hidden", "12,x"], "samlib: hidden must be widths, such as 128,128, not '12,x'."),
+        (["--hidden", "12,x"], "samlib: Parameter 'hidden.1' = 'x': input should be a valid integer"),
         (["--epochs", "many"], "Invalid value for '--epochs'"),
         (["--rhoo", "1"], "No such option"),
     ],

@@ -13,7 +13,8 @@ import pytest
 import xarray as xr
 from test_runs import experiment, script
 
-from samlib import host, run, runs
+from samlib import host, run
+from samlib.runs import dispatch
 
 pytestmark = pytest.mark.slow  # many, and `make quick` has others of these rooms
 
@@ -78,14 +79,16 @@ def broken(*_):
 
 def test_a_worker_s_own_disk_is_not_taken_for_the_store(small_npz, client, tmp_path):
     """Also where Dask itself reads or writes there, outside of the task."""
-    real = client.run(lambda: __import__("samlib.runs").runs.train_group)
-    client.run(lambda: setattr(__import__("samlib.runs").runs, "train_group", broken))
+    real = client.run(lambda: __import__("samlib.runs.dispatch").runs.dispatch.train_group)
+    client.run(lambda: setattr(__import__("samlib.runs.dispatch").runs.dispatch, "train_group", broken))
     try:
         with pytest.raises(OSError, match="A worker could not train") as error:
             run(experiment(small_npz), cluster=client, cache_dir=tmp_path, progress=False)
     finally:
         client.run(
-            lambda dask_worker: setattr(__import__("samlib.runs").runs, "train_group", real[dask_worker.address])
+            lambda dask_worker: setattr(
+                __import__("samlib.runs.dispatch").runs.dispatch, "train_group", real[dask_worker.address]
+            )
         )
     assert re.fullmatch(
         r"A worker could not train models 0 to 7 \(tcp://127\.0\.0\.1:\d+: .*No space left on device: '/scratch/of/the/worker'"
@@ -132,7 +135,7 @@ def test_a_good_run_prints_its_progress_and_nothing_else(small_npz, tmp_path):
 @pytest.mark.slow
 def test_what_workers_print_is_passed_on_until_they_are_closed(capfd):
     """On a busy machine Dask has a traceback to print of nearly every worker that closes."""
-    with runs._local_client(1) as local:
+    with dispatch.local_client(1) as local:
         local.run(lambda: (os.write(2, b"to stderr\n"), os.write(1, b"to stdout\n")))
         local.run(lambda: __import__("atexit").register(os.write, 2, b"closing\n"))
         deadline = time.monotonic() + 60
@@ -147,9 +150,8 @@ def test_what_workers_print_is_passed_on_until_they_are_closed(capfd):
 def test_workers_end_with_the_process_that_asked_for_them(small_npz, tmp_path):
     import psutil
 
-    code = (
-        "import os, signal; from samlib import runs\nwith runs._local_client(1): print(1, flush=True); signal.pause()"
-    )
+    start = "import signal\nfrom samlib.runs.dispatch import local_client\n"
+    code = f"{start}with local_client(1): print(1, flush=True); signal.pause()"
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as process:

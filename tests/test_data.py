@@ -1,5 +1,6 @@
 """Data sets: what is published is loaded; what is damaged or hostile is refused in a sentence and leaves nothing behind."""
 
+import doctest
 import io
 import shutil
 import tarfile
@@ -10,14 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from samlib import Experiment, load_dataset
-from samlib.data import shape_of, tables
+from samlib import Experiment, data, load_dataset
+from samlib.data import files, generated, shape_of
+from samlib.data.files import PUBLISHED
 
 
 def published(patch, name="location30", url=None, sha256=None):
     """Let another address or checksum stand for the published one."""
-    was = tables.PUBLISHED[name]
-    patch.setitem(tables.PUBLISHED, name, (url or was[0], sha256 or was[1]))
+    for field, value in (("url", url), ("sha256", sha256)):
+        if value:
+            patch.setitem(PUBLISHED[name], field, value)
 
 
 @pytest.fixture
@@ -246,8 +249,7 @@ def binary_set(folder, monkeypatch, name, files):
         for file, text in files.items():
             tar.addfile(entry(file, size=len(text)), io.BytesIO(text.encode()))
     monkeypatch.setenv("SAMLIB_DATA", str(folder))
-    monkeypatch.setattr(tables.purchase100, "__defaults__", (60,))
-    monkeypatch.setattr(tables.texas100, "__defaults__", (60,))
+    monkeypatch.setitem(PUBLISHED[name], "n_test", 60)
     return path
 
 
@@ -280,15 +282,27 @@ def test_purchase100_and_texas100_formats(tmp_path, monkeypatch, name, files):
 @pytest.mark.parametrize(
     ("name", "files", "message"),
     [
-        ("purchase100", {"dataset_purchase": PURCHASE + "5,0,1\n"}, "row 301 is not 0s and 1s"),
-        ("purchase100", {"dataset_purchase": PURCHASE + PURCHASE[:-3] + "2\n"}, "row 600 is not 0s and 1s"),
+        (
+            "purchase100",
+            {"dataset_purchase": PURCHASE + "5,0,1\n"},
+            "number of columns changed from 13 to 3 at row 301",
+        ),
+        (
+            "purchase100",
+            {"dataset_purchase": PURCHASE + PURCHASE[:-2] + "2\n"},
+            "it holds 2 where all features are 0 or 1",
+        ),
         ("purchase100", {"dataset_purchase": PURCHASE.replace("1,", "101,", 1)}, "its classes span 1 to 101"),
         ("purchase100", {"dataset_purchase": "1,0\n"}, "it has 1 rows"),
-        ("purchase100", {"dataset_purchase": ""}, "is not purchase100: it has no rows"),
+        ("purchase100", {"dataset_purchase": ""}, "is not purchase100: it has 0 rows"),
         ("purchase100", {"purchase": PURCHASE}, "must hold one plain file 'dataset_purchase'"),
         ("texas100", {"texas/100/feats": FEATS, "texas/100/labels": LABELS[:-4]}, "it has 300 rows and 299 labels"),
         ("texas100", {"texas/100/labels": LABELS}, "must hold one plain file 'texas/100/feats'"),
-        ("texas100", {"texas/100/feats": FEATS, "texas/100/labels": "a b"}, "is not texas100: invalid literal"),
+        (
+            "texas100",
+            {"texas/100/feats": FEATS, "texas/100/labels": "a b"},
+            "is not texas100: could not convert string",
+        ),
     ],
 )
 def test_a_bad_binary_set_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch, name, files, message):
@@ -297,3 +311,10 @@ def test_a_bad_binary_set_is_one_sentence_and_leaves_nothing(tmp_path, monkeypat
         load_dataset(name)
     assert str(error.value).endswith(".")
     assert not list((tmp_path / "cache").rglob("*.npy"))
+
+
+@pytest.mark.parametrize("module", [data, files, generated])
+def test_the_examples_of_docstrings_run(module):
+    results = doctest.testmod(module)
+    assert results.attempted
+    assert not results.failed

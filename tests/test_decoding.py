@@ -189,9 +189,9 @@ def test_images_as_keras_stores_them_are_learned(tmp_path):
         ({"x_train": np.full((10, 4), 1e39)}, "x_train holds values that are not finite, or too large for float32"),
         ({"x_test": np.full((10, 4), -1e39)}, "x_test holds values that are not finite"),
         ({"x_train": np.full((10, 4), "a")}, "x_train must hold numbers, not texts"),
-        ({"x_train": np.ones((10, 4), complex)}, r"x_train\.npy must hold numbers, not complex128 \(10, 4\)"),
-        ({"x_train": np.full((10, 4), None)}, r"x_train\.npy must hold numbers, not object"),
-        ({"x_train": np.ones((10, 4), "M8[s]")}, r"x_train\.npy must hold numbers, not datetime64"),
+        ({"x_train": np.ones((10, 4), complex)}, "x_train must hold numbers, not complex128"),
+        ({"x_train": np.full((10, 4), None)}, "mine.npz is not an .npz .*Object arrays cannot be loaded"),
+        ({"x_train": np.ones((10, 4), "M8[s]")}, "x_train must hold numbers, not datetime64"),
         ({"x_train": np.ones(10)}, "x_train .* do not fit together"),
         ({"x_train": np.ones(())}, "x_train .* do not fit together"),
         ({"x_train": np.ones((10, 0)), "x_test": np.ones((10, 0))}, r"x_train \(10, 0\) .* do not fit together"),
@@ -205,7 +205,7 @@ def test_images_as_keras_stores_them_are_learned(tmp_path):
             {"x_train": np.full((10, 4), 200, np.uint8), "x_test": np.full((10, 4), 0.8)},
             "x_train is uint8 and x_test f",
         ),
-        ({"y_train": np.full(10, b"a")}, r"y_train\.npy must hold numbers or texts, not \|S1"),
+        ({"y_train": np.full(10, b"a")}, r"y_train must hold whole numbers from 0 to 65535, or texts, not \|S1\.$"),
         ({"y_train": np.full(10, "a")}, "labels of one side are texts and those of the other are not"),
         ({"x_train": np.ones((10, 4, 4, 2), np.uint8), "x_test": np.ones((10, 4, 4, 2), np.uint8)}, "1 or 3 channels"),
     ],
@@ -258,7 +258,7 @@ def test_a_header_that_claims_what_the_file_has_not_is_refused_before_it_is_read
     with zipfile.ZipFile(path, "w") as file:
         for name, raw in rest.items():
             file.writestr(name, header(shape) + bytes(160) if name == "x_train.npy" else raw)
-    refused(path, r"x_train\.npy (claims|must hold)")
+    refused(path, r"mine\.npz is not an \.npz with x_train, .*: \w.*\.$")
 
 
 def test_a_zip_bomb_is_refused(tmp_path, monkeypatch):
@@ -266,4 +266,4 @@ def test_a_zip_bomb_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "mine.npz"
     given = {"y_train": np.arange(2), "x_test": np.zeros((2, 1 << 21), np.uint8), "y_test": np.arange(2)}
     np.savez_compressed(path, x_train=np.zeros((2, 1 << 21), np.uint8), **given)
-    refused(path, r"x_train\.npy claims uint8 \(2, 2097152\), and holds 4194304 of at most 2\d{6} bytes")
+    refused(path, r"x_train would take 4194\d{3} bytes, more than the 2\d{6} that are read")

@@ -89,6 +89,7 @@ def alike(value):
     """Other ways to write a value, as numpy, pandas and papermill do."""
     if isinstance(value, tuple):
         return [
+            ",".join(map(str, value)),
             list(value),
             np.array(value),
             np.array(value, np.uint16),

@@ -15,10 +15,12 @@ from PIL import Image
 
 from samlib import load_dataset
 from samlib.data import images
+from samlib.data.files import PUBLISHED
 
 HERE = Path(__file__).parents[2] / "shared" / "data"
 LOCAL = os.environ.get("SAMLIB_DATA") or (str(HERE) if HERE.is_dir() else None)
 RNG = np.random.default_rng(0)
+COARSE = PUBLISHED["cifar100-coarse"]
 PIXELS = {"train": RNG.integers(0, 256, (24, 6, 5, 3), np.uint8), "test": RNG.integers(0, 256, (9, 6, 5, 3), np.uint8)}
 LABELS = {side: np.arange(len(x)) % 4 for side, x in PIXELS.items()}
 
@@ -107,12 +109,12 @@ def test_a_name_is_taken_from_the_folder_samlib_data_names_and_put_in_order(tmp_
     ):
         load_dataset("cifar100")
     assert not list((tmp_path / "cache").rglob("*.npy"))
-    monkeypatch.delitem(images.PINNED, "cifar100")
+    monkeypatch.delitem(PUBLISHED["cifar100"], "arrays")
     fine, coarse = load_dataset("cifar100"), load_dataset("cifar100-coarse")
     for found, expected in zip((fine.x_train, fine.y_train, fine.x_test, fine.y_test), _in_order(), strict=True):
         assert np.array_equal(found, expected)
-    assert (fine.classes, coarse.classes) == (tuple("abcd"), images.COARSE_NAMES)
-    assert np.array_equal(coarse.y_train, np.array(images.COARSE)[fine.y_train])
+    assert (fine.classes, coarse.classes) == (tuple("abcd"), tuple(COARSE["names"]))
+    assert np.array_equal(coarse.y_train, np.array(COARSE["superclass"])[fine.y_train])
     assert load_dataset("cifar100", label="coarse_label").checksum == coarse.checksum
     assert fine.source.startswith("cifar100 parquet sha256 train ")
     assert len(list((tmp_path / "cache" / "data").glob("cifar100-*/facts.json"))) == 1  # one decoding serves both
@@ -331,18 +333,18 @@ def test_torchvisions_sets(tmp_path, monkeypatch, name, label):
             self.targets, self.classes = LABELS[side].tolist(), list("abcd")
 
     monkeypatch.delenv("SAMLIB_DATA", raising=False)
-    monkeypatch.setattr(torchvision.datasets, images.TORCHVISION[name], Source)
-    monkeypatch.setattr(images, "PINNED", {})
+    monkeypatch.setattr(torchvision.datasets, PUBLISHED[name]["torchvision"], Source)
+    monkeypatch.delitem(PUBLISHED[name], "arrays", raising=False)
     found, expected = load_dataset(name), _in_order()
     assert found.x_train.shape == (24, 6, 5, 1 if name == "fashion_mnist" else 3)
     if name != "fashion_mnist":
         assert np.array_equal(found.x_train, expected[0])
         assert np.array_equal(found.x_test, expected[2])
     assert np.array_equal(found.y_train, expected[1])
-    assert found.source == f"torchvision {images.TORCHVISION[name]} md5 {'0' * 32}"
+    assert found.source == f"torchvision {PUBLISHED[name]['torchvision']} md5 {'0' * 32}"
     if label:
         coarse = load_dataset("cifar100-coarse")
-        assert np.array_equal(coarse.y_train, np.array(images.COARSE)[found.y_train])
+        assert np.array_equal(coarse.y_train, np.array(COARSE["superclass"])[found.y_train])
         assert len(coarse.classes) == 20
     with pytest.raises(ValueError, match="image_size and label are for folders"):
         load_dataset(name, image_size=8)
@@ -363,7 +365,7 @@ def test_a_failed_download_by_torchvision_is_one_sentence(tmp_path, monkeypatch)
     assert not [p for p in (tmp_path / "cache").rglob("*") if p.is_file() and p.suffix != ".lock"]
 
 
-@pytest.mark.parametrize("cls", images.TORCHVISION.values())
+@pytest.mark.parametrize("cls", [about["torchvision"] for about in PUBLISHED.values() if "torchvision" in about])
 def test_torchvision_publishes_the_checksums_that_name_the_cache(cls):
     import torchvision
 
@@ -398,6 +400,6 @@ def test_cifar100_as_published(monkeypatch):
     assert set(np.bincount(fine.y_train)) == {500}
     np.testing.assert_allclose(fine.mean, [0.5071, 0.4865, 0.4409], atol=1e-4)
     np.testing.assert_allclose(fine.std, [0.2673, 0.2564, 0.2762], atol=1e-4)
-    assert np.array_equal(coarse.y_train, np.array(images.COARSE)[fine.y_train[:5000]])
-    assert coarse.classes == images.COARSE_NAMES
+    assert np.array_equal(coarse.y_train, np.array(COARSE["superclass"])[fine.y_train[:5000]])
+    assert coarse.classes == tuple(COARSE["names"])
     assert set(np.bincount(coarse.y_train)) == {250}  # a prefix is balanced

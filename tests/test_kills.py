@@ -156,7 +156,7 @@ def test_a_scheduler_that_dies_is_one_sentence_and_the_rest_is_done_later(small_
         while not file.exists() or not file.read_text().endswith("}"):
             time.sleep(0.1)
         killer = at_first_group(tmp_path / "hurt", started[0].kill)
-        with pytest.raises(RuntimeError, match=r"The Dask scheduler was lost .*; run again to go on"):
+        with pytest.raises(RuntimeError, match=r"The Dask scheduler was lost .*; run again to resume"):
             run(many, cluster=json.loads(file.read_text())["address"], cache_dir=tmp_path / "hurt", progress=False)
         killer.join()
     finally:

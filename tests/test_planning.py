@@ -1,5 +1,7 @@
 """A plan says what a run then does: models, bytes, what is there; and it writes nothing."""
 
+import doctest
+
 import numpy as np
 import pytest
 import zarr
@@ -71,9 +73,9 @@ def test_a_profile_is_planned_without_its_data(no_probe, tmp_path, monkeypatch):
     assert (frame["to train"].dropna() == 256).all()
     said = planning.in_words(frame)
     assert "cifar100: not at hand; fetched before the first model is trained." in said
-    assert said.count("eyepacs: left out; dataset 'eyepacs' is not at hand") == 1
+    assert said.count("eyepacs: left out; dataset 'eyepacs' is neither one of") == 1
     assert not (tmp_path / "cache").exists()
-    with pytest.raises(ValueError, match="dataset 'eyepacs' is not at hand"):
+    with pytest.raises(ValueError, match="dataset 'eyepacs' is neither one of"):
         planning.plan(pair(dataset="eyepacs").values())
 
 
@@ -122,3 +124,11 @@ def test_the_shape_of_a_parquet_folder_is_read_without_decoding_it(tmp_path):
     assert not (tmp_path / "cache").exists()
     data = load_dataset(tmp_path / "set")
     assert shape[:4] == (len(data.y_train), len(data.y_test), data.x_train.shape[1:], len(np.unique(data.y_train)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", [planning])
+def test_the_examples_of_docstrings_run(module):
+    results = doctest.testmod(module)
+    assert results.attempted
+    assert not results.failed

@@ -1,6 +1,6 @@
 """The store of runs: extended, shared and damaged."""
 
-import hashlib
+import doctest
 import json
 import os
 import re
@@ -18,9 +18,8 @@ import xarray as xr
 import zarr
 
 from samlib import Experiment, host, load_dataset, run, runs
-from samlib.experiment import FORMAT
 from samlib.planning import plan
-from samlib.runs import Store
+from samlib.runs import Store, dispatch, transfer
 from samlib.training import train_group
 
 
@@ -129,7 +128,7 @@ def test_local_workers_keep_their_memory(client):
         given = dict(entry.split("=", 1) for entry in Path("/proc/self/environ").read_text().split("\0") if entry)
         return {name: given.get(name) for name in names}
 
-    with runs._local_client(1) as local:
+    with dispatch.local_client(1) as local:
         (found,) = local.run(at_start).values()
     assert found == host.KEEP_MEMORY | {host.LOCAL: "1"}
     assert dict(os.environ) == before
@@ -145,7 +144,7 @@ def test_only_local_workers_share_out_the_gpus_they_see(monkeypatch, local, name
     monkeypatch.setattr("distributed.get_worker", lambda: SimpleNamespace(name=name))
     if local:
         monkeypatch.setenv(host.LOCAL, "1")
-    assert runs._device() == device
+    assert dispatch._device() == device
 
 
 @pytest.mark.slow
@@ -313,34 +312,6 @@ def test_two_files_of_one_name_are_two_stores_and_each_is_found_again(small_npz,
     assert run(experiment(small_npz), cluster="tcp://127.0.0.1:1", cache_dir=tmp_path).equals(second)
 
 
-@pytest.mark.parametrize("whole_path", [False, True])
-def test_a_store_of_before_its_name_had_a_checksum_is_taken_over(small_npz, client, tmp_path, whole_path):
-    e, calm = experiment(small_npz, n_models=16), tmp_path / "calm"
-    run(e, cluster=client, cache_dir=calm)
-    before = run(e.but(n_models=8), cluster=client, cache_dir=tmp_path)
-    fields = e.model_dump(mode="json", exclude={"n_models"})
-    key = (
-        hashlib.sha256(json.dumps([FORMAT, fields], sort_keys=True).encode()).hexdigest()[:16] if whole_path else e.key
-    )
-    store = Path(before.attrs["store"])
-    zarr.open_group(store).attrs.update(key=key, experiment=fields)
-    store.with_suffix(".jsonl").rename(store.with_name(f"{key}.jsonl"))
-    store.rename(store.with_name(f"{key}.zarr"))
-    plan = Store(tmp_path / "runs", e, None)
-    assert plan.missing() == [range(8, 16)]  # before any data are read
-    found = run(e.but(n_models=8), cluster="tcp://127.0.0.1:1", cache_dir=tmp_path)
-    assert found.attrs == before.attrs
-    xr.testing.assert_identical(found, before)
-    run(e, cluster=client, cache_dir=tmp_path)
-    assert trained(tmp_path / "runs") == [[0, 8], [8, 16]]
-    assert content(tmp_path / "runs") == content(calm / "runs")
-    other = changed(small_npz, tmp_path / "other" / small_npz.name)
-    store.rename(store.with_name(f"{e.key}.zarr"))
-    assert Store(tmp_path / "runs", experiment(other), load_dataset(other)).missing() == [range(8)]
-    run(experiment(other), cluster=client, cache_dir=tmp_path)
-    assert (store.with_name(f"{e.key}.zarr")).exists()  # of other data: left alone
-
-
 def test_a_plan_counts_the_fullest_store_and_says_so(small_npz, client, tmp_path):
     other = changed(small_npz, tmp_path / "other" / small_npz.name)
     run(experiment(small_npz), cluster=client, cache_dir=tmp_path)
@@ -392,3 +363,11 @@ def test_progress_names_the_experiment_and_counts_models(small_npz, client, tmp_
 def test_missing_groups(small_npz, tmp_path):
     store = Store(tmp_path, experiment(small_npz, n_models=17), load_dataset(small_npz))
     assert store.missing() == [range(0, 8), range(8, 16), range(16, 24)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", [runs, transfer, dispatch, host])
+def test_the_examples_of_docstrings_run(module):
+    results = doctest.testmod(module)
+    assert results.attempted
+    assert not results.failed

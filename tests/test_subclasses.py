@@ -58,7 +58,7 @@ def test_a_pool_cuts_the_subclasses_too_and_they_are_part_of_the_checksum_only_w
     # the checksum of digits before there were subclasses
     assert load_dataset("digits").checksum == "6c4413a27a79d7a3886a694ab01b580402544643d6833765d0b227978dee2172"
     found = subclasses(every=4)
-    assert found["subclass"][0].mean() == 0.25
+    assert found.subclass[0].mean() == 0.25
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_runs import content
 
-from samlib import Experiment, run, run_pairs, runs
+from samlib import Experiment, run, run_pairs
 from samlib.experiment import pair
 from samlib.paper.study import ablation_pairs
-from samlib.runs import NothingWhole, open_store
+from samlib.runs import NothingWhole, dispatch, open_store
 from samlib.training.box import Box, Work
 
 pytestmark = pytest.mark.slow  # many, and `make quick` has others of these rooms
@@ -153,7 +153,9 @@ def test_bad_minutes_are_one_sentence(small_npz, tmp_path):
 
 def test_a_box_too_short_for_anything_is_one_sentence(small_npz, client, tmp_path):
     pairs = {0: pair(dataset=str(small_npz), **FIELDS)}
-    with pytest.raises(NothingWhole, match=r"^No pair of models was finished in 1e-06 minutes; call again to go on\.$"):
+    with pytest.raises(
+        NothingWhole, match=r"^No pair of models was finished in 1e-06 minutes; call again to resume\.$"
+    ):
         run_pairs(pairs, minutes=1e-6, cluster=client, cache_dir=tmp_path, progress=False)
     assert not list(tmp_path.rglob("*.jsonl"))
 
@@ -235,7 +237,7 @@ class _Wave:
 
 @pytest.mark.parametrize("minutes", [None, 10])
 def test_a_wave_of_groups_is_written_group_by_group(small_npz, client, tmp_path, monkeypatch, minutes):
-    monkeypatch.setattr(runs, "_at_once", _Wave(16))
+    monkeypatch.setattr(dispatch, "_at_once", _Wave(16))
     one = Experiment(dataset=str(small_npz), n_models=40, **FIELDS)
     found = run(one, minutes=minutes, cluster=client, cache_dir=tmp_path / "waves", progress=False)
     (log,) = (tmp_path / "waves").rglob("*.jsonl")
@@ -258,7 +260,7 @@ def test_a_box_that_starting_workers_used_up_says_so(small_npz, client, tmp_path
     store = open_store(Experiment(dataset=str(small_npz), n_models=8, **FIELDS), tmp_path)
     with store.locked(progress=False):
         store.prepare()
-        runs._train_missing({"": store}, [("",)], client, True, time.monotonic())
+        dispatch.train_missing({"": store}, [("",)], client, True, time.monotonic())
     assert "samlib: the time was up before training began; give more minutes." in capsys.readouterr().err
     assert store.missing()
 

@@ -20,7 +20,7 @@ from test_runs import content
 import samlib
 from samlib import Experiment, load_dataset, run, run_pairs, runs
 from samlib.experiment import pair
-from samlib.runs import export_job, import_group, import_groups
+from samlib.runs import dispatch, export_job, import_group, import_groups
 from samlib.training import __main__ as bare_main
 from samlib.training import train_group
 from samlib.training.files import Packs, alone, decoded, encoded, read_jobs, write_job
@@ -403,7 +403,7 @@ def test_running_out_of_memory_is_said(small_npz, client, tmp_path, capsys, monk
     result = group(small_npz)
     result.pop("key"), result.pop("models")
     result["strategy"] = np.array(["stacked 4, float32: out of memory with 8"] * 8)
-    monkeypatch.setattr(runs, "_train", _Canned(result))
+    monkeypatch.setattr(dispatch, "_train", _Canned(result))
     opened = run(experiment(small_npz, n_models=8), cluster=client, cache_dir=tmp_path)
     assert "samlib: stacked 4, float32: out of memory with 8" in capsys.readouterr().err
     assert opened.attrs["strategy"] == ["stacked 4, float32: out of memory with 8"]

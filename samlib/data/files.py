@@ -1,4 +1,4 @@
-"""Where files come from and where they are kept: checked downloads, archives that are never unpacked, the decoded cache."""
+"""Where files come from and where they are kept: checked downloads, archives that are never unpacked, decoded copies."""
 
 from __future__ import annotations
 
@@ -9,30 +9,51 @@ import shutil
 import ssl
 import tarfile
 import threading
+import tomllib
 import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, Any
 
 import numpy as np
 
 from samlib.checks import OneSentence, as_path
 
+PUBLISHED: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_name("published.toml").read_text())
 CACHE_FORMAT = 1
 PATIENCE = 10  # seconds that a server has for its first answer
 
 
 class NotAtHand(OneSentence):
-    """A public data set that is not on this machine and cannot be downloaded."""
+    """A public data set is not on this machine and cannot be downloaded."""
 
 
 def cache_folder(folder: str | os.PathLike | None = None) -> Path:
-    """Where downloads, decoded data sets and trained runs are kept: `folder`, `SAMLIB_CACHE`, or the user's cache folder.
+    """Return the folder of downloads, decoded data sets and trained models.
 
-    A relative `SAMLIB_CACHE` counts from the folder in which it is first asked for, and stays that one.
+    Parameters
+    ----------
+    folder : path, optional
+        The folder to take. If None, it is the one that `SAMLIB_CACHE` names, else the user's cache folder. A relative
+        `SAMLIB_CACHE` counts from the folder in which it is first asked for, and stays that one.
+
+    Returns
+    -------
+    pathlib.Path
+        An absolute path; the folder may not exist yet.
+
+    Raises
+    ------
+    ValueError
+        If `folder` is no path.
+
+    Examples
+    --------
+    >>> str(cache_folder("/tmp/mine"))
+    '/tmp/mine'
     """
     if folder:
         return as_path("cache_dir", folder)
@@ -44,13 +65,13 @@ def cache_folder(folder: str | os.PathLike | None = None) -> Path:
 
 
 def reason(error: Exception) -> str:
-    """What an error says, as a part of a sentence; its type where it says nothing."""
+    """What an error says, as a part of a sentence; its type if it says nothing."""
     said = getattr(error, "strerror", None) or "".join(c if c.isprintable() else " " for c in str(error))
     return " ".join(said.split()).rstrip(".: ") or type(error).__name__
 
 
 def _from_environment(variable: str) -> Path | None:
-    """The folder that an environment variable names; it is made absolute there, so that kernels and workers agree."""
+    """The folder that an environment variable names; the variable becomes absolute, so that child processes agree."""
     if not (folder := os.environ.get(variable)):
         return None
     if folder != str(path := as_path(variable, folder)):
@@ -59,10 +80,33 @@ def _from_environment(variable: str) -> Path | None:
 
 
 def local_file(name: str, file_name: str) -> Path | None:
-    """`name/file_name` in the folder that `SAMLIB_DATA` names, where that exists."""
+    """`name/file_name` in the folder that `SAMLIB_DATA` names, if it is there."""
     folder = _from_environment("SAMLIB_DATA")
     path = folder and folder / name / file_name
     return path if path and path.exists() else None
+
+
+def archive_of(name: str) -> Path:
+    """Where the archive of a public data set is, or will be when it is downloaded."""
+    file_name = PUBLISHED[name]["url"].rsplit("/", 1)[-1]
+    return local_file(name, file_name) or cache_folder() / "data" / name / file_name
+
+
+def checked_file(name: str) -> tuple[Path, str]:
+    """The archive of a public data set, downloaded once if it is not here, and its sha256.
+
+    Raises ValueError if its sha256 is not the published one, NotAtHand if it cannot be downloaded.
+    """
+    path, url, sha256 = archive_of(name), PUBLISHED[name]["url"], PUBLISHED[name].get("sha256")
+    if not local_file(name, path.name):
+        import pooch
+
+        with fetching(name, None if path.exists() else url, path.name):
+            pooch.retrieve(url, sha256, fname=path.name, path=path.parent)
+    found = sha256_of(path)
+    if sha256 not in (None, found):
+        raise ValueError(f"{path} is not the published {name}: its sha256 is {found}, not {sha256}.")
+    return path, found
 
 
 def sha256_of(path: Path) -> str:
@@ -70,31 +114,11 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def checked_file(name: str, url: str, sha256: str | None) -> tuple[Path, str]:
-    """The file of a public data set and its sha256: from the folder `SAMLIB_DATA`, else downloaded once and kept.
-
-    Raises ValueError where its sha256 is not the published one; with None any file is taken, and the caller records
-    the sha256 found.
-    """
-    file_name = url.rsplit("/", 1)[-1]
-    if path := local_file(name, file_name):
-        found = sha256_of(path)
-        if sha256 not in (None, found):
-            raise ValueError(f"{path} is not the published {name}: its sha256 is {found}, not {sha256}.")
-        return path, found
-    import pooch
-
-    home = cache_folder() / "data" / name
-    with fetching(name, None if (home / file_name).exists() else url, file_name):
-        path = Path(pooch.retrieve(url, sha256, fname=file_name, path=home))
-    return path, sha256_of(path)
-
-
 @contextmanager
 def fetching(name: str, url: str | None, files: str) -> Iterator[None]:
-    """Download a public data set inside; the server of `url` is asked first, so that a dead network costs seconds.
+    """Download a public data set inside. The server of `url` is asked first, so that a dead network costs seconds.
 
-    Raises NotAtHand for whatever the network raises: a sentence that says where to put `files` instead.
+    Whatever the network raises becomes NotAtHand, which says where to put `files` instead.
     """
     try:
         if url is not None and (silence := no_answer(url)):
@@ -108,58 +132,57 @@ def fetching(name: str, url: str | None, files: str) -> Iterator[None]:
 
 
 def no_answer(url: str) -> str | None:
-    """Why the server of a URL does not answer within PATIENCE seconds, or None where it does."""
+    """Why the server of a URL does not answer within PATIENCE seconds, or None if it does."""
     if os.environ.get("SAMLIB_OFFLINE"):
         return "SAMLIB_OFFLINE is set"
-    said = []
+    request, said = urllib.request.Request(url, method="HEAD"), []
 
     def ask() -> None:
         reason = None
         try:
             # an opener of its own: the shared one keeps the proxies of its first use
-            urllib.request.build_opener().open(urllib.request.Request(url, method="HEAD"), timeout=PATIENCE).close()
+            urllib.request.build_opener().open(request, timeout=PATIENCE).close()
         except urllib.error.HTTPError:
-            pass  # it answers; what it says about the file, the download will hear
+            pass  # it answers; the download will hear what it says about the file
         except Exception as error:
             reason = getattr(error, "reason", error)
-        # a certificate that this library does not know, that of the download may
+        # the download may know a certificate that this library does not
         said.append(None if isinstance(reason, ssl.SSLError | None) else str(reason))
 
-    # in a thread, for no timeout of ours bounds the look-up of a name
+    # in a thread, because no timeout bounds the look-up of a host's name
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(PATIENCE)
-    host = urllib.request.Request(url).host
     reason = said[0] if said else f"nothing heard for {PATIENCE} s"
-    return reason and f"no answer from {host}: {reason}"
+    return reason and f"no answer from {urllib.request.Request(url).host}: {reason}"
 
 
 @contextmanager
-def open_member(archive: Path, member: str, *, limit: int, alone: bool = False) -> Iterator[BinaryIO]:
-    """Open the plain file `member` of a tar archive, as a stream; nothing is ever unpacked to disk.
+def open_member(archive: Path, member: str, *, limit: int, alone: bool = False) -> Iterator[IO[bytes]]:
+    """Open the plain file `member` of a tar archive as a stream; nothing is ever unpacked to disk.
 
-    Raises ValueError where there is not exactly one such file, it is longer than `limit` bytes, or, with `alone`, the
-    archive holds anything else; and where the archive is damaged, which may show only while it is read.
+    Raises ValueError if there is not exactly one such file, if it is longer than `limit` bytes, if (with `alone`) the
+    archive holds anything else, or if the archive is damaged, which may show only while it is read.
     """
     try:
         with tarfile.open(archive) as tar:
             entries = tar.getmembers()
             found = entries if alone else [entry for entry in entries if entry.name.removeprefix("./") == member]
-            names = [entry.name.removeprefix("./") for entry in found]
-            if names != [member] or not found[0].isreg() or found[0].size > limit:
+            file = tar.extractfile(found[0]) if len(found) == 1 and found[0].isreg() else None
+            if file is None or found[0].name.removeprefix("./") != member or found[0].size > limit:
                 said = ", ".join(repr(entry.name) for entry in entries[:5])
                 raise ValueError(f"{archive} must hold one plain file {member!r} of at most {limit} bytes, not {said}.")
-            yield tar.extractfile(found[0])
+            yield file
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{archive} is damaged: {error}.") from None
 
 
 def decoded(name: str, key: str, make: Callable[[Path], dict]) -> tuple[dict[str, np.ndarray], dict]:
-    """What `make(folder)` writes as .npy files, read back memory-mapped, with the facts that it returned.
+    """The .npy files that `make(folder)` writes, memory-mapped, and the facts that it returns.
 
-    Made once for a source whose checksum is `key`, under a lock, in a folder that is renamed when it is whole; other
-    processes wait for it, then share its pages. Raises ValueError where a file is no longer what was written, OSError
-    where the cache cannot be written.
+    They are made once for a source whose checksum is `key`, under a lock, in a folder that is renamed when it is whole.
+    Other processes wait for it, then share its pages. Raises ValueError if a file is no longer what was written, OSError
+    if the cache cannot be written.
     """
     from filelock import FileLock
 
@@ -177,7 +200,7 @@ def decoded(name: str, key: str, make: Callable[[Path], dict]) -> tuple[dict[str
         for file, sha256 in facts["files"].items():
             if sha256_of(home / file) != sha256:
                 raise ValueError(f"{file} has changed")
-        # a plain array over the mapped pages, not the subclass
+        # plain arrays over the mapped pages, not the subclass
         arrays = {Path(file).stem: np.asarray(np.load(home / file, mmap_mode="r")) for file in facts["files"]}
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"The decoded copy {home} is damaged ({error}); delete that folder and run again.") from None
@@ -186,13 +209,12 @@ def decoded(name: str, key: str, make: Callable[[Path], dict]) -> tuple[dict[str
 
 def _make(home: Path, make: Callable[[Path], dict]) -> None:
     partial = home.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed: we hold its lock
-    partial.mkdir()
+    shutil.rmtree(partial, ignore_errors=True)  # of a killed process, whose lock is ours now
     try:
+        partial.mkdir()
         facts = make(partial)
         files = {path.name: sha256_of(path) for path in sorted(partial.glob("*.npy"))}
         (partial / "facts.json").write_text(json.dumps({**facts, "files": files}, indent=1))
         partial.rename(home)
-    except BaseException:
+    finally:
         shutil.rmtree(partial, ignore_errors=True)
-        raise

@@ -1,8 +1,10 @@
-"""Generated data: classes of a majority and a rarer minority subclass, of which every example is known."""
+"""Generated data: each class has a majority and a rarer minority, and the subclass of every example is known."""
 
 from __future__ import annotations
 
 import numpy as np
+
+from samlib.data.checked import Loaded
 
 
 def subclasses(
@@ -16,15 +18,37 @@ def subclasses(
     noise: float = 0.16,
     n_train: int = 4000,
     n_test: int = 1000,
-) -> dict:
-    """Definition 1 of the theory for several classes, each in a plane of its own.
+) -> Loaded:
+    """Generate several classes as in Definition 1 of the theory, each in a plane of its own.
 
-    The mean of class k's majority is a e_2k, that of its minority b e_2k+1 - c e_2k. All e are orthonormal and spread over
-    all features; `features` is a power of two, at least 2 `classes`. One example in `every` of a class is of the minority.
-    All have normal noise of deviation `noise` on each feature.
+    The mean of class k's majority is a e_2k, and the mean of its minority b e_2k+1 - c e_2k. All e are orthonormal and
+    spread over all features. Rows go round the classes, so that prefixes are balanced.
 
-    Returns "arrays", "classes" and "source" as the other loaders, and "subclass": the training examples' and the test
-    points' subclasses, int64, 0 for the majority and 1 for the minority. Rows go round the classes, so prefixes are balanced.
+    Parameters
+    ----------
+    classes : int
+        The number of classes.
+    features : int
+        A power of two, at least twice `classes`.
+    a, b, c : float
+        The lengths in the means above.
+    every : int
+        One example in so many of a class is of the minority.
+    noise : float
+        The standard deviation of normal noise on each feature.
+    n_train, n_test : int
+        The numbers of training examples and test points.
+
+    Returns
+    -------
+    Loaded
+        float32 arrays (n, features), and the subclass of each example: int64, 0 for the majority and 1 for the minority.
+
+    Examples
+    --------
+    >>> found = subclasses(classes=2, features=4, n_train=10, n_test=2)
+    >>> found.arrays[0].shape, found.subclass[0].tolist()
+    ((10, 4), [0, 0, 0, 0, 0, 0, 0, 0, 1, 1])
     """
     directions = np.ones((1, 1))
     while len(directions) < features:
@@ -32,7 +56,8 @@ def subclasses(
     directions /= np.sqrt(features)
     # numpy promises that this stream never changes; the grid hides how a machine rounds a logarithm
     random = np.random.RandomState(0)
-    arrays, subclass = [], []
+    arrays: list[np.ndarray] = []
+    subclass: list[np.ndarray] = []
     for n in (n_train, n_test):
         y, rare = np.arange(n) % classes, np.arange(n) // classes % every == every - 1
         first, second = directions[2 * y], directions[2 * y + 1]
@@ -40,4 +65,5 @@ def subclasses(
         arrays += [(np.rint(x * 1024) / 1024).astype(np.float32), y.astype(np.int64)]
         subclass.append(rare.astype(np.int64))
     names = tuple(str(k + 1) for k in range(classes))
-    return {"arrays": tuple(arrays), "classes": names, "source": "generated", "subclass": tuple(subclass)}
+    x_train, y_train, x_test, y_test = arrays
+    return Loaded((x_train, y_train, x_test, y_test), names, "generated", tuple(subclass))

@@ -5,82 +5,154 @@ There, `python -m samlib.training` trains (`samlib.training.files` has the forma
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from math import inf, log, prod
+from os import PathLike
 from pathlib import Path
 from zipfile import ZipFile
 
 import numpy as np
 
 from samlib.experiment import Experiment
-from samlib.runs.store import FLAGS, PER_MODEL, SIGNALS, Store, open_store
+from samlib.runs.store import Folder, Store, open_store
 from samlib.training import Streams, summaries
 from samlib.training.files import MB, decoded, described, entry, groups_of, opened, write_job
 
 TEXT = 2**16  # bytes of a group's words
 MOST = 2**24  # models of a store
+Group = tuple[range, dict[str, np.ndarray], float, str]  # models, arrays, seconds, machine
 
 
-def export_job(
-    experiments: Experiment | Mapping[str, Experiment], path: str | os.PathLike, *, max_mb: float = 60
-) -> Path:
-    """Write a pair of experiments, or one, and their data as files of at most `max_mb` MB, of 10^6 bytes.
+def export_job(experiments: Experiment | Mapping[str, Experiment], path: str | PathLike, *, max_mb: float = 60) -> Path:
+    """Write a pair of experiments, or one, and their data as files for a bare machine.
 
-    Returns the path of the first file, which is `path`; `job.2.npz`, `job.3.npz`, ... follow beside `job.npz` where one is
-    not enough. Raises ValueError as `run` does, and where the experiments are not on the same data.
+    Parameters
+    ----------
+    experiments : Experiment or mapping of str to Experiment
+        What to train, all on the same data.
+    path : path
+        The first file, such as job.npz. If one is not enough, job.2.npz, job.3.npz and so on follow beside it.
+    max_mb : float
+        The largest size of a file, in MB of 10^6 bytes.
+
+    Returns
+    -------
+    pathlib.Path
+        The first file.
+
+    Raises
+    ------
+    ValueError
+        If the experiments are not on the same data, and as `run` does.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     print(export_job(Experiment(dataset="digits"), f"{folder}/job.npz").name)
+    job.npz
     """
     return write_parts(experiments, path, max_mb)[0]
 
 
-def write_parts(experiments, path: str | os.PathLike, max_mb: float = 60) -> list[Path]:
+def write_parts(
+    experiments: Experiment | Mapping[str, Experiment], path: str | PathLike, max_mb: float = 60
+) -> list[Path]:
     """`export_job`, with the paths of all files."""
     if not max_mb > 0:
         raise ValueError(f"max_mb must be a positive number, not {max_mb!r}.")
     found = [experiments] if isinstance(experiments, Experiment) else list(experiments.values())
-    stores = [open_store(experiment) for experiment in found]
-    if len({store.dataset.checksum for store in stores}) != 1:
+    datasets = {store.dataset.checksum: store.dataset for store in map(open_store, found)}
+    if len(datasets) != 1:
         raise ValueError("experiments must be on the same data: write a job for each data set.")
     listed = [{"key": e.key, "n_models": e.n_models, "recipe": e.model_dump(mode="json")} for e in found]
-    dataset = stores[0].dataset
-    return write_job(path, {"experiments": listed, "checksum": dataset.checksum}, dataset.arrays(), int(max_mb * MB))
+    ((checksum, dataset),) = datasets.items()
+    return write_job(path, {"experiments": listed, "checksum": checksum}, dataset.arrays(), int(max_mb * MB))
 
 
-def import_group(experiment: Experiment, path: str | os.PathLike, *, cache_dir=None) -> range:
-    """Put one group that was trained elsewhere into the experiment's store, and return its models' indices.
+def import_group(experiment: Experiment, path: str | PathLike, *, cache_dir: Folder = None) -> range:
+    """Put one group that was trained elsewhere into the experiment's store.
 
-    path: an `.npz` of `key`, `models` and what `train_group` returned; `seconds` and `machine` where it has them. Or a pack,
-    of which the last group's indices are returned. Raises ValueError as `import_groups`.
+    Parameters
+    ----------
+    experiment : Experiment
+        What was trained.
+    path : path
+        An `.npz` of `key`, `models` and what `train_group` returned, with `seconds` and `machine` if known. Or a pack of
+        `python -m samlib.training`; then its last group counts.
+    cache_dir : path, optional
+        The folder of the stores, as for `run`.
+
+    Returns
+    -------
+    range
+        The indices of the models.
+
+    Raises
+    ------
+    ValueError
+        As `import_groups` does.
+
+    Examples
+    --------
+    >>> import_group(Experiment(dataset="digits"), "/nowhere/group.npz")
+    Traceback (most recent call last):
+    ValueError: /nowhere/group.npz cannot be imported: No such file or directory.
     """
     return import_groups([path], [experiment], cache_dir=cache_dir)[-1][1]
 
 
 def import_groups(
-    paths: Iterable[str | os.PathLike], experiments: Sequence[Experiment] = (), *, cache_dir=None
+    paths: Iterable[str | PathLike], experiments: Sequence[Experiment] = (), *, cache_dir: Folder = None
 ) -> list[tuple[Experiment, range]]:
-    """Put the groups of files into the stores of their experiments; returns each one's experiment and models' indices.
+    """Put the groups of files into the stores of their experiments.
 
-    paths: packs of `python -m samlib.training`, which say what they were trained for, or files as `import_group` takes them.
-    experiments: those that the groups may be of; needed for such files, and for a data set that has another path here.
+    The key, the data's checksum, the shapes and types, the members (derived again) and the summaries (computed again) must
+    be those of the experiment. A file is put in whole or not at all. A group that the store has already stays as it is.
 
-    The key, the data's checksum, the shapes and types, the members (derived again) and the summaries (computed again) must be
-    those of the experiment. A file is put in whole or not at all; a group that the store has already is left as it is.
-    Raises ValueError, in one sentence, where anything differs; the files before that one are put in.
+    Parameters
+    ----------
+    paths : iterable of path
+        Packs of `python -m samlib.training`, which say what they were trained for, or files as `import_group` takes them.
+    experiments : sequence of Experiment
+        Those that the groups may be of. They are needed for such files, and for a data set that has another path here.
+    cache_dir : path, optional
+        The folder of the stores, as for `run`.
+
+    Returns
+    -------
+    list of (Experiment, range)
+        The experiment of each group, and the indices of its models.
+
+    Raises
+    ------
+    ValueError
+        If anything differs, in one sentence; the files before that one are put in.
+
+    Examples
+    --------
+    >>> import_groups([])
+    []
     """
     stores: dict[str, Store] = {}
     given = {experiment.key: experiment for experiment in experiments}
     return [group for path in paths for group in _import(path, given, stores, cache_dir)]
 
 
-def _import(path, given: Mapping[str, Experiment], stores: dict[str, Store], cache_dir) -> list[tuple]:
-    """All of a file's groups are checked before the first is written, and read again then: memory holds one."""
+def _import(
+    path: str | PathLike,
+    given: Mapping[str, Experiment],
+    stores: dict[str, Store],
+    cache_dir: str | PathLike | None,
+) -> list[tuple[Experiment, range]]:
+    """All groups of a file are checked before the first is written; each is read again then, so that memory holds one."""
+    found = []
     with opened(path, "cannot be imported") as file:
         names = groups_of(file) or [("", 0)]
         for name, start in names:
             if name not in stores or not name:
                 stores[name] = _store(file, name, given, cache_dir)
             _read(file, name, start, stores[name])
-    found = []
     for name, start in names:
         store = stores[name]
         with opened(path, "cannot be imported") as file:
@@ -94,22 +166,20 @@ def _import(path, given: Mapping[str, Experiment], stores: dict[str, Store], cac
     return found
 
 
-def _store(file: ZipFile, name: str, given: Mapping[str, Experiment], cache_dir) -> Store:
+def _store(file: ZipFile, name: str, given: Mapping[str, Experiment], cache_dir: Folder) -> Store:
     """The store of a pack's folder, or, without a name, of a file of one group."""
-    if name:
-        about = described(file, f"{name}/about")
-        key, checksum, recipe = (about[field] for field in ("key", "checksum", "recipe"))
-        if not (isinstance(key, str) and isinstance(checksum, str) and isinstance(recipe, dict)):
-            raise ValueError("its description is no experiment's")
-    else:
-        key = str(entry(file, "key", TEXT))
-    if key in given:
-        experiment = given[key]
-    elif name and not given:
-        experiment = Experiment(**{**recipe, "n_models": 2})
-    else:
+    about = (
+        described(file, f"{name}/about")
+        if name
+        else {"key": str(entry(file, "key", TEXT)), "checksum": "", "recipe": {}}
+    )
+    key, checksum, recipe = (about[field] for field in ("key", "checksum", "recipe"))
+    if not (isinstance(key, str) and isinstance(checksum, str) and isinstance(recipe, dict)):
+        raise ValueError("its description is no experiment's")
+    if key not in given and (given or not name):
         raise ValueError(f"its key is {key}, not {' or '.join(given) or 'known'}; give the options of its experiment")
-    if experiment.key != key or (name and name != f"{key}-{checksum[:16]}"):
+    experiment = given[key] if key in given else Experiment(**{**recipe, "n_models": 2})
+    if experiment.key != key or name not in ("", f"{key}-{checksum[:16]}"):
         raise ValueError(f"its key is {key}, and this version of samlib would train {experiment.key}")
     store = open_store(experiment, cache_dir)
     if name and checksum != store.dataset.checksum:
@@ -117,18 +187,21 @@ def _store(file: ZipFile, name: str, given: Mapping[str, Experiment], cache_dir)
     return store
 
 
-def _read(file: ZipFile, name: str, start: int, store: Store) -> tuple[range, dict[str, np.ndarray], float, str]:
-    """A group that is the store's: its models, arrays, seconds and machine. Raises ValueError where it is not."""
-    folder, size = f"{name}/{start}/" if name else "", store.group
+def _read(file: ZipFile, name: str, start: int, store: Store) -> Group:
+    """A group of the store. Raises ValueError if it is not one."""
+    folder, size, names = f"{name}/{start}/" if name else "", store.group, file.namelist()
     indices = entry(file, f"{folder}models", TEXT).tolist()
     models = range(indices[0], indices[0] + size) if indices else range(0)
     if indices != list(models) or models.start % size or not 0 <= models.start < models.stop <= MOST:
         raise ValueError(f"models {indices[:9]} are not one whole group of {size}")
     result = {}
-    for array, (shape, kind) in _layout(store).items():
+    for array, (dim, n, wanted) in store.layout().items():
+        if array == "complete":
+            continue
+        shape, kind = (size, n) if dim else (size,), np.dtype(wanted)
         values = entry(file, folder + array, prod(shape) * 8)
-        if name and len(shape) == 2:
-            values = decoded(values, shape[1])
+        if name and dim:
+            values = decoded(values, n)
         if values.shape != shape or values.dtype.kind != kind.kind or not np.can_cast(values.dtype, kind):
             raise ValueError(f"{array} is {values.dtype} {values.shape}, not {kind} {shape}")
         result[array] = values.astype(kind)  # a copy, which can be written to
@@ -136,7 +209,6 @@ def _read(file: ZipFile, name: str, start: int, store: Store) -> tuple[range, di
     if strategy.shape != (size,) or strategy.dtype.kind != "U":
         raise ValueError("strategy is not a word for each model")
     _check(store, models, result)
-    names = file.namelist()
     seconds = float(entry(file, f"{folder}seconds", TEXT)) if f"{folder}seconds.npy" in names else 0.0
     where = str(entry(file, f"{folder}machine", TEXT)) if f"{folder}machine.npy" in names else "imported"
     if not 0 <= seconds < inf:
@@ -144,25 +216,15 @@ def _read(file: ZipFile, name: str, start: int, store: Store) -> tuple[range, di
     return models, result | {"strategy": strategy}, seconds, where
 
 
-def _layout(store: Store) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    """Shape and type of a group's arrays."""
-    n, t, k = len(store.dataset.y_train), len(store.dataset.y_test), store.group
-    masks = {"member": n, "correct": n, "test_correct": t}
-    floats = {f"{side}{s}": size for side, size in (("", n), ("test_", t)) for s in SIGNALS if s != "correct"}
-    layout = {name: ((k, size), np.dtype(bool)) for name, size in masks.items()}
-    layout |= {name: ((k, size), np.dtype(np.float32)) for name, size in floats.items()}
-    return layout | {name: ((k,), np.dtype(np.float64)) for name in PER_MODEL} | {FLAGS[0]: ((k,), np.dtype(bool))}
-
-
 def _check(store: Store, models: range, result: dict[str, np.ndarray]) -> None:
     """Raises ValueError unless members and summaries are those that follow from the seed and the signals."""
-    experiment, y, fraction = store.experiment, store.dataset.y_train, store.experiment.subset_fraction
+    experiment, y = store.experiment, store.dataset.y_train
     for side in ("", "test_"):
         correct, logit, entropy = (result[f"{side}{name}"] for name in ("correct", "logit", "entropy"))
         # p > 1/2 is correct, and no entropy is larger than that of equal p; up to rounding, and NaN passes
         if (~correct & (logit > 1e-3)).any() or (np.abs(entropy) > 1.001 * log(len(store.dataset.classes))).any():
             raise ValueError(f"its {side}signals contradict each other")
-    member = np.stack([Streams(experiment.seed, k).member(len(y), fraction) for k in models])
+    member = np.stack([Streams(experiment.seed, k).member(len(y), experiment.subset_fraction) for k in models])
     if not np.array_equal(result["member"], member):
         raise ValueError("its members are not those that the seed gives")
     for i in range(len(models)):

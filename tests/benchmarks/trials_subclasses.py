@@ -21,9 +21,9 @@ MODELS = range(8)
 def trial(**parameters) -> dict:
     """Means over models: accuracies, and the AUC of the confidence attack over all examples and over the minority's."""
     data = subclasses(**parameters)
-    arrays = dict(zip(("x_train", "y_train", "x_test", "y_test"), data["arrays"], strict=True))
-    found = train_group(RECIPE, arrays | {"n_classes": len(data["classes"])}, MODELS)
-    rare, rare_test = (side == 1 for side in data["subclass"])
+    arrays = dict(zip(("x_train", "y_train", "x_test", "y_test"), data.arrays, strict=True))
+    found = train_group(RECIPE, arrays | {"n_classes": len(data.classes)}, MODELS)
+    rare, rare_test = (side == 1 for side in data.subclass)
     right, logit, member = found["test_correct"], found["logit"], found["member"]
     return parameters | {
         "train": found["train_accuracy"].mean(),

@@ -1,0 +1,215 @@
+"""How missing models are trained: groups go out to Dask's workers, and come back to be written."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import pairwise
+from math import inf
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from samlib.data.files import reason
+from samlib.host import LOCAL, started
+from samlib.runs.store import Store
+from samlib.training import at_once, machine, train_group
+from samlib.training.box import Box, Work
+
+ONE_AT_A_TIME = threading.Lock()
+TROUBLE = ("out of memory", "compiler failed", "not captured")  # in a strategy, worth a line
+ATTEMPTS = 3  # rounds of dispatch before a group that workers keep losing is given up
+
+
+def train_missing(
+    stores: Mapping[str, Store], pairs: Sequence[tuple[str, ...]], cluster: Any, progress: bool, end: float
+) -> None:
+    """Train on the cluster what a `Box` chooses, writing each group as it comes; groups that workers lost are sent again.
+
+    stores: locked and prepared if models are missing. pairs: their names, as for `Box`. end: by `time.monotonic`.
+    """
+
+    def left() -> list[range]:
+        return [models for store in stores.values() for models in store.missing()]
+
+    said: set[str] = set()
+    seconds: dict[str, dict[int, float]] = {name: {} for name in stores}
+    missing, began = left(), time.monotonic()
+    what = " and ".join(str(store.experiment) for store in stores.values())
+    what = f"training {what if len(stores) < 3 else f'{len(stores)} experiments'}"
+    shown = {"unit": "model", "disable": not progress, "smoothing": 0, "mininterval": 1}
+    bar = tqdm(total=sum(map(len, missing)), desc=what, **shown)
+
+    def write(name: str, groups: Sequence[range], results: Sequence[dict], seconds: float, where: str) -> None:
+        store = stores[name]
+        for models, result in zip(groups, results, strict=True):
+            try:
+                store.write(models, result, seconds / len(groups), where)
+            except OSError as error:
+                raise _Failed(f"The store {store.path} could not be written ({error})") from None
+            for strategy in sorted(set(result["strategy"].tolist()) - said):
+                said.add(strategy)
+                if progress and any(trouble in strategy for trouble in TROUBLE):
+                    bar.write(f"samlib: {strategy}", file=sys.stderr)
+            bar.update(len(models))
+        if progress and time.monotonic() > end:
+            bar.write(f"samlib: models of {store.experiment} ended after the time was up.", file=sys.stderr)
+
+    try:
+        with bar, client_of(cluster, len(missing)) as client:
+            bar.unpause()
+            closing = (time.monotonic() - began) / 2  # to close workers takes no longer than to start them
+            for _ in range(ATTEMPTS):
+                # Scattered once: the data set travels to each worker, not with each task. As one object with a name of its
+                # own: the parts of a dict would be named by its keys, the same for every run on the cluster.
+                data = {store.dataset.checksum: store.dataset.arrays() for store in stores.values()}
+                held = dict(zip(data, client.scatter([*data.values()], broadcast=True, hash=False), strict=True))
+                given = {n: (s.experiment.model_dump(), held[s.dataset.checksum]) for n, s in stores.items()}
+                works = {name: _work(client, store, given[name], seconds[name]) for name, store in stores.items()}
+                box = Box(pairs, works, end - closing)
+                if not _round(client, box, given, write) or box.left() <= 0:
+                    if progress and not bar.n:
+                        bar.write("samlib: the time was up before training began; give more minutes.", file=sys.stderr)
+                    return
+                missing = left()
+    except _Failed as error:
+        raise OSError(f"{error}; what was finished is kept.") from None
+    except (OSError, TimeoutError) as error:
+        raise RuntimeError(f"The Dask scheduler was lost ({error}); run again to resume.") from None
+    lost = ", ".join(f"{models.start} to {models.stop - 1}" for models in missing)
+    raise RuntimeError(f"Workers were lost {ATTEMPTS} times at models {lost}; run again for the rest.")
+
+
+class _Failed(Exception):
+    """What ends a run as an OSError; an OSError from the cluster says that the scheduler is gone."""
+
+
+def _round(client: Any, box: Box, given: Mapping[str, tuple], write: Callable[..., None]) -> bool:
+    """Send out what the box gives until it has no more, and write what comes back. Returns whether workers lost some.
+
+    given: what a task of each name gets: its recipe, and the data set as the workers hold it.
+    """
+    from distributed import as_completed
+    from distributed.scheduler import KilledWorker
+
+    sent: dict[Any, tuple] = {}
+    lost, waiting, looked = False, as_completed(loop=client.loop), -inf
+    while True:
+        if sent and not waiting.has_ready() and time.monotonic() < looked + 1:
+            time.sleep(0.01)
+            continue
+        if waiting.has_ready():
+            future = next(waiting)
+            name, groups, started = sent.pop(future)
+            if future.status == "finished":
+                write(name, groups, *future.result())
+                box.finished(name, groups, time.monotonic() - started)
+                future.release()
+            elif future.status == "error" and not isinstance(error := future.exception(), KilledWorker):
+                if not isinstance(error, OSError):
+                    raise error
+                # the worker's own files failed, and not the store's
+                raise _Failed(f"A worker could not train models {groups[0].start} to {groups[-1].stop - 1} ({error})")
+            else:
+                lost = True
+        # Without an end Dask gets all at once, else only what can begin now. Workers may have joined meanwhile.
+        looked, free = time.monotonic(), inf if box.end == inf else max(1, len(client.nthreads()))
+        while len(sent) < free and (task := box.take()):
+            future = client.submit(_train, *given[task[0]], task[1], pure=False)
+            sent[future] = (*task, time.monotonic())
+            waiting.add(future)
+        if not sent:
+            return lost
+
+
+def _work(client: Any, store: Store, given: tuple, seconds: dict[int, float]) -> Work:
+    """What is to be trained for a store, in waves as the first worker to answer takes them: workers are thought alike."""
+    from distributed import as_completed
+
+    missing, experiment, wave = store.missing(), store.experiment, store.group
+    if len(missing) > 1:
+        options = {"allow_other_workers": True, "pure": False}
+        wanted = sum(map(len, missing))
+        asked = [client.submit(_at_once, *given, wanted, workers=[w], **options) for w in client.nthreads()]
+        wave = next((f.result() for f in as_completed(asked, loop=client.loop) if f.status == "finished"), wave)
+    return Work(missing, experiment.n_models, store.group, wave, 2 if experiment.rho else 1, seconds)
+
+
+def _at_once(recipe: dict, data: dict, wanted: int) -> int:
+    with ONE_AT_A_TIME:  # a GPU is measured by training
+        return at_once(recipe, data, _device(), wanted)
+
+
+def _train(recipe: dict, data: dict, groups: Sequence[range]) -> tuple[list[dict], float, str]:
+    """Train groups on a worker, a task at a time, because its threads share random states and hooks."""
+    import torch
+    from distributed import get_worker
+
+    with ONE_AT_A_TIME:
+        start, device = time.perf_counter(), _device()
+        if device == "cpu":
+            torch.set_num_threads(1)
+        try:
+            result = train_group(recipe, data, [k for models in groups for k in models], device)
+        except OSError as error:
+            raise OSError(f"{get_worker().address}: {error}") from error
+        seconds = time.perf_counter() - start
+    cuts = np.cumsum([0, *map(len, groups)])
+    return [{name: v[a:b] for name, v in result.items()} for a, b in pairwise(cuts)], seconds, machine(device)
+
+
+def n_workers() -> int:
+    """Return how many groups this machine trains at once: one on each GPU, or, without one, on each core.
+
+    Examples
+    --------
+    >>> n_workers() >= 1
+    True
+    """
+    import torch
+
+    return torch.cuda.device_count() or getattr(os, "process_cpu_count", os.cpu_count)() or 1
+
+
+def _device() -> str:
+    import torch
+    from distributed import get_worker
+
+    if not (gpus := torch.cuda.device_count()):
+        return "cpu"
+    # Only `local_client`'s workers see all GPUs and are numbered for them; another cluster shows each worker its own.
+    return f"cuda:{get_worker().name % gpus if LOCAL in os.environ else 0}"
+
+
+def client_of(cluster: Any, n_tasks: int) -> AbstractContextManager:
+    """A context that yields a Dask client: the caller's own, or one that is closed afterwards."""
+    from distributed import Client
+
+    if cluster is None:
+        return local_client(n_tasks)
+    if not isinstance(cluster, (str, Client)) and not hasattr(cluster, "scheduler_address"):
+        kind = type(cluster).__name__
+        raise ValueError(f"cluster must be an address, a distributed.Client or a Dask cluster, not a {kind}.")
+    if getattr(cluster, "asynchronous", False):
+        raise ValueError("cluster must not be asynchronous, because run waits: give the scheduler's address.")
+    if getattr(getattr(cluster, "status", None), "name", getattr(cluster, "status", None)) in ("closing", "closed"):
+        raise RuntimeError("The Dask client or cluster that was given as cluster is closed; give an open one.")
+    if isinstance(cluster, Client):
+        return nullcontext(cluster)
+    try:
+        return Client(cluster, timeout="10s", set_as_default=False)
+    except Exception as error:  # Dask raises many kinds
+        raise RuntimeError(f"No Dask scheduler answers at {cluster!r} ({reason(error)}).") from None
+
+
+@contextmanager
+def local_client(n_tasks: int) -> Iterator:
+    from distributed import Client
+
+    with started(max(1, min(n_workers(), n_tasks))) as address, Client(address, set_as_default=False) as client:
+        yield client
