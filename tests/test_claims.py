@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from samlib.claims import CONTRADICTED, INCONCLUSIVE, NO_DIFFERENCE, SUPPORTED, Claim, Effect
+from samlib.figures import style
 from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
 import samlib
 from samlib import Experiment, attacks, audit, claims, figures
-from samlib.claims import CONTRADICTED, INCONCLUSIVE, NO_DIFFERENCE, SUPPORTED, Claim, Effect
-from samlib.figures import style
 
 
 def simulate(seed, *, leak, skill, spread=1.0, models=24, examples=300, tests=300, like=None):

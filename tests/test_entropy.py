@@ -43,6 +43,7 @@ def made(near, same=()):
     rng = np.random.default_rng(0)
     x_test, x_train = rng.normal(size=(2, TESTS, 8)).astype(np.float32)
     x_train[near] = x_test[near] + 0.01
+    same = np.asarray(same, int)
     x_train[same] = x_test[same]
     y = np.arange(TESTS) % CLASSES
     return Dataset(x_train, y, x_test, y, tuple("abc"), "made up", "0" * 64)

@@ -6,6 +6,7 @@ import matplotlib
 import numpy as np
 import pytest
 from carried import carried, drawn, numbers, permuted
+from scipy.stats import binom
 
 from samlib import estimators
 from samlib.inference import CONTRADICTED, SUPPORTED, groups, partitions, verdict
@@ -179,3 +180,30 @@ def test_the_figures_show_the_numbers(narrow):
     html = influence.influence_table(energy).to_html()
     assert all(f"{value:+.4f}" in html for value in energy["difference"])
     assert energy["difference"][influence.MEASURES[0], "0.8 to 1.0"] == frames["effects"]["estimate"]["C6"]
+
+
+@pytest.mark.slow
+def test_optimizers_exchanged_at_random_get_a_verdict_no_oftener_than_the_level():
+    """What differs not, must not show: in each pair of models chance decides which is SAM's."""
+    said, n = [], 30
+    for seed in range(n):
+        pair = drawn(seed, examples=90, models=30, sam=(1.3, 0.6))
+        pair = swapped(pair, np.random.default_rng(seed).random(30) < 0.5)
+        energy = influence.energies(models_of(pair))
+        said += (
+            [] if energy is None else [energy.middle.interval(0.05), influence.one(energy.share, 2, 4).interval(0.05)]
+        )
+    assert len(said) > n
+    beyond = sum(low > 0 or high < 0 for low, high in said)
+    assert beyond <= binom.ppf(0.99, len(said), 0.05)
+
+
+@pytest.mark.slow
+def test_intervals_cover_what_new_models_examples_and_tests_give(monkeypatch):
+    monkeypatch.setattr(influence, "EACH", 1.9)  # whatever the energy in all is
+    found = [influence.energies(models_of(drawn(seed, spread=0.05, sam=(1.1, 0.9)))) for seed in range(24)]
+    for effects in ([each.middle for each in found], [influence.one(each.share, 2, 4) for each in found]):
+        estimates, errors = (np.array([getattr(each, field) for each in effects]) for field in ("estimate", "stderr"))
+        assert 0.8 < np.sqrt((errors**2).mean()) / estimates.std(ddof=1) < 1.7
+        inside = [low < estimates.mean() < high for low, high in (each.interval(0.05) for each in effects)]
+        assert np.mean(inside) > 0.85

@@ -4,7 +4,6 @@ import json
 
 import pytest
 import traitlets
-
 from samlib.widgets import MixtureExplorer
 
 

@@ -7,10 +7,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.optimize import minimize
-from scipy.stats import binom, multivariate_normal, norm, ttest_rel
-
-from samlib import SAM
 from samlib.mixture import (
     MLP,
     Mixture,
@@ -28,6 +24,10 @@ from samlib.mixture import (
 )  # fmt: skip
 from samlib.mixture.fitting import _batches, _hidden
 from samlib.theory import offset_gradient, sam_gradient
+from scipy.optimize import minimize
+from scipy.stats import binom, multivariate_normal, norm, ttest_rel
+
+from samlib import SAM
 
 MIX = Mixture()
 fixed = settings(derandomize=True, deadline=None, max_examples=40)

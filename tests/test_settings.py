@@ -4,10 +4,10 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from samlib.claims import CONTRADICTED, INCONCLUSIVE, NO_DIFFERENCE, SUPPORTED, settings
 from test_claims import simulate
 
 from samlib import Experiment, audit, claims, figures
-from samlib.claims import CONTRADICTED, INCONCLUSIVE, NO_DIFFERENCE, SUPPORTED, settings
 from samlib.evaluation import auc_terms
 from samlib.experiment import ABLATIONS, ablation_pairs, from_parameters, in_profile, optimizer_pairs
 

@@ -3,14 +3,14 @@
 import numpy as np
 import pandas as pd
 import pytest
+from samlib.claims import attacks_by_subclass, influence_by_subclass, memorization_by_subclass
+from samlib.figures import origin, subclass_densities, subclass_differences, subclass_sentences, subclass_table
 
 from samlib import Experiment, load_dataset, memorization, run
 from samlib.audit import align, attack_scores
-from samlib.claims import attacks_by_subclass, influence_by_subclass, memorization_by_subclass
 from samlib.data.generated import subclasses
 from samlib.estimators import influence
 from samlib.evaluation import evaluate
-from samlib.figures import origin, subclass_densities, subclass_differences, subclass_sentences, subclass_table
 from samlib.runs import load_runs, save_runs
 
 

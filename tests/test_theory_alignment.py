@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from samlib.theory import DataModel, verify
+from samlib.theory.verify.alignment import log_mass, random_interpolator, random_model
+from samlib.theory.verify.table import Check, above, as_table, at_least
 from scipy.special import ndtr
 from scipy.stats import norm
 
 from samlib import theory
-from samlib.theory import DataModel, verify
-from samlib.theory.verify.alignment import log_mass, random_interpolator, random_model
-from samlib.theory.verify.table import Check, above, as_table, at_least
 
 fixed = settings(derandomize=True, deadline=None, max_examples=200)
 finite = {"allow_nan": False, "allow_infinity": False}

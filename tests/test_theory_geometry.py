@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from samlib.theory import DataModel, verify
+from samlib.theory.verify.geometry import path_table, random_matched, random_problem
 from scipy.integrate import quad
 from scipy.optimize import minimize
 from scipy.stats import norm
 from test_theory_alignment import holds
 
 from samlib import theory
-from samlib.theory import DataModel, verify
-from samlib.theory.verify.geometry import path_table, random_matched, random_problem
 
 fixed = settings(derandomize=True, deadline=None, max_examples=150)
 seeds = st.integers(0, 2**32 - 1)

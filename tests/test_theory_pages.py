@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
-
 from samlib.claims import CONTRADICTED, SUPPORTED, general
-from samlib.experiment import ParameterError, check_parameters
 from samlib.figures import mixture as page
 from samlib.figures import theory as checks
 from samlib.mixture import Mixture, PairedDraws, fit, paired_draws
 from samlib.theory import verify
+
+from samlib.experiment import ParameterError, check_parameters
 
 MIX = Mixture()
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from samlib.theory import DataModel, verify
 from test_theory_alignment import holds
 
 from samlib import SAM, theory
-from samlib.theory import DataModel, verify
 
 fixed = settings(derandomize=True, deadline=None, max_examples=150)
 

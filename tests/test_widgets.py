@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import traitlets
-
-from samlib import widgets
 from samlib.mixture import Mixture, errors
 from samlib.widgets import MixtureExplorer, TheoryExplorer, draw, normals, uniforms, write_page
+
+from samlib import widgets
 
 PARTS = Path(widgets.__file__).parent
 

@@ -94,14 +94,9 @@ FUNCTIONS = {
     "estimators.influence": COUNTED | {"empty": EMPTY},
     "estimators.influence_blocks": COUNTED | {"empty": EMPTY},
     "estimators.top_influences": COUNTED | {"k": COUNT, "labels": (labels("t"), labels("n"))},
-    "estimators.strongest_influence": COUNTED | {"labels": (labels("t"), labels("n"))},
-    "estimators.influential_by_interval": {"score": real("n"), "value": real("n"), "edges": ("edges", ("e",)), "k":
-        COUNT},
     "estimators.influence_entropy": {"influence": real("t", "n")},
     "estimators.streamed_entropy": COUNTED,
     "estimators.entropy_buckets": {"entropy": real("t"), "n_buckets": COUNT},
-    "estimators.gain_beyond_difficulty": {"gain": real("n"), "entropy": real("n"), "difficulty": real("n"), "n_bins":
-        COUNT},
     "evaluation.evaluate": SCORED | {"fpr": RATES} | DRAWN,
     "evaluation.compare": {"scores_a": real("k", "n"), "scores_b": real("k", "n"), "member": mask("k", "n"), "fpr": RATES}
         | DRAWN,
