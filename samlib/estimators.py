@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import entr
 
-from samlib.checks import as_array, as_choice, as_labels, as_member, as_number, as_path, same_shape
+from samlib.checks import as_array, as_choice, as_labels, as_member, as_number, as_path
 
 BLOCK_BYTES = 100 << 20  # of one block of influences in float32
 WHOLE = 1 << 24  # float32 holds every whole number up to it; `influence_blocks` forms numbers up to n_models^2
@@ -152,31 +152,6 @@ def _top(block: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     return indices, np.take_along_axis(block, indices, 1)
 
 
-class Strongest(NamedTuple):
-    """Of each training example, its largest influence on a test point, and that test point, each (examples,)."""
-
-    value: np.ndarray
-    test: np.ndarray
-
-
-def strongest_influence(correct_test, member, *, labels=None) -> Strongest:
-    """Each training example's largest influence and where it falls, streamed; NaN (and test 0) where there is no estimate.
-
-    labels: (of the tests, of the examples), to look among test points of the example's own class only: fewer
-    candidates, so fewer accidents among the largest of them. Raises as `top_influences`.
-    """
-    correct_test, member = _masks(correct_test, member)
-    labels = _label_pair(labels, correct_test, member)
-    best, test = np.full(member.shape[1], -np.inf, np.float32), np.zeros(member.shape[1], np.int64)
-    for rows, block in influence_blocks(correct_test, member):
-        np.copyto(block, -np.inf, where=np.isnan(block) | _of_other_classes(labels, rows))
-        at = block.argmax(0)
-        value = np.take_along_axis(block, at[None], 0)[0]
-        better = value > best
-        best, test = np.where(better, value, best), np.where(better, at + rows.start, test)
-    return Strongest(np.where(np.isfinite(best), best, np.nan), test)
-
-
 def _of_other_classes(labels, rows: slice) -> np.ndarray:
     """Which pairs of a block (tests, examples) are of two classes; none where there are no labels."""
     if labels is None:
@@ -195,26 +170,6 @@ def _label_pair(labels, correct_test, member):
     if (sizes := list(map(len, pair))) != there:
         raise ValueError(f"labels must hold {there[0]} of tests and {there[1]} of examples, but they hold {sizes}.")
     return pair
-
-
-def influential_by_interval(score, value, edges, k: int = 20) -> list[np.ndarray]:
-    """The k examples of largest `value` in each interval [edges[j], edges[j + 1]) of `score` (the last one closed), best first.
-
-    For Figure 2: score, memorization (examples,); value, influence (examples,). Fewer than k where an interval holds
-    fewer; NaN in either is never chosen. Raises ValueError where shapes disagree or edges do not rise.
-    """
-    score = as_array("score", score, ndim=1, missing=True, infinite=True).astype(float)
-    value = as_array("value", value, ndim=1, missing=True, infinite=True).astype(float)
-    same_shape("score", score, "value", value)
-    edges, k = as_array("edges", edges, ndim=1, infinite=True), as_number("k", k, 1, whole=True)
-    if len(edges) < 2 or not (edges[1:] > edges[:-1]).all():
-        raise ValueError("edges must hold at least 2 rising numbers.")
-    chosen = []
-    for j, (low, high) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
-        inside = (score >= low) & ((score < high) | ((j == len(edges) - 2) & (score == high))) & ~np.isnan(value)
-        found = np.flatnonzero(inside)
-        chosen.append(found[np.argsort(-value[found], kind="stable")[:k]])
-    return chosen
 
 
 def influence_entropy(influence) -> np.ndarray:
@@ -247,32 +202,6 @@ def entropy_buckets(entropy, n_buckets: int = 5) -> np.ndarray:
     bucket = np.empty(len(entropy), np.int64)
     bucket[np.argsort(entropy, kind="stable")] = np.arange(len(entropy)) * n_buckets // len(entropy) + 1
     return bucket
-
-
-def gain_beyond_difficulty(gain, entropy, difficulty, n_bins: int = 5) -> np.ndarray:
-    """Does entropy explain a gain beyond plain difficulty? The per-example terms of a stratified difference, (tests,).
-
-    gain: SAM's accuracy minus SGD's, per test point; difficulty: accuracy of held-out models. Within each of n_bins
-    equal-count bins of difficulty, test points split at their bin's median entropy. The mean of the returned terms is the
-    difference in mean gain, lower half minus upper half, averaged over bins; its interval comes from resampling them.
-    Raises ValueError for NaN, lengths that disagree, and a bin of fewer than 2 test points.
-    """
-    gain, entropy, difficulty = (
-        as_array(name, v, ndim=1).astype(float, copy=False)
-        for name, v in (("gain", gain), ("entropy", entropy), ("difficulty", difficulty))
-    )
-    n_bins = as_number("n_bins", n_bins, 1, len(difficulty), whole=True, why=", the number of test points")
-    if not len(gain) == len(entropy) == len(difficulty):
-        raise ValueError("gain, entropy and difficulty must have one value for each test point.")
-    terms = np.zeros(len(gain))
-    for b in range(1, n_bins + 1):
-        inside = np.flatnonzero(entropy_buckets(difficulty, n_bins) == b)
-        if len(inside) < 2:
-            raise ValueError(f"n_bins must leave at least 2 test points in each bin, so {n_bins} is too many.")
-        low = entropy_buckets(entropy[inside], 2) == 1
-        for side, sign in ((low, 1), (~low, -1)):
-            terms[inside[side]] = sign * gain[inside[side]] * len(gain) / (n_bins * side.sum())
-    return terms
 
 
 def _masks(correct, member, *, same: bool = False) -> tuple[np.ndarray, np.ndarray]:

@@ -119,7 +119,9 @@ def jackknife(values, factors: int = 2, *, extra=0.0) -> Effect:
     Returns
     -------
     Effect
-        The variances of single factors, less those of their interactions, which the single ones count twice.
+        The variances of single factors, less those of their interactions, which the single ones count twice. Never below the
+        variance of all factors together; of three, never below that of the last two, since a statistic that is quadratic in
+        the models (a product of influences) has twice its own variance when groups of them are left out.
 
     Raises
     ------
@@ -148,7 +150,7 @@ def jackknife(values, factors: int = 2, *, extra=0.0) -> Effect:
                 part = part - part.mean(axis, keepdims=True)
                 scale, df = scale * (part.shape[axis] - 1) / part.shape[axis], df * (part.shape[axis] - 1)
             parts[axes] = scale * (part**2).sum(tuple(range(size))), df
-    return _effect(values[(0,) * factors], parts, extra)
+    return _effect(values[(0,) * factors], parts, extra, least=tuple(range(factors > 2, factors)))
 
 
 def crossing(terms, cut: float) -> np.ndarray:
@@ -180,10 +182,10 @@ def deletions(statistic: Callable, *groups: int) -> np.ndarray:
     return values.reshape(*(n + 1 for n in groups), *values.shape[1:])
 
 
-def _effect(value, parts: dict, extra=0.0) -> Effect:
-    """`parts`: the variance and degrees of freedom of each set of factors, by inclusion and exclusion."""
+def _effect(value, parts: dict, extra=0.0, least=None) -> Effect:
+    """`parts`: the variance and degrees of freedom of each set of factors, by inclusion and exclusion; `least`: a floor's."""
     variance = sum((-1) ** (len(axes) + 1) * part for axes, (part, _) in parts.items())
-    variance = np.maximum(variance, parts[max(parts, key=len)][0])  # NaN stays NaN
+    variance = np.maximum(variance, parts[least or max(parts, key=len)][0])  # NaN stays NaN
     with np.errstate(divide="ignore", invalid="ignore"):
         df = variance**2 / sum(part**2 / df for part, df in parts.values())
     variance = variance + extra

@@ -9,10 +9,10 @@ CLASSES = 3
 
 
 def carried(seed, influence, memorized=None, *, models=36, skill=0.6, spread=0.0):
-    """A pair in which example i raises by `influence[o][i]` the chance that test point i is right, and by `memorized[o][i]` its own.
+    """A pair in which example i raises the chance that test point i is right by `influence[o][i]`, its own by `memorized[o][i]`.
 
-    The first of each is SGD's and the second SAM's; one array serves both. The pair shares its subsets, and, with `spread`, how
-    good each pair of models is on test points.
+    The first of each is SGD's and the second SAM's; one array serves both. The pair shares its subsets, and, with `spread`,
+    how good each pair of models is on test points.
     """
     rng = np.random.default_rng(seed)
     influence = np.broadcast_to(influence, (2, np.shape(influence)[-1]))

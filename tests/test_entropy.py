@@ -1,6 +1,4 @@
-"""Influence entropy, cross-fitted: against a naive twin, its claims where the truth is known, and what exchanging does to them."""
-
-import json
+"""Influence entropy, cross-fitted: against a naive twin, its claims where the truth is known, and the optimizers exchanged."""
 
 import matplotlib
 import numpy as np
@@ -34,8 +32,8 @@ def verdicts(found):
 def pair():
     """Test points 0 to 29 hang on one memorized example each, by which SAM gains there; the others on none."""
     influence = np.repeat([0.9, 0.0], [30, TESTS - 30])
-    found = carried(1, influence, models=64)
-    more = np.random.default_rng(0).random((64, TESTS)) < np.repeat([0.5, 0.0], [30, TESTS - 30])
+    found = carried(1, influence, models=256)
+    more = np.random.default_rng(0).random((256, TESTS)) < np.repeat([0.5, 0.0], [30, TESTS - 30])
     better = found.sam.test_correct.values | more
     return found._replace(sam=found.sam.assign(test_correct=(("model", "test"), better)))
 
@@ -45,18 +43,22 @@ def made(near, same=()):
     rng = np.random.default_rng(0)
     x_test, x_train = rng.normal(size=(2, TESTS, 8)).astype(np.float32)
     x_train[near] = x_test[near] + 0.01
+    same = np.asarray(same, int)
     x_train[same] = x_test[same]
     y = np.arange(TESTS) % CLASSES
     return Dataset(x_train, y, x_test, y, tuple("abc"), "made up", "0" * 64)
 
 
-@pytest.fixture
-def with_data(monkeypatch):
-    def use(dataset):
-        monkeypatch.setattr(entropy, "dataset_of", lambda runs: dataset)
-        return dataset
+def measured(pair, dataset, measure=entropy.measure):
+    """What is measured where the data are at hand."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(entropy, "dataset_of", lambda runs: dataset)
+        return measure(pair)
 
-    return use
+
+@pytest.fixture(scope="module")
+def frames(pair):
+    return measured(pair, made(np.arange(30)))
 
 
 def test_weighted_shares_and_ranks_are_those_of_repeated_scores():
@@ -70,8 +72,8 @@ def test_weighted_shares_and_ranks_are_those_of_repeated_scores():
         np.testing.assert_allclose(ranks(scores, times)[repeated] + 0.5, rankdata(scores[repeated]))
 
 
-def test_what_a_set_of_models_says_agrees_with_the_estimators(pair, with_data):
-    models, dataset = models_of(pair), with_data(made(np.arange(5)))
+def test_what_a_set_of_models_says_agrees_with_the_estimators(pair):
+    models, dataset = models_of(pair), made(np.arange(5))
     seen = buckets.look(models, dataset)
     half = halves(seen.group)[3]
     place = seen.places[half.tobytes()]
@@ -83,7 +85,7 @@ def test_what_a_set_of_models_says_agrees_with_the_estimators(pair, with_data):
         seen.entropy[place][mixed], estimators.streamed_entropy(correct[:, mixed], member), rtol=1e-5
     )
     labels = models.test_label[mixed], models.label
-    top, value = (x[:, 0] for x in estimators.top_influences(correct[:, mixed], member, 1, labels=labels))
+    top = estimators.top_influences(correct[:, mixed], member, 1, labels=labels)[0][:, 0]
     assert np.array_equal(seen.top[place][mixed], top)
     far = distances.distances(dataset, np.flatnonzero(mixed), top)
     np.testing.assert_allclose(seen.far[place][mixed], far.example / far.typical, rtol=1e-5)
@@ -92,9 +94,10 @@ def test_what_a_set_of_models_says_agrees_with_the_estimators(pair, with_data):
     np.testing.assert_allclose(seen.memorized[place], estimators.memorization(both, member).value)
 
 
-def test_the_claims_agree_with_a_naive_twin(pair, with_data):
+@pytest.mark.slow
+def test_the_claims_agree_with_a_naive_twin(pair, frames):
     """The estimates: the mean over both directions of all partitions, each from the library's own estimators."""
-    models, dataset = models_of(pair), with_data(made(np.arange(30)))
+    models, dataset = models_of(pair), made(np.arange(30))
     rows, of_halves = [], halves(groups(models.model, buckets.MODEL_GROUPS))
     for half in [*of_halves, *(~h for h in of_halves)]:
         found = []
@@ -122,8 +125,7 @@ def test_the_claims_agree_with_a_naive_twin(pair, with_data):
         weights *= np.isin(np.arange(TESTS), other)
         ratios = (weights * far).sum(1) / weights.sum(1)
         rows.append([ratios[0] - ratios[4], gains[0] - gains[1:].mean(), scores[0] - scores[4]])
-    found = entropy.decided(pair)
-    np.testing.assert_allclose([found[c].effect.estimate for c in ("C8", "C9", "C10")], np.mean(rows, 0), atol=1e-6)
+    np.testing.assert_allclose(frames["effects"]["estimate"][["C8", "C9", "C10"]], np.mean(rows, 0), atol=1e-6)
 
 
 def test_correlations_with_points_left_out_are_spearmans():
@@ -136,9 +138,9 @@ def test_correlations_with_points_left_out_are_spearmans():
     np.testing.assert_allclose(found, expected)
 
 
-def test_claims_are_seen_and_contrasts_mirror_while_pooled_ones_stay(pair, with_data):
-    with_data(made(np.arange(30)))
-    found, mirrored = entropy.decided(pair), entropy.decided(swapped(pair))
+@pytest.mark.slow
+def test_claims_are_seen_and_contrasts_mirror_while_pooled_ones_stay(pair):
+    found, mirrored = (measured(each, made(np.arange(30)), entropy.decided) for each in (pair, swapped(pair)))
     assert verdicts(found) == {"C8": SUPPORTED, "C9": SUPPORTED, "C10": SUPPORTED, "C9 beyond difficulty": SUPPORTED}
     assert verdicts(mirrored)["C9"] == CONTRADICTED
     for claim, sign in {"C8": 1, "C9": -1, "C10": 1, "C9 beyond difficulty": -1}.items():
@@ -147,9 +149,9 @@ def test_claims_are_seen_and_contrasts_mirror_while_pooled_ones_stay(pair, with_
         assert found[claim].reliability == mirrored[claim].reliability
 
 
-def test_the_order_of_models_examples_and_tests_changes_nothing(pair, with_data):
-    with_data(made(np.arange(30)))
-    frames, again = entropy.measure(pair), entropy.measure(permuted(pair))
+@pytest.mark.slow
+def test_the_order_of_models_examples_and_tests_changes_nothing(pair, frames):
+    again = measured(permuted(pair), made(np.arange(30)))
     for name, frame in frames.items():
         pd.testing.assert_frame_equal(frame, again[name], check_exact=True, obj=name)
 
@@ -172,9 +174,9 @@ def test_points_that_all_models_agree_on_lie_in_no_bucket():
     assert "80" in entropy.counts_sentence(frames["counts"]) or "79" in entropy.counts_sentence(frames["counts"])
 
 
-def test_exact_duplicates_are_told_from_near_ones(pair, with_data):
-    with_data(made(np.arange(30), same=np.arange(10)))
-    frames = entropy.measure(pair)
+@pytest.mark.slow
+def test_exact_duplicates_are_told_from_near_ones(pair):
+    frames = measured(pair, made(np.arange(30), same=np.arange(10)))
     tops = frames["tops"]["mean"]
     assert tops["distance", entropy.ENDS] == frames["effects"]["estimate"]["C8"]
     assert tops["distance", "1"] < tops["distance, without exact duplicates", "1"] < 0.6
@@ -184,15 +186,16 @@ def test_exact_duplicates_are_told_from_near_ones(pair, with_data):
     assert (part["distance"] < gallery.NEAR).all()
 
 
+@pytest.mark.slow
 def test_without_the_data_there_is_no_distance_and_indices_stand_for_pictures(pair):
     frames = entropy.measure(pair)  # the checksum is not that of digits
     assert np.isnan(frames["effects"]["estimate"]["C8"])
     assert frames["effects"]["estimate"].drop("C8").notna().all()
     assert "Not shown" in entropy.bucket_distances(frames["tops"], frames["quantiles"]).data
     shown = gallery.figure_3(frames["gallery"]).data
-    first = frames["gallery"].iloc[0]
-    assert shown.index[0] == f"test point {first['test']}"
-    assert shown["training examples"].iloc[0].split()[0] == str(first["example"])
+    first = next(frames["gallery"].itertuples())
+    assert shown.index[0] == f"test point {first.test}"
+    assert shown["training examples"].iloc[0].split()[0] == str(first.example)
 
 
 def test_too_few_models_give_no_claim_and_sentences():
@@ -206,9 +209,8 @@ def test_too_few_models_give_no_claim_and_sentences():
     assert "too few" in entropy.entropy_sentence(frames["follows"])
 
 
-def test_the_figures_show_the_numbers(pair, with_data):
-    dataset = with_data(made(np.arange(30)))
-    frames = entropy.measure(pair)
+def test_the_figures_show_the_numbers(frames):
+    dataset = made(np.arange(30))
     left, right = entropy.bucket_accuracy(frames["buckets"]).axes
     assert np.isin(frames["buckets"][["sgd", "sam"]].to_numpy(), numbers(left)).all()
     assert np.isin(frames["buckets"]["difference"].to_numpy(), numbers(right)).all()
@@ -240,9 +242,7 @@ def test_the_figures_show_the_numbers(pair, with_data):
     assert any(title.endswith(f"{row['influence']:.2f}") for title in titles)
 
 
-def test_frames_are_recorded_as_parquet(pair, with_data, tmp_path):
-    with_data(made(np.arange(30)))
-    for name, frame in entropy.measure(pair).items():
+def test_frames_are_recorded_as_parquet(frames, tmp_path):
+    for name, frame in frames.items():
         frame.to_parquet(tmp_path / f"{name}.parquet")
         pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / f"{name}.parquet"), frame)
-    assert json.loads(pair.sgd.attrs["experiment"])["dataset"] == "digits"

@@ -63,19 +63,11 @@ def test_blocks_of_any_size_say_the_same(monkeypatch, tmp_path):
     _, correct_test, member = draw(3, 40, 500, 23)
     whole = samlib.influence(correct_test, member).value
     top, entropy = samlib.top_influences(correct_test, member, 6), room.streamed_entropy(correct_test, member)
-    strongest = room.strongest_influence(correct_test, member)
-    np.testing.assert_allclose(strongest.value, whole.max(0), atol=1e-6)
-    assert np.array_equal(
-        strongest.test, np.concatenate([b for _, b in room.influence_blocks(correct_test, member)]).argmax(0)
-    )
     monkeypatch.setattr(room, "BLOCK_BYTES", 4 * 500 * 5)
     assert len(list(room.influence_blocks(correct_test, member))) == 5
     for a, b in zip(top, samlib.top_influences(correct_test, member, 6), strict=True):
         assert np.array_equal(a, b)
     assert np.array_equal(entropy, room.streamed_entropy(correct_test, member))
-    again = room.strongest_influence(correct_test, member)
-    assert np.array_equal(strongest.value, again.value)
-    assert np.array_equal(strongest.test, again.test)
     array = samlib.influence(correct_test, member, out=tmp_path / "influence.zarr")
     np.testing.assert_allclose(array[:], whole, atol=1e-6)
 
@@ -163,31 +155,6 @@ def test_buckets_have_equal_counts_and_rise_with_entropy(n, buckets, seed):
     assert (np.diff(found[np.argsort(entropy, kind="stable")]) >= 0).all()
 
 
-def test_the_most_influential_of_each_interval():
-    score, value = np.array([0, 0.1, 0.5, 0.9, 1.0, np.nan]), np.array([0.3, 0.4, np.nan, 0.1, 0.2, 9])
-    chosen = room.influential_by_interval(score, value, [0, 0.5, 1.0], k=1)
-    assert [c.tolist() for c in chosen] == [[1], [4]]
-    assert [c.tolist() for c in room.influential_by_interval(score, value, [0, 0.5, 1.0])] == [[1, 0], [4, 3]]
-    with pytest.raises(ValueError, match="edges must hold"):
-        room.influential_by_interval(score, value, [0, 0])
-
-
-def test_gain_beyond_difficulty_sees_entropy_and_not_difficulty():
-    rng = np.random.default_rng(0)
-    difficulty, entropy = rng.random(4000), rng.random(4000)
-    noise = 0.05 * rng.normal(size=4000)
-    by_difficulty = room.gain_beyond_difficulty(0.3 * difficulty + noise, entropy, difficulty)
-    by_entropy = room.gain_beyond_difficulty(0.1 * (entropy < 0.5) + noise, entropy, difficulty)
-    error = by_difficulty.std() / np.sqrt(4000)
-    assert abs(by_difficulty.mean()) < 4 * error
-    assert by_entropy.mean() == pytest.approx(0.1, abs=0.01)
-    # entropy that is difficulty in disguise explains little once difficulty is held fixed
-    disguised = room.gain_beyond_difficulty(
-        0.3 * difficulty + noise, difficulty + 0.01 * entropy, difficulty, n_bins=20
-    )
-    assert abs(disguised.mean()) < 0.3 / 20
-
-
 @pytest.mark.parametrize(
     ("correct", "member", "message"),
     [
@@ -239,11 +206,6 @@ def test_only_pairs_of_one_class_where_labels_are_given():
     indices, values = room.top_influences(correct, member, 2, labels=labels)
     np.testing.assert_array_equal(indices, np.argsort(-expected, axis=1, kind="stable")[:, :2])
     np.testing.assert_allclose(values, np.take_along_axis(expected, indices, 1), atol=1e-6)
-    found = room.strongest_influence(correct, member, labels=labels)
-    np.testing.assert_array_equal(found.test, expected.argmax(0))
-    np.testing.assert_allclose(found.value, expected.max(0), atol=1e-6)
-    lonely = room.strongest_influence(correct, member, labels=(labels[0], np.where(np.arange(60) == 7, 9, labels[1])))
-    assert np.isnan(lonely.value).tolist() == [i == 7 for i in range(60)]
 
 
 @pytest.mark.filterwarnings(NO_ESTIMATE)

@@ -6,6 +6,7 @@ import matplotlib
 import numpy as np
 import pytest
 from carried import carried, drawn, numbers, permuted
+from scipy.stats import binom
 
 from samlib import estimators
 from samlib.inference import CONTRADICTED, SUPPORTED, groups, partitions, verdict
@@ -108,8 +109,8 @@ def test_a_narrow_set_of_memorized_examples_is_seen_and_mirrors_exactly(narrow):
 
 def test_where_memorization_differs_too_exchanging_still_mirrors():
     """The fault of a slope of differences: both its axes change sign, so that it said the same of either optimizer."""
-    strong, weak = np.repeat([0.9, 0.6, 0.0], [40, 50, 60]), np.repeat([0.9, 0.3, 0.0], [40, 50, 60])
-    pair = carried(2, [weak, strong], models=48, skill=0.9)
+    strong, weak = np.repeat([0.9, 0.65, 0.0], [40, 50, 60]), np.repeat([0.9, 0.25, 0.0], [40, 50, 60])
+    pair = carried(2, [weak, strong], models=72, skill=0.9)
     part = influence.measure(pair)["chosen"].query("by == 'both'")
     x, y = part["memorization_sam"] - part["memorization_sgd"], part["sam"] - part["sgd"]
     assert np.polyfit(x, y, 1)[0] == pytest.approx(np.polyfit(-x, -y, 1)[0])
@@ -179,3 +180,29 @@ def test_the_figures_show_the_numbers(narrow):
     html = influence.influence_table(energy).to_html()
     assert all(f"{value:+.4f}" in html for value in energy["difference"])
     assert energy["difference"][influence.MEASURES[0], "0.8 to 1.0"] == frames["effects"]["estimate"]["C6"]
+
+
+@pytest.mark.slow
+def test_optimizers_exchanged_at_random_get_a_verdict_no_oftener_than_the_level():
+    """What differs not, must not show: in each pair of models chance decides which is SAM's."""
+    said, n = [], 20
+    for seed in range(n):
+        pair = drawn(seed, examples=90, models=30, sam=(1.3, 0.6))
+        pair = swapped(pair, np.random.default_rng(seed).random(30) < 0.5)
+        energy = influence.energies(models_of(pair))
+        said += (
+            [] if energy is None else [energy.middle.interval(0.05), influence.one(energy.share, 2, 4).interval(0.05)]
+        )
+    assert len(said) > n / 2
+    beyond = sum(low > 0 or high < 0 for low, high in said)
+    assert beyond <= binom.ppf(0.99, len(said), 0.05)
+
+
+@pytest.mark.slow
+def test_intervals_cover_what_new_models_examples_and_tests_give(monkeypatch):
+    """The quick form of benchmarks/coverage_influence.py, which needs minutes."""
+    monkeypatch.setattr(influence, "EACH", 1.9)  # whatever the energy in all is
+    found = [influence.energies(models_of(drawn(seed, examples=120, spread=0.05))).middle for seed in range(16)]
+    estimates, errors = (np.array([getattr(each, field) for each in found]) for field in ("estimate", "stderr"))
+    assert 0.75 < np.sqrt((errors**2).mean()) / estimates.std(ddof=1) < 1.8
+    assert np.mean([low < estimates.mean() < high for low, high in (each.interval(0.05) for each in found)]) > 0.8
