@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from samlib import Experiment
+from samlib.paper.claims import SECTIONS
 
 
 def samlib(*arguments, cache=None):
@@ -87,25 +88,28 @@ def test_train_attack_memorize_and_decide(small_npz, tmp_path):
     assert decided.stdout.startswith("C1: ")
     kept = samlib("record", *options, "--folder", str(tmp_path / "kept"), "--signals", cache=tmp_path)
     assert kept.returncode == 0, kept.stderr
-    assert sorted(kept.stdout.split()) == sorted(map(str, (tmp_path / "kept").iterdir()))
-    assert {p.suffix for p in (tmp_path / "kept").iterdir()} == {".parquet", ".npz"}
+    assert kept.stdout.split() == [str(path) for path in (tmp_path / "kept").iterdir()]
+    (path,) = (tmp_path / "kept").iterdir()
+    assert {file.name.partition(".")[0] for file in path.iterdir()} == {"about", "signals", *SECTIONS}
 
 
 @pytest.mark.slow
 def test_recorded_ablations_come_back_without_the_data(small_npz, tmp_path):
-    from samlib.paper.study import ablation_pairs
-    from samlib.runs import run_pairs
+    from samlib import study
+    from samlib.paper.records import read_about
 
-    options = ["--dataset", str(small_npz), "--hidden", "8", "--epochs", "8", "--batch-size", "16", "--n-models", "8"]
+    options = ["--dataset", str(small_npz), "--hidden", "8", "--epochs", "8", "--batch-size", "16", "--n-models", "16"]
     kept = samlib("record-ablations", *options, "--changed", "rho", "--folder", str(tmp_path / "kept"), cache=tmp_path)
     assert kept.returncode == 0, kept.stderr
-    parameters = json.loads(Path(kept.stdout.strip()).read_text())
+    path = Path(kept.stdout.strip())
+    parameters = read_about(path)["parameters"]
     assert parameters["changed"] == ["rho"]
-    pairs = ablation_pairs(**parameters)
-    assert len(list((tmp_path / "kept").glob("*.npz"))) == len({e.key for p in pairs.values() for e in p.values()})
     small_npz.unlink()
-    found = run_pairs(pairs, recorded=tmp_path / "kept")
-    assert [pair["sam"].attrs["key"] for pair in found.values()] == [pair["sam"].key for pair in pairs.values()]
+    found = study({**parameters, "results": str(tmp_path / "kept")})
+    assert found.record(str(small_npz)) == path
+    frames = found.frames("ablations")[str(small_npz)]
+    assert {field for field, *_ in frames["ablations"].index} == {"rho"}
+    assert found.origin().data.startswith("*Recorded: ")
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ import samlib
 from samlib.checks import as_path
 from samlib.data import cache_folder
 from samlib.data.files import local_file
-from samlib.runs import load_runs, save_runs
+from samlib.paper import records
 from samlib.runs.store import open_store
 
 
@@ -69,9 +69,9 @@ def test_trained_models_are_found_again_from_another_folder(home, monkeypatch, s
     runs = samlib.run(experiment(small_npz), cluster=client, progress=False)
     monkeypatch.chdir(home)
     xr.testing.assert_identical(samlib.run(experiment(small_npz), cluster="tcp://127.0.0.1:1", progress=False), runs)
-    path = save_runs(runs, "~/records")
+    path = records.save("~/records", {}, records.provenance([runs]))
     assert path.parent == home / "records"
-    assert load_runs(experiment(small_npz), "~/records") is not None
+    assert records.find("~/records", [experiment(small_npz)]) == path
     assert not list(home.parent.rglob("~"))
 
 
@@ -97,7 +97,7 @@ def test_what_is_no_path_is_one_sentence():
 
 def test_data_that_were_not_there_are_found_once_they_are(small_npz, tmp_path):
     """A load that fails, or finds other data, is not kept for later."""
-    from samlib.claims.distance import dataset_of
+    from samlib.paper.distances import dataset_of
 
     data = samlib.load_dataset(small_npz)
     about = json.dumps({"dataset": str(small_npz), "pool": None, "image_size": None})

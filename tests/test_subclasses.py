@@ -9,6 +9,7 @@ from samlib.audit import align, attack_scores
 from samlib.data.generated import subclasses
 from samlib.estimators import influence
 from samlib.evaluation import evaluate
+from samlib.paper import records
 from samlib.paper.frames import swapped
 from samlib.paper.subclasses import (
     NAMES,
@@ -18,7 +19,6 @@ from samlib.paper.subclasses import (
     subclass_sentences,
     subclass_table,
 )
-from samlib.runs import load_runs, save_runs
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +74,8 @@ def test_runs_and_records_know_the_subclass_of_every_example(pair, data, tmp_pat
     assert np.array_equal(pair.sgd.subclass, data.subclass_train[:400])
     assert pair.sgd.subclass.dims == ("example",)
     assert np.array_equal(pair.sam.test_subclass, data.subclass_test)
-    save_runs(pair.sgd, tmp_path)
-    kept = load_runs(Experiment(optimizer="sgd", dataset="subclasses", n_models=32, epochs=4, pool=400), tmp_path)
+    path = records.save(tmp_path, {}, records.provenance(pair[:2]), pair)
+    kept = records.load_signals(path).sgd
     assert np.array_equal(kept.subclass, pair.sgd.subclass)
     assert np.array_equal(kept.test_subclass, pair.sgd.test_subclass)
 

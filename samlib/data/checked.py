@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-MOST_CLASSES = 1 << 16  # recorded runs keep labels as uint16
+MOST_CLASSES = 1 << 16  # labels fit into uint16
 SIDES = ("train", "test")
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # x_train, y_train, x_test, y_test
 

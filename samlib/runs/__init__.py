@@ -19,12 +19,11 @@ from filelock import Timeout
 from samlib.data import Dataset
 from samlib.experiment import Experiment
 from samlib.runs.dispatch import client_of, n_workers, train_missing
-from samlib.runs.recorded import load_runs, save_runs
 from samlib.runs.store import Folder, Store, open_store
 from samlib.runs.transfer import export_job, import_group, import_groups
 
-__all__ = ["NothingWhole", "Store", "export_job", "import_group", "import_groups", "load_runs", "n_workers", "run"]
-__all__ += ["run_pairs", "save_runs", "workers"]
+__all__ = ["NothingWhole", "Store", "export_job", "import_group", "import_groups", "n_workers", "run"]
+__all__ += ["run_pairs", "workers"]
 
 
 class NothingWhole(RuntimeError):
@@ -37,7 +36,6 @@ def run(
     cluster: Any = None,
     cache_dir: Folder = None,
     progress: bool = True,
-    recorded: Folder = None,
     minutes: float | None = None,
 ) -> xr.Dataset:
     """Train the experiment's models, or load those that exist, and return all of them.
@@ -55,8 +53,6 @@ def run(
         The folder of the stores; `SAMLIB_CACHE` or the user's cache folder if None.
     progress : bool
         Whether to show a progress bar.
-    recorded : path, optional
-        A folder of recorded runs (`samlib record --signals`), which are returned if it holds these models.
     minutes : float, optional
         A time box, as for `run_pairs`.
 
@@ -83,7 +79,7 @@ def run(
     >>> dict(runs.sizes)
     {'model': 8, 'example': 1437, 'test': 360}
     """
-    options: dict[str, Any] = {"cluster": cluster, "cache_dir": cache_dir, "progress": progress, "recorded": recorded}
+    options: dict[str, Any] = {"cluster": cluster, "cache_dir": cache_dir, "progress": progress}
     return run_pairs({"": {"": experiment}}, minutes=minutes, **options)[""][""]
 
 
@@ -93,7 +89,6 @@ def run_pairs(
     cluster: Any = None,
     cache_dir: Folder = None,
     progress: bool = True,
-    recorded: Folder = None,
     minutes: float | None = None,
 ) -> dict[Hashable, dict[str, xr.Dataset]]:
     """Run every experiment of many pairs, and what several of them share once.
@@ -104,7 +99,7 @@ def run_pairs(
     ----------
     pairs : mapping
         Pairs by any key, each a mapping of names to experiments, as `samlib.experiment.pair` returns.
-    cluster, cache_dir, progress, recorded
+    cluster, cache_dir, progress
         As for `run`.
     minutes : float, optional
         A time box, counted from the call. A model begins only if it is expected to end in time, as the slowest of its kind
@@ -138,15 +133,12 @@ def run_pairs(
     end = inf if minutes is None else time.monotonic() + 60 * minutes
     data: dict[str, Dataset] = {}
     stores: dict[str, Store] = {}
-    sources: dict[str, Store | xr.Dataset] = {}  # of each experiment, by its JSON
+    sources: dict[str, Store] = {}  # of each experiment, by its JSON
     experiments = [e for pair in pairs.values() for e in pair.values()]
     # experiments that differ in the number of models alone have one store, of the most
     for experiment in sorted(experiments, key=lambda experiment: experiment.n_models):
         name = experiment.model_dump_json()
-        found = None if name in sources or recorded is None else load_runs(experiment, recorded)
-        if found is not None:
-            sources[name] = found
-        elif name not in sources:
+        if name not in sources:
             store = open_store(experiment, cache_dir)
             store.dataset = data.setdefault(store.dataset.checksum, store.dataset)  # one copy in memory
             sources[name] = stores[str(store.path)] = store
@@ -159,12 +151,12 @@ def run_pairs(
                     locks.enter_context(store.locked(progress, max(end - time.monotonic(), 0)))
                     store.prepare()
             if any(store.missing() for store in stores.values()) and time.monotonic() < end:
-                together = [tuple(str(s.path) for s in pair if isinstance(s, Store)) for pair in named.values()]
-                train_missing(stores, [paths for paths in dict.fromkeys(together) if paths], cluster, progress, end)
+                together = [tuple(str(store.path) for store in pair) for pair in named.values()]
+                train_missing(stores, list(dict.fromkeys(together)), cluster, progress, end)
         except Timeout:
             pass  # another process held a store until the end
     if minutes is None:
-        runs = {name: source.open() if isinstance(source, Store) else source for name, source in sources.items()}
+        runs = {name: store.open() for name, store in sources.items()}
         return {key: {n: runs[e.model_dump_json()] for n, e in pair.items()} for key, pair in pairs.items()}
     boxed = {key: whole for key, pair in pairs.items() if (whole := _whole(pair, sources))}
     if not boxed:
@@ -172,7 +164,7 @@ def run_pairs(
     return boxed
 
 
-def _whole(pair: Mapping[str, Experiment], sources: Mapping[str, Store | xr.Dataset]) -> dict[str, xr.Dataset]:
+def _whole(pair: Mapping[str, Experiment], sources: Mapping[str, Store]) -> dict[str, xr.Dataset]:
     """The runs of one pair with the models that all its members have; empty if there are none."""
     members, asked = (
         {name: sources[e.model_dump_json()] for name, e in pair.items()},
