@@ -90,7 +90,7 @@ def energies(models: Models) -> Energies | None:
     by_partition = jackknife(_statistics(energy, count), 1)
     energy = without_each(without_each(sums.energy, -2), -1)
     count = without_each(sums.counts, -1)[..., None]
-    found = jackknife(_statistics(energy, count), 3, extra=by_partition.stderr**2)
+    found = jackknife(_statistics(energy, count), 3, extra=np.nan_to_num(by_partition.stderr**2))
     n = len(INTERVALS)
     share, each, total, middle = (one(found, at) for at in (slice(3 * n), slice(3 * n, 6 * n), slice(6 * n, -1), -1))
     if (total.interval(EACH)[0] <= 0).any():
