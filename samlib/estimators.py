@@ -79,8 +79,10 @@ def _written(path: Path, correct_test, member, empty: str):
             if path.exists():
                 raise ValueError(f"out {path} is there already; delete it or give another path.")
             try:
-                options = {"chunks": (min(64, n_tests), n), "dtype": "float32", "fill_value": np.nan}
-                array = zarr.create_array(partial, shape=(n_tests, n), overwrite=True, **options)  # over a killed one's
+                array = zarr.create_array(
+                    partial, shape=(n_tests, n), chunks=(min(64, n_tests), n), dtype="float32", fill_value=np.nan,
+                    overwrite=True,  # a killed one's
+                )  # fmt: skip
                 for rows, block in influence_blocks(correct_test, member, empty=empty):
                     for i in range(0, len(block), 64):  # a chunk at a time: of several, some go on where one fails
                         array[rows.start + i : min(rows.start + i + 64, rows.stop)] = block[i : i + 64]
@@ -228,7 +230,7 @@ def _difference(right_in, right, n_in, n_out, empty, dtype=np.float64) -> Estima
     _warn_empty(n_in, n_out, empty)
     missing = np.nan if empty == "nan" else 0.0
     with np.errstate(invalid="ignore", divide="ignore"):
-        value, variance = 0, 0
+        value, variance = np.zeros(()), np.zeros(())
         for count, n, sign in ((right_in, n_in, 1), (right - right_in, n_out, -1)):
             p = np.where(n > 0, (count / n).astype(dtype), missing)
             value, variance = value + sign * p, variance + np.where(n > 0, p * (1 - p) / n, missing)
@@ -251,8 +253,8 @@ class _Product(NamedTuple):
     """A way to multiply 0/1 matrices exactly: `multiply(left (a, k) bool, prepare(right (k, b) bool))` to numbers (a, b)."""
 
     name: str
-    prepare: callable
-    multiply: callable
+    prepare: Callable
+    multiply: Callable
 
 
 def _int8():
@@ -286,7 +288,7 @@ def _fastest_product() -> _Product:
         except (RuntimeError, AttributeError, NotImplementedError):  # no such kernel here
             continue
         times[product] = min(_seconds(product, left, prepared) for _ in range(5))
-    return min(times, key=times.get)
+    return min(times, key=lambda product: times[product])
 
 
 def _seconds(product: _Product, left, prepared) -> float:

@@ -175,10 +175,10 @@ def correlation(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray
         return (weights * a * b).sum(-1) / np.sqrt((weights * a**2).sum(-1) * (weights * b**2).sum(-1))
 
 
-def measured(models: Models, seen: Seen) -> dict[str, Effect] | None:
-    """Effects of the statistics of SHAPES, cross-fitted; None where a half gives too few test points an entropy."""
+def measured(models: Models, seen: Seen) -> dict[str, Effect]:
+    """Effects of the statistics of SHAPES, cross-fitted; none where a half gives too few test points an entropy."""
     if min(np.isfinite(seen.entropy[place]).sum() for place, _ in seen.halves()) < N_BUCKETS * ENOUGH:
-        return None
+        return {}
     points = groups(models.test, min(POINT_GROUPS, len(models.test)))
 
     def at(chosen):

@@ -27,7 +27,7 @@ def measure(pair: Pair) -> Frames:
     models, dataset = models_of(pair), dataset_of(pair.sgd)
     seen = look(models, dataset)
     found, reliable = measured(models, seen), entropy_reliability(models, seen)
-    histogram, quantiles = _spreads(seen if found else None)
+    histogram, quantiles = _spreads(seen, seen.halves() if found else [])
     return {
         "effects": effects(_decided(found, reliable)),
         "buckets": _buckets(found),
@@ -49,10 +49,10 @@ def decided(pair: Pair) -> dict[str, Found | None]:
     return _decided(measured(models, seen), entropy_reliability(models, seen))
 
 
-def _decided(found: dict[str, Effect] | None, reliable: Reliability) -> dict[str, Found | None]:
+def _decided(found: dict[str, Effect], reliable: Reliability) -> dict[str, Found | None]:
     """C8, C9, C10 and the control; None where a bucket has too few test points."""
     claims: dict[str, Found | None] = dict.fromkeys(("C8", "C9", "C10", "C9 beyond difficulty"))
-    if found is None:
+    if not found:
         return claims
     for claim, value in (("C8", "distance"), ("C10", "memorization")):
         if (found["points"].estimate[[0, -1], VALUES.index(value)] >= ENOUGH).all():
@@ -63,7 +63,7 @@ def _decided(found: dict[str, Effect] | None, reliable: Reliability) -> dict[str
     }
 
 
-def _buckets(found: dict[str, Effect] | None) -> pd.DataFrame:
+def _buckets(found: dict[str, Effect]) -> pd.DataFrame:
     """Figure 4a: index bucket; accuracy sgd, sam, difference, low, high, and how many test points."""
     rows = {}
     for b in range(N_BUCKETS) if found else ():
@@ -72,7 +72,7 @@ def _buckets(found: dict[str, Effect] | None) -> pd.DataFrame:
     return table(rows, "bucket")
 
 
-def _difficulty(found: dict[str, Effect] | None) -> pd.DataFrame:
+def _difficulty(found: dict[str, Effect]) -> pd.DataFrame:
     """Index (difficulty, 1 the hardest; entropy, low or high); accuracy sgd, sam, difference, low, high."""
     rows = {}
     for b in range(N_BUCKETS) if found else ():
@@ -81,7 +81,7 @@ def _difficulty(found: dict[str, Effect] | None) -> pd.DataFrame:
     return table(rows, "difficulty", "entropy")
 
 
-def _tops(found: dict[str, Effect] | None) -> pd.DataFrame:
+def _tops(found: dict[str, Effect]) -> pd.DataFrame:
     """Means over the test points of a bucket: index (value, bucket "1" to "5" or "1 − 5"); mean, low, high, points."""
     rows = {}
     for column, value in enumerate(VALUES[2:], 2) if found else ():
@@ -98,7 +98,7 @@ def _tops(found: dict[str, Effect] | None) -> pd.DataFrame:
     return table(rows, "value", "bucket")
 
 
-def _follows(found: dict[str, Effect] | None) -> pd.DataFrame:
+def _follows(found: dict[str, Effect]) -> pd.DataFrame:
     """Rank correlations of the entropy with FOLLOWED, by models that did not make it: correlation, low, high."""
     if not found:
         return pd.DataFrame(columns=["correlation", "low", "high"])
@@ -106,10 +106,10 @@ def _follows(found: dict[str, Effect] | None) -> pd.DataFrame:
     return pd.DataFrame({"correlation": found["follows"].estimate} | columns, FOLLOWED)
 
 
-def _spreads(seen: Seen | None) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _spreads(seen: Seen, halves: list[tuple[int, int]]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Memorization of the top examples in bins (bucket, left, right, share), and quantiles of their distances by bucket."""
     parts = [pd.DataFrame(columns=["memorized", "far", "weight", "bucket"])]
-    for place, other in seen.halves() if seen else ():
+    for place, other in halves:
         choice = choose(seen, place, np.ones(len(seen.nearest), int))
         memorized, far = values_of(seen, choice, other)[2:4]
         part = pd.DataFrame({"memorized": memorized, "far": far})

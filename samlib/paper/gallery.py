@@ -37,7 +37,8 @@ def gallery(models: Models, entropy, strength, dataset: Dataset | None, n_bucket
     bucket = np.zeros(len(entropy), int)
     bucket[known] = shares(entropy[known], n_buckets).argmax(0) + 1
     order = known[np.argsort(-strength[known], kind="stable")]
-    label, last, rows = models.test_label, [i for i in order if bucket[i] == n_buckets], []
+    label, last = models.test_label, [i for i in order if bucket[i] == n_buckets]
+    rows: list[int] = []
     for i in order[bucket[order] == 1]:
         if label[i] not in label[rows[::2]] and last and len(rows) < 2 * EACH_END:
             other = next((j for j in last if label[j] == label[i]), last[0])
@@ -109,7 +110,8 @@ def gallery_table(gallery: pd.DataFrame, dataset: Dataset | None = None):
     """Figure 3 in words: each test point's class and bucket, and its most influential examples with their distances."""
     rows = {}
     for _, part in gallery.groupby("row"):
-        first, *_, last = [*part.itertuples(), *part.tail(1).itertuples()]
+        each = list(part.itertuples())
+        first, last = each[0], each[-1]
         row = {
             "class": str(first.label) if dataset is None else dataset.classes[first.label],
             "bucket": f"{first.bucket}",

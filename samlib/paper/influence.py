@@ -7,7 +7,7 @@ is unbiased for a sum of squares, it chooses no test point, and subsets that bot
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -60,8 +60,11 @@ def pooled_reliability(models: Models) -> Reliability:
     first, second = (
         memorization_by(half, group, models.correct.mean(0), models.member) for half in (kept, ~kept)
     )  # fmt: skip
-    known = ~np.isnan(first + second)
-    return reliability(*([part[k] for part, k in zip(half, known, strict=True)] for half in (first, second)), n_models)
+    known = list(~np.isnan(first + second))
+    return reliability(
+        [part[k] for part, k in zip(first, known, strict=True)], [part[k] for part, k in zip(second, known, strict=True)],
+        n_models,
+    )  # fmt: skip
 
 
 class Energies(NamedTuple):
@@ -83,11 +86,11 @@ def energies(models: Models) -> Energies | None:
     if len(models.model) < FEWEST:
         return None
     sums = _sums(models)
-    energy, count = (without_each(x, -1) for x in (sums.energy_of, sums.count_of))
+    energy, count = (without_each(x, -1) for x in (sums.energy_of, sums.counts_of))
     by_partition = jackknife(_statistics(energy, count), 1)
     energy = without_each(without_each(sums.energy, -2), -1)
-    count = without_each(sums.count, -1)[..., None]
-    found = jackknife(_statistics(energy, count), 3, extra=by_partition.stderr**2)
+    count = without_each(sums.counts, -1)[..., None]
+    found = jackknife(_statistics(energy, count), 3, extra=np.nan_to_num(by_partition.stderr**2))
     n = len(INTERVALS)
     share, each, total, middle = (one(found, at) for at in (slice(3 * n), slice(3 * n, 6 * n), slice(6 * n, -1), -1))
     if (total.interval(EACH)[0] <= 0).any():
@@ -110,15 +113,15 @@ def _statistics(energy, count) -> np.ndarray:
 class Sums(NamedTuple):
     """Energy in intervals of memorization, summed over partitions and over the third that tells memorization.
 
-    energy (2, intervals, model groups + 1, example groups, test groups), index g of the models without group g; count of
+    energy (2, intervals, model groups + 1, example groups, test groups), index g of the models without group g; counts of
     examples alike (intervals, model groups + 1, example groups). With all models: energy_of (2, intervals, partitions),
-    count_of (intervals, partitions).
+    counts_of (intervals, partitions).
     """
 
     energy: np.ndarray
-    count: np.ndarray
+    counts: np.ndarray
     energy_of: np.ndarray
-    count_of: np.ndarray
+    counts_of: np.ndarray
 
 
 def _sums(models: Models) -> Sums:
@@ -199,9 +202,11 @@ def _chunks(models: Models):
 def _decided(found: Energies | None, reliable: Reliability) -> dict[str, Found | None]:
     """C6 and C7; None where too few examples lie in their intervals."""
     claims: dict[str, Found | None] = {"C6": None, "C7": None}
-    if found and found.examples[HIGHEST] >= ENOUGH:
+    if found is None:
+        return claims
+    if found.examples[HIGHEST] >= ENOUGH:
         claims["C6"] = Found(one(found.share, 2, HIGHEST), reliable)
-    if found and min(found.examples[MIDDLE].sum(), found.examples[LOWEST]) >= ENOUGH:
+    if min(found.examples[MIDDLE].sum(), found.examples[LOWEST]) >= ENOUGH:
         claims["C7"] = Found(found.middle, reliable)
     return claims
 
@@ -209,10 +214,11 @@ def _decided(found: Energies | None, reliable: Reliability) -> dict[str, Found |
 def _intervals(found: Energies | None) -> pd.DataFrame:
     """Index (measure, memorization); sgd, sam, difference, low, high, examples. Intervals of fewer than ENOUGH are left out."""
     rows = {}
-    for measure, effect in zip(MEASURES, found[:2], strict=True) if found else ():
-        for j, name in enumerate(INTERVALS):
-            if found.examples[j] >= ENOUGH:
-                rows[measure, name] = contrast(*(one(effect, i, j) for i in range(3))) | {"examples": found.examples[j]}
+    if found is not None:
+        for measure, effect in zip(MEASURES, found[:2], strict=True):
+            for j in np.flatnonzero(found.examples >= ENOUGH):
+                row = contrast(*(one(effect, i, j) for i in range(3)))
+                rows[measure, INTERVALS[j]] = row | {"examples": found.examples[j]}
     return table(rows, "measure", "memorization")
 
 
@@ -276,9 +282,11 @@ def influence_scatter(chosen: pd.DataFrame, name: str = "SAM"):
         for label, mark in marks.items():
             drawn_as.setdefault(label, []).append(mark)
     axes[0].set_ylabel("influence on a test point")
+    shown: list[Any] = [
+        tuple(marks[1:]) if "measured (" not in label else tuple(marks) for label, marks in drawn_as.items()
+    ]
     figure.legend(
-        [tuple(marks[1:]) if "measured (" not in label else tuple(marks) for label, marks in drawn_as.items()],
-        drawn_as, loc="outside lower center", ncols=2, fontsize="small", handler_map={tuple: HandlerTuple(None)},
+        shown, list(drawn_as), loc="outside lower center", ncols=2, fontsize="small", handler_map={tuple: HandlerTuple(None)}
     )  # fmt: skip
     return figure
 
