@@ -157,7 +157,7 @@ def crossing(terms, cut: float) -> np.ndarray:
     """How far each model alone moves each example over a cut: (models, examples), the rows' deviations times a slope.
 
     An example's score is the mean of its column of `terms` (models, examples). Whether it lies above `cut` is a step, so
-    leaving out models says little. The slope is that of the step smoothed over the scores' own standard error. A column with
+    leaving out models says little. The slope is that of the step smoothed over twice the scores' standard error. A column with
     NaN moves nothing. To be added to what has no terms, before `mean`:
 
     >>> terms = np.array([[0.0, 1.0, 0.5], [0.5, 1.0, 0.0], [0.25, 1.0, 1.0]])
@@ -171,7 +171,7 @@ def crossing(terms, cut: float) -> np.ndarray:
     score = terms.mean(0)
     moved = terms - score
     moved[:, np.isnan(score)] = 0
-    width = math.sqrt((moved**2).sum() / moved.shape[1] / max(len(moved) - 1, 1) / len(moved))
+    width = 2 * math.sqrt((moved**2).sum() / moved.shape[1] / max(len(moved) - 1, 1) / len(moved))
     return moved * (np.abs(score - cut) <= width) / (2 * width) if width > 0 else moved
 
 
