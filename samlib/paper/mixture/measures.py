@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
+from samlib import inference
 from samlib.checks import as_array, as_number, same_shape
 from samlib.paper.mixture.fitting import as_data, fit, fit_mlp
 from samlib.paper.mixture.model import BLUE, RED, Mixture, as_signs, quadrature
@@ -134,9 +134,9 @@ def mean_interval(values, level: float = LEVEL) -> tuple[float, float, float]:
     >>> mean_interval([1.0, 1.0, 1.0])
     (1.0, 1.0, 1.0)
     """
-    values = np.asarray(values, float)
-    half = stats.t.isf(level / 2, len(values) - 1) * stats.sem(values)
-    return float(values.mean()), float(values.mean() - half), float(values.mean() + half)
+    found = inference.mean(np.asarray(values, float)[:, None])
+    low, high = found.interval(level)
+    return float(found.estimate), float(low), float(high)
 
 
 class PairedTest(NamedTuple):
@@ -180,11 +180,9 @@ def paired_test(sgd, sam, *, level: float = LEVEL) -> PairedTest:
     same_shape("sgd", sgd, "sam", sam)
     if len(sgd) < 2:
         raise ValueError("sgd must hold at least 2 draws for a paired test.")
-    difference, low, high = mean_interval(sam - sgd, level)
-    error = stats.sem(sam - sgd)
-    t = difference / error if error else np.copysign(np.inf, difference) if difference else 0.0
-    p = 2 * stats.t.sf(abs(t), len(sgd) - 1)
-    return PairedTest(float(sgd.mean()), float(sam.mean()), difference, float(t), float(p), low, high)
+    found, (difference, low, high) = inference.mean((sam - sgd)[:, None]), mean_interval(sam - sgd, level)
+    t = difference / found.stderr if found.stderr else np.copysign(np.inf, difference) if difference else 0.0
+    return PairedTest(float(sgd.mean()), float(sam.mean()), difference, float(t), float(found.p()), low, high)
 
 
 @dataclass(frozen=True)
