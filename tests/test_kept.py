@@ -4,6 +4,7 @@ import json
 
 import pytest
 import traitlets
+
 from samlib.widgets import MixtureExplorer
 
 

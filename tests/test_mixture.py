@@ -5,6 +5,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import minimize
+from scipy.stats import binom, multivariate_normal, norm, ttest_rel
+
+from samlib import SAM
 from samlib.mixture import (
     MLP,
     Mixture,
@@ -25,10 +29,6 @@ from samlib.mixture import (
     quadrature,
 )  # fmt: skip
 from samlib.theory import offset_gradient, sam_gradient
-from scipy.optimize import minimize
-from scipy.stats import binom, multivariate_normal, norm, ttest_rel
-
-from samlib import SAM
 
 MIX = Mixture()
 fixed = settings(derandomize=True, deadline=None, max_examples=40)

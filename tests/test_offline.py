@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from samlib.widgets import MixtureExplorer
 
 from samlib.data import NotAtHand, files, load_dataset, shape_of
+from samlib.widgets import MixtureExplorer
 
 ROOT = Path(__file__).parents[1]
 

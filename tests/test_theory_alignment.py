@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from samlib.theory import DataModel, Problems, above, always, equal, estimated, least, likely, log_mass, run
 from scipy.special import ndtr
 from scipy.stats import norm
 
 from samlib import theory
+from samlib.theory import DataModel, Problems, above, always, equal, estimated, least, likely, log_mass, run
 
 fixed = settings(derandomize=True, deadline=None, max_examples=200)
 finite = {"allow_nan": False, "allow_infinity": False}

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from samlib.theory import DataModel, Problems
 from scipy.integrate import quad
 from scipy.optimize import minimize
 from scipy.stats import norm
 
 from samlib import theory
+from samlib.theory import DataModel, Problems
 
 fixed = settings(derandomize=True, deadline=None, max_examples=150)
 seeds = st.integers(0, 2**32 - 1)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from samlib.theory import Problems
 
 from samlib import theory
 from samlib.paper import descent
 from samlib.paper.theory import attack, geometry, model, order, plane, sam, samples
+from samlib.theory import Problems
 
 CHECKS = {name.removeprefix("check_"): check for name, check in vars(theory).items() if name.startswith("check_")}
 EXPERIMENTS = {

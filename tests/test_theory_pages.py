@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
-from samlib.mixture import LEVEL, Mixture, PairedDraws, fit, paired_draws, population_fit
-from samlib.theory import DataModel, Problems, check_lemma2, e2, g_path, least
 from scipy import stats
 
 from samlib.experiment import ParameterError
 from samlib.inference import CONTRADICTED, SUPPORTED, VERDICTS
+from samlib.mixture import LEVEL, Mixture, PairedDraws, fit, paired_draws, population_fit
 from samlib.paper import general
 from samlib.paper import mixture_page as page
 from samlib.paper import theory_page as checks
 from samlib.paper.study import check_parameters
+from samlib.theory import DataModel, Problems, check_lemma2, e2, g_path, least
 
 MIX = Mixture()
 

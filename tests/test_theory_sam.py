@@ -5,11 +5,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from samlib.figures.theory import definition2
-from samlib.theory import DataModel
 from test_theory_alignment import holds
 
 from samlib import SAM, theory
+from samlib.figures.theory import definition2
+from samlib.theory import DataModel
 
 fixed = settings(derandomize=True, deadline=None, max_examples=150)
 

@@ -7,10 +7,10 @@ import ipywidgets
 import numpy as np
 import pytest
 import traitlets
-from samlib.mixture import Mixture, errors
-from samlib.widgets import MixtureExplorer, TheoryExplorer, draw, normals, uniforms, write_page
 
 from samlib import widgets
+from samlib.mixture import Mixture, errors
+from samlib.widgets import MixtureExplorer, TheoryExplorer, draw, normals, uniforms, write_page
 
 PARTS = Path(widgets.__file__).parent
 

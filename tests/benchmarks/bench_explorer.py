@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+
 from samlib.widgets import MixtureExplorer, TheoryExplorer, write_page
 
 LARGEST = {"n_typical": 200, "n_atypical": 100, "n_blue": 200, "degree": 4}
