@@ -33,7 +33,7 @@ bench: $(READY) ## speed, as ratios measured side by side
 	@for script in tests/benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 lint: $(READY) ## ruff, the layers of imports, and mypy
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-cache
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-cache && $(BIN)/mypy
 
 clean: ## remove the built book (trained models stay in the cache)
 	rm -rf book/build book/notebooks book/api/generated

@@ -147,7 +147,7 @@ def attack(experiments: Pair, cluster: Cluster = None):
     from samlib import audit
 
     pair = audit.align(_runs(experiments, cluster))
-    comparisons = audit.compare_attacks(*(audit.attack_scores(runs) for runs in (pair.sgd, pair.sam)))
+    comparisons = audit.compare_attacks(audit.attack_scores(pair.sgd), audit.attack_scores(pair.sam))
     for table in (audit.accuracy_table(pair), audit.membership_table(comparisons)):
         print(table.round(4).to_string(), end="\n\n")
 

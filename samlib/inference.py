@@ -267,21 +267,19 @@ def reliability(first: Sequence, second: Sequence, n_models: int, goal: float = 
     ----------
     first, second : sequences of arrays (n,)
         Scores from the two halves of the models, for several partitions. Rank correlations are averaged.
-    n_models : int
-        Models of both halves together.
-    goal : float
-        The reliability to reach.
+    n_models, goal
+        Models of both halves together, and the reliability to reach.
 
     Examples
     --------
     >>> reliability([[1, 2, 3, 4]], [[1, 2, 4, 3]], n_models=64).value
     0.888...
     """
-    first, second = (as_array(name, scores, ndim=2) for name, scores in (("first", first), ("second", second)))
-    same_shape("first", first, "second", second)
+    ours, theirs = (as_array(name, scores, ndim=2) for name, scores in (("first", first), ("second", second)))
+    same_shape("first", ours, "second", theirs)
     n_models, goal = as_number("n_models", n_models, 2, whole=True), as_number("goal", goal, 0, 1, strict=True)
     halves = [
-        stats.spearmanr(a, b)[0] if np.ptp(a) > 0 and np.ptp(b) > 0 else 0.0 for a, b in zip(first, second, strict=True)
+        stats.spearmanr(a, b)[0] if np.ptp(a) > 0 and np.ptp(b) > 0 else 0.0 for a, b in zip(ours, theirs, strict=True)
     ]
     half = float(np.mean(halves))
     whole = 2 * half / (1 + half) if half > 0 else 0.0
@@ -325,10 +323,7 @@ def models_to_decide(found: Effect, smallest: float, level: float, n_models: int
 
 
 class Across(NamedTuple):
-    """One claim over independent data sets: the random-effects mean with its interval, and how much the sets differ.
-
-    `tau` is the standard deviation between data sets, `i2` the share of the scatter that it makes.
-    """
+    """The random-effects mean with its interval; the sd between data sets, and the share of the scatter that it makes."""
 
     estimate: float
     low: float

@@ -171,7 +171,7 @@ def _density(pair: Pair, scores: Scores) -> pd.DataFrame:
     rows, below = [], [np.zeros(scores.member.shape)] * 2
     for left, right in itertools.pairwise(BINS):
         upto = [_below(*each, right if right < BINS[-1] else 2) for each in scores.whole()]  # the last bin is open
-        rows.append({"left": left, "right": right} | compared(*np.subtract(upto, below), EACH))
+        rows.append({"left": left, "right": right} | compared(upto[0] - below[0], upto[1] - below[1], EACH))
         below = upto
     return pd.DataFrame(rows)
 

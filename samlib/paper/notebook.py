@@ -220,7 +220,8 @@ def record(pair: Pair, folder: str | os.PathLike, *, signals: bool = False) -> P
 
 def record_ablations(folder: str | os.PathLike, **parameters) -> Path:
     """Run `ablation_pairs(**parameters)` and keep what the page of ablations reads as a record in a folder."""
-    pairs = {key: align(runs) for key, runs in run_pairs(ablation_pairs(**parameters)).items()}
+    settings: dict[Any, dict[str, Experiment]] = dict(ablation_pairs(**parameters))
+    pairs = {key: align(runs) for key, runs in run_pairs(settings).items()}
     return save_ablations(folder, pairs, parameters)
 
 

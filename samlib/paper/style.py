@@ -7,6 +7,7 @@ import io
 import math
 import textwrap
 from collections.abc import Callable
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -28,7 +29,7 @@ def drawn(function: Callable) -> Callable:
 
     @functools.wraps(function)
     def wrapped(*args, **kwargs):
-        settings = {
+        settings: dict[Any, Any] = {
             "figure.dpi": 110,
             "savefig.dpi": 160,
             "axes.spines.top": False,
@@ -51,8 +52,9 @@ def points(figure: Figure) -> float:
     count = 0.0
     for ax in figure.axes:
         count += math.inf if ax.images else 0
-        count += sum(len(line.get_xdata()) for line in ax.lines) + len(ax.patches)
-        count += sum(len(np.atleast_2d(c.get_offsets())) + sum(map(len, c.get_paths())) for c in ax.collections)
+        count += sum(np.size(line.get_xdata()) for line in ax.lines) + len(ax.patches)
+        for drawn_set in ax.collections:
+            count += np.size(drawn_set.get_offsets()) / 2 + sum(len(path.vertices) for path in drawn_set.get_paths())
     return count
 
 
