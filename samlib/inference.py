@@ -275,12 +275,14 @@ def reliability(first: Sequence, second: Sequence, n_models: int, goal: float = 
     >>> reliability([[1, 2, 3, 4]], [[1, 2, 4, 3]], n_models=64).value
     0.888...
     """
-    ours, theirs = (as_array(name, scores, ndim=2) for name, scores in (("first", first), ("second", second)))
-    same_shape("first", ours, "second", theirs)
     n_models, goal = as_number("n_models", n_models, 2, whole=True), as_number("goal", goal, 0, 1, strict=True)
-    halves = [
-        stats.spearmanr(a, b)[0] if np.ptp(a) > 0 and np.ptp(b) > 0 else 0.0 for a, b in zip(ours, theirs, strict=True)
-    ]
+    if len(first) != len(second) or not len(first):
+        raise ValueError(f"first and second must hold as many partitions, not {len(first)} and {len(second)}.")
+    halves = []
+    for ours, theirs in zip(first, second, strict=True):
+        ours, theirs = as_array("first", ours, ndim=1), as_array("second", theirs, ndim=1)
+        same_shape("first", ours, "second", theirs)
+        halves.append(stats.spearmanr(ours, theirs)[0] if np.ptp(ours) > 0 and np.ptp(theirs) > 0 else 0.0)
     half = float(np.mean(halves))
     whole = 2 * half / (1 + half) if half > 0 else 0.0
     return Reliability(whole, needed_models(whole, n_models, goal))
