@@ -325,7 +325,8 @@ def link(runs: xr.Dataset, attack: str = "LiRA online") -> Link:
     several, names = min(GROUPS, len(kept)), runs.example.values[kept]
     of = groups(names, several)
     effect = jackknife(deletions(lambda g: _spearman(score[of != g], success[of != g]), several), 1)
-    return Link(score, success, float(effect.estimate), *(float(end) for end in effect.interval()), names)
+    low, high = effect.interval()
+    return Link(score, success, float(effect.estimate), float(low), float(high), names)
 
 
 def _spearman(x, y) -> float:

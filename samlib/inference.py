@@ -253,11 +253,11 @@ def reliability(first: Sequence, second: Sequence, n_models: int, goal: float = 
     >>> reliability([[1, 2, 3, 4]], [[1, 2, 4, 3]], n_models=64).value
     0.888...
     """
-    first, second = (as_array(name, scores, ndim=2) for name, scores in (("first", first), ("second", second)))
-    same_shape("first", first, "second", second)
+    one, two = as_array("first", first, ndim=2), as_array("second", second, ndim=2)
+    same_shape("first", one, "second", two)
     n_models, goal = as_number("n_models", n_models, 2, whole=True), as_number("goal", goal, 0, 1, strict=True)
     halves = [
-        stats.spearmanr(a, b)[0] if np.ptp(a) > 0 and np.ptp(b) > 0 else 0.0 for a, b in zip(first, second, strict=True)
+        stats.spearmanr(a, b)[0] if np.ptp(a) > 0 and np.ptp(b) > 0 else 0.0 for a, b in zip(one, two, strict=True)
     ]
     half = float(np.mean(halves))
     whole = 2 * half / (1 + half) if half > 0 else 0.0

@@ -37,9 +37,9 @@ def test_the_variance_of_a_mean_is_anova_by_hand():
     k, n, mean = 4, 3, terms.mean()
     rows = n * sum((terms[i].mean() - mean) ** 2 for i in range(k)) / (k - 1)
     columns = k * sum((terms[:, j].mean() - mean) ** 2 for j in range(n)) / (n - 1)
-    rest = sum(
-        (terms[i, j] - terms[i].mean() - terms[:, j].mean() + mean) ** 2 for i in range(k) for j in range(n)
-    ) / ((k - 1) * (n - 1))
+    rest = sum((terms[i, j] - terms[i].mean() - terms[:, j].mean() + mean) ** 2 for i in range(k) for j in range(n)) / (
+        (k - 1) * (n - 1)
+    )
     variance = (rows + columns - rest) / (k * n)
     df = (rows + columns - rest) ** 2 / (rows**2 / (k - 1) + columns**2 / (n - 1) + rest**2 / ((k - 1) * (n - 1)))
     found = room.mean(terms)
@@ -120,7 +120,11 @@ def test_without_interaction_the_variances_of_factors_add(factors):
 @pytest.mark.parametrize("factors", [2, 3])
 def test_the_jackknife_s_variance_is_unbiased_with_every_interaction(factors):
     rng, sizes = np.random.default_rng(3), (5, 4, 3)[:factors]
-    sd = {axes: rng.uniform(0.3, 1) for size in range(1, factors + 1) for axes in itertools.combinations(range(factors), size)}
+    sd = {
+        axes: rng.uniform(0.3, 1)
+        for size in range(1, factors + 1)
+        for axes in itertools.combinations(range(factors), size)
+    }
     truth = sum(s**2 / math.prod(sizes[a] for a in axes) for axes, s in sd.items())
     found = []
     for _ in range(1500):

@@ -10,7 +10,16 @@ import pytest
 import stores
 from scipy import stats
 
-from samlib.inference import CONTRADICTED, INCONCLUSIVE, LEVEL, NO_DIFFERENCE, NOT_MEASURABLE, SUPPORTED, VERDICTS, across
+from samlib.inference import (
+    CONTRADICTED,
+    INCONCLUSIVE,
+    LEVEL,
+    NO_DIFFERENCE,
+    NOT_MEASURABLE,
+    SUPPORTED,
+    VERDICTS,
+    across,
+)
 from samlib.paper import distances, frames, ledger
 
 MIRROR = {SUPPORTED: CONTRADICTED, CONTRADICTED: SUPPORTED}
@@ -92,7 +101,9 @@ def test_exchanging_the_optimizers_mirrors_contrasts_and_leaves_pooled_claims(cl
     other = effects("swapped", lambda: frames.swapped(base), claim)
     assert row.isna().all() == other.isna().all() or row.isna().equals(other.isna())
     if row[:3].isna().any():
-        assert claim.id == "C16", f"{claim.id} must have an effect on this pair"  # too few non-members for a rate of .1 %
+        assert claim.id == "C16", (
+            f"{claim.id} must have an effect on this pair"
+        )  # too few non-members for a rate of .1 %
         return
     sign = -1 if claim.kind == "contrast" else 1
     assert other["estimate"] == pytest.approx(sign * row["estimate"], rel=1e-9, abs=1e-12)
@@ -186,7 +197,7 @@ def frame_of(estimate, stderr, df=50.0, by_models=None, reliability=1.0):
 
 def test_the_table_of_claims_is_whole():
     assert len(ledger.CLAIMS) == frames.FAMILY == 23
-    assert frames.EACH == pytest.approx(0.05 / 23)
+    assert pytest.approx(0.05 / 23) == frames.EACH
     assert len({claim.id for claim in ledger.EVERY}) == len(ledger.EVERY)
     for claim in ledger.EVERY:
         assert claim.direction in (-1, 1)

@@ -29,7 +29,9 @@ def naive_spread(runs):
 
 def test_each_claim_is_what_a_slow_twin_says(pair):
     found = membership.decided(pair)
-    assert found["C1"].effect.estimate == pytest.approx(float(pair.sam.test_correct.mean() - pair.sgd.test_correct.mean()))
+    assert found["C1"].effect.estimate == pytest.approx(
+        float(pair.sam.test_correct.mean() - pair.sgd.test_correct.mean())
+    )
     aucs = [
         np.mean([roc_auc_score(m, z) for m, z in zip(r.member.values, r.logit.values, strict=True)]) for r in pair[:2]
     ]
@@ -43,7 +45,9 @@ def test_each_claim_is_what_a_slow_twin_says(pair):
 
 def test_the_spread_of_outputs_does_not_know_the_scale(pair):
     """The fault that it replaces: SAM's logits times .9 turned the verdict, with every AUC unchanged."""
-    effects = [membership.output_spread(p).effect for p in (pair, stores.stretched(pair, 0.9), stores.stretched(pair, 3))]
+    effects = [
+        membership.output_spread(p).effect for p in (pair, stores.stretched(pair, 0.9), stores.stretched(pair, 3))
+    ]
     for other in effects[1:]:
         assert [float(v) for v in other] == pytest.approx([float(v) for v in effects[0]], rel=1e-4)
 
@@ -59,7 +63,9 @@ def test_the_terms_of_the_spread_are_its_first_order(pair):
 
 def test_outputs_without_a_gap_have_no_spread_over_it():
     rng = np.random.default_rng(0)
-    flat = stores.pair(rng, 24, 100, 50, sgd={"leak": 0.0, "skill": 0, "scale": 1}, sam={"leak": 0.0, "skill": 0, "scale": 1})
+    flat = stores.pair(
+        rng, 24, 100, 50, sgd={"leak": 0.0, "skill": 0, "scale": 1}, sam={"leak": 0.0, "skill": 0, "scale": 1}
+    )
     assert membership.output_spread(flat) is None
 
 

@@ -168,7 +168,8 @@ def _density(pair: Pair, scores: Scores) -> pd.DataFrame:
     rows, below = [], [np.zeros(scores.member.shape)] * 2
     for left, right in itertools.pairwise(BINS):
         upto = [_below(*each, right if right < BINS[-1] else 2) for each in scores.whole()]  # the last bin is open
-        rows.append({"left": left, "right": right} | compared(*np.subtract(upto, below), EACH))
+        sgd, sam = np.subtract(upto, below)
+        rows.append({"left": left, "right": right} | compared(sgd, sam, EACH))
         below = upto
     return pd.DataFrame(rows)
 
