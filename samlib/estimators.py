@@ -300,7 +300,7 @@ def _seconds(product: _Product, left, prepared) -> float:
 def memorization_terms(correct, member) -> np.ndarray:
     """A matrix (models, examples) whose column means are `memorization`'s values, linear in the models to first order.
 
-    Resampling its rows and columns (`evaluation.two_way`) is resampling models and examples. NaN where there is no estimate.
+    `inference.mean` of them has the interval. NaN where there is no estimate.
     """
     correct, member = _masks(correct, member, same=True)
     c, share = correct.astype(float), member.mean(0)
