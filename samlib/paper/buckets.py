@@ -11,7 +11,7 @@ import numpy as np
 
 from samlib.data import Dataset
 from samlib.evaluation import ENOUGH
-from samlib.inference import Effect, Reliability, groups, ranks, reliability, shares
+from samlib.inference import WELL, Effect, Reliability, groups, needed_models, ranks, shares
 from samlib.paper.crossfit import PARTITIONS, POINT_GROUPS, crossfit
 from samlib.paper.distances import between
 from samlib.paper.gallery import NEAR
@@ -196,9 +196,11 @@ def measured(models: Models, seen: Seen) -> dict[str, Effect]:
 
 
 def entropy_reliability(models: Models, seen: Seen) -> Reliability:
-    """How reliable the entropy is with all models, among test points that both halves give one."""
-    pairs = [np.stack([seen.entropy[a], seen.entropy[b]]) for a, b in seen.halves()[:PARTITIONS]]
-    known = [each[:, np.isfinite(each).all(0)] for each in pairs]
-    if min(each.shape[1] for each in known) < N_BUCKETS:
-        return Reliability(0.0, np.inf)
-    return reliability([a for a, _ in known], [b for _, b in known], len(models.model))
+    """How reliable the entropy is with all models, among test points that both halves of a partition give one."""
+    agreements = []
+    for first, second in seen.halves()[:PARTITIONS]:
+        known = np.isfinite(seen.entropy[first] + seen.entropy[second])
+        agreements.append(correlation(*seen.entropy[[first, second]][:, known], np.ones(known.sum())))
+    half = max(float(np.mean(np.nan_to_num(agreements))), 0.0)
+    whole = 2 * half / (1 + half)  # Spearman 1910; Brown 1910
+    return Reliability(whole, needed_models(whole, len(models.model), WELL))

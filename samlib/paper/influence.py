@@ -60,11 +60,8 @@ def pooled_reliability(models: Models) -> Reliability:
     first, second = (
         memorization_by(half, group, models.correct.mean(0), models.member) for half in (kept, ~kept)
     )  # fmt: skip
-    known = list(~np.isnan(first + second))
-    return reliability(
-        [part[k] for part, k in zip(first, known, strict=True)], [part[k] for part, k in zip(second, known, strict=True)],
-        n_models,
-    )  # fmt: skip
+    known = ~np.isnan(first + second).any(0)
+    return reliability(first[:, known], second[:, known], n_models)
 
 
 class Energies(NamedTuple):
