@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -260,7 +260,7 @@ class Reliability(NamedTuple):
     models: float
 
 
-def reliability(first: Sequence, second: Sequence, n_models: int, goal: float = WELL) -> Reliability:
+def reliability(first, second, n_models: int, goal: float = WELL) -> Reliability:
     """The reliability of scores from all models, by halves (Spearman 1910; Brown 1910).
 
     Parameters

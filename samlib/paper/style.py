@@ -52,9 +52,10 @@ def points(figure: Figure) -> float:
     count = 0.0
     for ax in figure.axes:
         count += math.inf if ax.images else 0
-        count += sum(np.size(line.get_xdata()) for line in ax.lines) + len(ax.patches)
-        for drawn_set in ax.collections:
-            count += np.size(drawn_set.get_offsets()) / 2 + sum(len(path.vertices) for path in drawn_set.get_paths())
+        drawn_at = [line.get_xydata() for line in ax.lines]
+        for each in ax.collections:
+            drawn_at += [each.get_offsets(), *(path.vertices for path in each.get_paths())]
+        count += sum(np.size(points) / 2 for points in drawn_at) + len(ax.patches)
     return count
 
 
