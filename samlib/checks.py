@@ -190,14 +190,6 @@ def as_choice(name: str, value, allowed: tuple[str, ...]) -> str:
     return value
 
 
-def as_generator(seed) -> np.random.Generator:
-    """`numpy.random.default_rng(seed)`. Raises ValueError if seed is no seed."""
-    try:
-        return np.random.default_rng(seed)
-    except (TypeError, ValueError):
-        raise ValueError(f"seed must be a whole number of at least 0 or a generator, not {shown(seed)}.") from None
-
-
 def as_path(name: str, value) -> Path:
     """Convert to an absolute path; `~` is the user's folder. Raises ValueError for anything else."""
     try:

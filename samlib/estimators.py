@@ -7,12 +7,10 @@ Counts are exact, so that an influence of 0 is 0: in float32 up to 4,096 models,
 
 from __future__ import annotations
 
-import functools
 import os
 import shutil
-import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -189,11 +187,6 @@ def influence_entropy(influence) -> np.ndarray:
     return entr(p).sum(1)
 
 
-def streamed_entropy(correct_test, member) -> np.ndarray:
-    """`influence_entropy` of `influence(correct_test, member)` without holding the matrix: (tests,)."""
-    return np.concatenate([influence_entropy(block) for _, block in influence_blocks(correct_test, member)])
-
-
 def entropy_buckets(entropy, n_buckets: int = 5) -> np.ndarray:
     """Equal-count buckets of entropy (tests,): integers 1 to n_buckets, 1 = lowest entropy. Ties go by index.
 
@@ -241,60 +234,11 @@ def _products(correct_test, member) -> Iterator[tuple[slice, np.ndarray]]:
     """Blocks of correct_test' member, exact counts (block, examples): how many models that saw i are right on z."""
     if len(member) > WHOLE:
         raise ValueError(f"member must hold at most {WHOLE:,} models, of which counts are exact, not {len(member):,}.")
-    product = _fastest_product()
-    prepared = product.prepare(member)
+    seen = member.astype(np.float32)
     step = max(1, BLOCK_BYTES // (4 * member.shape[1]))
     for start in range(0, correct_test.shape[1], step):
         rows = slice(start, min(start + step, correct_test.shape[1]))
-        yield rows, product.multiply(correct_test[:, rows].T, prepared)
-
-
-class _Product(NamedTuple):
-    """A way to multiply 0/1 matrices exactly: `multiply(left (a, k) bool, prepare(right (k, b) bool))` to numbers (a, b)."""
-
-    name: str
-    prepare: Callable
-    multiply: Callable
-
-
-def _int8():
-    import torch
-
-    def tensor(matrix):
-        # A copy: torch misreads the strides that numpy gives a view whose first axis has length 1.
-        return torch.from_numpy(matrix.astype(np.int8, order="C", copy=True))
-
-    return _Product("int8", tensor, lambda left, right: torch._int_mm(tensor(left), right).numpy())
-
-
-def _float32():
-    return _Product(
-        "float32", lambda right: right.astype(np.float32), lambda left, right: left.astype(np.float32) @ right
-    )
-
-
-@functools.cache
-def _fastest_product() -> _Product:
-    """The fastest of the exact products on this machine, each checked against float64 at first use."""
-    rng = np.random.default_rng(0)
-    left, right = rng.random((256, 2048)) < 0.5, rng.random((2048, 1024)) < 0.5
-    expected, times = left.astype(np.float64) @ right.astype(np.float64), {}
-    for make in (_float32, _int8):
-        try:
-            product = make()
-            prepared = product.prepare(right)
-            if not np.array_equal(product.multiply(left, prepared), expected):
-                continue
-        except (RuntimeError, AttributeError, NotImplementedError):  # no such kernel here
-            continue
-        times[product] = min(_seconds(product, left, prepared) for _ in range(5))
-    return min(times, key=lambda product: times[product])
-
-
-def _seconds(product: _Product, left, prepared) -> float:
-    start = time.perf_counter()
-    product.multiply(left, prepared)
-    return time.perf_counter() - start
+        yield rows, correct_test[:, rows].T.astype(np.float32) @ seen
 
 
 def memorization_terms(correct, member) -> np.ndarray:
@@ -307,25 +251,3 @@ def memorization_terms(correct, member) -> np.ndarray:
     share = np.where((share > 0) & (share < 1), share, np.nan)
     p_in, p_out = (c * member).mean(0) / share, (c * ~member).mean(0) / (1 - share)
     return p_in - p_out + np.where(member, (c - p_in) / share, (p_out - c) / (1 - share))
-
-
-def weighted_memorization(correct, member) -> Callable[[np.ndarray], np.ndarray]:
-    """`memorization`'s values as a function of how often each model counts: rows (b, models) to (b, examples).
-
-    For bootstraps of statistics that are not means (`evaluation.resampled`). NaN where a draw has no model on a side.
-    """
-    correct, member = _masks(correct, member, same=True)
-    right_in, seen, right_out, unseen = (
-        mask.astype(float) for mask in (correct & member, member, correct & ~member, ~member)
-    )
-
-    def values(rows):
-        rows = as_array("rows", rows, ndim=2)
-        if rows.shape[1] != len(member):
-            raise ValueError(
-                f"rows must hold a count for each of {len(member)} models, but their shape is {rows.shape}."
-            )
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return (rows @ right_in) / (rows @ seen) - (rows @ right_out) / (rows @ unseen)
-
-    return values

@@ -12,7 +12,7 @@ import xarray as xr
 from benchmarks import fuzz_arrays as fuzz
 
 import samlib
-from samlib import attacks, checks, estimators, evaluation
+from samlib import attacks, checks, evaluation
 
 pytestmark = [
     pytest.mark.slow,  # many
@@ -167,7 +167,7 @@ REFUSES_COLUMNS = {
     *(("attacks.population", argument) for argument in ("target", "population")),
 }
 NAN_IS_FINE = {
-    *("estimators.influence_entropy", "estimators.influential_by_interval", "audit.compared"),
+    *("estimators.influence_entropy", "audit.compared"),
     *("inference.jackknife", "inference.crossing"),
 }
 
@@ -343,14 +343,11 @@ def test_counts_of_small_integer_types_do_not_wrap():
     expected = evaluation.clopper_pearson([0, 100], [127, 127])
     assert np.array_equal(evaluation.clopper_pearson(np.int8([0, 100]), np.int8([127, 127])), expected)
     assert np.array_equal(evaluation.clopper_pearson(np.uint8([0, 100]), np.uint8([127, 127])), expected)
-    gain = estimators.gain_beyond_difficulty(np.uint8([1, 0, 1, 1]), np.arange(4), np.arange(4), 2)
-    assert np.array_equal(gain, estimators.gain_beyond_difficulty([1.0, 0, 1, 1], np.arange(4), np.arange(4), 2))
 
 
 @pytest.mark.slow
 def test_thousands_of_strange_inputs_give_a_result_or_one_sentence():
     """A small form of the benchmark; the functions that fit trees or attack whole runs there are slow, and are left to it."""
-    estimators._fastest_product()  # measured once, for as long as it takes
     state, slow = random.getstate(), {"audit.attack_scores", "audit.link", "attacks.quantile_regression"}
     for name in fuzz.FUNCTIONS:
         counts = fuzz.fuzz(name, 3 if name in slow else 12)

@@ -82,7 +82,9 @@ def test_what_a_set_of_models_says_agrees_with_the_estimators(pair):
     mixed = (right >= 3) & (len(correct) - right >= 3)
     assert np.array_equal(np.isfinite(seen.entropy[place]), mixed)
     np.testing.assert_allclose(
-        seen.entropy[place][mixed], estimators.streamed_entropy(correct[:, mixed], member), rtol=1e-5
+        seen.entropy[place][mixed],
+        estimators.influence_entropy(estimators.influence(correct[:, mixed], member)),
+        rtol=1e-5,
     )
     labels = models.test_label[mixed], models.label
     top = estimators.top_influences(correct[:, mixed], member, 1, labels=labels)[0][:, 0]
@@ -113,7 +115,7 @@ def test_the_claims_agree_with_a_naive_twin(pair, frames):
             best[mixed] = estimators.top_influences(correct[:, mixed], member, 1, labels=labels)[0][:, 0]
             found.append((mixed, correct, member, best))
         (mixed, correct, member, best), (other, _, others_member, others_best) = found
-        value = estimators.streamed_entropy(correct[:, mixed], member)
+        value = estimators.influence_entropy(estimators.influence(correct[:, mixed], member))
         weights = np.zeros((5, TESTS))
         weights[:, mixed] = shares(value, 5)
         gain = models.test_correct[1, ~half].mean(0) - models.test_correct[0, ~half].mean(0)

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 from samlib import top_influences
-from samlib.estimators import _fastest_product
 
 
 def seconds(function, *arguments):
@@ -33,7 +32,6 @@ def main():
     member = rng.random((args.models, args.examples), dtype=np.float32) < 0.5
     correct = rng.random((args.models, args.tests), dtype=np.float32) < 0.6
     print(f"{platform.machine()}, {torch.get_num_threads()} threads, numpy {np.__version__}, torch {torch.__version__}")
-    kind = _fastest_product().name
     ours = [seconds(top_influences, correct, member, args.k) for _ in range(args.rounds)]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # before the twin's float32 copies
     left, right = correct.T.astype(np.float32), member.astype(np.float32)
@@ -41,7 +39,7 @@ def main():
     print(
         f"influence, {args.models} models, {args.examples} examples x {args.tests} test points, top {args.k} included"
     )
-    print(f"  ours ({kind})  {median(ours):6.2f} s, peak memory {peak:.2f} GiB")
+    print(f"  ours           {median(ours):6.2f} s, peak memory {peak:.2f} GiB")
     print(f"  numpy float32 product alone {median(twin):6.2f} s: {median(twin) / median(ours):.2f} times ours")
 
 

@@ -92,18 +92,11 @@ FUNCTIONS = {
     "signals.from_logits": {"logits": real("k", "n", "c"), "labels": labels("n")},
     "estimators.memorization": {"correct": mask("k", "n"), "member": mask("k", "n"), "empty": EMPTY},
     "estimators.memorization_terms": {"correct": mask("k", "n"), "member": mask("k", "n")},
-    "estimators.weighted_memorization": {"correct": mask("k", "n"), "member": mask("k", "n"), "rows": unit("b", "k")},
     "estimators.influence": COUNTED | {"empty": EMPTY},
     "estimators.influence_blocks": COUNTED | {"empty": EMPTY},
     "estimators.top_influences": COUNTED | {"k": COUNT, "labels": (labels("t"), labels("n"))},
-    "estimators.strongest_influence": COUNTED | {"labels": (labels("t"), labels("n"))},
-    "estimators.influential_by_interval": {"score": real("n"), "value": real("n"), "edges": ("edges", ("e",)), "k":
-        COUNT},
     "estimators.influence_entropy": {"influence": real("t", "n")},
-    "estimators.streamed_entropy": COUNTED,
     "estimators.entropy_buckets": {"entropy": real("t"), "n_buckets": COUNT},
-    "estimators.gain_beyond_difficulty": {"gain": real("n"), "entropy": real("n"), "difficulty": real("n"), "n_bins":
-        COUNT},
     "evaluation.evaluate": SCORED | {"fpr": RATES, "confidence": RATE},
     "evaluation.compare": {"scores_a": real("k", "n"), "scores_b": real("k", "n"), "member": mask("k", "n"), "fpr": RATES,
         "confidence": RATE},
@@ -157,10 +150,8 @@ ARRAYS = ("mask", "real", "unit", "labels", "probs")
 
 
 def call(name: str, arguments: dict):
-    """The function's result, whole: blocks are read, and a function that comes back is called."""
+    """The function's result, whole: blocks are read."""
     function = public()[name]
-    if name == "estimators.weighted_memorization":
-        return function(arguments["correct"], arguments["member"])(arguments["rows"])
     found = function(**arguments)
     return list(found) if inspect.isgenerator(found) else found
 
@@ -367,7 +358,6 @@ def fuzz(name: str, n: int, limit: float = math.inf) -> dict[str, int]:
 
 if __name__ == "__main__":
     n, total, failed = int(sys.argv[1]) if len(sys.argv) > 1 else 600, 0, []
-    estimators._fastest_product()  # measured once, for as long as it takes
     for name in FUNCTIONS:
         before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
         try:
