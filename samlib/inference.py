@@ -103,7 +103,7 @@ def mean(terms) -> Effect:
     return _effect(value, parts)
 
 
-def jackknife(values, factors: int = 2, *, extra=0.0) -> Effect:
+def jackknife(values, factors: int = 2, *, extra=0.0, crossed: bool = False) -> Effect:
     """An effect from the values that a statistic takes when groups are left out, for statistics that are no means.
 
     Parameters
@@ -115,13 +115,15 @@ def jackknife(values, factors: int = 2, *, extra=0.0) -> Effect:
         How many of the first axes are factors: models and examples, and test points where they vary too.
     extra : float or array
         Variance to add, of what no group is: the partitions that a statistic averages over.
+    crossed : bool
+        Whether the statistic multiplies what some models say by what others say, or lets some choose what others measure.
 
     Returns
     -------
     Effect
         The variances of single factors, less those of their interactions, which the single ones count twice. Never below the
-        variance of all factors together; of three, never below that of the last two, since a statistic that is quadratic in
-        the models (a product of influences) has twice its own variance when groups of them are left out.
+        variance of all factors together; where models are crossed, of all but the models: leaving out groups of them counts
+        the part that is quadratic in the models twice, and one of a higher order oftener (Efron and Stein 1981).
 
     Raises
     ------
@@ -150,7 +152,7 @@ def jackknife(values, factors: int = 2, *, extra=0.0) -> Effect:
                 part = part - part.mean(axis, keepdims=True)
                 scale, df = scale * (part.shape[axis] - 1) / part.shape[axis], df * (part.shape[axis] - 1)
             parts[axes] = scale * (part**2).sum(tuple(range(size))), df
-    return _effect(values[(0,) * factors], parts, extra, least=tuple(range(factors > 2, factors)))
+    return _effect(values[(0,) * factors], parts, extra, least=tuple(range(1, factors)) if crossed else None)
 
 
 def crossing(terms, cut: float) -> np.ndarray:
@@ -187,7 +189,9 @@ def _effect(value, parts: dict, extra=0.0, least=None) -> Effect:
     variance = sum((-1) ** (len(axes) + 1) * part for axes, (part, _) in parts.items())
     variance = np.maximum(variance, parts[least or max(parts, key=len)][0])  # NaN stays NaN
     with np.errstate(divide="ignore", invalid="ignore"):
-        df = variance**2 / sum(part**2 / df for part, df in parts.values())
+        # A part above the whole is counted more than once (see `jackknife`), or noise.
+        sizes = (np.minimum(part, variance) if least else part for part, _ in parts.values())
+        df = variance**2 / sum(size**2 / df for size, (_, df) in zip(sizes, parts.values(), strict=True))
     variance = variance + extra
     by_models = np.minimum(parts[(0,)][0] + extra, variance) if (0,) in parts else 0 * variance
     return Effect(value, np.sqrt(variance), np.where(variance == 0, np.inf, df), by_models)

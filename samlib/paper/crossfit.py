@@ -59,7 +59,7 @@ def crossfit(group: np.ndarray, select: Callable, measure: Callable, statistic: 
         wholes.append(each[0][0])
         values = values + np.array(each) / len(deals)
     both = np.array(wholes).reshape(2, PARTITIONS, *np.shape(wholes[0])).mean(0)  # the two directions of a partition
-    return jackknife(values, 2, extra=np.nan_to_num(both.var(0, ddof=1) / PARTITIONS))  # what is NaN stays NaN
+    return jackknife(values, 2, extra=np.nan_to_num(both.var(0, ddof=1) / PARTITIONS), crossed=True)
 
 
 def each_left_out(statistic: Callable[[np.ndarray], Any], points: np.ndarray) -> np.ndarray:

@@ -61,7 +61,7 @@ def pooled_reliability(models: Models) -> Reliability:
         memorization_by(half, group, models.correct.mean(0), models.member) for half in (kept, ~kept)
     )  # fmt: skip
     known = ~np.isnan(first + second).any(0)
-    return reliability(first[:, known], second[:, known], n_models)
+    return reliability(first[:, known], second[:, known], n_models) if known.any() else Reliability(0.0, np.inf)
 
 
 class Energies(NamedTuple):
@@ -87,7 +87,7 @@ def energies(models: Models) -> Energies | None:
     by_partition = jackknife(_statistics(energy, count), 1)
     energy = without_each(without_each(sums.energy, -2), -1)
     count = without_each(sums.counts, -1)[..., None]
-    found = jackknife(_statistics(energy, count), 3, extra=np.nan_to_num(by_partition.stderr**2))
+    found = jackknife(_statistics(energy, count), 3, extra=np.nan_to_num(by_partition.stderr**2), crossed=True)
     n = len(INTERVALS)
     share, each, total, middle = (one(found, at) for at in (slice(3 * n), slice(3 * n, 6 * n), slice(6 * n, -1), -1))
     if (total.interval(EACH)[0] <= 0).any():
