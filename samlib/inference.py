@@ -32,10 +32,8 @@ class Effect(NamedTuple):
     ----------
     estimate, stderr : float or array
         The value of the statistic and its standard error, over models and examples.
-    df : float or array
-        Degrees of freedom of the t interval (Satterthwaite 1946).
-    by_models : float or array
-        The part of the variance that more models would reduce.
+    df, by_models : float or array
+        Degrees of freedom (Satterthwaite 1946), and the part of the variance that more models would reduce.
     """
 
     estimate: np.ndarray
@@ -140,9 +138,7 @@ def jackknife(values, factors: int = 2, *, extra=0.0, crossed: bool = False) -> 
     factors = as_number("factors", factors, whole=True)
     extra = as_array("extra", extra).astype(float)
     if not 1 <= factors <= values.ndim or min(values.shape[:factors]) < 3:
-        raise ValueError(
-            f"values must have {factors} axes of at least 3 (2 groups), but their shape is {values.shape}."
-        )
+        raise ValueError(f"values must have {factors} axes of at least 3 (2 groups), not the shape {values.shape}.")
     parts: dict[tuple, tuple] = {}
     for size in range(1, factors + 1):
         for axes in itertools.combinations(range(factors), size):

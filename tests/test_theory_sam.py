@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from test_theory_alignment import holds
 
 from samlib import SAM, theory
-from samlib.figures.theory import definition2
+from samlib.paper.theory_page import definition2
 from samlib.theory import DataModel
 
 fixed = settings(derandomize=True, deadline=None, max_examples=150)
