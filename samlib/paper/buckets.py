@@ -200,8 +200,8 @@ def entropy_reliability(models: Models, seen: Seen) -> Reliability:
     agreements = []
     for first, second in seen.halves()[:PARTITIONS]:
         known = np.isfinite(seen.entropy[first] + seen.entropy[second])
-        both = seen.entropy[[first, second]][:, known]
-        agreements.append(correlation(*both, np.ones(known.sum())) if known.any() else 0.0)
+        x, y = seen.entropy[[first, second]][:, known]
+        agreements.append(correlation(x, y, np.ones(len(x))) if len(x) else 0.0)
     half = max(float(np.mean(np.nan_to_num(agreements))), 0.0)
     whole = 2 * half / (1 + half)  # Spearman 1910; Brown 1910
     return Reliability(whole, needed_models(whole, len(models.model), WELL))
