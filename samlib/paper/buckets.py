@@ -166,6 +166,8 @@ def statistics(seen: Seen, choice: Choice, place: int) -> np.ndarray:
 def correlation(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Spearman's correlation of x and y (points,), each point counted as weights (..., points) say; NaN counts nowhere."""
     there = np.isfinite(y)
+    if not there.any():
+        return np.full(weights.shape[:-1], np.nan)
     weights = weights[..., there]
     with np.errstate(invalid="ignore", divide="ignore"):
         a, b = (
@@ -200,8 +202,8 @@ def entropy_reliability(models: Models, seen: Seen) -> Reliability:
     agreements = []
     for first, second in seen.halves()[:PARTITIONS]:
         known = np.isfinite(seen.entropy[first] + seen.entropy[second])
-        x, y = seen.entropy[[first, second]][:, known]
-        agreements.append(correlation(x, y, np.ones(len(x))) if len(x) else 0.0)
+        one, other = seen.entropy[first][known], seen.entropy[second][known]
+        agreements.append(correlation(one, other, np.ones(len(one))))
     half = max(float(np.mean(np.nan_to_num(agreements))), 0.0)
     whole = 2 * half / (1 + half)  # Spearman 1910; Brown 1910
     return Reliability(whole, needed_models(whole, len(models.model), WELL))
