@@ -82,7 +82,7 @@ def test_sums_agree_with_a_naive_twin_that_leaves_groups_out(without, monkeypatc
     pair = permuted(drawn(3, examples=24, models=13))
     models = models_of(pair)
     sums = influence._sums(models)
-    energy, count = without_each(without_each(sums.energy, -2), -1), without_each(sums.count, -1)[..., None]
+    energy, count = without_each(without_each(sums.energy, -2), -1), without_each(sums.counts, -1)[..., None]
     found = influence._statistics(energy, count)[without]
     of_models, of_points = groups(np.arange(13), 12), groups(np.arange(24), 4)
     np.testing.assert_allclose(

@@ -166,6 +166,8 @@ def statistics(seen: Seen, choice: Choice, place: int) -> np.ndarray:
 def correlation(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Spearman's correlation of x and y (points,), each point counted as weights (..., points) say; NaN counts nowhere."""
     there = np.isfinite(y)
+    if not there.any():
+        return np.full(weights.shape[:-1], np.nan)
     weights = weights[..., there]
     with np.errstate(invalid="ignore", divide="ignore"):
         a, b = (
