@@ -65,16 +65,12 @@ def mean(terms) -> Effect:
     -------
     Effect
         With the unbiased ANOVA variance of two crossed random factors: (MS_models + MS_examples - MS_residual) /
-        (models * examples), never below MS_residual / (models * examples).
+        (models * examples), never below MS_residual / (models * examples). Owen (2007), Satterthwaite (1946).
 
     Raises
     ------
     ValueError
         For NaN, for fewer than 2 dimensions, and for a single term.
-
-    References
-    ----------
-    Owen (2007), The pigeonhole bootstrap; Satterthwaite (1946).
 
     Examples
     --------
@@ -337,7 +333,7 @@ class Across(NamedTuple):
 def across(estimates, stderrs, level: float = LEVEL) -> Across:
     """The mean over data sets by random effects, with the interval of Hartung and Knapp (2001); NaN for fewer than 2.
 
-    estimates, stderrs: (data sets,).
+    estimates, stderrs: (data sets,). Estimates that agree by chance do not narrow the interval (Roever et al. 2015).
 
     >>> found = across([0.01, 0.02, 0.015], [0.004, 0.004, 0.004])
     >>> round(found.estimate, 4)
@@ -352,11 +348,11 @@ def across(estimates, stderrs, level: float = LEVEL) -> Across:
     level = as_number("level", level, 0, 1, strict=True)
     if len(estimates) < 2 or (stderrs <= 0).any():
         return Across(*[math.nan] * 5)
-    found = combine_effects(estimates, stderrs**2, method_re="iterated", use_t=True, alpha=level)
-    low, high = found.conf_int(alpha=level)[3]
-    return Across(
-        float(found.mean_effect_re), float(low), float(high), math.sqrt(max(found.tau2, 0)), max(float(found.i2), 0.0)
-    )
+    with np.errstate(divide="ignore"):  # estimates that are all alike
+        found = combine_effects(estimates, stderrs**2, method_re="iterated", use_t=True, alpha=level)
+    reach = stats.t.isf(level / 2, len(estimates) - 1) * max(found.sd_eff_w_re_hksj, found.sd_eff_w_re)
+    value = float(found.mean_effect_re)
+    return Across(value, value - reach, value + reach, math.sqrt(max(found.tau2, 0)), max(float(found.i2), 0.0))
 
 
 def clopper_pearson(successes, trials, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
@@ -384,9 +380,8 @@ def epsilon_lower_bound(
 ) -> float:
     """The differential-privacy epsilon that an attack's counts refute, at least 0 (Jagielski et al. 2020; Nasr et al. 2023).
 
-    (epsilon, delta)-DP forces TPR <= e^epsilon FPR + delta, and the same of the true-negative and false-negative rates. The
-    rates are Clopper and Pearson's worst ends, each at confidence 1 - (1 - confidence) / 2, so that both hold at once. The
-    threshold must have been chosen on other data. Raises ValueError as `clopper_pearson`.
+    (epsilon, delta)-DP forces TPR <= e^epsilon FPR + delta, and the same of the other two rates. Both are taken at Clopper and
+    Pearson's worst ends, which hold at once. The threshold must come from other data. Raises as `clopper_pearson`.
     """
     n_members = as_number("n_members", n_members, 1, _COUNTS, whole=True)
     n_nonmembers = as_number("n_nonmembers", n_nonmembers, 1, _COUNTS, whole=True)

@@ -340,7 +340,7 @@ def test_so_many_models_would_decide(estimate, models, rest, df, k):
 
 
 def naive_across(x, se, level):
-    """Hartung and Knapp's interval about the random-effects mean, tau2 by Paule and Mandel."""
+    """Hartung and Knapp's interval about the random-effects mean, tau2 by Paule and Mandel; their q is at least 1."""
     k = len(x)
 
     def parts(tau2):
@@ -350,7 +350,7 @@ def naive_across(x, se, level):
 
     tau2 = 0.0 if parts(0)[2] <= k - 1 else optimize.brentq(lambda t: parts(t)[2] - (k - 1), 0, 1e3, xtol=1e-14)
     w, mean, q = parts(tau2)
-    reach = stats.t.isf(level / 2, k - 1) * math.sqrt(q / (k - 1) / w.sum())
+    reach = stats.t.isf(level / 2, k - 1) * math.sqrt(max(q / (k - 1), 1) / w.sum())
     return mean, mean - reach, mean + reach, math.sqrt(tau2)
 
 
@@ -363,6 +363,11 @@ def test_across_data_sets_is_hartung_and_knapp_s(k, spread):
     found = room.across(x, se, 0.02)
     assert found[:4] == pytest.approx(naive_across(x, se, 0.02), rel=1e-3, abs=1e-5)
     assert 0 <= found.i2 < 1
+
+
+def test_data_sets_that_agree_by_chance_do_not_make_a_narrow_interval():
+    found = room.across([0.01, 0.01, 0.01], [0.004, 0.004, 0.004])
+    assert found.high - found.estimate == pytest.approx(stats.t.isf(0.025, 2) * 0.004 / math.sqrt(3))
 
 
 def test_across_needs_two_data_sets():
