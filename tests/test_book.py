@@ -149,7 +149,7 @@ def test_a_data_set_that_is_there_again_runs_live(whole):
     if whole[1]:
         pytest.skip(whole[1])
     for page in ("membership_risk", "memorization", "influence", "influence_entropy"):
-        assert "<em>Live: 16 models each of SGD and SAM on Location-30" in text_of(whole, f"{page}_location30")
+        assert "<em>Live: 16 models of each optimizer on Location-30" in text_of(whole, f"{page}_location30")
 
 
 @pytest.fixture(scope="module")

@@ -141,7 +141,7 @@ def origins(about: Mapping[str, Mapping[str, Any]], missing: Mapping[str, str] |
     """What a book shows: data sets that are live, those recorded, and those left out with the reason and what to do."""
     live = [dataset_title(name) for name, each in about.items() if each["live"]]
     kept = [
-        f"{dataset_title(name)} ({' + '.join(map(str, each['models']))} models, {each['date']})"
+        f"{dataset_title(name.partition(',')[0])} ({' + '.join(map(str, each['models']))} models, {each['date']})"
         for name, each in about.items()
         if not each["live"]
     ]
