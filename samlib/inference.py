@@ -236,7 +236,9 @@ def ranks(scores, weights) -> np.ndarray:
     >>> ranks([3, 1, 1, 2], np.ones(4))
     array([3.5, 1. , 1. , 2.5])
     """
-    start, count, which = _places(as_array("scores", scores, ndim=1), weights)
+    scores, weights = as_array("scores", scores, ndim=1), as_array("weights", weights)
+    same_shape("weights", weights[(0,) * (weights.ndim - 1)], "scores", scores)
+    start, count, which = _places(scores, weights)
     return (start + count / 2)[..., which]
 
 
@@ -261,7 +263,7 @@ def reliability(first, second, n_models: int, goal: float = WELL) -> Reliability
 
     Parameters
     ----------
-    first, second : sequences of arrays (n,)
+    first, second : arrays (partitions, n)
         Scores from the two halves of the models, for several partitions. Rank correlations are averaged.
     n_models, goal
         Models of both halves together, and the reliability to reach.
@@ -272,13 +274,9 @@ def reliability(first, second, n_models: int, goal: float = WELL) -> Reliability
     0.888...
     """
     n_models, goal = as_number("n_models", n_models, 2, whole=True), as_number("goal", goal, 0, 1, strict=True)
-    if len(first) != len(second) or not len(first):
-        raise ValueError(f"first and second must hold as many partitions, not {len(first)} and {len(second)}.")
-    halves = []
-    for ours, theirs in zip(first, second, strict=True):
-        ours, theirs = as_array("first", ours, ndim=1), as_array("second", theirs, ndim=1)
-        same_shape("first", ours, "second", theirs)
-        halves.append(stats.spearmanr(ours, theirs)[0] if np.ptp(ours) > 0 and np.ptp(theirs) > 0 else 0.0)
+    ours, theirs = as_array("first", first, ndim=2), as_array("second", second, ndim=2)
+    same_shape("first", ours, "second", theirs)
+    halves = [stats.spearmanr(a, b)[0] if np.ptp(a) and np.ptp(b) else 0.0 for a, b in zip(ours, theirs, strict=True)]
     half = float(np.mean(halves))
     whole = 2 * half / (1 + half) if half > 0 else 0.0
     return Reliability(whole, needed_models(whole, n_models, goal))

@@ -95,7 +95,7 @@ def ablation_pairs(changed: Sequence[str] | None = None, **fields) -> dict[tuple
     Examples
     --------
     >>> list(ablation_pairs(["epochs"], dataset="digits", epochs=4))
-    [('epochs', 1), ('epochs', 2), ('epochs', 4), ('epochs', 8)]
+    [('epochs', 1), ('epochs', 2), ('epochs', 3), ('epochs', 4), ('epochs', 6), ('epochs', 8)]
     """
     changed = None if changed is None else _some("changed", changed, ABLATIONS)
     base = pair(**{"n_models": FEW_MODELS["ablations"]} | _given(fields))

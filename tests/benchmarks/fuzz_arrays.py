@@ -114,6 +114,7 @@ FUNCTIONS = {
     "inference.crossing": {"terms": real("k", "n"), "cut": RATE},
     "inference.groups": {"ids": labels("n"), "n_groups": COUNT},
     "inference.shares": {"scores": real("n"), "n_buckets": COUNT},
+    "inference.ranks": {"scores": real("n"), "weights": unit("n")},
     "inference.reliability": {"first": real("b", "n"), "second": real("b", "n"), "n_models": COUNT, "goal": RATE},
     "inference.across": {"estimates": real("n"), "stderrs": unit("n"), "level": RATE},
     "attacks.correctness": {"probs": probs("n", "c"), "labels": labels("n")},
