@@ -161,6 +161,7 @@ MISSING = {
 }  # fmt: skip
 # Where a column may be many targets of one example, or labels that broadcast.
 REFUSES_COLUMNS = {
+    ("inference.ranks", "weights"),
     ("signals.from_logits", "labels"),
     *(("inference.clopper_pearson", argument) for argument in ("successes", "trials")),
     *(("attacks.threshold", argument) for argument in ("shadow_scores", "shadow_member", "target_scores")),
