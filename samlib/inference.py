@@ -237,7 +237,8 @@ def ranks(scores, weights) -> np.ndarray:
     array([3.5, 1. , 1. , 2.5])
     """
     scores, weights = as_array("scores", scores, ndim=1), as_array("weights", weights)
-    same_shape("weights", weights[(0,) * (weights.ndim - 1)], "scores", scores)
+    if weights.shape[-1:] != scores.shape:
+        raise ValueError(f"weights must have {len(scores)} in their last axis, but their shape is {weights.shape}.")
     start, count, which = _places(scores, weights)
     return (start + count / 2)[..., which]
 
