@@ -14,10 +14,16 @@ SGD = {"leak": 1.0, "skill": 0.0, "scale": 1.0}
 SAM = {"leak": 1.2, "skill": 0.15, "scale": 0.9}
 
 
-def pair(rng, n_models=24, n=200, n_tests=200, sgd=SGD, sam=SAM, name="digits") -> audit.Pair:
-    """Paired runs in which models, examples and test points are all random, and each pair shares most of its noise."""
+def pair(rng, n_models=24, n=200, n_tests=200, sgd=SGD, sam=SAM, name="digits", carries=0.0) -> audit.Pair:
+    """Paired runs in which models, examples and test points are all random, and each pair shares most of its noise.
+
+    carries: how much of what seeing example i adds helps on test point i, too (n = n_tests), and some examples are hard.
+    """
     member = rng.random((n_models, n)) < 0.5
     hard, exposed = rng.normal(1, 1.5, n), rng.gamma(1.0, 1.0, n)  # an example's margin, and what seeing it adds
+    if carries:  # some examples are learned by those alone that saw them
+        hard[: n // 8] -= 4
+        exposed[: n // 8] += 6
     gentle = rng.normal(0, 0.3, n)  # how much more SAM adds
     hard_test = rng.normal(1, 1.5, n_tests)
     strength, luck = rng.normal(0, 0.15, n_models), rng.normal(0, 0.2, n_models)  # of a model
@@ -30,6 +36,8 @@ def pair(rng, n_models=24, n=200, n_tests=200, sgd=SGD, sam=SAM, name="digits") 
         logit = hard + common + member * adds * (1 + strength + own[1])[:, None]
         logit = logit + 0.8 * noise + 0.5 * rng.normal(size=logit.shape)
         test = hard_test + common + 0.8 * noise_test + 0.5 * rng.normal(size=noise_test.shape)
+        if carries:
+            test = test + carries * member * adds
         found[which] = runs(member, does["scale"] * logit, does["scale"] * test, name)
     return audit.align(found)
 

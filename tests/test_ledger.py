@@ -1,8 +1,10 @@
 """The ledger: what holds for every claim, present and future, written once; then how rows are decided and said."""
 
 import math
+import re
 import warnings
 from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -57,7 +59,7 @@ def measured(pair, *claims) -> pd.DataFrame:
 
 
 def pair_of(seed=0, **options):
-    return stores.pair(np.random.default_rng(seed), MODELS, N, N, **options)
+    return stores.pair(np.random.default_rng(seed), MODELS, N, N, carries=4.0, **options)
 
 
 @pytest.fixture(scope="module")
@@ -283,3 +285,22 @@ def test_the_ledger_of_frames_has_a_row_for_each_claim_and_data_set():
     assert found.loc[("C1", "b"), "verdict"] == SUPPORTED
     assert set(found["verdict"]) <= set(VERDICTS)
     assert found.loc[("C6", "a"), "models"] == 128
+
+
+def test_the_preregistration_shows_the_table_that_decides():
+    """Row for row: what is fixed beforehand is what the code reads."""
+    page = (Path(__file__).parents[1] / "book" / "preregistration.md").read_text()
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if re.match(r"\| C\d", line)]
+    expected = [
+        [
+            c.id,
+            c.statistic,
+            "more" if c.direction > 0 else "less",
+            f"{c.smallest:g}",
+            c.kind,
+            "yes" if c.scale else "no",
+        ]
+        for c in ledger.EVERY
+    ]
+    assert rows == expected
+    assert f".05/{frames.FAMILY}" in page
