@@ -50,7 +50,6 @@ ALONE = {
     "other_optimizers": {"dataset": "digits", "architectures": ["cnn"]},
     "ablations": {"dataset": "digits"},
 }
-TRAIN_NOTHING = ("synthetic_mixture", "theory_checks", "explorer")  # their profiles are smoke, quick and full
 # What a notebook that reads many experiments makes of its parameters, and how a profile has fewer of them.
 MAKERS = {"other_optimizers": optimizer_pairs, "ablations": ablation_pairs}
 FEWER = {
@@ -187,11 +186,10 @@ def contents(pages: dict[str, tuple]) -> dict:
 def plan(name: str, parameters: dict, title: str | None, profile: str, missing: dict[str, str]) -> dict:
     """What executes a page, and a fingerprint of all that the result depends on."""
     source = ROOT / "notebooks" / f"{name}.ipynb"
-    own = {"standard": "quick", "paper": "full"}.get(profile, profile) if name in TRAIN_NOTHING else profile
     if name != "introduction" and "results" in parameters:
         parameters = parameters | {"profile": "quick"}  # recorded is a data set's own recipe
     else:
-        parameters = parameters | FEWER.get((name, profile), {}) | {"profile": own}
+        parameters = parameters | FEWER.get((name, profile), {}) | {"profile": profile}
     changed = [in_profile(profile, name) for name in parameters.get("datasets", [parameters.get("dataset", "")])]
     used = [parameters, changed, title, sys.version_info[:2], parameters.get("dataset") in missing]
     digest = hashlib.sha256(json.dumps(used, sort_keys=True).encode())

@@ -52,7 +52,7 @@ def test_a_pages_parameters_cell_is_its_model_and_its_defaults(model):
         (
             page.Parameters,
             {"profile": "fast"},
-            "Parameter 'profile' = 'fast': input should be 'smoke', 'quick' or 'full'",
+            "Parameter 'profile' = 'fast': input should be 'smoke', 'quick', 'standard' or 'paper'",
         ),
         (checks.Parameters, {"runs": 0}, "Parameter 'runs' = 0"),
         (checks.Parameters, {"trials": -1}, "Parameter 'trials' = -1"),
@@ -69,7 +69,7 @@ def test_a_parameter_that_a_page_does_not_have_is_refused_in_one_sentence(model,
 
 def test_a_profile_gives_what_is_left_out_and_only_that():
     assert (
-        page.Parameters(profile="smoke").n_draws < page.Parameters().n_draws < page.Parameters(profile="full").n_draws
+        page.Parameters(profile="smoke").n_draws < page.Parameters().n_draws < page.Parameters(profile="paper").n_draws
     )
     assert page.Parameters(profile="smoke", n_draws=7).n_draws == 7
     assert checks.Parameters(profile="smoke").problems().count(1000) == 100

@@ -34,7 +34,8 @@ NAMES = {
 PROFILES = {
     "smoke": (12, 4),
     "quick": (60, 20),
-    "full": (400, 100),
+    "standard": (60, 20),
+    "paper": (400, 100),
 }  # draws of the claim, and of each setting of the map
 LATER = 0.005  # a yardstick that was set after trial runs, shown beside the first
 INTERVAL = f"{1 - LEVEL:.1%} interval"
@@ -49,7 +50,7 @@ class Parameters(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    profile: Literal["smoke", "quick", "full"] = "quick"
+    profile: Literal["smoke", "quick", "standard", "paper"] = "quick"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     rho: Annotated[float, Field(gt=0, le=100)] = 1.0
     n_typical: _Some = 40

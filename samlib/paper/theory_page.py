@@ -16,7 +16,7 @@ from samlib import theory
 from samlib.paper.style import GREEN, REFERENCE, SAM, SGD, drawn
 
 # a profile's training samples of experiments E1 and E2, and the factor on the number of random problems
-PROFILES = {"smoke": (2, 0.1), "quick": (6, 1.0), "full": (20, 20.0)}
+PROFILES = {"smoke": (2, 0.1), "quick": (6, 1.0), "standard": (6, 1.0), "paper": (20, 20.0)}
 
 
 class Parameters(BaseModel):
@@ -24,7 +24,7 @@ class Parameters(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    profile: Literal["smoke", "quick", "full"] = "quick"
+    profile: Literal["smoke", "quick", "standard", "paper"] = "quick"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     trials: Annotated[float, Field(gt=0, le=1000)] | None = None
     runs: Annotated[int, Field(ge=2, le=1000)] | None = None

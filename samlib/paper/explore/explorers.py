@@ -21,7 +21,7 @@ class Parameters(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    profile: Literal["smoke", "quick", "full"] = "quick"
+    profile: Literal["smoke", "quick", "standard", "paper"] = "quick"
     seed: Annotated[int, Field(ge=0, le=999)] = 1
 
 
