@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from samlib.audit import Pair, compared
+from samlib.experiment import Experiment
 from samlib.inference import CONTRADICTED, LEVEL, NO_DIFFERENCE, RELIABLE, SUPPORTED, Effect, mean, verdict
 from samlib.paper.frames import Frames, table
 from samlib.paper.lengths import common_models
@@ -57,9 +58,15 @@ def measure(pairs: Mapping[tuple[str, Any], Pair]) -> Frames:
 
 
 def _recipe(pairs: Mapping[tuple[str, Any], Pair]) -> dict[str, str]:
-    """The value that each ablated field has in the recipe: the one that most settings share."""
-    recipes = [json.loads(pair.sam.attrs["experiment"]) for pair in pairs.values()]
-    return {name: label(Counter(fields[name] for fields in recipes).most_common(1)[0][0]) for name in TITLES}
+    """The value that each ablated field has where another one is changed; where none is, what the data set's recipe has."""
+    settings = [(field, json.loads(pair.sam.attrs["experiment"])) for (field, _), pair in pairs.items()]
+    own = {}
+    for name in TITLES:
+        values = [fields[name] for field, fields in settings if field != name]
+        fields = settings[0][1]
+        recipe = Experiment(**{key: fields[key] for key in ("dataset", "model", "optimizer")})
+        own[name] = label(Counter(values).most_common(1)[0][0] if values else getattr(recipe, name))
+    return own
 
 
 def explained(pairs: Mapping[tuple[str, Any], Pair]) -> pd.DataFrame:

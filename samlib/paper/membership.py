@@ -221,6 +221,7 @@ def attack_differences(attacks: pd.DataFrame, name: str = "SAM"):
     ends = np.abs(rows[["low", "high"]].T.to_numpy() - gap)
     right.errorbar(gap, y, xerr=ends, fmt="D", ms=4, color="black", lw=1.2)
     right.set(xlabel=f"AUC, {name} − SGD")
+    right.xaxis.set_major_locator(plt.MaxNLocator(4))
     right.tick_params(axis="y", length=0)
     for ax in (left, right):
         ax.grid(axis="x", alpha=0.3)
