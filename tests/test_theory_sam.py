@@ -104,7 +104,7 @@ def test_e2_sam_follows_the_g_path():
         # at the end SAM circles, and rounding decides on which side of the circle a draw stops
         assert runs[rho]["g"].mean() == pytest.approx(g, rel=0.03)
         assert runs[rho]["error"].mean() == pytest.approx(error, abs=3e-4)
-        assert runs[rho]["advantage"].mean() == pytest.approx(advantage, abs=3e-3)
+        assert runs[rho]["advantage"].mean() == pytest.approx(advantage, abs=6e-3)
 
 
 @pytest.mark.slow
