@@ -92,7 +92,7 @@ for n_models in sys.stdin:  # each line starts a run, in a process that has all 
 
 
 @pytest.mark.slow
-def test_fifty_kills_at_random_moments_in_a_row_lose_nothing(small_npz, client, tmp_path):
+def test_twenty_kills_at_random_moments_in_a_row_lose_nothing(small_npz, client, tmp_path):
     """Of the process that writes the store; the workers live on, as on a cluster."""
     calm, rough = tmp_path / "calm", tmp_path / "rough"
     rng, kills, n_models = np.random.default_rng(0), Kills(rough), 8
@@ -104,7 +104,7 @@ def test_fifty_kills_at_random_moments_in_a_row_lose_nothing(small_npz, client, 
             runner.stdin.write(f"{n_models}\n")
             return int(runner.stdout.readline())
 
-        while len(kills) < 50:
+        while len(kills) < 20:
             n_models = max(n_models, 8 * (len(finished(rough)) + 30))
             before, pid = len(finished(rough)), start()
             end = time.monotonic() + 10
@@ -123,7 +123,7 @@ def test_fifty_kills_at_random_moments_in_a_row_lose_nothing(small_npz, client, 
     run(experiment(small_npz, epochs=20, n_models=n_models), cluster=client, cache_dir=calm, progress=False)
     assert content(rough) == content(calm)
     kills.check()
-    assert len({len(left) for left in kills.left}) > 5  # many struck while groups were being written
+    assert len({len(left) for left in kills.left}) > 3  # many struck while groups were being written
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ from samlib.paper import distances, frames
 
 MIRROR = {SUPPORTED: CONTRADICTED, CONTRADICTED: SUPPORTED}
 EACH_CLAIM = pytest.mark.parametrize("claim", ledger.EVERY, ids=lambda claim: claim.id)
-SETS = 60
+SETS = 40
 
 
 @pytest.fixture(autouse=True)
