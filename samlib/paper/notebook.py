@@ -123,8 +123,10 @@ class Study:
         return {dataset: self._frames(dataset, section) for dataset in self.experiments}
 
     def _frames(self, dataset: str, section: str) -> Frames:
-        if (path := self.record(dataset)) and (kept := records.load(path, section)):
-            return kept
+        if path := self.record(dataset):
+            if kept := records.load(path, section):
+                return kept
+            raise ValueError(f"{path} holds nothing of the section {section}; record it again.")
         folder, mine = cache_folder() / "frames" / _code(), records.identity(self._all(dataset))
         folder.mkdir(parents=True, exist_ok=True)
         runs, about = self._runs(dataset), self.about(dataset)
@@ -213,8 +215,7 @@ def record(pair: Pair, folder: str | os.PathLike, *, signals: bool = False) -> P
 
     signals: whether to keep which models were right on what as well.
     """
-    known = [*claims.SECTIONS, *(["subclasses"] if "subclass" in pair.sgd.coords else [])]
-    frames = {section: _measure(section, pair) for section in known}
+    frames = {section: _measure(section, pair) for section in (*claims.SECTIONS, "subclasses")}
     return records.save(folder, frames, records.provenance(pair[:2]), pair if signals else None)
 
 
