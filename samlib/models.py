@@ -43,7 +43,7 @@ def build_model(
     Returns
     -------
     nn.Module
-        From inputs (batch, *in_shape) float32 to logits (batch, n_classes).
+        From float32 inputs of shape `in_shape`, batched, to logits (batch, n_classes).
 
     Raises
     ------

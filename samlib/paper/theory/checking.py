@@ -180,7 +180,7 @@ def run(check: Callable, given) -> list[Check]:
     Parameters
     ----------
     check : callable
-        A `check_` function, which yields `Check`s.
+        A function ``check_...``, which yields checks.
     given : object
         What it checks: `Problems`, or an experiment's runs.
 
