@@ -5,6 +5,7 @@ import math
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 from test_settings import pair_of, run, shuffled
@@ -223,3 +224,13 @@ def test_the_figures_show_the_frames(frames, tmp_path):
     for name, frame in frames.items():
         frame.to_parquet(tmp_path / name)
     plt.close("all")
+
+
+def test_runs_without_outputs_on_test_points_have_no_rows_of_rmia(pairs, frames):
+    kept = {e: audit.Pair(*(runs.drop_vars("test_logit") for runs in pair[:2]), pair.name) for e, pair in pairs.items()}
+    found = lengths.measure(kept)
+    assert set(found["equal_loss"].loc["RMIA", "note"]) == {lengths.UNSEEN}
+    assert found["effects"].loc[[claim for claim in lengths.CLAIMED if "RMIA" in claim]].isna().any(axis=1).all()
+    pd.testing.assert_frame_equal(found["equal_loss"].loc["LiRA"], frames["equal_loss"].loc["LiRA"])
+    assert "keep no outputs on test points" in lengths.matched_sentence(found["equal_loss"], "RMIA")
+    lengths.equal_loss_bands(found["equal_loss"], found["equal_accuracy"])

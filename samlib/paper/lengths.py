@@ -28,6 +28,7 @@ FRACTIONS = {"1/4": 0.25, "1/2": 0.5, "3/4": 0.75}
 CLAIMED = {f"C2 {a} at equal train loss, {said}": (a, f) for a in ATTACKS for said, f in FRACTIONS.items()}
 GRID = np.linspace(0, 1, 17)  # where the band stands
 SPARSE, UNREACHED = "lengths too far apart", "not every model reaches this loss"
+UNSEEN = "for these runs keep no outputs on test points"
 COLUMNS = ("sgd", "sam", "difference", "low", "high", "band_low", "band_high", "moved")
 TRAIN_LOSS, ACCURACY = "train loss", "test accuracy"
 
@@ -88,6 +89,8 @@ class _Trained(NamedTuple):
 
     def row(self, attack: str, fraction: float) -> tuple[dict[str, Any], Found | None]:
         """A row of "equal_loss", and what decides it."""
+        if np.isnan(self.terms[attack]).any():
+            return dict.fromkeys((*COLUMNS, TRAIN_LOSS), math.nan) | {"note": UNSEEN}, None
         falling = [_leading(-each.mean(1)) for each in self.loss]
         both = [(self.loss[o][m], self.terms[attack][o][m], self.drift[o][m]) for o, m in enumerate(falling)]
         return at_loss(both, fraction)
@@ -122,9 +125,13 @@ def _trained(pairs: Mapping[Any, Pair]) -> _Trained:
     both = [pair.sgd for pair in aligned], [pair.sam for pair in aligned]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "(?s).*are left out")  # the page counts them
-        found = [[attack_scores(runs, tuple(ATTACKS.values())) for runs in one] for one in both]
+        tested = all("test_logit" in runs for one in both for runs in one)  # which some records do not keep
+        known = tuple(kind for kind in ATTACKS.values() if tested or not kind.startswith("RMIA"))
+        found = [[attack_scores(runs, known) for runs in one] for one in both]
 
     def terms(attack: str) -> np.ndarray:
+        if attack not in known:
+            return np.full((2, len(epochs), *both[0][0].member.shape), np.nan, np.float32)
         return np.array([[auc_terms(each.scores[attack], each.member) for each in one] for one in found], np.float32)
 
     return _Trained(
@@ -312,7 +319,9 @@ def equal_loss_bands(equal_loss: pd.DataFrame, equal_accuracy: pd.DataFrame, nam
 
 def matched_sentence(equal_loss: pd.DataFrame, attack: str, name: str = "SAM") -> str:
     """An attack's rows of "equal_loss" in sentences."""
-    said = []
+    said: list[str] = []
+    if (equal_loss.loc[attack, "note"] == UNSEEN).all():
+        return f"**AUC, {attack}, at equal train loss.** Not measurable, {UNSEEN}."
     for fraction, value in FRACTIONS.items():
         row = equal_loss.loc[(attack, value)]
         where = f"At train loss {row[TRAIN_LOSS]:.2g} ({fraction} of the way down)"
