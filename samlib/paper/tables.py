@@ -40,7 +40,8 @@ def table(frame: pd.DataFrame, *, digits: int = 3, name: str = "SAM"):
 
 
 def overview(ledger: pd.DataFrame):
-    """The first page's table: what is claimed, and the verdict on each data set."""
+    """The first page's table: what is claimed, and the verdict on each data set, of rows with a statistic on any of them."""
+    ledger = _measured(ledger)
     verdicts = _by_dataset(ledger, ledger["verdict"])
     names = verdicts.columns
     verdicts.insert(0, "the paper claims", ledger["text"].groupby("claim").first())
@@ -49,7 +50,8 @@ def overview(ledger: pd.DataFrame):
 
 def ledger_table(ledger: pd.DataFrame):
     """Every claim's statistic, from where an effect counts, the estimate on each data set with its simultaneous interval, in
-    the verdict's colour, and what the paper reports."""
+    the verdict's colour, and what the paper reports; of rows with a statistic on any of them."""
+    ledger = _measured(ledger)
     cells = _estimates(ledger) + " (" + pd.Series(_intervals(ledger, 4), ledger.index) + ")"
     shown = _by_dataset(ledger, cells.mask(ledger["estimate"].isna(), "too few"))
     tones = _by_dataset(ledger, ledger["verdict"].map(TONES))
@@ -149,6 +151,17 @@ def origins(about: Mapping[str, Mapping[str, Any]], missing: Mapping[str, str] |
     lines += ["- **Recorded**, from longer runs: " + ", ".join(kept) + "."] if kept else []
     lines += [f"- **Left out**, {what}: {reason}".replace("$", r"\$") for what, reason in (missing or {}).items()]
     return Markdown("\n".join(lines))
+
+
+def unmeasured(ledger: pd.DataFrame) -> Markdown:
+    """Which rows of the ledger have a statistic on none of its data sets; they count in its family all the same."""
+    known = set(_measured(ledger).index.get_level_values("claim"))
+    missing = [claim for claim in dict.fromkeys(ledger.index.get_level_values("claim")) if claim not in known]
+    return Markdown(f"*No statistic on any of these data sets: {'; '.join(missing)}.*" if missing else "")
+
+
+def _measured(ledger: pd.DataFrame) -> pd.DataFrame:
+    return ledger[ledger["estimate"].notna().groupby("claim").transform("any")]
 
 
 def _by_dataset(ledger: pd.DataFrame, values: pd.Series) -> pd.DataFrame:
