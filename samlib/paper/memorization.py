@@ -275,7 +275,8 @@ def memorization_density(density: pd.DataFrame, name: str = "SAM"):
     figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 2.9))
     edges = [*density["left"], density["right"].iloc[-1]]
     for who, colour, label in (("sgd", SGD, "SGD"), ("sam", SAM, name)):
-        left.stairs(density[who], edges, color=colour, lw=1.6, label=label)
+        share = density[who].where(density[who] > 1e-9, 0)  # rounding is no share
+        left.stairs(share, edges, color=colour, lw=1.6, label=label)
     left.set(yscale="log", xlabel="memorization", ylabel="share of examples")
     left.legend()
     centre, gap = (density["left"] + density["right"]) / 2, density["difference"]
