@@ -95,3 +95,13 @@ def test_what_is_shown_does_not_know_the_order(pair):
     assert plain["most"].index.tolist() == moved["most"].index.tolist()
     mirrored = memorization.measure(frames.swapped(pair))["density"]
     np.testing.assert_allclose(mirrored["difference"], -plain["density"]["difference"], atol=1e-12)
+
+
+def test_four_models_have_scores_and_no_link():
+    small = stores.pair(np.random.default_rng(0), 4, 100, 50)
+    frames = memorization.measure(small)
+    assert frames["link"].empty
+    assert frames["link_bins"].empty
+    assert "too few" in memorization.link_sentence(frames["link"])
+    assert "too small" in memorization.link_curve(frames["link_bins"]).data
+    assert len(frames["density"]) == 20

@@ -28,7 +28,7 @@ from samlib.inference import (
 )
 from samlib.paper.crossfit import POINT_GROUPS, each_left_out, halves, model_groups
 from samlib.paper.distances import atypicality, dataset_of
-from samlib.paper.frames import EACH, Found, Frames, effects
+from samlib.paper.frames import EACH, Found, Frames, effects, needs_rows
 from samlib.paper.style import GREEN, GREY, RED, SAM, SGD, WIDTH, class_title, drawn, needs_data
 
 LOWEST, LOW = 0.1, 0.5  # memorization below the one is "the lowest range", between them "the lower score range"
@@ -41,7 +41,7 @@ def measure(pair: Pair) -> Frames:
     scores = Scores(pair)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "(?s).*(no estimate|are left out)")  # "counts" says how many
-        links = [link(runs) for runs in pair[:2]]
+        links = [link(runs) for runs in pair[:2]] if _linkable(pair) else []
         examples = _examples(pair)
         means = memorization_table(pair, EACH)
     return {
@@ -234,8 +234,16 @@ def _most(pair: Pair, k: int = 10) -> pd.DataFrame:
     return frame.iloc[np.lexsort((frame.index, -chosen_by))[:k]]
 
 
+def _linkable(pair: Pair) -> bool:
+    """Whether the models of odd number are enough to attack each of them by the others."""
+    member = pair.sgd.member.values[pair.sgd.model.values % 2 == 1]
+    return int(((member.sum(0) >= 3) & ((~member).sum(0) >= 3)).sum()) >= 2
+
+
 def _links(links) -> pd.DataFrame:
     """Rank correlation of memorization with the attack's success, of each optimizer and of both differences, with intervals."""
+    if not links:
+        return pd.DataFrame(columns=["correlation", "low", "high"])
     sgd, sam = links
     of = groups(sgd.example, min(POINT_GROUPS, len(sgd.example)))
     rows = {"sgd": (sgd.memorization, sgd.success), "sam": (sam.memorization, sam.success)}
@@ -253,9 +261,9 @@ def _links(links) -> pd.DataFrame:
 
 def _link_bins(links, n_bins: int = 10, least: int = 15) -> pd.DataFrame:
     """The attack's success in bins of memorization that hold at least so many examples: who, x, y, low, high."""
-    sgd, sam = links
-    curves = {"sgd": (sgd.memorization, sgd.success), "sam": (sam.memorization, sam.success)}
-    curves["difference"] = sam.memorization - sgd.memorization, sam.success - sgd.success
+    curves = {who: (each.memorization, each.success) for who, each in zip(("sgd", "sam"), links, strict=False)}
+    if links:
+        curves["difference"] = tuple(sam - sgd for sgd, sam in zip(curves["sgd"], curves["sam"], strict=True))
     rows = []
     for who, (x, y) in curves.items():
         low, high = np.quantile(x, [0.002, 0.998])
@@ -329,6 +337,7 @@ def examples(dataset: Dataset, most: pd.DataFrame, *, per_row: int = 5):
     return figure
 
 
+@needs_rows
 @drawn
 def link_curve(bins: pd.DataFrame, name: str = "SAM", attack: str = "LiRA online"):
     """Per-example attack success over memorization, each from models that the other did not use, with simultaneous intervals."""
@@ -349,6 +358,8 @@ def link_curve(bins: pd.DataFrame, name: str = "SAM", attack: str = "LiRA online
 
 def link_sentence(links: pd.DataFrame, name: str = "SAM", attack: str = "LiRA online") -> str:
     """The rank correlations behind `link_curve`, in words."""
+    if links.empty:
+        return "These models are too few to attack each of odd number by the others."
     said = {k: f"{row.correlation:.2f} ({row.low:.2f} to {row.high:.2f})" for k, row in links.iterrows()}
     return (
         f"Rank correlation of memorization with the success of {attack}: SGD {said['sgd']}, {name} {said['sam']}. "
