@@ -90,7 +90,7 @@ def test_train_attack_memorize_and_decide(small_npz, tmp_path):
     assert kept.returncode == 0, kept.stderr
     assert kept.stdout.split() == [str(path) for path in (tmp_path / "kept").iterdir()]
     (path,) = (tmp_path / "kept").iterdir()
-    assert {file.name.partition(".")[0] for file in path.iterdir()} == {"about", "signals", *SECTIONS}
+    assert {file.name.partition(".")[0] for file in path.iterdir()} == {"about", "signals", "subclasses", *SECTIONS}
 
 
 @pytest.mark.slow
