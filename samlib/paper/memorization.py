@@ -45,22 +45,22 @@ def measure(pair: Pair) -> Frames:
         examples = _examples(pair)
         means = memorization_table(pair, EACH)
     return {
-        "effects": effects(decided(pair)),
+        "effects": effects(decided(pair, scores)),
         "means": means,
         "density": _density(pair, scores),
         "agreement": _agreement(scores),
         "reliability": pd.DataFrame({name: each for name, each in scores.reliable().items()}, Reliability._fields).T,
         "examples": examples,
         "counts": _counts(examples),
-        "most": _most(pair),
+        "most": _most(pair, scores),
         "link": _links(links),
         "link_bins": _link_bins(links),
     }
 
 
-def decided(pair: Pair) -> dict[str, Found | None]:
-    """The claims of this section."""
-    scores = Scores(pair)
+def decided(pair: Pair, scores: Scores | None = None) -> dict[str, Found | None]:
+    """The claims of this section; `scores` of the pair, made here if None."""
+    scores = scores or Scores(pair)
     reliable = scores.reliable()
     return {
         "C3": Found(lowest_range(pair, scores), reliable["pooled"]),
@@ -99,6 +99,7 @@ class Scores:
     def in_halves(self) -> list[tuple[np.ndarray, np.ndarray]]:
         return [(self(half), self(~half)) for half in halves(self.of_models)]
 
+    @cache  # noqa: B019
     def reliable(self) -> dict[str, Reliability]:
         """Split-half reliability of the scores: sgd, sam, pooled over both, and of the difference SAM - SGD."""
         parts = {
@@ -217,13 +218,13 @@ def _counts(examples: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _most(pair: Pair, k: int = 10) -> pd.DataFrame:
+def _most(pair: Pair, scores: Scores, k: int = 10) -> pd.DataFrame:
     """The k examples that SAM memorizes more by most, chosen on the models of even number and measured on the odd ones.
 
     Columns label, chosen by (the difference on even models), then sgd, sam and difference on the odd ones; atypicality where
     the data are at hand.
     """
-    scores, even = Scores(pair), pair.sgd.model.values % 2 == 0
+    even = pair.sgd.model.values % 2 == 0
     chosen_by, (sgd, sam) = np.subtract(*scores(even)[::-1]), scores(~even)
     frame = pd.DataFrame(
         {"label": pair.sgd.label.values, "chosen by": chosen_by, "sgd": sgd, "sam": sam, "difference": sam - sgd},
