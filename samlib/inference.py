@@ -278,7 +278,11 @@ def reliability(first, second, n_models: int, goal: float = WELL) -> Reliability
     ours, theirs = as_array("first", first, ndim=2), as_array("second", second, ndim=2)
     same_shape("first", ours, "second", theirs)
     halves = [stats.spearmanr(a, b)[0] if np.ptp(a) and np.ptp(b) else 0.0 for a, b in zip(ours, theirs, strict=True)]
-    half = float(np.mean(halves))
+    return from_half(float(np.mean(halves)), n_models, goal)
+
+
+def from_half(half: float, n_models: int, goal: float = WELL) -> Reliability:
+    """The reliability of scores from all n_models, from the correlation of their halves'; 0 where that is not positive."""
     whole = 2 * half / (1 + half) if half > 0 else 0.0
     return Reliability(whole, needed_models(whole, n_models, goal))
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from samlib.data import Dataset
 from samlib.evaluation import ENOUGH
-from samlib.inference import WELL, Effect, Reliability, groups, needed_models, ranks, shares
+from samlib.inference import Effect, Reliability, from_half, groups, ranks, shares
 from samlib.paper.crossfit import PARTITIONS, POINT_GROUPS, crossfit
 from samlib.paper.distances import between
 from samlib.paper.gallery import NEAR
@@ -204,6 +204,4 @@ def entropy_reliability(models: Models, seen: Seen) -> Reliability:
         known = np.isfinite(seen.entropy[first] + seen.entropy[second])
         one, other = seen.entropy[first][known], seen.entropy[second][known]
         agreements.append(correlation(one, other, np.ones(len(one))))
-    half = max(float(np.mean(np.nan_to_num(agreements))), 0.0)
-    whole = 2 * half / (1 + half)  # Spearman 1910; Brown 1910
-    return Reliability(whole, needed_models(whole, len(models.model), WELL))
+    return from_half(float(np.mean(np.nan_to_num(agreements))), len(models.model))

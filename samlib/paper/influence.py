@@ -61,11 +61,7 @@ def pooled_reliability(models: Models) -> Reliability:
         memorization_by(half, group, models.correct.mean(0), models.member) for half in (kept, ~kept)
     )  # fmt: skip
     known = ~np.isnan(first + second).any(0)
-    return (
-        reliability(list(first[:, known]), list(second[:, known]), n_models)
-        if known.any()
-        else Reliability(0.0, np.inf)
-    )
+    return reliability(first[:, known], second[:, known], n_models) if known.any() else Reliability(0.0, np.inf)
 
 
 class Energies(NamedTuple):
