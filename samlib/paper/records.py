@@ -13,6 +13,7 @@ import os
 import shutil
 import tempfile
 import time
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import xarray as xr
+import zarr
 
 from samlib import __version__
 from samlib.audit import Pair
@@ -30,6 +32,7 @@ from samlib.paper.frames import Frames
 
 ABOUT, SIGNALS = "about.json", "signals.zarr.zip"
 BOOLEANS = ("correct", "test_correct")
+MEANS = ("train_loss", "train_accuracy", "test_accuracy")
 LABELS = ("label", "test_label", "subclass", "test_subclass")
 
 
@@ -128,35 +131,44 @@ def load(path: Path, section: str) -> Frames:
 
 def load_signals(path: Path) -> Pair:
     """The runs of a record as a pair with `member`, `correct` and `test_correct` alone."""
-    import zarr
-
     about = read_about(path)
-    store = zarr.storage.ZipStore(_checked(path / SIGNALS, about["files"]), mode="r")
-    with xr.open_zarr(store, consolidated=False) as whole:
-        whole = whole.load()
+    with zarr.storage.ZipStore(_checked(path / SIGNALS, about["files"]), mode="r") as store:
+        whole = xr.open_zarr(store, consolidated=False).load()
+    bits = {name: _unpacked(whole, name) for name in whole.data_vars if "byte" in whole[name].dims}
+    bits |= {f"sam_{v}": bits[f"sam_{v}"] ^ bits[f"sgd_{v}"] for v in BOOLEANS}
     parts = []
     for name, fields, key in zip(("sgd", "sam"), about["experiments"], about["keys"], strict=True):
-        own = {v: whole[f"{name}_{v}"] for v in (*BOOLEANS, "train_loss", "train_accuracy", "test_accuracy")}
+        own = {v: bits[f"{name}_{v}"] for v in BOOLEANS} | {v: whole[f"{name}_{v}"] for v in MEANS}
         attributes = {k: about[k] for k in ("data_checksum", "machine", "seconds", "date", "classes", "samlib")}
         attributes |= {"experiment": json.dumps(fields), "key": key, "diverged": []}
-        parts.append(xr.Dataset({"member": whole["member"], **own}, whole.coords, attributes))
+        parts.append(xr.Dataset({"member": bits["member"], **own}, whole.coords, attributes))
     other = next(f["optimizer"] for f in about["experiments"] if f["optimizer"] != "sgd")
     return Pair(parts[0], parts[1], other.upper())
 
 
 def _save_signals(path: Path, pair: Pair) -> None:
-    """One chunk for each boolean signal, all in one file."""
-    arrays = {"member": pair.sgd["member"]}
-    for name, runs in (("sgd", pair.sgd), ("sam", pair.sam)):
-        arrays |= {f"{name}_{v}": runs[v] for v in (*BOOLEANS, "train_loss", "train_accuracy", "test_accuracy")}
-    kept = [name for name in LABELS if name in pair.sgd.coords]
-    whole = xr.Dataset({name: (array.dims, array.values) for name, array in arrays.items()}, {
-        "model": pair.sgd.model.values, **{name: (pair.sgd[name].dims, pair.sgd[name].values.astype(np.int32)) for name in kept},
-    })  # fmt: skip
-    flat = {name: {"chunks": array.shape} for name, array in whole.variables.items() if array.ndim == 2}
-    with tempfile.TemporaryDirectory() as folder:
-        whole.to_zarr(folder, encoding=flat, consolidated=False)
-        shutil.make_archive(str(path.with_suffix("")), "zip", folder)
+    """Eight models a byte, an example's models side by side, SAM's as where they differ from SGD's: half the bytes."""
+    sgd, sam = pair[:2]
+    arrays = (
+        {"member": sgd["member"]}
+        | {f"sgd_{v}": sgd[v] for v in BOOLEANS}
+        | {f"sam_{v}": sgd[v] ^ sam[v] for v in BOOLEANS}
+    )
+    packed = {name: ((array.dims[1], "byte"), np.packbits(array.values.T, axis=1)) for name, array in arrays.items()}
+    means = {f"{name}_{v}": ("model", runs[v].values) for name, runs in (("sgd", sgd), ("sam", sam)) for v in MEANS}
+    labels = {name: (sgd[name].dims, sgd[name].values.astype(np.int32)) for name in LABELS if name in sgd.coords}
+    whole = xr.Dataset(packed | means, {"model": sgd.model.values} | labels)
+    plain = {name: {"compressors": None, "chunks": array.shape} for name, array in whole.variables.items()}
+    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as packed_file:
+        whole.to_zarr(folder, encoding=plain, consolidated=False)
+        for file in sorted(Path(folder).rglob("*")):
+            packed_file.write(file, file.relative_to(folder))
+
+
+def _unpacked(whole: xr.Dataset, name: str) -> xr.DataArray:
+    """A boolean signal (models, examples) of a record."""
+    bits = np.unpackbits(whole[name].values, axis=1, count=whole.sizes["model"]).astype(bool).T
+    return xr.DataArray(bits, dims=("model", whole[name].dims[0]))
 
 
 def _parquet(frame: pd.DataFrame) -> bytes:
