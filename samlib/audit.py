@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from collections.abc import Callable, Mapping
@@ -74,30 +75,29 @@ def _both(pair, *variables: str) -> tuple[xr.Dataset, xr.Dataset]:
 
 
 class _Fold(NamedTuple):
-    """One target and its shadows, numpy arrays: target[name] (n,), shadow[name] (models, n), member (models, n)."""
+    """One target and its shadows: target(name) gives its signal (n,), shadow(name) the `Moments` of the others' signal.
 
-    target: Callable
-    shadow: Callable
-    member: np.ndarray
+    Names are those of signals; "probability" is that of the label. With "test_" they are of test points, which no model saw.
+    """
+
+    target: Callable[[str], np.ndarray]
+    shadow: Callable[[str], attacks.Moments]
     labels: np.ndarray
     test_labels: np.ndarray
 
 
 def _lira(mode: str) -> Callable:
-    def scores(f: _Fold):
-        variance = "residual" if mode == "online" else "example"  # with few models, in deviations want pooling most
-        return attacks.lira(f.target("logit"), f.shadow("logit"), f.member, mode=mode, variance=variance)
-
-    return scores
+    variance = "residual" if mode == "online" else "example"  # with few models, in deviations want pooling most
+    return lambda f: attacks.lira(f.target("logit"), f.shadow("logit"), mode=mode, variance=variance)
 
 
 def _rmia(mode: str) -> Callable:
     def scores(f: _Fold):
         # The test set, which no model saw, is the population.
-        target, shadow, population, others = (
-            expit(get(name)) for name in ("logit", "test_logit") for get in (f.target, f.shadow)
+        (target, shadow), (population, others) = (
+            (f.target(name), f.shadow(name)) for name in ("probability", "test_probability")
         )
-        return attacks.rmia(target, shadow, f.member, population=population, population_shadow=others, mode=mode)
+        return attacks.rmia(target, shadow, population=population, population_shadow=others, mode=mode)
 
     return scores
 
@@ -113,9 +113,7 @@ def _quantile_regression(f: _Fold):
     # The target's logit on the test points, regressed on what the shadows make of them: a difficulty, and how sure it is.
     from sklearn.linear_model import LinearRegression
 
-    m, test = attacks.moments(f.shadow("logit"), f.member), f.shadow("test_logit")
-    public = np.stack([test.mean(0), test.std(0)], 1)
-    features = np.stack([m.mean_out, m.std_out], 1)
+    public, features = (np.stack([m.mean_out, m.std_out], 1) for m in (f.shadow("test_logit"), f.shadow("logit")))
     return attacks.quantile_regression(
         public, f.target("test_logit"), features, f.target("logit"), regressor=LinearRegression()
     )
@@ -128,12 +126,12 @@ ATTACKS: dict[str, Callable[[_Fold], np.ndarray]] = {
     "modified entropy": lambda f: -f.target("modified_entropy"),
     "population": _population,
     "quantile regression": _quantile_regression,
-    "difficulty calibration": lambda f: attacks.difficulty_calibration(f.target("logit"), f.shadow("logit"), f.member),
+    "difficulty calibration": lambda f: attacks.difficulty_calibration(f.target("logit"), f.shadow("logit")),
     "LiRA offline": _lira("offline"),
     "LiRA online": _lira("online"),
     "RMIA offline": _rmia("offline"),
     "RMIA online": _rmia("online"),
-    "BASE": lambda f: attacks.base(expit(f.target("logit")), expit(f.shadow("logit")), f.member),
+    "BASE": lambda f: attacks.base(f.target("probability"), f.shadow("probability")),
 }
 THRESHOLDED = {"confidence": ("logit", 1), "entropy": ("entropy", -1), "modified entropy": ("modified_entropy", -1)}
 
@@ -165,20 +163,22 @@ def attack_scores(runs: xr.Dataset, names=tuple(ATTACKS)) -> Attacked:
     _whole("runs", runs, "label", "test_label")
     labels = runs.label.values[kept], runs.test_label.values
 
-    def signal(name):
+    @functools.cache
+    def signal(name: str) -> np.ndarray:
+        if name.endswith("probability"):
+            return expit(signal(name.replace("probability", "logit")))
         if name not in signals:
             raise ValueError(f"runs must hold {name!r} for these attacks.")
         return signals[name]
 
+    @functools.cache
+    def shadows(name: str) -> Callable[[int], attacks.Moments]:
+        values = signal(name)
+        return attacks.leave_one_out(values, np.zeros(values.shape, bool) if name.startswith("test_") else member)
+
     scores: dict[str, list] = {name: [] for name in names}
     for k in range(len(member)):
-        others = np.arange(len(member)) != k
-        fold = _Fold(
-            lambda name, k=k: signal(name)[k],
-            lambda name, others=others: signal(name)[others],
-            member[others],
-            *labels,
-        )
+        fold = _Fold(lambda name: signal(name)[k], functools.cache(lambda name: shadows(name)(k)), *labels)  # noqa: B023
         for name in names:
             scores[name].append(ATTACKS[name](fold))
     return Attacked({name: np.stack(rows) for name, rows in scores.items()}, member)

@@ -5,12 +5,12 @@ for predicted labels. `threshold` turns a score into a decision. Others need poi
 `population` and `quantile_regression`. The rest need shadow models: `difficulty_calibration`, `lira`, `rmia`, `base`.
 
 The last four compare models that saw an example with models that did not. `moments` computes the means and deviations of
-both once, for all four. `difficulty_calibration` uses the out means, `base` and `rmia` the means of probabilities, `lira`
-the means and deviations of logits.
+both once, for all four, and `leave_one_out` for each model as the target of the others. `difficulty_calibration` uses the
+out means, `base` and `rmia` the means of probabilities, `lira` the means and deviations of logits.
 """
 
 from samlib.attacks.calibrated import difficulty_calibration, label_only, population
-from samlib.attacks.likelihood import Moments, lira, moments
+from samlib.attacks.likelihood import Moments, leave_one_out, lira, moments
 from samlib.attacks.quantile import quantile_regression
 from samlib.attacks.relative import base, rmia
 from samlib.attacks.thresholds import confidence, correctness, entropy, loss, modified_entropy, threshold

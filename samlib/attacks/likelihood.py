@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -76,6 +76,76 @@ def moments(shadow, member, *, truncate=False, medians=False) -> Moments:
     (array([4., 6.]), array([0.5, 1.5]), array([2, 2]))
     """
     return _moments(shadow, member, truncate=truncate, medians=medians)
+
+
+def leave_one_out(signals, member) -> Callable[[int], Moments]:
+    """Prepare the moments of all models but one, for each model as the target of an attack by the others.
+
+    Sums over all models are taken once, so that a target costs as much as one model, not as much as all of them.
+
+    Parameters
+    ----------
+    signals : (models, n) array
+        Signals of at least three models on n examples.
+    member : (models, n) bool
+        True where a model was trained on an example.
+
+    Returns
+    -------
+    function
+        Of a model's number; returns the `Moments` of the others, equal to those of `moments` to rounding.
+
+    Raises
+    ------
+    ValueError
+        As `moments` does.
+
+    Examples
+    --------
+    >>> signals, member = [[4.0, 1.0], [0.0, 2.0], [1.0, 6.0]], [[1, 0], [0, 0], [0, 1]]
+    >>> leave_one_out(signals, member)(0).mean_out
+    array([0.5, 2. ])
+    """
+    x, member = as_array("signals", signals, ndim=2, infinite=True), as_member("member", member, ndim=2)
+    if len(x) < 3:
+        raise ValueError("signals must hold at least three models: each is attacked by two others.")
+    whole = _moments(x, member)
+    lows, highs = (np.sort(each).tolist() for each in (x.min(1), x.max(1)))
+
+    def without(k: int) -> Moments:
+        if max(-lows[0], highs[-1]) > _FAR:  # what stands for an infinite signal depends on the others
+            return _moments(np.delete(x, k, 0), np.delete(member, k, 0))
+        row, low, high = x[k].astype(float), x[k].min(), x[k].max()
+        inside = _without(row, member[k], whole.mean_in, whole.std_in, whole.n_in)
+        outside = _without(row, ~member[k], whole.mean_out, whole.std_out, whole.n_out)
+        lost = inside.lost | outside.lost
+        if lost.any():
+            exact = _moments(np.delete(x[:, lost], k, 0), np.delete(member[:, lost], k, 0))
+            inside.std[lost], outside.std[lost] = exact.std_in, exact.std_out
+        low = lows[1] if low == lows[0] else lows[0]
+        high = highs[-2] if high == highs[-1] else highs[-1]
+        return Moments(
+            inside.mean, outside.mean, inside.std, outside.std, inside.n, outside.n, None, None, float(low), float(high)
+        )
+
+    return without
+
+
+class _Side(NamedTuple):
+    mean: np.ndarray
+    std: np.ndarray
+    n: np.ndarray
+    lost: np.ndarray  # where rounding would show in std
+
+
+def _without(row, own, mean, std, n) -> _Side:
+    """The mean and deviation of n signals, of which `row` is one where `own`, without it."""
+    left = n - own
+    away = np.where(own, row - mean, 0)
+    with np.errstate(invalid="ignore", divide="ignore"):  # 0 / 0 gives NaN on a side without models
+        squares = n * std**2 - away**2 - away**2 / left
+        std = np.where(own, np.sqrt(squares.clip(0) / left), std)
+        return _Side(np.where(own, mean - away / left, mean), std, left, own & (squares < 1e-6 * away**2) & (left > 0))
 
 
 def lira(target, shadow, member=None, *, mode="online", variance="example", truncate=False) -> np.ndarray:
