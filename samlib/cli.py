@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import typer
 
 from samlib.experiment import RECIPES, Experiment, pair
-from samlib.paper.study import PROFILES, planned
+from samlib.paper.study import CONFIRM, PROFILES, planned
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -238,6 +238,23 @@ def explore(
 
     with one_line():
         open_app(output, show=not no_open)
+
+
+@app.command()
+def confirm(
+    dataset: Annotated[str, typer.Argument(help=f"one of {', '.join(CONFIRM)}")],
+    minutes: Annotated[
+        float | None, typer.Option(help="stop training before so many minutes are over [no limit]")
+    ] = None,
+    folder: Folder = Path("book/results"),
+):
+    """Make the recorded runs that were fixed for a data set, in as many calls as it takes, and keep their record."""
+    from samlib.paper import confirm
+
+    with one_line():
+        pairs = confirm.train(dataset, minutes)
+        again = f"Not all models are there yet. To go on: samlib {shlex.join(sys.argv[1:])}"
+        print(again if pairs is None else confirm.keep(pairs, folder))
 
 
 if __name__ == "__main__":

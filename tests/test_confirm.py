@@ -1,0 +1,81 @@
+"""The recorded runs that decide are those that were written down, trained in blocks, and kept whole."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from simulated import simulate
+from typer.testing import CliRunner
+
+from samlib.audit import align
+from samlib.cli import app
+from samlib.paper import confirm, membership, records, shadows
+from samlib.paper.study import CONFIRM
+
+PAGE = Path(__file__).parents[1] / "book" / "preregistration.md"
+
+
+@pytest.fixture
+def few(monkeypatch, tmp_path):
+    """A fixed run that takes seconds."""
+    monkeypatch.setenv("SAMLIB_CACHE", str(tmp_path / "cache"))
+    fixed = {"seed": 1, "n_models": 16, "epochs": 4, "hidden": (16,)}
+    fixed |= {"lengths": {"n_models": 8, "epochs": [2, 4]}, "others": {"n_models": 8, "seeds": [2]}}
+    monkeypatch.setitem(CONFIRM, "digits", fixed)
+    return tmp_path / "results"
+
+
+@pytest.mark.parametrize("dataset", CONFIRM)
+def test_they_are_those_of_the_page(dataset):
+    row = next(line for line in PAGE.read_text().splitlines() if re.match(rf"\| \d \| `{dataset}`", line))
+    wanted = confirm.experiments(dataset)
+    (main,) = (two["sam"] for (kind, _), two in wanted.items() if kind == "main")
+    cells = [cell.strip() for cell in row.split("|")[1:-1]]
+    assert cells[2].startswith(f"`{main.model}`, {main.epochs}")
+    assert cells[3] == f"{main.n_models:,}"
+    assert cells[5] == str(main.seed)
+    if over := [str(value) for kind, value in wanted if kind == "epochs"]:
+        assert f"64 pairs each of {', '.join(over)}" in cells[4]
+        assert {two["sgd"].n_models for (kind, _), two in wanted.items() if kind == "epochs"} == {64}
+        assert {value: two["sgd"].n_models for (kind, value), two in wanted.items() if kind == "seed"} == {
+            2: 256,
+            3: 256,
+        }
+    assert "| 3 | each of these three again | the same | 256 and 256 | none | 2 and 3 |" in PAGE.read_text()
+
+
+@pytest.mark.slow
+def test_a_call_that_ends_early_says_so_and_the_next_one_keeps_all(few):
+    early = CliRunner().invoke(app, ["confirm", "digits", "--minutes", "0.0001", "--folder", str(few)])
+    assert early.exit_code == 0, early.output
+    assert "Not all models are there yet" in early.output
+    assert not few.exists()
+    whole = CliRunner().invoke(app, ["confirm", "digits", "--folder", str(few)])
+    assert whole.exit_code == 0, whole.output
+    (path,) = few.iterdir()
+    about = json.loads((path / records.ABOUT).read_text())
+    assert about["models"] == [16, 16]
+    assert about["fixed"]
+    assert about["all_seconds"] > about["seconds"]
+    frames = {section: records.load(path, section) for section in (*confirm.SECTIONS, "lengths", "seeds")}
+    assert frames["seeds"]["effects"].index.get_level_values("seed").unique().tolist() == [2]
+    assert sorted(frames["lengths"]["curves"]["epochs"].unique()) == [2, 4]
+    assert frames["shadows"]["shadows"].index.get_level_values("models").unique().tolist() == [8, 16]
+    assert records.load_signals(path).sgd.sizes["model"] == 16
+    shadows.shadow_curves(frames["shadows"]["shadows"])
+
+
+def test_the_curve_over_models_ends_at_the_attacks_of_all():
+    pair = align({"sgd": simulate(1, leak=0.5, skill=0), "sam": simulate(2, leak=2.5, skill=1.0)})
+    frame = shadows.measure(pair)["shadows"]
+    all_models = membership.measure(pair)["attacks"]
+    for attack in shadows.ATTACKS:
+        last = frame.loc[(pair.sgd.sizes["model"], attack, "AUC")]
+        assert last["difference"] == pytest.approx(all_models.loc[(attack, "AUC"), "difference"], abs=1e-12)
+        assert last["low"] == pytest.approx(all_models.loc[(attack, "AUC"), "low"], abs=1e-12)
+
+
+def test_a_data_set_without_a_fixed_run_is_named():
+    with pytest.raises(ValueError, match="dataset"):
+        confirm.experiments("purchase100")
