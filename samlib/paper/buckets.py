@@ -123,6 +123,9 @@ def choose(seen: Seen, place: int, points: np.ndarray) -> Choice:
     """The choice of a set of models; points (tests,): the group of each test point."""
     known = np.flatnonzero(np.isfinite(seen.entropy[place]))
     kept = (points[known] != np.arange(points.max() + 1)[:, None]).astype(float)
+    if not len(known):
+        none = np.empty((len(kept), N_BUCKETS, 0))
+        return Choice(place, known, kept, none, np.empty((len(kept), N_BUCKETS, 2, 0)))
     entropy = seen.entropy[place, known]
     difficulty = shares(seen.accuracy[place].mean(0)[known], N_BUCKETS, kept)
     return Choice(place, known, kept, shares(entropy, N_BUCKETS, kept), shares(entropy, 2, difficulty))
