@@ -22,7 +22,7 @@ from samlib.mixture import (
     mass_apart,
     mean_interval,
     newton,
-    objective,
+    offset_loss,
     paired_draws,
     paired_test,
     population_fit,
@@ -124,9 +124,9 @@ def test_newton_finds_the_minimum_that_scipy_finds(counts, seed, rho, degree, lo
     gradient = offset_gradient(w, phi, y, rho) + l2 * w
     # l2-strong convexity: the distance to the minimizer is at most ||gradient|| / l2
     assert np.linalg.norm(gradient) < 1e-8 * l2 * max(1, np.linalg.norm(w))
-    naive = minimize(objective, np.zeros(phi.shape[1]), (phi, y, rho, l2), method="BFGS", options={"gtol": 1e-9})
-    assert objective(w, phi, y, rho, l2) <= naive.fun + 1e-12
-    assert objective(w, phi, y, rho, l2) == pytest.approx(naive.fun, abs=1e-6)
+    naive = minimize(offset_loss, np.zeros(phi.shape[1]), (phi, y, rho, l2), method="BFGS", options={"gtol": 1e-9})
+    assert offset_loss(w, phi, y, rho, l2) <= naive.fun + 1e-12
+    assert offset_loss(w, phi, y, rho, l2) == pytest.approx(naive.fun, abs=1e-6)
 
 
 @fixed

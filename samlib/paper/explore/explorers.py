@@ -1,27 +1,25 @@
 """The two explorers as widgets. What a slider shows is a trait; fits and pictures are made in the reader's browser."""
 
 import os
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 import anywidget
 import pandas as pd
 import traitlets
 from IPython import get_ipython
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from samlib.paper.explore import page
 from samlib.paper.explore.draw import draw
 from samlib.paper.mixture import CLUSTERS, Mixture, errors, fit
+from samlib.paper.parameters import Page
 from samlib.paper.theory import model as theory
 from samlib.paper.theory import order
 
 
-class Parameters(BaseModel):
+class Parameters(Page):
     """The parameters of the explorers' page, which does the same in every profile."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    profile: Literal["smoke", "quick", "standard", "paper"] = "quick"
     seed: Annotated[int, Field(ge=0, le=999)] = 1
 
 
@@ -145,12 +143,8 @@ class MixtureExplorer(Explorer):
 
 def _fits(setting: dict):
     """Both predictors by name, the mixture and the draw (x, y, atypical) of a setting."""
-    mixture = Mixture(
-        atypical_mean=(setting["atypical_x"], setting["atypical_y"]),
-        atypical_spread=setting["spread"],
-    )
-    typical, atypical, blue = (setting[f"n_{cluster}"] for cluster in CLUSTERS)
-    sample = draw(typical, atypical, blue, setting["seed"], mixture)
+    mixture = Mixture(atypical_mean=(setting["atypical_x"], setting["atypical_y"]), atypical_spread=setting["spread"])
+    sample = draw(*(setting[f"n_{cluster}"] for cluster in CLUSTERS), setting["seed"], mixture)
     rhos = {"SGD": 0.0, "SAM": setting["rho"]}
     return {name: fit(*sample[:2], rho=rho, degree=setting["degree"]) for name, rho in rhos.items()}, mixture, sample
 
