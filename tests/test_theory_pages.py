@@ -172,7 +172,7 @@ def test_the_theory_pages_figures_and_tables():
     table = g_path(DataModel(), etas, range(2))
     runs = {rho: e2(rho, seeds=range(2), steps=400) for rho in (0.0, 0.03)}
     figures = [
-        checks.window(), checks.exchange(), checks.contraction(), checks.path(table, etas), checks.sign_flip(),
+        checks.margins(), checks.window(), checks.exchange(), checks.contraction(), checks.path(table, etas), checks.sign_flip(),
         checks.follows(runs, range(2)),
     ]  # fmt: skip
     for figure in figures:
@@ -188,16 +188,21 @@ def test_the_ledger_shows_a_checks_source_and_names_what_is_violated():
     shown = ledger(check_lemma2).data
     assert ledger.verdict() == "**4 of 4 checks of 1 statements hold.**"
     assert "def check_lemma2(problems):" in shown
-    assert shown.index("</details>") < shown.index("confidence gap is 1 - M (1 - A)</th>")
+    assert shown.startswith("<details><summary>Checked on ")
+    assert ": 4 of 4 claims hold</summary>" in shown
+    assert shown.index("confidence gap is 1 - M (1 - A)</th>") < shown.index("def check_lemma2")
     assert "equal(&quot;confidence gap is the mean fitted noise&quot;" in shown
 
     def check_lemma9(given):
         """Lemma 9: false."""
         yield least("false", -given)
 
-    assert "<td>NO</td>" in ledger(check_lemma9, 1.0).data
+    shown = ledger(check_lemma9, 1.0).data
+    assert shown.startswith("<details open><summary>Checked on 1 values: 0 of 1 claims hold</summary>")
+    assert "<td>NO</td>" in shown
     assert ledger.verdict() == "**4 of 5 checks of 2 statements hold; violated: Lemma 9.**"
     assert ledger.summary().loc["Lemma 2", "checks"] == 4
+    assert list(ledger.summary("Lemma 2", "Theorem").index) == ["Lemma 2"]
 
 
 def test_the_pages_examples_run():

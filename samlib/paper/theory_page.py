@@ -344,9 +344,8 @@ def definition2(runs: dict[tuple[int, str], dict[str, np.ndarray]]) -> pd.DataFr
 
 def counterexamples() -> pd.DataFrame:
     """Changes of error and of advantage, first minus second model, in CE1, CE2 and CE4."""
-    names = ("CE1 free", "CE2 expensive", "CE2 unsaturated", "CE4 (a)", "CE4 (b)", "CE4 (c)")
     rows = {}
-    for name, pair in zip(names, (theory.ce1(), *theory.ce2(), *theory.ce4()), strict=True):
+    for name, pair in theory.COUNTEREXAMPLES.items():
         given = dict(zip(("M1", "A1", "s1", "M2", "A2", "s2", "pi"), (*pair.first, *pair.second, pair.pi), strict=True))
         changes = {"change of error": pair.error, "change of advantage": pair.advantage}
         rows[name] = {k: f"{v:.3g}" for k, v in given.items()} | {k: f"{v:+.4f}" for k, v in changes.items()}
