@@ -110,6 +110,29 @@ def boundaries(mixture: Mixture, draw, fits: dict[str, Predictor]) -> Figure:
     return figure
 
 
+@drawn
+def remembered(frame: pd.DataFrame) -> Figure:
+    """The points of one draw under both optimizers: darker ones are memorized more, larger ones more exposed to LiRA.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        As of `samlib.widgets.MemorizationExplorer.frame`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    figure, both = panels(2, 2.7, sharey=True)
+    colours = frame["cluster"].map({"typical": RED_CLASS, "atypical": "#8B1A5B", "blue": BLUE_CLASS})
+    for axes, (name, part) in zip(both, frame.groupby("optimizer", sort=False), strict=True):
+        colour, size = colours[part.index], (3 + 20 * (part["exposure"] - 0.5).clip(0)) ** 2
+        axes.scatter(part["x1"], part["x2"], size, fc="none", ec=colour, lw=0.8)
+        axes.scatter(part["x1"], part["x2"], size, color=colour, alpha=part["memorization"].clip(0, 1), lw=0)
+        axes.set(title=name, xlabel="$x_1$", ylabel="$x_2$", aspect="equal")
+    return figure
+
+
 def describe(mixture: Mixture, draw, fits: dict[str, Predictor]) -> str:
     """A sentence on one draw: both fits' errors, and the share of the population on which they differ.
 

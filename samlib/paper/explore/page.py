@@ -18,7 +18,8 @@ from samlib.checks import as_path
 HERE = Path(__file__).parent
 PARTS = {
     "mixture": ("panel.js", "contour.js", "mixture.js", "mixture_view.js"),
-    "theory": ("panel.js", "theory.js", "theory_view.js"),
+    "theory": ("panel.js", "normal.js", "theory.js", "theory_view.js"),
+    "memory": ("panel.js", "contour.js", "mixture.js", "normal.js", "memory.js", "memory_view.js"),
 }
 
 
@@ -91,12 +92,16 @@ def module(name: str, traits: dict) -> str:
     return script(name, traits) + "export default { render };\n"
 
 
-def fragment(name: str, traits: dict, values: dict) -> str:
-    """A self-contained piece of HTML: the explorer at `values`, with a stand-in for the widget model, no kernel, no network."""
+def fragment(name: str, traits: dict, values: dict, still: str) -> str:
+    """A self-contained piece of HTML: the explorer at `values`, with a stand-in for the widget model, no kernel, no network.
+
+    `still` is the HTML that a reader without JavaScript sees.
+    """
     state = json.dumps(values).replace("</", "<\\/")
     return (
         f"<div><style>{STYLE}</style><script>(() => {{\nconst el = document.currentScript.parentElement;\n"
-        f"{script(name, traits)}\n{_part('stand_in.js')}\nrender({{ model: standIn({state}), el }});\n}})();</script></div>"
+        f"{script(name, traits)}\n{_part('stand_in.js')}\nrender({{ model: standIn({state}), el }});\n}})();</script>"
+        f"<noscript>{still}</noscript></div>"
     )
 
 
@@ -118,9 +123,9 @@ def write_page(path: str | Path, explorers: Iterable | None = None) -> Path:
     >>> write_page("explorer.html")  # doctest: +SKIP
     """
     if explorers is None:
-        from samlib.paper.explore import MixtureExplorer, TheoryExplorer
+        from samlib.paper.explore import MemorizationExplorer, MixtureExplorer, TheoryExplorer
 
-        explorers = MixtureExplorer(), TheoryExplorer()
+        explorers = MixtureExplorer(), MemorizationExplorer(), TheoryExplorer()
     parts = [f"<h2>{explorer.title}</h2>\n<p>{explorer.hint}</p>\n{explorer.html()}" for explorer in explorers]
     path = as_path("path", path)
     path.parent.mkdir(parents=True, exist_ok=True)
