@@ -24,7 +24,7 @@ from samlib.paper.draw import gaps, panels
 from samlib.paper.frames import Found, Frames, effects, table
 from samlib.paper.lengths import TRAIN_LOSS
 from samlib.paper.study import NO_PART, SHARPNESS_AWARE
-from samlib.paper.style import drawn
+from samlib.paper.style import dataset_title, drawn
 from samlib.paper.tables import table as shown_table
 
 ACCURACY, AUC, AUC_LIRA, MEMORIZATION = "test accuracy", "AUC, confidence", "AUC, LiRA online", "mean memorization"
@@ -197,6 +197,16 @@ def stores(pairs: Mapping[Any, Pair]) -> pd.DataFrame:
             "machine": ", ".join(runs.attrs["machine"]),
         }
     return table(rows, "store")
+
+
+def under_title(stores: pd.DataFrame, dataset: str) -> str:
+    """The line under a page's title, from the frame "stores": data set, networks, lengths, models, and what else varies."""
+    found = {
+        title: list(dict.fromkeys(value for value in stores[title] if value)) for title in ("model", *TITLES.values())
+    }
+    fixed = {"model", TITLES["epochs"], TITLES["n_models"]}
+    said = [f"{title} {', '.join(values)}" for title, values in found.items() if title in fixed or len(values) > 1]
+    return f"*Data set {dataset_title(dataset)}; {'; '.join(said)}. Every difference is from SGD's models of the same setting.*"
 
 
 def settings_table(stores: pd.DataFrame):
