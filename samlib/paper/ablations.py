@@ -199,7 +199,7 @@ def ablations(frame: pd.DataFrame, name: str = "SAM"):
     """
     fields = [field for field in TITLES if field in frame.index.get_level_values("field")]
     widths = [max(len(frame.loc[field]) // 2 + 2, 6) for field in fields]
-    grid = {"sharex": "col", "sharey": "row", "squeeze": False, "width_ratios": widths}
+    grid: dict[str, Any] = {"sharex": "col", "sharey": "row", "squeeze": False, "width_ratios": widths}
     figure, axes = plt.subplots(len(MEASURES), len(fields), figsize=(WIDTH, 3.9), **grid)
     for column, field in zip(axes.T, fields, strict=True):
         for ax, of in zip(column, MEASURES, strict=True):

@@ -38,5 +38,5 @@ def gaps(axes: Axes, place, found, colours="black", filled=True, *, across: bool
     (axes.axvline if across else axes.axhline)(0, color=GREY, lw=1)
     (axes.hlines if across else axes.vlines)(place, low, high, color=colours, lw=1.4)
     faces = np.where(np.broadcast_to(filled, len(difference)), colours, "white")
-    points = (difference, place) if across else (place, difference)
-    axes.scatter(*points, s=26, zorder=3, ec=colours, fc=faces)
+    x, y = (difference, place) if across else (place, difference)
+    axes.scatter(x, y, s=26, zorder=3, ec=colours, fc=faces)

@@ -248,21 +248,17 @@ def matched_curves(curves: pd.DataFrame, name: str = "SAM", attack: str = "confi
     """
     figure, axes = panels(2, 3.1, sharey=True)
     curves = curves[curves["attack"] == attack]
+    beside: dict[str, Any] = {"textcoords": "offset points", "fontsize": "small", "ha": "center", "va": "center"}
     upper = curves.groupby("optimizer")["auc"].mean().idxmax()
     for ax, x, used in zip(axes, (TRAIN_LOSS, ACCURACY), ("falling", "rising"), strict=True):
         for who, colour, label in (("sgd", SGD, "SGD"), ("sam", SAM, name)):
             part = curves[curves["optimizer"] == who]
             ax.plot(part[x], part["auc"], "-", color=colour, label=label)
             ax.scatter(part[x], part["auc"], s=30, zorder=3, ec=colour, fc=np.where(part[used], colour, "white"))
-            beside = {
-                "textcoords": "offset points",
-                "fontsize": "small",
-                "ha": "center",
-                "va": "center",
-                "color": colour,
-            }
             for row in part.iloc[[0, -1]].to_dict("records"):
-                ax.annotate(row["epochs"], (row[x], row["auc"]), (0, 10 if who == upper else -10), **beside)
+                ax.annotate(
+                    row["epochs"], (row[x], row["auc"]), (0, 10 if who == upper else -10), color=colour, **beside
+                )
         ax.set(xlabel=x)
         ax.margins(0.08, 0.14)
         ax.grid(alpha=0.3)

@@ -149,7 +149,7 @@ def describe(mixture: Mixture, draw, fits: dict[str, Predictor]) -> str:
         f"{name} errs on {found['error']:.1%} and recognizes {found['atypical_accuracy']:.0%} of the atypical cluster"
         for name, found in ((name, errors(fit, mixture)) for name, fit in fits.items())
     ]
-    apart, atypical = mass_apart(*fits.values(), mixture), int(draw[2].sum())
+    apart, atypical = mass_apart(fits["SGD"], fits["SAM"], mixture), int(draw[2].sum())
     return f"In this draw with {atypical} atypical samples {'; '.join(said)}. They differ on {apart:.1%} of the population."
 
 
@@ -204,8 +204,8 @@ def excess(curve: dict[int, PairedDraws], mixture: Mixture, rho: float) -> Figur
         axes.axhline(population_fit(mixture, rho=radius), color=colour, lw=1, ls="--")
     for value, text in ((YARDSTICK, "fixed first"), (LATER, "set after trials")):
         axes.axhline(value, color=GREY, lw=1, ls=":")
-        at = {"xy": (1.01, value), "xycoords": ("axes fraction", "data")}
-        axes.annotate(f"{value:g},\n{text}", **at, va="center", fontsize=9, color=GREY)
+        at, said = (1.01, value), f"{value:g},\n{text}"
+        axes.annotate(said, at, xycoords=("axes fraction", "data"), va="center", fontsize=9, color=GREY)
     axes.set(xscale="log", xlabel="samples in a draw, in the population's proportions", ylim=(0, None))
     axes.set_ylabel("test error less the Bayes rule's")
     axes.legend()

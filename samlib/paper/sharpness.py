@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -88,7 +90,7 @@ def two_passes():
     arrows = ((w, top, REFERENCE, "-"), (w, sam, SAM, "-"), (w, sgd, SGD, "-"), (top, top + sam - w, SAM, ":"))
     for start, end, colour, style in arrows:
         arrow = {"arrowstyle": "->", "color": colour, "ls": style, "lw": 1.6, "shrinkA": 0, "shrinkB": 0}
-        left.annotate("", end, start, arrowprops=arrow)
+        left.annotate("", tuple(end), tuple(start), arrowprops=arrow)
     left.plot(*w, "o", color="black", ms=5, zorder=4)
     left.plot(*top, "^", color=REFERENCE, ms=6, zorder=4)
     first = r"first pass: $w + \rho\,\nabla L/\Vert\nabla L\Vert$"
@@ -96,7 +98,7 @@ def two_passes():
         ("$w$", w, (7, -4), "black", "left"), (first, top, (-14, 8), "black", "center"),
         ("SGD", sgd, (8, 0), SGD, "left"), ("SAM", sam, (-4, -13), SAM, "left"),
     ):  # fmt: skip
-        left.annotate(text, at, offset, textcoords="offset points", color=colour, ha=ha)
+        left.annotate(text, tuple(at), offset, textcoords="offset points", color=colour, ha=ha)
     for path, colour, name in zip(_paths(), (SGD, SAM), ("SGD", "SAM"), strict=True):
         right.plot(*path.T, "-", color=colour, lw=0.9, alpha=0.75)
         right.plot(*path[-1], "s", color=colour, ms=6, label=f"{name}, {STEPS} steps")
@@ -132,7 +134,7 @@ def loss_around(frames: Frames):
     for style, what in DIRECTIONS.values():
         axes[0].plot([], [], style, color=GREY, lw=1.6, label=what)
     axes[0].axvline(about["rho"], ymax=0.3, color=GREY, lw=1)
-    at = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+    at: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
     axes[0].annotate(r"$\rho$", (about["rho"], 0.3), (-2, 2), **at)
     axes[0].set(title=dataset_title(about["dataset"]), xlabel="distance from the weights", ylabel="rise of the loss")
     axes[0].legend(fontsize="small", loc="upper left", handlelength=1.5, borderaxespad=0)

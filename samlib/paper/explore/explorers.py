@@ -162,7 +162,8 @@ class MixtureExplorer(Explorer):
 def _fits(setting: dict):
     """Both predictors by name, the mixture and the draw (x, y, atypical) of a setting."""
     mixture = Mixture(atypical_mean=(setting["atypical_x"], setting["atypical_y"]), atypical_spread=setting["spread"])
-    sample = draw(*(setting[f"n_{cluster}"] for cluster in CLUSTERS), setting["seed"], mixture)
+    typical, atypical, blue = (setting[f"n_{cluster}"] for cluster in CLUSTERS)
+    sample = draw(typical, atypical, blue, setting["seed"], mixture)
     rhos = {"SGD": 0.0, "SAM": setting["rho"]}
     return {name: fit(*sample[:2], rho=rho, degree=setting["degree"]) for name, rho in rhos.items()}, mixture, sample
 
