@@ -25,7 +25,7 @@ from samlib.paper.mixture import (
 from samlib.paper.parameters import Page
 from samlib.paper.style import GREY, REFERENCE, SAM, SGD, WIDTH, drawn
 
-RED_CLASS, BLUE_CLASS = "#CC79A7", "#56B4E9"  # told apart by markers as well
+RED_CLASS, BLUE_CLASS = "#B8325A", "#5A6FB5"  # as in the explorers; told apart by markers as well
 GRID = np.meshgrid(np.linspace(-3.4, 3.6, 281), np.linspace(-2.1, 2.1, 169))
 NAMES = {
     "error": "test error",
@@ -72,7 +72,7 @@ def density(mixture: Mixture) -> Figure:
     for name, (mean, _), up in zip(("typical", "atypical", "blue"), mixture.clusters, (1.62, 1.1, 1.68), strict=True):
         box = {"fc": "white", "ec": "none", "pad": 1}
         axes.annotate(name, np.add(mean, [0, up]), ha="center", fontsize=10, bbox=box)
-    axes.legend(loc="lower left", fontsize=9)
+    figure.legend(loc="outside upper center", ncols=3, fontsize=9)
     return figure
 
 
@@ -99,14 +99,14 @@ def boundaries(mixture: Mixture, draw, fits: dict[str, Predictor]) -> Figure:
     for rows, marker, colour, label, size in (
         ((y == 1) & ~atypical, "o", RED_CLASS, "red, typical", 22),
         (y == BLUE, "^", BLUE_CLASS, "blue", 22),
-        (atypical, "+", "#8B1A5B", "red, atypical", 110),
+        (atypical, "+", RED_CLASS, "red, atypical", 110),
     ):
         width = 2.2 * scale**0.4 if marker == "+" else 0
         axes.scatter(*points[rows].T, s=size * scale, marker=marker, color=colour, label=label, lw=width, zorder=2)
     looks = {name: (fit, *BOTH[name][:2]) for name, fit in fits.items()} | {"Bayes": (mixture, REFERENCE, ":")}
     for name, (rule, colour, style) in looks.items():
         _contour(axes, rule.decision(_points()), [0], name, colour, style)
-    axes.legend(loc="lower left", ncols=2, fontsize=9)
+    figure.legend(loc="outside upper center", ncols=6, fontsize=9)
     return figure
 
 
@@ -124,10 +124,11 @@ def remembered(frame: pd.DataFrame) -> Figure:
     matplotlib.figure.Figure
     """
     figure, both = panels(2, 2.7, sharey=True)
-    colours = frame["cluster"].map({"typical": RED_CLASS, "atypical": "#8B1A5B", "blue": BLUE_CLASS})
+    colours = frame["cluster"].map({"typical": RED_CLASS, "atypical": RED_CLASS, "blue": BLUE_CLASS})
     for axes, (name, part) in zip(both, frame.groupby("optimizer", sort=False), strict=True):
         colour, size = colours[part.index], (3 + 20 * (part["exposure"] - 0.5).clip(0)) ** 2
-        axes.scatter(part["x1"], part["x2"], size, fc="none", ec=colour, lw=0.8)
+        rare = part["cluster"] == "atypical"
+        axes.scatter(part["x1"], part["x2"], size, fc="none", ec=colour, lw=np.where(rare, 2, 0.8))
         axes.scatter(part["x1"], part["x2"], size, color=colour, alpha=part["memorization"].clip(0, 1), lw=0)
         axes.set(title=name, xlabel="$x_1$", ylabel="$x_2$", aspect="equal")
     return figure
