@@ -201,18 +201,13 @@ def stores(pairs: Mapping[Any, Pair]) -> pd.DataFrame:
 
 def under_title(stores: pd.DataFrame, dataset: str) -> str:
     """The line under a page's title, from the frame "stores": data set, networks, lengths, models, and what else varies."""
-    others, shown = (
-        stores[stores["optimizer"] != "sgd"],
-        {"model": "network"} | {title: title for title in TITLES.values()},
-    )
-    found = {said: sorted(set(others[title]) - {""}, key=_size) for title, said in shown.items()}
-    fixed = {"network", TITLES["epochs"], TITLES["n_models"]}
-    said = [f"{title} {', '.join(values)}" for title, values in found.items() if title in fixed or len(values) > 1]
+    others = stores[stores["optimizer"] != "sgd"].rename(columns={"model": "network"})
+    always, said = ("network", TITLES["epochs"], TITLES["n_models"]), []
+    for title in ("network", *TITLES.values()):
+        values = sorted(set(others[title]) - {""}, key=lambda value: float(value) if value[0].isdigit() else 0)
+        if title in always or len(values) > 1:
+            said.append(f"{title} {', '.join(values)}")
     return f"*Data set {dataset_title(dataset)}; {'; '.join(said)}.*"
-
-
-def _size(value: str) -> float:
-    return float(value) if value[0].isdigit() else 0.0
 
 
 def settings_table(stores: pd.DataFrame):

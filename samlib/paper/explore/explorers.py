@@ -3,6 +3,7 @@
 import base64
 import io
 import os
+from collections.abc import Callable
 from typing import Annotated, ClassVar
 
 import anywidget
@@ -30,11 +31,13 @@ class Parameters(Page):
 class Explorer(anywidget.AnyWidget):
     """A widget of ipywidgets that also shows itself, with no kernel, as plain HTML.
 
-    Subclasses set `name`, `title`, `hint`, `sliders` (traits by name) and `others` (names of further synced traits). Each
-    slider is a synced trait: ipywidgets' layouts hold an explorer, and its links and controls drive one.
+    Subclasses set `name`, `title`, `hint`, `sliders` (traits by name) and `others` (names of further synced traits), and draw
+    `figure` for where there is no JavaScript. Each slider is a synced trait: ipywidgets' layouts hold an explorer, and its
+    links and controls drive one.
     """
 
     name = title = hint = ""
+    figure: Callable[[], Figure]
     sliders: ClassVar[dict[str, traitlets.TraitType]] = {}
     others: tuple[str, ...] = ()
     _css = page.STYLE
@@ -57,10 +60,6 @@ class Explorer(anywidget.AnyWidget):
         picture = base64.b64encode(drawn.getvalue()).decode()
         still = f'<img alt="{self.title}, at its first setting" src="data:image/png;base64,{picture}" style="max-width: 100%">'
         return page.fragment(self.name, self.sliders, self.setting | others, still)
-
-    def figure(self) -> Figure:
-        """The picture at the present setting, drawn by Python, for where there is no JavaScript."""
-        raise NotImplementedError
 
     def open(self):
         # An executed notebook would keep a live widget's state, which nbconvert then prefers and loads scripts for.
