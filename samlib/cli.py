@@ -233,7 +233,7 @@ def explore(
     ] = None,
     no_open: Annotated[bool, typer.Option("--no-open", help="only write the file and print where it is")] = False,
 ):
-    """Write both explorers as one HTML file that works offline, print where it is, and open it in the browser."""
+    """Write the explorers as one HTML file that works offline, print where it is, and open it in the browser."""
     from samlib.paper.explore import open_app
 
     with one_line():

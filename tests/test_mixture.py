@@ -15,14 +15,16 @@ from samlib.mixture import (
     Predictor,
     draw_batches,
     errors,
+    exposure,
     features,
     fit,
     fit_mlp,
     hidden_units,
     mass_apart,
     mean_interval,
+    memorization,
     newton,
-    objective,
+    offset_loss,
     paired_draws,
     paired_test,
     population_fit,
@@ -124,9 +126,9 @@ def test_newton_finds_the_minimum_that_scipy_finds(counts, seed, rho, degree, lo
     gradient = offset_gradient(w, phi, y, rho) + l2 * w
     # l2-strong convexity: the distance to the minimizer is at most ||gradient|| / l2
     assert np.linalg.norm(gradient) < 1e-8 * l2 * max(1, np.linalg.norm(w))
-    naive = minimize(objective, np.zeros(phi.shape[1]), (phi, y, rho, l2), method="BFGS", options={"gtol": 1e-9})
-    assert objective(w, phi, y, rho, l2) <= naive.fun + 1e-12
-    assert objective(w, phi, y, rho, l2) == pytest.approx(naive.fun, abs=1e-6)
+    naive = minimize(offset_loss, np.zeros(phi.shape[1]), (phi, y, rho, l2), method="BFGS", options={"gtol": 1e-9})
+    assert offset_loss(w, phi, y, rho, l2) <= naive.fun + 1e-12
+    assert offset_loss(w, phi, y, rho, l2) == pytest.approx(naive.fun, abs=1e-6)
 
 
 @fixed
@@ -248,6 +250,32 @@ def test_the_advantage_of_a_draw_is_that_of_the_best_threshold():
     margin, fresh_margin = draw[1] * model.decision(draw[0]), label * model.decision(x)
     naive = max((margin >= tau).mean() - fresh[fresh_margin >= tau].sum() for tau in margin)
     assert errors(model, MIX, *draw)["advantage"] == pytest.approx(max(0, naive), abs=1e-12)
+
+
+@pytest.mark.parametrize("rho", [0.0, 1.0])
+def test_memorization_is_that_of_a_fit_without_the_point(rho):
+    x, y, _ = MIX.sample(12, 2, 9, seed=8)
+    found = memorization(x, y, rho=rho)
+    for k in (0, 12, 20):
+        inside, outside = fit(x, y, rho=rho), fit(np.delete(x, k, 0), np.delete(y, k), rho=rho)
+        chance = [1 / (1 + np.exp(-y[k] * rule.decision(x[k : k + 1])[0])) for rule in (inside, outside)]
+        assert found[k] == pytest.approx(chance[0] - chance[1], abs=1e-9)
+    assert found.min() > -1e-3  # less only since the penalty weighs less beside one more point
+    assert found.max() > 0.5
+
+
+def test_exposure_is_the_auc_of_two_gaussians():
+    rng = np.random.default_rng(0)
+    x, y, _ = MIX.sample(12, 2, 9, seed=8)
+    member = rng.random((60, 23)) < 0.5
+    found = exposure(x, y, member, l2=0.01)
+    logits = np.array([y * fit(x[seen], y[seen], l2=0.01).decision(x) for seen in member])
+    for k in (0, 12, 20):
+        inside, outside = logits[member[:, k], k], logits[~member[:, k], k]
+        wanted = norm.cdf((inside.mean() - outside.mean()) / np.hypot(inside.std(), outside.std()))
+        assert found[k] == pytest.approx(wanted, abs=1e-9)
+    with pytest.raises(ValueError, match="member must have, for each point, a fit that saw it"):
+        exposure(x, y, np.ones((4, 23)))
 
 
 def test_constant_predictors_have_the_error_of_the_other_class_and_no_advantage():

@@ -67,7 +67,7 @@ def called(change):
 
 
 def without(k):
-    """An order that does not ask for its condition C`k`: what the condition looks at is the same in any two models."""
+    """An order that does not ask for its `k`-th condition: what the condition looks at is the same in any two models."""
     if k == 1:
         return order, "interpolates", said(True)
     names = {2: "s", 3: "A", 4: "M"}

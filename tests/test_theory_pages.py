@@ -159,11 +159,9 @@ def test_the_mixture_pages_figures_tables_and_words():
         assert all(axes.get_xlabel() for axes in figure.axes)
     assert list(page.comparison(results[2]).index) == list(page.NAMES.values())
     assert list(page.failure_table(rows).index) == [("rho", "0.5"), ("rho", "2")]
-    parts = page.coincidence(results[2], MIX, 1.0)
-    assert list(parts.index) == ["SGD", "SAM"]
-    assert parts.loc["SGD", "with the whole population"] == f"{population_fit(MIX):.4f}"
     assert "2 atypical samples" in page.describe(MIX, draw, fits)
-    said = page.summary(results[2], results[2], rows, MIX)
+    said = page.summary(results[2], results[2], rows, MIX, 1.0)
+    assert f"{population_fit(MIX):.4f} of SGD's excess stays, and {population_fit(MIX, rho=1.0):.4f} of SAM's" in said
     assert "Of 2 settings" in said
     assert "nan" not in said
     assert not plt.get_fignums()
@@ -174,7 +172,7 @@ def test_the_theory_pages_figures_and_tables():
     table = g_path(DataModel(), etas, range(2))
     runs = {rho: e2(rho, seeds=range(2), steps=400) for rho in (0.0, 0.03)}
     figures = [
-        checks.window(), checks.exchange(), checks.contraction(), checks.path(table, etas), checks.sign_flip(),
+        checks.margins(), checks.window(), checks.exchange(), checks.contraction(), checks.path(table, etas), checks.sign_flip(),
         checks.follows(runs, range(2)),
     ]  # fmt: skip
     for figure in figures:
@@ -190,16 +188,21 @@ def test_the_ledger_shows_a_checks_source_and_names_what_is_violated():
     shown = ledger(check_lemma2).data
     assert ledger.verdict() == "**4 of 4 checks of 1 statements hold.**"
     assert "def check_lemma2(problems):" in shown
-    assert shown.index("</details>") < shown.index("confidence gap is 1 - M (1 - A)</th>")
+    assert shown.startswith("<details><summary>Checked on ")
+    assert ": 4 of 4 claims hold</summary>" in shown
+    assert shown.index("confidence gap is 1 - M (1 - A)</th>") < shown.index("def check_lemma2")
     assert "equal(&quot;confidence gap is the mean fitted noise&quot;" in shown
 
     def check_lemma9(given):
         """Lemma 9: false."""
         yield least("false", -given)
 
-    assert "<td>NO</td>" in ledger(check_lemma9, 1.0).data
+    shown = ledger(check_lemma9, 1.0).data
+    assert shown.startswith("<details open><summary>Checked on 1 values: 0 of 1 claims hold</summary>")
+    assert "<td>NO</td>" in shown
     assert ledger.verdict() == "**4 of 5 checks of 2 statements hold; violated: Lemma 9.**"
     assert ledger.summary().loc["Lemma 2", "checks"] == 4
+    assert list(ledger.summary("Lemma 2", "Theorem").index) == ["Lemma 2"]
 
 
 def test_the_pages_examples_run():

@@ -92,7 +92,7 @@ def test_e1_signs_boundary_reversal_and_the_table_within_its_spread():
     assert 1.2 < ratio.min() < ratio.max() < 1.5
     assert runs[3, "SAM batch-1 rho=.05"]["residual"].min() > 0.03
     told = definition2(runs)
-    assert set(told["draws that meet (C1) to (C4)"]) == {"0 of 6"}
+    assert set(told["draws that meet all four conditions"]) == {"0 of 6"}
     assert told.iloc[0, 0] == "0.031 to 0.057"
 
 

@@ -10,7 +10,7 @@ import traitlets
 
 from samlib import widgets
 from samlib.mixture import Mixture, errors
-from samlib.widgets import MixtureExplorer, TheoryExplorer, draw, normals, uniforms, write_page
+from samlib.widgets import MemorizationExplorer, MixtureExplorer, TheoryExplorer, draw, normals, uniforms, write_page
 
 PARTS = Path(widgets.__file__).parent
 
@@ -93,6 +93,17 @@ def test_the_widget_carries_a_page_for_where_there_is_no_kernel():
     assert '"rho": 3' in data["text/html"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [MixtureExplorer, MemorizationExplorer, TheoryExplorer])
+def test_without_javascript_a_picture_stands_in_the_explorers_place(browser, kind):
+    page = browser.new_page(java_script_enabled=False)
+    page.set_content(kind().html())
+    picture = page.locator("noscript img")
+    assert picture.get_attribute("alt") == f"{kind.title}, at its first setting"
+    assert picture.is_visible()
+    page.close()
+
+
 @pytest.mark.parametrize(("kind", "trait"), [(MixtureExplorer, "rho"), (TheoryExplorer, "kappa")])
 def test_an_explorer_composes_with_ipywidgets(kind, trait):
     explorer, slider = kind(), ipywidgets.FloatSlider(max=4)
@@ -138,14 +149,14 @@ def app(tmp_path_factory):
 
 @pytest.fixture
 def page(browser, app):
-    """The page of both explorers, offline; whatever it complains of, or asks the network for, fails the test."""
+    """The page of all explorers, offline; whatever it complains of, or asks the network for, fails the test."""
     page, trouble = browser.new_page(viewport={"width": 1200, "height": 1400}), []
     page.context.set_offline(True)
     page.on("console", lambda m: trouble.append(m.text) if m.type in ("error", "warning") else None)
     page.on("pageerror", lambda e: trouble.append(str(e)))
     page.on("request", lambda r: None if r.url.startswith(("file:", "data:")) else trouble.append(r.url))
     page.goto(app)
-    page.wait_for_function("document.querySelectorAll('.samlib-picture[aria-label]').length === 2")
+    page.wait_for_function("document.querySelectorAll('.samlib-picture[aria-label]').length === 3")
     yield page
     page.close()
     assert not trouble
@@ -221,9 +232,54 @@ def test_the_browser_fits_and_measures_as_python_does(browser):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("given", [{}, {"rho": 4.0, "n_atypical": 40}, {"n_atypical": 0, "seed": 7}, {"rho": 0.0}])
+def test_the_browser_memorizes_and_exposes_as_python_does(browser, given):
+    page, explorer = browser.new_page(), MemorizationExplorer(**given)
+    for part in ("mixture.js", "normal.js", "memory.js"):
+        page.add_script_tag(content=(PARTS / part).read_text())
+    found = page.evaluate(
+        """(setting) => {
+          const work = remember(setting);
+          let step;
+          do step = work.next();
+          while (!step.done);
+          const of = (fit) => [...fit.memorization].map((known, i) => [known, fit.exposureOf(i)]);
+          return { SGD: of(step.value.sgd), SAM: of(step.value.sam) };
+        }""",
+        explorer.setting,
+    )
+    frame = explorer.frame()
+    for name, values in found.items():
+        np.testing.assert_allclose(values, frame.loc[name, ["memorization", "exposure"]], rtol=0, atol=1e-6)
+    page.close()
+
+
+@pytest.mark.slow
+def test_the_picture_of_memorization_ends_with_pythons_numbers(page):
+    frame = MemorizationExplorer().frame()
+    rare = frame[frame["cluster"] == "atypical"].groupby("optimizer")[["memorization", "exposure"]].mean()
+    wanted = [f"{rare.loc[name, what]:.3f}" for what in rare for name in ("SGD", "SAM")]
+    page.wait_for_function(
+        """(wanted) => {
+          const cells = [...document.querySelectorAll(".samlib-memory .samlib-numbers td")].map((cell) => cell.textContent);
+          return [cells[3], cells[4], cells[12], cells[13]].join() === wanted.join();
+        }""",
+        arg=wanted,
+    )
+    assert page.locator(".samlib-memory .samlib-remembered.samlib-rare").count() == 2 * 2 + 1  # and one in the legend
+
+
+@pytest.mark.slow
+def test_a_fingers_drag_does_not_scroll_the_page(page):
+    action = "(svg) => getComputedStyle(svg).touchAction"
+    assert page.locator(".samlib-frame .samlib-picture").evaluate_all(f"(all) => all.map({action})") == ["none"] * 3
+
+
+@pytest.mark.slow
 def test_the_browser_weighs_the_window_as_python_does(browser):
     page = browser.new_page()
-    page.add_script_tag(content=(PARTS / "theory.js").read_text())
+    for part in ("normal.js", "theory.js"):
+        page.add_script_tag(content=(PARTS / part).read_text())
     rng, sliders = np.random.default_rng(1), TheoryExplorer.sliders
     ends = [{name: end} for name, slider in sliders.items() for end in (slider.min, slider.max)]
     for given in [{}, *ends, *({n: rng.uniform(s.min, s.max) for n, s in sliders.items()} for _ in range(20))]:
@@ -236,7 +292,8 @@ def test_the_browser_weighs_the_window_as_python_does(browser):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "slider"), [("mixture", "rho"), ("mixture", "n_atypical"), ("theory", "kappa"), ("theory", "M")]
+    ("name", "slider"),
+    [("mixture", "rho"), ("mixture", "n_atypical"), ("memory", "n_atypical"), ("theory", "kappa"), ("theory", "M")],
 )
 def test_a_slider_moves_by_keyboard_and_by_pointer(page, name, slider):
     field = page.locator(f".samlib-{name} input[name={slider}]")
@@ -312,6 +369,7 @@ def test_no_extreme_shows_a_nan(page, name):
 def test_what_can_be_dragged_takes_its_sliders_along(page, name, handle, sliders):
     values = [page.locator(f".samlib-{name} input[name={slider}]") for slider in sliders]
     before, seen = [float(value.input_value()) for value in values], shown(page, name)
+    page.locator(f".samlib-{name} {handle}").scroll_into_view_if_needed()
     box = page.locator(f".samlib-{name} {handle}").bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     page.mouse.move(x, y)
@@ -350,7 +408,7 @@ def test_two_settings_are_kept_compared_restored_and_removed(page):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [MixtureExplorer, TheoryExplorer])
+@pytest.mark.parametrize("kind", [MixtureExplorer, MemorizationExplorer, TheoryExplorer])
 def test_the_kernel_s_module_follows_its_model_and_leaves_nothing_behind(browser, kind):
     """As anywidget does it: import the ES module, render a model, change a trait from Python's side, close."""
     page = browser.new_page()
@@ -388,7 +446,8 @@ def test_every_control_has_a_name_and_the_result_is_spoken(page):
             && !e.textContent.trim()).map((e) => e.outerHTML)"""
     )
     assert not nameless
-    assert page.locator(".samlib-explorer input").count() == len(MixtureExplorer.sliders) + len(TheoryExplorer.sliders)
+    kinds = (MixtureExplorer, MemorizationExplorer, TheoryExplorer)
+    assert page.locator(".samlib-explorer input").count() == sum(len(kind.sliders) for kind in kinds)
     ids = page.evaluate("() => [...document.querySelectorAll('[id]')].map((e) => e.id)")
     assert len(set(ids)) == len(ids)
     page.locator(".samlib-mixture input[name=rho]").press("ArrowRight")

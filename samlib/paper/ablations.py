@@ -11,20 +11,20 @@ from typing import Any, NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 
 from samlib.audit import Pair, compared
 from samlib.experiment import Experiment
 from samlib.inference import CONTRADICTED, LEVEL, NO_DIFFERENCE, RELIABLE, SUPPORTED, Effect, mean, verdict
+from samlib.paper.draw import gaps
 from samlib.paper.frames import Frames, table
 from samlib.paper.lengths import common_models
 from samlib.paper.optimizers import ACCURACY, AUC, COMPARABLE, TITLES, label, stores, terms, train_losses
-from samlib.paper.style import GREEN, GREY, SAM, SGD, WIDTH, drawn
+from samlib.paper.style import GREEN, GREY, SAM, WIDTH, drawn
 
 MEASURES = (ACCURACY, AUC)
 SMALLEST = 0.005  # the difference in AUC at equal accuracy that counts
 FEWEST = 6  # settings that a line needs
-MARKERS = dict(zip(TITLES, "osD^vPX", strict=True))
-COLOURS = dict(zip(TITLES, (SGD, "#E69F00", "#CC79A7", GREEN, GREY, "#56B4E9", "black"), strict=True))
 
 
 def measure(pairs: Mapping[tuple[str, Any], Pair]) -> Frames:
@@ -198,18 +198,14 @@ def ablations(frame: pd.DataFrame, name: str = "SAM"):
     Settings of train losses that are not comparable are grey. A column is as wide as its values, or its title.
     """
     fields = [field for field in TITLES if field in frame.index.get_level_values("field")]
-    widths = {"width_ratios": [max(len(frame.loc[field]) // 2 + 2, 6) for field in fields]}
-    figure, axes = plt.subplots(
-        2, len(fields), figsize=(WIDTH, 3.9), sharex="col", sharey="row", squeeze=False, gridspec_kw=widths
-    )
+    widths = [max(len(frame.loc[field]) // 2 + 2, 6) for field in fields]
+    grid: dict[str, Any] = {"sharex": "col", "sharey": "row", "squeeze": False, "width_ratios": widths}
+    figure, axes = plt.subplots(len(MEASURES), len(fields), figsize=(WIDTH, 3.9), **grid)
     for column, field in zip(axes.T, fields, strict=True):
         for ax, of in zip(column, MEASURES, strict=True):
             part = frame.xs((field, of), level=("field", "measure"))
-            x, gap = np.arange(len(part)), part["difference"].to_numpy()
-            colours = np.where(part["comparable"], SAM, GREY)
-            ax.axhline(0, color=GREY, lw=1)
-            ax.vlines(x, part["low"], part["high"], color=colours, lw=1.3)
-            ax.scatter(x, gap, s=26, zorder=3, ec=colours, fc=np.where(part["own"], colours, "white"))
+            x = np.arange(len(part))
+            gaps(ax, x, part, np.where(part["comparable"], SAM, GREY), part["own"])
             ax.grid(axis="y", alpha=0.3)
             ax.set_xlim(-0.6, len(x) - 0.4)
         column[1].set_xticks(x, part.index, rotation=60, fontsize="small")
@@ -224,21 +220,17 @@ def ablations(frame: pd.DataFrame, name: str = "SAM"):
 def gain_against_gain(frame: pd.DataFrame, found: pd.DataFrame, name: str = "SAM"):
     """Each comparable setting's gain in AUC over its gain in test accuracy, and the line of "explained"."""
     figure, ax = plt.subplots(figsize=(WIDTH * 0.72, 3.3))
-    ax.axhline(0, color=GREY, lw=0.8)
-    ax.axvline(0, color=GREY, lw=0.8)
-    gains = (
-        frame.loc[frame["comparable"], "difference"].unstack("measure").drop("n_models", level="field", errors="ignore")
-    )
-    for field in dict.fromkeys(gains.index.get_level_values("field")):
-        part = gains.loc[field]
-        look, colour = MARKERS[field], COLOURS[field]
-        ax.scatter(part[ACCURACY], part[AUC], s=30, alpha=0.85, lw=0, label=TITLES[field], marker=look, color=colour)
+    gains = frame.loc[frame["comparable"], "difference"].unstack("measure").rename(index=TITLES, level="field")
+    gains = gains.drop(TITLES["n_models"], level="field", errors="ignore")
+    sns.scatterplot(gains, x=ACCURACY, y=AUC, hue="field", style="field", palette="colorblind", s=36, ax=ax)
     row = found.iloc[0]
     if not math.isnan(row.low):
         ends = np.array([min(gains[ACCURACY].min(), 0), max(gains[ACCURACY].max(), 0)])
         ax.plot(ends, row.slope * ends + row.estimate, color=GREEN, lw=2, label="line of best fit")
         interval = [[row.estimate - row.low], [row.high - row.estimate]]
         ax.errorbar(0, row.estimate, yerr=interval, fmt="D", ms=5, color="black", label="at equal accuracy")
+    ax.axhline(0, color=GREY, lw=0.8)
+    ax.axvline(0, color=GREY, lw=0.8)
     ax.set(xlabel=f"{ACCURACY}, {name} − SGD", ylabel=f"{AUC}, {name} − SGD")
     ax.xaxis.set_major_locator(plt.MaxNLocator(4))  # labels of four decimals stand clear of each other
     ax.legend(title="what was changed", fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))

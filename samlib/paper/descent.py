@@ -1,4 +1,6 @@
-"""The one step of SAM in numpy, for the mixture's fits and the theory's experiments. A test holds it to `samlib.SAM`.
+"""SAM's step, and the loss that it descends one example at a time, in numpy: for the mixture's fits and the theory.
+
+A test holds the step to `samlib.SAM`.
 
 These models have a few weights and take thousands of steps, where torch's own overhead would be most of the time.
 """
@@ -7,6 +9,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+from scipy.special import expit
 
 
 def sam_gradient(gradient: Callable, w, rho: float) -> np.ndarray:
@@ -70,3 +73,56 @@ def descend(gradient: Callable, w, batches, *, rho: float, lr: float, momentum=0
             velocity = g = momentum * velocity + g + l2 * w
         w -= (lr * (0.5 * (1 + math.cos(math.pi * step / len(batches))) if cosine else 1)) * g
     return w
+
+
+def offset_loss(w, phi, y, rho: float, l2: float = 0.0, mass=None) -> float:
+    """Eq. (13) with the logistic loss and a penalty: mean log(1 + exp(rho ||phi|| - y <w, phi>)) + l2 ||w||^2 / 2.
+
+    Norm and penalty count the constant feature too.
+
+    Parameters
+    ----------
+    w : (p,) array
+        Weights.
+    phi : (n, p) array
+        Features.
+    y : (n,) array
+        Labels in {-1, 1}.
+    rho, l2 : float
+        SAM's radius, and the penalty.
+    mass : (n,) array, optional
+        Weights of the examples, of sum 1; equal by default.
+
+    Returns
+    -------
+    float
+
+    Examples
+    --------
+    >>> round(offset_loss(np.zeros(2), np.ones((3, 2)), np.ones(3), 0.0), 4)
+    0.6931
+    """
+    return float(np.average(np.logaddexp(0, offset(w, phi, y, rho)), weights=mass) + 0.5 * l2 * w @ w)
+
+
+def offset_gradient(w, phi, y, rho: float, l2: float = 0.0, mass=None) -> np.ndarray:
+    """Gradient of `offset_loss`, (p,). Arguments as there.
+
+    Examples
+    --------
+    >>> offset_gradient(np.zeros(2), np.ones((3, 2)), np.ones(3), 0.0)
+    array([-0.5, -0.5])
+    """
+    slope = expit(offset(w, phi, y, rho)) * (1 / len(y) if mass is None else mass)
+    return l2 * w - (slope * y) @ phi
+
+
+def offset(w, phi, y, rho: float) -> np.ndarray:
+    """How far each example's margin lies below what eq. (13) asks for, (n,). Arguments as `offset_loss`.
+
+    Examples
+    --------
+    >>> offset(np.zeros(2), np.array([[3.0, 4.0]]), np.ones(1), 2.0)
+    array([10.])
+    """
+    return (rho * np.linalg.norm(phi, axis=1) if rho else 0.0) - y * (phi @ w)

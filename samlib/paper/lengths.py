@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib import patheffects
 
 from samlib.audit import Pair, attack_scores, usable
 from samlib.evaluation import auc_terms
 from samlib.inference import mean
+from samlib.paper.draw import gaps, panels
 from samlib.paper.frames import EACH, Found, Frames, contrast, effects, table
 from samlib.paper.style import GREY, SAM, SGD, WIDTH, drawn
 
@@ -243,74 +243,53 @@ def _moved(loss: np.ndarray, terms: np.ndarray, drift: np.ndarray, at: float) ->
 def matched_curves(curves: pd.DataFrame, name: str = "SAM", attack: str = "confidence"):
     """An attack's AUC over train loss and over test accuracy, a point for each number of epochs, joined in order.
 
-    Filled points are those that are compared: the loss still falls, or the accuracy still rises.
+    Filled points are those that are compared: the loss still falls, or the accuracy still rises. The fewest and the most
+    epochs stand beside their points.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.1), sharey=True)
+    figure, axes = panels(2, 3.1, sharey=True)
     curves = curves[curves["attack"] == attack]
+    beside: dict[str, Any] = {"textcoords": "offset points", "fontsize": "small", "ha": "center", "va": "center"}
+    upper = curves.groupby("optimizer")["auc"].mean().idxmax()
     for ax, x, used in zip(axes, (TRAIN_LOSS, ACCURACY), ("falling", "rising"), strict=True):
         for who, colour, label in (("sgd", SGD, "SGD"), ("sam", SAM, name)):
             part = curves[curves["optimizer"] == who]
             ax.plot(part[x], part["auc"], "-", color=colour, label=label)
             ax.scatter(part[x], part["auc"], s=30, zorder=3, ec=colour, fc=np.where(part[used], colour, "white"))
+            for row in part.iloc[[0, -1]].to_dict("records"):
+                ax.annotate(
+                    row["epochs"], (row[x], row["auc"]), (0, 10 if who == upper else -10), color=colour, **beside
+                )
         ax.set(xlabel=x)
         ax.margins(0.08, 0.14)
         ax.grid(alpha=0.3)
     axes[0].set(xscale="log", ylabel=f"AUC, {attack}")
     axes[0].invert_xaxis()
     axes[1].legend(loc="best")
-    for ax, x in zip(axes, (TRAIN_LOSS, ACCURACY), strict=True):
-        _number(ax, curves, x)
     return figure
-
-
-PANEL = np.array([270, 170])  # about the size of a panel of `matched_curves`, in points
-CLEAR = np.array([10, 8])  # the room that a number needs
-SIDES = np.array([(0, 9), (0, -9), (11, 0), (-11, 0), (9, 8), (-9, 8), (9, -8), (-9, -8)])
-
-
-def _number(ax, curves: pd.DataFrame, x: str) -> None:
-    """Epochs beside the points, each on the first side that is clear of points and other numbers; without one, none."""
-    halo = [patheffects.withStroke(linewidth=2, foreground="white")]
-    data = curves[[x, "auc"]].to_numpy()
-    at = ax.transAxes.inverted().transform(ax.transData.transform(data)) * PANEL
-    taken = list(at)
-    higher = curves["auc"] > curves.groupby("epochs")["auc"].transform("mean")
-    for row, place, point, up in zip(curves.itertuples(), data, at, higher, strict=True):
-        for side in SIDES * (1, 1 if up else -1):  # the higher of two above, the lower below
-            if (np.abs(np.array(taken) - point - side) >= CLEAR).any(1).all():
-                taken.append(point + side)
-                ax.annotate(
-                    f"{row.epochs}", place, side, textcoords="offset points", fontsize="x-small", ha="center", va="center",
-                    color=SGD if row.optimizer == "sgd" else SAM, path_effects=halo,
-                )  # fmt: skip
-                break
 
 
 @drawn
 def equal_loss_bands(equal_loss: pd.DataFrame, equal_accuracy: pd.DataFrame, name: str = "SAM"):
     """The difference in each attack's AUC, above at equal train loss and below at equal mean test accuracy.
 
-    Above, the band holds along all losses at once, and diamonds are the named rows, hollow where they have no verdict. Below
-    is no interval: accuracies are compared for the eye alone.
+    Above, the band holds along all losses at once, and the marked rows are those of the ledger, hollow where they have no
+    verdict. Below is no interval: accuracies are compared for the eye alone.
     """
     figure, axes = plt.subplots(2, len(ATTACKS), figsize=(WIDTH, 4.6), sharex="row", sharey=True)
+    axes[0, 0].set_xscale("log")
     for attack, top, below in zip(ATTACKS, *axes, strict=True):
         rows = equal_loss.loc[attack]
         top.fill_between(rows[TRAIN_LOSS], rows["band_low"], rows["band_high"], color=SAM, alpha=0.2, lw=0)
         top.plot(rows[TRAIN_LOSS], rows["difference"], color=SAM)
         named = rows[rows.index.isin(FRACTIONS.values())]
-        top.vlines(named[TRAIN_LOSS], named["low"], named["high"], color="black", lw=1.2)
-        fill = np.where(named["note"] == "", "black", "white")
-        top.scatter(named[TRAIN_LOSS], named["difference"], s=24, marker="D", zorder=3, ec="black", fc=fill)
+        gaps(top, named[TRAIN_LOSS], named, filled=named["note"] == "")
         top.set(title=attack, xlabel=TRAIN_LOSS)
         rows = equal_accuracy.loc[attack]
         below.plot(rows[ACCURACY], rows["difference"], color=SAM, ls="--")
-        below.set(xlabel=ACCURACY)
-        top.plot(equal_loss[TRAIN_LOSS], 0 * equal_loss[TRAIN_LOSS], color=GREY, lw=1)
         below.axhline(0, color=GREY, lw=1)
+        below.set(xlabel=ACCURACY)
         for ax in (top, below):
             ax.grid(axis="y", alpha=0.3)
-    axes[0, 0].set_xscale("log")
     axes[0, 0].invert_xaxis()
     for ax in axes[:, 0]:
         ax.set_ylabel(f"AUC, {name} − SGD")
@@ -319,16 +298,12 @@ def equal_loss_bands(equal_loss: pd.DataFrame, equal_accuracy: pd.DataFrame, nam
 
 def matched_sentence(equal_loss: pd.DataFrame, attack: str, name: str = "SAM") -> str:
     """An attack's rows of "equal_loss" in sentences."""
-    said: list[str] = []
+    head, said = f"**AUC, {attack}, at equal train loss.**", []
     if (equal_loss.loc[attack, "note"] == UNSEEN).all():
-        return f"**AUC, {attack}, at equal train loss.** Not measurable, {UNSEEN}."
+        return f"{head} Not measurable, {UNSEEN}."
     for fraction, value in FRACTIONS.items():
         row = equal_loss.loc[(attack, value)]
+        found = f"{name}'s AUC differs from SGD's by {row.difference:+.4f} ({row.low:+.4f} to {row.high:+.4f})"
         where = f"At train loss {row[TRAIN_LOSS]:.2g} ({fraction} of the way down)"
-        if row.note:
-            said.append(f"{where}: not measurable, {row.note}.")
-        else:
-            said.append(
-                f"{where} {name}'s AUC differs from SGD's by {row.difference:+.4f} ({row.low:+.4f} to {row.high:+.4f})."
-            )
-    return f"**AUC, {attack}, at equal train loss.** {' '.join(said)}"
+        said.append(f"{where}: not measurable, {row.note}." if row.note else f"{where} {found}.")
+    return f"{head} {' '.join(said)}"

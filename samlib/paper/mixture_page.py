@@ -1,13 +1,14 @@
 """Figures, tables and verdicts of the page on the synthetic mixture (Figure 5, claim C11)."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from samlib.paper.draw import BOTH, gaps, panels
 from samlib.paper.general import YARDSTICK, bayes_error, verdict_few, verdict_many
 from samlib.paper.mixture import (
     BLUE,
@@ -21,48 +22,33 @@ from samlib.paper.mixture import (
     mean_interval,
     population_fit,
 )
-from samlib.paper.style import GREY, REFERENCE, SAM, SGD, drawn
+from samlib.paper.parameters import Page
+from samlib.paper.style import GREY, REFERENCE, SAM, SGD, WIDTH, drawn
 
-RED_CLASS, BLUE_CLASS = "#CC79A7", "#56B4E9"  # told apart by markers as well
-WINDOW = ((-3.4, 3.6), (-2.1, 2.1))
+RED_CLASS, BLUE_CLASS = "#B8325A", "#5A6FB5"  # as in the explorers; told apart by markers as well
+GRID = np.meshgrid(np.linspace(-3.4, 3.6, 281), np.linspace(-2.1, 2.1, 169))
 NAMES = {
     "error": "test error",
     "atypical_accuracy": "accuracy on the atypical cluster",
     "disagreement": "disagreement with the Bayes rule",
     "advantage": "confidence attacker's advantage",
 }
-PROFILES = {
-    "smoke": (12, 4),
-    "quick": (60, 20),
-    "standard": (60, 20),
-    "paper": (400, 100),
-}  # draws of the claim, and of each setting of the map
 LATER = 0.005  # a yardstick that was set after trial runs, shown beside the first
 INTERVAL = f"{1 - LEVEL:.1%} interval"
 
-_Count = Annotated[int, Field(ge=0, le=100_000)]
-_Some = Annotated[int, Field(ge=1, le=100_000)]
 _Draws = Annotated[int, Field(ge=2, le=100_000)]
 
 
-class Parameters(BaseModel):
-    """The page's parameters; a number of draws that is None takes the profile's."""
+class Parameters(Page):
+    """The page's parameters; `n_draws` test the claim, `map_draws` each setting of the map."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    profile: Literal["smoke", "quick", "standard", "paper"] = "quick"
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    profiles: ClassVar = {"smoke": {"n_draws": 12, "map_draws": 4}, "paper": {"n_draws": 400, "map_draws": 100}}
     rho: Annotated[float, Field(gt=0, le=100)] = 1.0
-    n_typical: _Some = 40
-    n_atypical: _Count = 2
-    n_blue: _Some = 40
-    n_draws: _Draws | None = None
-    map_draws: _Draws | None = None
-
-    def model_post_init(self, _) -> None:
-        for name, value in zip(("n_draws", "map_draws"), PROFILES[self.profile], strict=True):
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
+    n_typical: Annotated[int, Field(ge=1, le=100_000)] = 40
+    n_atypical: Annotated[int, Field(ge=0, le=100_000)] = 2
+    n_blue: Annotated[int, Field(ge=1, le=100_000)] = 40
+    n_draws: _Draws = 60
+    map_draws: _Draws = 20
 
 
 @drawn
@@ -78,19 +64,15 @@ def density(mixture: Mixture) -> Figure:
     -------
     matplotlib.figure.Figure
     """
-    figure, axes = _panel()
-    x, grid = _grid()
-    levels = np.array([0.02, 0.05, 0.1, 0.2, 0.4, 0.8])
-    for values, colour, style in zip(mixture.density(x).T, (RED_CLASS, BLUE_CLASS), ("-", "--"), strict=True):
-        values = values.reshape(grid[0].shape) / values.max()
-        axes.contour(*grid, values, levels, colors=colour, linewidths=1.3, linestyles=style)
-    _boundary(axes, mixture, REFERENCE, "-")
-    lines = {"red class": (RED_CLASS, "-"), "blue class": (BLUE_CLASS, "--"), "Bayes boundary": (REFERENCE, "-")}
-    axes.legend(_lines(lines.values()), lines, loc="lower left", fontsize=9)
+    figure, axes = _plane()
+    density, levels = mixture.density(_points()).T, [0.02, 0.05, 0.1, 0.2, 0.4, 0.8]
+    for values, name, colour, style in zip(density, ("red", "blue"), (RED_CLASS, BLUE_CLASS), ("-", "--"), strict=True):
+        _contour(axes, values / values.max(), levels, f"{name} class", colour, style, 1.3)
+    _contour(axes, mixture.decision(_points()), [0], "Bayes boundary", REFERENCE, "-")
     for name, (mean, _), up in zip(("typical", "atypical", "blue"), mixture.clusters, (1.62, 1.1, 1.68), strict=True):
-        axes.annotate(
-            name, np.add(mean, [0, up]), ha="center", fontsize=10, bbox={"fc": "white", "ec": "none", "pad": 1}
-        )
+        box = {"fc": "white", "ec": "none", "pad": 1}
+        axes.annotate(name, np.add(mean, [0, up]), ha="center", fontsize=10, bbox=box)
+    figure.legend(loc="outside upper center", ncols=3, fontsize=9)
     return figure
 
 
@@ -111,21 +93,44 @@ def boundaries(mixture: Mixture, draw, fits: dict[str, Predictor]) -> Figure:
     -------
     matplotlib.figure.Figure
     """
-    figure, axes = _panel()
+    figure, axes = _plane()
     points, y, atypical = draw
-    small = len(points) > 400
+    scale = 0.14 if len(points) > 400 else 1
     for rows, marker, colour, label, size in (
-        ((y == 1) & ~atypical, "o", RED_CLASS, "red, typical", 3 if small else 22),
-        (y == BLUE, "^", BLUE_CLASS, "blue", 3 if small else 22),
-        (atypical, "+", "#8B1A5B", "red, atypical", 14 if small else 110),
+        ((y == 1) & ~atypical, "o", RED_CLASS, "red, typical", 22),
+        (y == BLUE, "^", BLUE_CLASS, "blue", 22),
+        (atypical, "+", RED_CLASS, "red, atypical", 110),
     ):
-        width = (1.0 if small else 2.2) if marker == "+" else 0
-        axes.scatter(*points[rows].T, s=size, marker=marker, color=colour, label=label, lw=width, zorder=2)
-    lines = {"Bayes": (REFERENCE, ":")} | dict(zip(fits, ((SGD, "--"), (SAM, "-")), strict=True))
-    for rule, style in zip((mixture, *fits.values()), lines.values(), strict=True):
-        _boundary(axes, rule, *style)
-    handles, labels = axes.get_legend_handles_labels()
-    axes.legend([*handles, *_lines(lines.values())], [*labels, *lines], loc="lower left", ncols=2, fontsize=9)
+        width = 2.2 * scale**0.4 if marker == "+" else 0
+        axes.scatter(*points[rows].T, s=size * scale, marker=marker, color=colour, label=label, lw=width, zorder=2)
+    looks = {name: (fit, *BOTH[name][:2]) for name, fit in fits.items()} | {"Bayes": (mixture, REFERENCE, ":")}
+    for name, (rule, colour, style) in looks.items():
+        _contour(axes, rule.decision(_points()), [0], name, colour, style)
+    figure.legend(loc="outside upper center", ncols=6, fontsize=9)
+    return figure
+
+
+@drawn
+def remembered(frame: pd.DataFrame) -> Figure:
+    """The points of one draw under both optimizers: darker ones are memorized more, larger ones more exposed to LiRA.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        As of `samlib.widgets.MemorizationExplorer.frame`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    figure, both = panels(2, 2.7, sharey=True)
+    colours = frame["cluster"].map({"typical": RED_CLASS, "atypical": RED_CLASS, "blue": BLUE_CLASS})
+    for axes, (name, part) in zip(both, frame.groupby("optimizer", sort=False), strict=True):
+        colour, size = colours[part.index], (3 + 20 * (part["exposure"] - 0.5).clip(0)) ** 2
+        rare = part["cluster"] == "atypical"
+        axes.scatter(part["x1"], part["x2"], size, fc="none", ec=colour, lw=np.where(rare, 2, 0.8))
+        axes.scatter(part["x1"], part["x2"], size, color=colour, alpha=part["memorization"].clip(0, 1), lw=0)
+        axes.set(title=name, xlabel="$x_1$", ylabel="$x_2$", aspect="equal")
     return figure
 
 
@@ -134,25 +139,19 @@ def describe(mixture: Mixture, draw, fits: dict[str, Predictor]) -> str:
 
     Parameters
     ----------
-    mixture : Mixture
-        The population.
-    draw : (x, y, atypical)
-        One draw, as of `Mixture.sample`.
-    fits : dict of str to Predictor
-        "SGD" and "SAM", fitted to the draw.
+    mixture, draw, fits
+        As for `boundaries`.
 
     Returns
     -------
     str
     """
-    said = {name: errors(fit, mixture) for name, fit in fits.items()}
-    parts = [
-        f"{name} errs on {value['error']:.1%} and recognizes {value['atypical_accuracy']:.0%} of the atypical cluster"
-        for name, value in said.items()
+    said = [
+        f"{name} errs on {found['error']:.1%} and recognizes {found['atypical_accuracy']:.0%} of the atypical cluster"
+        for name, found in ((name, errors(fit, mixture)) for name, fit in fits.items())
     ]
-    first, second = fits.values()
-    apart, atypical = mass_apart(first, second, mixture), int(draw[2].sum())
-    return f"In this draw with {atypical} atypical samples {'; '.join(parts)}. They differ on {apart:.1%} of the population."
+    apart, atypical = mass_apart(fits["SGD"], fits["SAM"], mixture), int(draw[2].sum())
+    return f"In this draw with {atypical} atypical samples {'; '.join(said)}. They differ on {apart:.1%} of the population."
 
 
 def comparison(draws: PairedDraws) -> pd.DataFrame:
@@ -180,34 +179,6 @@ def comparison(draws: PairedDraws) -> pd.DataFrame:
     return pd.DataFrame(rows).T
 
 
-def coincidence(draws: PairedDraws, mixture: Mixture, rho: float) -> pd.DataFrame:
-    """Both optimizers' excess over the Bayes error on draws with many samples, and the part that more samples would leave.
-
-    Parameters
-    ----------
-    draws : PairedDraws
-    mixture : Mixture
-        The population.
-    rho : float
-        SAM's radius.
-
-    Returns
-    -------
-    pandas.DataFrame
-    """
-    bayes, rows = bayes_error(mixture), {}
-    for name, part, radius in (("SGD", draws.sgd, 0.0), ("SAM", draws.sam, rho)):
-        excess, low, high = mean_interval(part["error"] - bayes, LEVEL / 2)
-        limit = population_fit(mixture, rho=radius)
-        rows[name] = {
-            "excess over the Bayes error": f"{excess:.4f}",
-            f"{1 - LEVEL / 2:.2%} interval": f"{low:.4f} to {high:.4f}",
-            "with the whole population": f"{limit:.4f}",
-            "excess over that": f"{excess - limit:+.4f}",
-        }
-    return pd.DataFrame(rows).T
-
-
 @drawn
 def excess(curve: dict[int, PairedDraws], mixture: Mixture, rho: float) -> Figure:
     """The excess over the Bayes error over the number of samples, its limits (dashed), and both yardsticks (dotted).
@@ -225,18 +196,17 @@ def excess(curve: dict[int, PairedDraws], mixture: Mixture, rho: float) -> Figur
     -------
     matplotlib.figure.Figure
     """
-    figure, axes = plt.subplots(figsize=(7.2, 3.6))
-    bayes, shift = bayes_error(mixture), (0.97, 1.03)
-    for name, colour, marker, radius, by in zip(("sgd", "sam"), (SGD, SAM), "os", (0.0, rho), shift, strict=True):
-        found = [mean_interval(getattr(draws, name)["error"] - bayes, LEVEL / 2) for draws in curve.values()]
-        mean, low, high = np.transpose(found)
+    figure, (axes,) = panels(1, 3.6)
+    for (name, (colour, _, marker)), radius, by in zip(BOTH.items(), (0, rho), (0.97, 1.03), strict=True):
+        parts = [getattr(draws, name.lower())["error"] - bayes_error(mixture) for draws in curve.values()]
+        mean, low, high = np.transpose([mean_interval(part, LEVEL / 2) for part in parts])
         place, ends = np.multiply(list(curve), by), (mean - low, high - mean)
-        axes.errorbar(place, mean, ends, color=colour, marker=marker, capsize=2, label=name.upper())
+        axes.errorbar(place, mean, ends, color=colour, marker=marker, capsize=2, label=name)
         axes.axhline(population_fit(mixture, rho=radius), color=colour, lw=1, ls="--")
     for value, text in ((YARDSTICK, "fixed first"), (LATER, "set after trials")):
         axes.axhline(value, color=GREY, lw=1, ls=":")
-        at = (1.01, value)
-        axes.annotate(f"{value:g}, {text}", at, xycoords=("axes fraction", "data"), va="center", fontsize=9, color=GREY)
+        at, said = (1.01, value), f"{value:g},\n{text}"
+        axes.annotate(said, at, xycoords=("axes fraction", "data"), va="center", fontsize=9, color=GREY)
     axes.set(xscale="log", xlabel="samples in a draw, in the population's proportions", ylim=(0, None))
     axes.set_ylabel("test error less the Bayes rule's")
     axes.legend()
@@ -256,16 +226,14 @@ def by_count(results: dict[int, PairedDraws]) -> Figure:
     -------
     matplotlib.figure.Figure
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(7.6, 3.3))
-    place, tests = np.arange(len(results)), [result.summary()["atypical_accuracy"] for result in results.values()]
-    for which, colour, marker, style in (("sgd", SGD, "o", "--"), ("sam", SAM, "s", "-")):
-        mean = [getattr(test, which) for test in tests]
-        left.plot(place, mean, color=colour, marker=marker, ls=style, lw=1.8, label=which.upper())
+    figure, (left, right) = panels(2)
+    place = np.arange(len(results))
+    tests = pd.DataFrame([draws.summary()["atypical_accuracy"] for draws in results.values()])
+    for name, (colour, style, marker) in BOTH.items():
+        left.plot(place, tests[name.lower()], color=colour, marker=marker, ls=style, lw=1.8, label=name)
     left.set_ylabel(NAMES["atypical_accuracy"])
     left.legend()
-    right.vlines(place, [test.low for test in tests], [test.high for test in tests], color=REFERENCE, lw=2)
-    right.plot(place, [test.difference for test in tests], "o", color=REFERENCE)
-    right.axhline(0, color=REFERENCE, lw=0.8)
+    gaps(right, place, tests, REFERENCE)
     right.set_ylabel(f"SAM - SGD, {INTERVAL}")
     for axes in (left, right):
         axes.set_xticks(place, [str(n) for n in results])
@@ -288,26 +256,23 @@ def failures(rows: list[dict], measure: str = "atypical_accuracy") -> Figure:
     -------
     matplotlib.figure.Figure
     """
-    figure, axes = plt.subplots(figsize=(7.2, 0.2 * len(rows) + 2.2))
-    groups = pd.Series([row["group"] for row in rows])
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.2 * len(rows) + 2.2))
+    tests, groups = pd.DataFrame([row[measure] for row in rows]), pd.Series([row["group"] for row in rows])
     place = np.arange(len(rows)) + 0.7 * (groups != groups.shift()).cumsum()  # a gap before each group
-    for at, row in zip(place, rows, strict=True):
-        test = row[measure]
-        worse, clear = test.difference * (1 if measure == "atypical_accuracy" else -1) < 0, test.low * test.high > 0
-        colour = REFERENCE if not clear else SGD if worse else SAM
-        axes.plot([test.low, test.high], [at, at], color=colour, lw=2)
-        axes.plot(test.difference, at, "v" if worse else "^", color=colour, mfc=colour if clear else "white", ms=6)
-    axes.axvline(0, color=REFERENCE, lw=0.8)
+    better = (tests["difference"] > 0) == (measure == "atypical_accuracy")  # of all others less is better
+    clear = tests["low"] * tests["high"] > 0
+    for label, which, colour in (
+        ("SAM better, interval clear of 0", clear & better, SAM),
+        ("SGD better, interval clear of 0", clear & ~better, SGD),
+        ("not settled", ~clear, REFERENCE),
+    ):
+        gaps(axes, place[which], tests[which], colour, clear[which], across=True)
+        axes.plot([], [], "o-", color=colour, mfc="white" if label == "not settled" else colour, label=label)
     axes.set_yticks(place, [f"{row['group']} = {row['setting']}" for row in rows], fontsize=8.5)
     axes.invert_yaxis()
     axes.set_xlim(*np.clip(axes.get_xlim(), -1, 1))  # of 2 draws an interval may be longer than any difference
     axes.set_xlabel(f"SAM - SGD: {NAMES[measure]}, {INTERVAL}")
-    handles = [
-        plt.Line2D([], [], color=SAM, marker="^", lw=2), plt.Line2D([], [], color=SGD, marker="v", lw=2),
-        plt.Line2D([], [], color=REFERENCE, marker="^", mfc="white", lw=2),
-    ]  # fmt: skip
-    labels = ["SAM better, interval clear of 0", "SGD better, interval clear of 0", "not settled"]
-    figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=9)
+    figure.legend(loc="outside upper center", ncols=3, fontsize=9)
     return figure
 
 
@@ -325,14 +290,14 @@ def failure_table(rows: list[dict]) -> pd.DataFrame:
     """
     table = [
         {"what varies": row["group"], "value": f"{row['setting']:g}"}
-        | {NAMES[name]: f"{row[name].difference:+.4f}" for name in NAMES}
+        | {title: f"{row[name].difference:+.4f}" for name, title in NAMES.items()}
         | {"paired t (atypical)": f"{row['atypical_accuracy'].t:.1f}"}
         for row in rows
     ]
     return pd.DataFrame(table).set_index(["what varies", "value"])
 
 
-def summary(few: PairedDraws, many: PairedDraws, rows: list[dict], mixture: Mixture) -> str:
+def summary(few: PairedDraws, many: PairedDraws, rows: list[dict], mixture: Mixture, rho: float) -> str:
     """The page's conclusion, every number and word of it from the runs.
 
     Parameters
@@ -343,6 +308,8 @@ def summary(few: PairedDraws, many: PairedDraws, rows: list[dict], mixture: Mixt
         As of `failure_map`.
     mixture : Mixture
         The population.
+    rho : float
+        SAM's radius.
 
     Returns
     -------
@@ -350,20 +317,21 @@ def summary(few: PairedDraws, many: PairedDraws, rows: list[dict], mixture: Mixt
     """
     first, both, (excess, low, high) = few.summary(), many.summary(), many.excess(mixture)
     gain, error, leak = (first[name] for name in ("atypical_accuracy", "error", "advantage"))
-    worse = [row for row in rows if row["atypical_accuracy"].high < 0]
+    worse = [f"{row['group']} = {row['setting']}" for row in rows if row["atypical_accuracy"].high < 0]
     better = sum(row["atypical_accuracy"].low > 0 for row in rows)
-    where = "; ".join(f"{row['group']} = {row['setting']}" for row in worse) or "none"
+    stays = [population_fit(mixture, rho=radius) for radius in (0, rho)]
     return f"""\
 **C11, few atypical samples: {verdict_few(few)}.** Over {len(few.sgd["error"])} paired draws SAM's accuracy on the atypical
 cluster differs by {points(gain)}, paired t = {gain.t:.1f}, p = {gain.p:.1g}; its test error by {points(error)}.
 
 **C11, many atypical samples: {verdict_many(many, mixture)}.** SGD errs on {both["error"].sgd:.2%}, SAM on
 {both["error"].sam:.2%}, and the Bayes rule on {bayes_error(mixture):.2%}. The larger excess is {excess:.4f}
-({INTERVAL} {low:.4f} to {high:.4f}); {YARDSTICK:g} was fixed beforehand as what "coincide" means. SAM and SGD differ by
+({INTERVAL} {low:.4f} to {high:.4f}); {YARDSTICK:g} was fixed beforehand as what "coincide" means. With the whole population
+as training data, {stays[0]:.4f} of SGD's excess stays, and {stays[1]:.4f} of SAM's. SAM and SGD differ by
 {points(both["error"])}, on the atypical cluster alone by {points(both["atypical_accuracy"])}.
 
 **Map.** Of {len(rows)} settings SAM is better on the atypical cluster in {better}, worse in {len(worse)}, and
-{len(rows) - better - len(worse)} are not settled at this number of draws. Worse: {where}.
+{len(rows) - better - len(worse)} are not settled at this number of draws. Worse: {"; ".join(worse) or "none"}.
 
 **Leakage.** On these two-dimensional draws the confidence attacker's advantage changes by {leak.difference:+.4f}
 ({leak.low:+.4f} to {leak.high:+.4f}): {"no difference" if leak.low <= 0 <= leak.high else "a difference"} that the draws
@@ -375,23 +343,19 @@ def points(test: PairedTest) -> str:
     return f"{100 * test.difference:+.2f} points ({INTERVAL} {100 * test.low:+.2f} to {100 * test.high:+.2f})"
 
 
-def _panel():
-    figure, axes = plt.subplots(figsize=(7.2, 4.5))
-    axes.set(xlim=WINDOW[0], ylim=WINDOW[1], aspect="equal", xlabel="$x_1$", ylabel="$x_2$")
+def _plane():
+    figure, axes = plt.subplots(figsize=(WIDTH, 4.5))
+    axes.set(aspect="equal", xlabel="$x_1$", ylabel="$x_2$")
     return figure, axes
 
 
-def _grid():
-    grid = np.meshgrid(np.linspace(*WINDOW[0], 281), np.linspace(*WINDOW[1], 169))
-    return np.stack(grid, -1).reshape(-1, 2), grid
+def _points() -> np.ndarray:
+    return np.stack(GRID, -1).reshape(-1, 2)
 
 
-def _boundary(axes, rule, colour, style) -> None:
-    x, grid = _grid()
-    values = rule.decision(x).reshape(grid[0].shape)
-    if values.min() < 0 < values.max():
-        axes.contour(*grid, values, [0.0], colors=colour, linestyles=style, linewidths=2.2, zorder=3)
-
-
-def _lines(styles) -> list:
-    return [plt.Line2D([], [], color=colour, ls=style, lw=2) for colour, style in styles]
+def _contour(axes, values, levels, label: str, colour: str, style: str, width: float = 2.2) -> None:
+    """Level lines of values on `GRID`, with an entry in the legend."""
+    axes.plot([], [], color=colour, ls=style, lw=2, label=label)
+    if values.min() < max(levels) < values.max():
+        values = values.reshape(GRID[0].shape)
+        axes.contour(*GRID, values, levels, colors=colour, linestyles=style, linewidths=width, zorder=3)

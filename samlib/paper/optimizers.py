@@ -20,10 +20,11 @@ from samlib.audit import Pair, attack_scores, compared
 from samlib.estimators import memorization_terms
 from samlib.evaluation import auc_terms
 from samlib.inference import CONTRADICTED, INCONCLUSIVE, LEVEL, NO_DIFFERENCE, SUPPORTED, Effect, mean, verdict
+from samlib.paper.draw import gaps, panels
 from samlib.paper.frames import Found, Frames, effects, table
 from samlib.paper.lengths import TRAIN_LOSS
 from samlib.paper.study import NO_PART, SHARPNESS_AWARE
-from samlib.paper.style import GREY, WIDTH, drawn
+from samlib.paper.style import dataset_title, drawn
 from samlib.paper.tables import table as shown_table
 
 ACCURACY, AUC, AUC_LIRA, MEMORIZATION = "test accuracy", "AUC, confidence", "AUC, LiRA online", "mean memorization"
@@ -151,31 +152,21 @@ def pattern_sentence(frames: Frames, optimizer: str) -> str:
 
 def optimizer_comparison(frames: Frames):
     """Table 3: differences whose interval lies beyond zero in bold; an optimizer that is not comparable says so."""
-    return shown_table(_named(frames), digits=4, name="other")
-
-
-def _named(frames: Frames) -> pd.DataFrame:
-    """Table 3 with the optimizers' names as people write them."""
     fits = frames["losses"]["comparable"]
-    return frames["optimizers"].rename(
-        index=lambda name: name.upper() + ("" if fits[name] else ", not comparable"), level="optimizer"
-    )
+    names = {name: name.upper() + ("" if fits[name] else ", not comparable") for name in fits.index}
+    return shown_table(frames["optimizers"].rename(index=names, level="optimizer"), digits=4, name="other")
 
 
 @drawn
 def optimizer_differences(frames: Frames):
     """Table 3 as a picture: each optimizer minus SGD in each measure, hollow where it is not comparable."""
     frame, fits = frames["optimizers"], frames["losses"]["comparable"]
-    y = np.arange(len(fits))[::-1]
-    figure, axes = plt.subplots(1, len(MEASURES), figsize=(WIDTH, 0.32 * len(fits) + 1.0), sharey=True)
+    place = np.arange(len(fits))[::-1]
+    figure, axes = panels(len(MEASURES), 0.32 * len(fits) + 1.0, sharey=True)
     for ax, of in zip(axes, MEASURES, strict=True):
-        part = frame.xs(of, level="measure").loc[fits.index]
-        ends = np.abs(part[["low", "high"]].to_numpy().T - part["difference"].to_numpy())
-        ax.axvline(0, color=GREY, lw=1)
-        ax.errorbar(part["difference"], y, xerr=ends, fmt="none", color="black", lw=1.2)
-        ax.scatter(part["difference"], y, s=20, marker="D", zorder=3, ec="black", fc=np.where(fits, "black", "white"))
-        ax.set(title=of, yticks=y, yticklabels=[name.upper() for name in fits.index])
-        ax.title.set_fontsize("small")
+        gaps(ax, place, frame.xs(of, level="measure").loc[fits.index], filled=fits, across=True)
+        ax.set_title(of, fontsize="small")
+        ax.set_yticks(place, fits.index.str.upper())
         ax.tick_params(axis="x", labelsize="x-small", rotation=30)
         ax.grid(axis="x", alpha=0.3)
         ax.xaxis.set_major_locator(plt.MaxNLocator(3))
@@ -206,6 +197,17 @@ def stores(pairs: Mapping[Any, Pair]) -> pd.DataFrame:
             "machine": ", ".join(runs.attrs["machine"]),
         }
     return table(rows, "store")
+
+
+def under_title(stores: pd.DataFrame, dataset: str) -> str:
+    """The line under a page's title, from the frame "stores": data set, networks, lengths, models, and what else varies."""
+    others = stores[stores["optimizer"] != "sgd"].rename(columns={"model": "network"})
+    always, said = ("network", TITLES["epochs"], TITLES["n_models"]), []
+    for title in ("network", *TITLES.values()):
+        values = sorted(set(others[title]) - {""}, key=lambda value: float(value) if value[0].isdigit() else 0)
+        if title in always or len(values) > 1:
+            said.append(f"{title} {', '.join(values)}")
+    return f"*Data set {dataset_title(dataset)}; {'; '.join(said)}.*"
 
 
 def settings_table(stores: pd.DataFrame):

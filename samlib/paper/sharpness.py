@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
 from samlib.audit import compared
+from samlib.paper.draw import panels
 from samlib.paper.frames import EACH, Frames, table
-from samlib.paper.style import GREY, REFERENCE, SAM, SGD, WIDTH, dataset_title, drawn
+from samlib.paper.style import GREY, REFERENCE, SAM, SGD, dataset_title, drawn
 from samlib.sharpness import AT_RHO, EFFORT, GRID, Landscape, Landscapes, descent, valley, valley_eigenvalue
 
 START, RADIUS, RATE, STEPS = (2.4, 0.8), 0.3, 0.05, 200  # of the two-weight net: large enough to be seen
@@ -75,28 +78,27 @@ def _paths() -> list[np.ndarray]:
 @drawn
 def two_passes():
     """A net of two weights: left, one step of SGD and of SAM from the same point; right, where many steps end."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.2))
+    figure, (left, right) = panels(2, 3.2)
     for ax, spans, levels in ((left, ((1.75, 2.85), (0.15, 1.25)), 14), (right, ((0.6, 2.7), (0.2, 1.5)), 22)):
         a, b = np.meshgrid(*(np.linspace(*span, 200) for span in spans))
         ax.contour(a, b, np.sqrt(valley(a, b)), levels, colors="0.8", linewidths=0.7)
         ax.plot(a[0], 1 / a[0], color=GREY, lw=1.2, ls="--", label="loss 0: $ab = 1$")
         ax.set(xlim=spans[0], ylim=spans[1], xlabel="$a$", ylabel="$b$")
     w = np.array(START)
-    steps = [w - path[1] for path in (descent(START, rho=rho, lr=0.12, steps=1) for rho in (0, RADIUS))]
-    top = w + RADIUS * steps[0] / np.linalg.norm(steps[0])  # SGD's step is along the gradient
-    arrow = {"width": 0.006, "head_width": 0.035, "length_includes_head": True, "zorder": 3}
-    left.arrow(*w, *(top - w), color=REFERENCE, **arrow)
-    for step, colour in zip(steps[::-1], (SAM, SGD), strict=True):
-        left.arrow(*w, *-step, color=colour, **arrow)
-    second = {"arrowstyle": "->", "color": SAM, "ls": ":", "shrinkA": 0, "shrinkB": 0}
-    left.annotate("", top - steps[1], top, arrowprops=second)
+    sgd, sam = (descent(START, rho=rho, lr=0.12, steps=1)[1] for rho in (0, RADIUS))
+    top = w + RADIUS * (w - sgd) / np.linalg.norm(w - sgd)  # SGD's step is along the gradient
+    arrows = ((w, top, REFERENCE, "-"), (w, sam, SAM, "-"), (w, sgd, SGD, "-"), (top, top + sam - w, SAM, ":"))
+    for start, end, colour, style in arrows:
+        arrow = {"arrowstyle": "->", "color": colour, "ls": style, "lw": 1.6, "shrinkA": 0, "shrinkB": 0}
+        left.annotate("", tuple(end), tuple(start), arrowprops=arrow)
     left.plot(*w, "o", color="black", ms=5, zorder=4)
     left.plot(*top, "^", color=REFERENCE, ms=6, zorder=4)
-    left.annotate("$w$", w, (7, -4), textcoords="offset points")
     first = r"first pass: $w + \rho\,\nabla L/\Vert\nabla L\Vert$"
-    left.annotate(first, top, (-14, 8), textcoords="offset points", ha="center")
-    for step, name, colour, at in ((steps[0], "SGD", SGD, (8, 0)), (steps[1], "SAM", SAM, (-4, -13))):
-        left.annotate(name, w - step, at, textcoords="offset points", color=colour)
+    for text, at, offset, colour, ha in (
+        ("$w$", w, (7, -4), "black", "left"), (first, top, (-14, 8), "black", "center"),
+        ("SGD", sgd, (8, 0), SGD, "left"), ("SAM", sam, (-4, -13), SAM, "left"),
+    ):  # fmt: skip
+        left.annotate(text, tuple(at), offset, textcoords="offset points", color=colour, ha=ha)
     for path, colour, name in zip(_paths(), (SGD, SAM), ("SGD", "SAM"), strict=True):
         right.plot(*path.T, "-", color=colour, lw=0.9, alpha=0.75)
         right.plot(*path[-1], "s", color=colour, ms=6, label=f"{name}, {STEPS} steps")
@@ -122,7 +124,7 @@ def two_passes_sentence() -> str:
 def loss_around(frames: Frames):
     """How the loss rises around the models: in three directions, and at one distance for each pair; bands hold every model."""
     about, landscape, flatness = frames["about"].iloc[0], frames["landscape"], frames["flatness"]
-    figure, axes = plt.subplots(1, 4, figsize=(WIDTH, 3.0), width_ratios=(2.6, 1, 1, 1))
+    figure, axes = panels(4, 3.0, width_ratios=(2.6, 1, 1, 1))
     for who, colour, label in (("sgd", SGD, "SGD"), ("sam", SAM, about["name"])):
         axes[0].plot([], [], "s", color=colour, label=label)
         for direction, (style, _) in DIRECTIONS.items():
@@ -132,7 +134,7 @@ def loss_around(frames: Frames):
     for style, what in DIRECTIONS.values():
         axes[0].plot([], [], style, color=GREY, lw=1.6, label=what)
     axes[0].axvline(about["rho"], ymax=0.3, color=GREY, lw=1)
-    at = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+    at: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
     axes[0].annotate(r"$\rho$", (about["rho"], 0.3), (-2, 2), **at)
     axes[0].set(title=dataset_title(about["dataset"]), xlabel="distance from the weights", ylabel="rise of the loss")
     axes[0].legend(fontsize="small", loc="upper left", handlelength=1.5, borderaxespad=0)

@@ -3,36 +3,27 @@
 import html
 import inspect
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, ClassVar
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from IPython.display import HTML
 from matplotlib.figure import Figure
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+from scipy.stats import norm
 
 from samlib import theory
+from samlib.paper.draw import THREE, curves, panels
+from samlib.paper.parameters import Page
 from samlib.paper.style import GREEN, REFERENCE, SAM, SGD, drawn
 
-# a profile's training samples of experiments E1 and E2, and the factor on the number of random problems
-PROFILES = {"smoke": (2, 0.1), "quick": (6, 1.0), "standard": (6, 1.0), "paper": (20, 20.0)}
 
+class Parameters(Page):
+    """The page's parameters: `trials` is a factor on the number of random problems, `runs` the samples of an experiment."""
 
-class Parameters(BaseModel):
-    """The page's parameters; one that is None takes the profile's value."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    profile: Literal["smoke", "quick", "standard", "paper"] = "quick"
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    trials: Annotated[float, Field(gt=0, le=1000)] | None = None
-    runs: Annotated[int, Field(ge=2, le=1000)] | None = None
-
-    def model_post_init(self, _) -> None:
-        for name, value in zip(("runs", "trials"), PROFILES[self.profile], strict=True):
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
+    profiles: ClassVar = {"smoke": {"runs": 2, "trials": 0.1}, "paper": {"runs": 20, "trials": 20.0}}
+    trials: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    runs: Annotated[int, Field(ge=2, le=1000)] = 6
 
     def problems(self) -> theory.Problems:
         """Random problems of the page's seed, as many as its profile asks for."""
@@ -60,19 +51,25 @@ class Ledger:
         self.checks: dict[str, list[theory.Check]] = {}
 
     def __call__(self, check: Callable, given=None) -> HTML:
-        """Run `check` on random problems, or on what is `given`; the result shows its source, folded, and a table."""
+        """Run `check` on random problems, or on what is `given`; the result, folded, shows each claim and the source."""
         name = (check.__doc__ or "").partition(":")[0]
         self.checks[name] = found = theory.run(check, self.make() if given is None else given)
         rows = pd.DataFrame([vars(one) for one in found]).set_index("claim").rename_axis(None).drop(columns="slack")
         rows = rows.assign(worst=rows["worst"].map(theory.number), holds=rows["holds"].map({True: "yes", False: "NO"}))
+        right, values = sum(one.holds for one in found), sum(one.values for one in found)
+        said = f"Checked on {values:,} values: {right} of {len(found)} claims hold"
         source = html.escape(inspect.getsource(check))
-        return HTML(f"<details><summary>How it is checked</summary><pre>{source}</pre></details>\n{rows.to_html()}")
+        return HTML(
+            f"<details{'' if right == len(found) else ' open'}><summary>{said}</summary>\n{rows.to_html()}\n"
+            f"<details><summary>How it is checked</summary><pre>{source}</pre></details></details>"
+        )
 
-    def summary(self) -> pd.DataFrame:
-        """The number of checks, of values tried and of checks that hold, a row for each statement."""
+    def summary(self, *kinds: str) -> pd.DataFrame:
+        """The number of checks, of values tried and of checks that hold; a row for each statement whose name begins so."""
         counts = {
             name: (len(checks), sum(one.values for one in checks), sum(one.holds for one in checks))
             for name, checks in self.checks.items()
+            if name.startswith(kinds or "")
         }
         return pd.DataFrame(counts, ["checks", "values", "hold"]).T
 
@@ -82,6 +79,36 @@ class Ledger:
         broken = counts.index[counts["hold"] < counts["checks"]]
         said = f"{counts['hold'].sum()} of {counts['checks'].sum()} checks of {len(counts)} statements hold"
         return f"**{said}; violated: {', '.join(broken)}.**" if len(broken) else f"**{said}.**"
+
+
+@drawn
+def margins(less=(0.9, -0.2), more=(0.75, 0.15), s: float = 0.3) -> Figure:
+    """Theorems 1 and 2 in a picture: densities of fresh margins, of the majority and of the minority, under two models.
+
+    Parameters
+    ----------
+    less, more : pair of float
+        Alignments M and A of the model that is less and of the one that is more aligned with the minority.
+    s : float
+        Nuisance scale, which both share.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    figure, both = panels(2, 2.9, sharey=True)
+    margin, names = np.linspace(-1.3, 2.1, 400), ("$w_2$, less aligned", "$w_1$, more aligned")
+    for axes, title, means in zip(both, ("majority", "minority"), zip(less, more, strict=True), strict=True):
+        laws = [norm.pdf(margin, mean, s) for mean in means]
+        curves(axes, margin, dict(zip(names, laws, strict=True)), THREE[:0:-1], title=title, ylim=(0, 1.7), yticks=[])
+        for law, colour in zip(laws, (SGD, SAM), strict=True):
+            axes.fill_between(margin, law, where=margin <= 0, color=colour, alpha=0.35, lw=0)
+        for at, text, side in ((0, "wrong ", "right"), (1, " level of\n members", "left")):
+            axes.axvline(at, color=REFERENCE, lw=1, ls=":")
+            axes.annotate(text, (at, 1.65), ha=side, va="top", fontsize=9)
+        axes.set(xlabel="margin of a fresh point", ylabel="density")
+    figure.legend(*both[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
 
 
 @drawn
@@ -97,21 +124,20 @@ def window(M: float = 0.9) -> Figure:
     -------
     matplotlib.figure.Figure
     """
-    figure, axes = plt.subplots(figsize=(7.2, 4.4))
+    figure, (axes,) = panels(1, 4.4)
     A = np.linspace(-1, 1.8, 400)
     low, high = theory.window(M, A)
     axes.fill_between(A, low, high, where=low < high, color=SAM, alpha=0.3, lw=0)
     axes.fill_between(A, high, low, where=low >= high, color=REFERENCE, alpha=0.12, lw=0)
-    axes.plot(A, high, color=REFERENCE, lw=2, label="above: error rises, below: it falls")
-    axes.plot(A, low, color=SGD, lw=2, ls="--", label="above: advantage rises, below: it falls")
+    ends = {"above: error rises, below: it falls": high, "above: advantage rises, below: it falls": low}
+    curves(axes, A, ends, ((REFERENCE, "-"), (SGD, "--")), xlim=(A[0], A[-1]), ylim=(-2, 1.2))
     for at, text in (
         ((-0.35, -0.35), "error falls,\nadvantage rises"), ((0.4, 0.85), "both rise"), ((0.1, -1.2), "both fall"),
         ((1.5, -0.38), "error rises,\nadvantage falls"), ((M + 0.13, 1.1), "A = M"),
     ):  # fmt: skip
         axes.annotate(text, at, ha="center", va="center", fontsize=10)
     axes.axvline(M, color=REFERENCE, lw=0.8, ls=":")
-    axes.set(xlim=(A[0], A[-1]), ylim=(-2, 1.2), xlabel="minority alignment $A$")
-    axes.set_ylabel(r"price $s^2 \log((1-\pi)\kappa/\pi)$")
+    axes.set(xlabel="minority alignment $A$", ylabel=r"price $s^2 \log((1-\pi)\kappa/\pi)$")
     axes.legend(loc="lower right", fontsize=9)
     return figure
 
@@ -131,15 +157,13 @@ def exchange(pi: float = 0.1, s: float = 0.4, M: float = 0.9, kappas=(0.0, 0.2, 
     -------
     matplotlib.figure.Figure
     """
-    figure, panels = plt.subplots(1, 2, figsize=(7.6, 3.3))
+    figure, both = panels(2)
     gain = np.linspace(0, 0.5, 60)
-    for axes, name, f in zip(panels, ("test error", "advantage Adv*"), (theory.error, theory.advantage), strict=True):
-        for kappa, colour, style in zip(kappas, (GREEN, SAM, SGD), (":", "-", "--"), strict=True):
-            change = f(M - kappa * gain, gain, s, pi) - f(M, 0, s, pi)
-            axes.plot(gain, change, color=colour, ls=style, lw=2, label=rf"$\kappa$ = {kappa:g}")
+    for axes, name, f in zip(both, ("test error", "advantage Adv*"), (theory.error, theory.advantage), strict=True):
+        change = {rf"$\kappa$ = {k:g}": f(M - k * gain, gain, s, pi) - f(M, 0, s, pi) for k in kappas}
+        curves(axes, gain, change, xlabel="gain in minority alignment", ylabel=f"change of {name}", ylim=(-0.05, 0.1))
         axes.axhline(0, color=REFERENCE, lw=0.8)
-        axes.set(xlabel="gain in minority alignment", ylabel=f"change of {name}", ylim=(-0.05, 0.1))
-    panels[0].legend(loc="upper right")
+    both[0].legend(loc="upper right")
     return figure
 
 
@@ -159,16 +183,16 @@ def contraction(model: theory.DataModel | None = None, seed: int = 0) -> Figure:
     """
     model = model or theory.DataModel()
     z, etas = model.sample(seed).z, np.concatenate([[0], np.logspace(-2, 2, 25)])
-    figure, axes = plt.subplots(figsize=(7.2, 3.6))
-    for name, Sigma, colour, style, width in (
-        (r"population: $\Sigma = E[x x^\top]$", model.second_moment, SAM, "-", 2.2),
-        (r"training Gram matrix: $\Sigma = X^\top X / n$", z.T @ z / len(z), SGD, "--", 4),
-        (r"identity: $\Sigma = I$", np.eye(model.d), REFERENCE, ":", 1.8),
-    ):
-        v = theory.contraction(z, np.ones(model.n), Sigma, etas).v
-        axes.plot(etas, v / v[0], color=colour, ls=style, lw=width, label=name)
+    curvatures = {
+        r"identity: $\Sigma = I$": np.eye(model.d),
+        r"population: $\Sigma = E[x x^\top]$": model.second_moment,
+        r"training Gram matrix: $\Sigma = X^\top X / n$": z.T @ z / len(z),
+    }
+    v = {name: theory.contraction(z, np.ones(model.n), Sigma, etas).v for name, Sigma in curvatures.items()}
+    figure, (axes,) = panels(1, 3.6)
+    curves(axes, etas, {name: each / each[0] for name, each in v.items()}, xlabel=r"$\eta$", ylim=(0, 1.08))
     axes.set_xscale("symlog", linthresh=0.01)
-    axes.set(xlabel=r"$\eta$", ylabel=r"output variance $v(\eta) / v(0)$", ylim=(0, 1.08))
+    axes.set_ylabel(r"output variance $v(\eta) / v(0)$")
     axes.legend()
     return figure
 
@@ -187,16 +211,16 @@ def path(table: dict[str, np.ndarray], etas) -> Figure:
     -------
     matplotlib.figure.Figure
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(7.6, 3.3))
-    for axes, values, colour, style, label in (
-        (left, table["error"], SGD, "-", "test error"), (right, table["advantage"], SAM, "-", "Adv*"),
-        (right, 1 - table["v"], GREEN, "--", "guarantee 1 - v"),
-    ):  # fmt: skip
-        axes.plot(etas, values.T, color=colour, lw=0.6, alpha=0.5)
-        axes.plot(etas, values.mean(0), color=colour, lw=2.4, label=label, ls=style)
+    figure, both = panels(2)
+    looks = ((SAM, "-"), (GREEN, "--"))
+    shown = {"test error": table["error"]}, {"Adv*": table["advantage"], "guarantee 1 - v": 1 - table["v"]}
+    for axes, named, label in zip(both, shown, ("test error", "advantage"), strict=True):
+        for values, (colour, _) in zip(named.values(), looks, strict=False):
+            axes.plot(etas, values.T, color=colour, lw=0.6, alpha=0.5)
+        means = {name: values.mean(0) for name, values in named.items()}
+        curves(axes, etas, means, looks[: len(means)], xlabel=r"$\eta$", ylim=(0, None), ylabel=label)
         axes.set_xscale("symlog", linthresh=0.1)
-        axes.set(xlabel=r"$\eta$", ylim=(0, None), ylabel="test error" if axes is left else "advantage")
-    right.legend()
+    both[1].legend()
     return figure
 
 
@@ -215,14 +239,12 @@ def sign_flip(nus=(0.3, 0.1, 0.01), m: float = 0.0) -> Figure:
     -------
     matplotlib.figure.Figure
     """
-    figure, axes = plt.subplots(figsize=(7.2, 3.8))
+    figure, (axes,) = panels(1, 3.8)
     sd = np.logspace(-1, 1, 300)
-    for nu, colour, style in zip(nus, (GREEN, SAM, SGD), (":", "-", "--"), strict=True):
-        advantage = theory.lr_advantage(m, np.hypot(sd, nu), nu)
-        axes.plot(sd, advantage, color=colour, ls=style, lw=2, label=rf"$\nu$ = {nu}")
-    axes.plot(sd, theory.threshold_advantage(m, sd), color=REFERENCE, lw=1.2, label="one threshold, Theorem 4")
+    advantages = {rf"$\nu$ = {nu}": theory.lr_advantage(m, np.hypot(sd, nu), nu) for nu in nus}
+    advantages["one threshold, Theorem 4"] = theory.threshold_advantage(m, sd)
+    curves(axes, sd, advantages, (*THREE, (REFERENCE, "-.")), xscale="log", ylabel="advantage", ylim=(0.4, 1.02))
     axes.axvline(1 - m, color=REFERENCE, lw=0.8, ls=":")
-    axes.set(xscale="log", ylabel="advantage", ylim=(0.4, 1.02))
     axes.set_xlabel(r"deviation $\varsigma$ of non-members (contraction goes left)")
     axes.legend(fontsize=9)
     return figure
@@ -245,11 +267,11 @@ def follows(runs: dict[float, dict[str, np.ndarray]], seeds, model: theory.DataM
     matplotlib.figure.Figure
     """
     model = model or theory.DataModel()
-    figure, panels = plt.subplots(1, 2, figsize=(7.6, 3.4))
+    figure, both = panels(2, 3.4)
     gs, samples = np.logspace(-0.2, 1.1, 30), [model.sample(seed) for seed in seeds]
     exact = np.array([[theory.diagonal_alignments(sample, model, g) for g in gs] for sample in samples])
     names = {"A": "minority alignment $A$", "s": "nuisance scale $s$"}
-    for axes, k, (name, label) in zip(panels, (1, 2), names.items(), strict=True):
+    for axes, k, (name, label) in zip(both, (1, 2), names.items(), strict=True):
         lines = axes.plot(exact[:, :, 0].T, exact[:, :, k].T, color=REFERENCE, lw=0.8)
         lines[0].set_label("exact G-path")
         for (rho, run), marker in zip(runs.items(), "os^vDP*X", strict=False):
@@ -257,7 +279,7 @@ def follows(runs: dict[float, dict[str, np.ndarray]], seeds, model: theory.DataM
             axes.plot(run["M"], run[name], marker, color=colour, ms=5, label=text)
         axes.set(xlabel="majority alignment $M$", ylabel=label)
         axes.invert_xaxis()
-    panels[1].legend(fontsize=8.5)
+    both[1].legend(fontsize=8.5)
     return figure
 
 
@@ -311,26 +333,20 @@ def definition2(runs: dict[tuple[int, str], dict[str, np.ndarray]]) -> pd.DataFr
         if row in theory.BASELINES:
             base = runs[q, theory.BASELINES[row]]
             residual, ratio = np.maximum(run["residual"], base["residual"]), run["s"] / base["s"]
-            met = {"(C1)": residual <= 1e-6, "(C2)": np.abs(ratio - 1) <= 1e-6,
-                   "(C3)": run["A"] >= base["A"], "(C4)": run["M"] <= base["M"]}  # fmt: skip
+            met = (residual <= 1e-6, np.abs(ratio - 1) <= 1e-6, run["A"] >= base["A"], run["M"] <= base["M"])
             rows[f"q = {q}, {row}"] = {
-                "largest residual, 0 in (C1)": _range(residual),
-                "s of SAM over s of SGD, 1 in (C2)": _range(ratio),
-                "draws that meet (C1) to (C4)": f"{np.all(list(met.values()), axis=0).sum()} of {len(ratio)}",
+                "largest residual, 0 where both interpolate": f"{residual.min():.3f} to {residual.max():.3f}",
+                "s of SAM over s of SGD, 1 where the noise is the same": f"{ratio.min():.3f} to {ratio.max():.3f}",
+                "draws that meet all four conditions": f"{np.all(met, axis=0).sum()} of {len(ratio)}",
             }
     return pd.DataFrame(rows).T
 
 
-def _range(values: np.ndarray) -> str:
-    return f"{values.min():.3f} to {values.max():.3f}"
-
-
 def counterexamples() -> pd.DataFrame:
     """Changes of error and of advantage, first minus second model, in CE1, CE2 and CE4."""
-    names = ("CE1 free", "CE2 expensive", "CE2 unsaturated", "CE4 (a)", "CE4 (b)", "CE4 (c)")
-    rows: dict[str, dict[str, Any]] = {}
-    for name, pair in zip(names, (theory.ce1(), *theory.ce2(), *theory.ce4()), strict=True):
-        both = zip(("M1", "A1", "s1", "M2", "A2", "s2"), (*pair.first, *pair.second), strict=True)
-        rows[name] = {field: f"{value:.3g}" for field, value in both} | {"pi": f"{pair.pi:.3g}"}
-        rows[name] |= {f"change of {what}": f"{getattr(pair, what):+.4f}" for what in ("error", "advantage")}
+    rows = {}
+    for name, pair in theory.COUNTEREXAMPLES.items():
+        given = dict(zip(("M1", "A1", "s1", "M2", "A2", "s2", "pi"), (*pair.first, *pair.second, pair.pi), strict=True))
+        changes = {"change of error": pair.error, "change of advantage": pair.advantage}
+        rows[name] = {k: f"{v:.3g}" for k, v in given.items()} | {k: f"{v:+.4f}" for k, v in changes.items()}
     return pd.DataFrame(rows).T

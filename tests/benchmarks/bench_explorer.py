@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from samlib.widgets import MixtureExplorer, TheoryExplorer, write_page
+from samlib.widgets import MemorizationExplorer, MixtureExplorer, TheoryExplorer, write_page
 
 LARGEST = {"n_typical": 200, "n_atypical": 100, "n_blue": 200, "degree": 4}
 MOVE = """async ([name, values]) => {
@@ -37,8 +37,9 @@ MOVE = """async ([name, values]) => {
 }"""
 
 
-def moves(tab, explorer, start, n, rng):
+def moves(tab, folder, explorer, start, n, rng):
     """Milliseconds of `n` moves of each slider that `start` does not hold, by slider."""
+    tab.goto(write_page(Path(folder) / "explore.html", [explorer()]).as_uri())
     for name, value in (explorer().setting | start).items():
         tab.locator(f'input[name="{name}"]').fill(str(value))
     times = {}
@@ -82,10 +83,10 @@ def main():
     with sync_playwright() as playwright, tempfile.TemporaryDirectory() as folder:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         tab = browser.new_page(viewport={"width": 1200, "height": 900})
-        tab.goto(write_page(Path(folder) / "explore.html").as_uri())
-        report("mixture, default counts", moves(tab, MixtureExplorer, {}, args.moves, rng))
-        report("mixture, largest draw and degree", moves(tab, MixtureExplorer, LARGEST, args.moves, rng))
-        report("theory", moves(tab, TheoryExplorer, {}, args.moves, rng))
+        report("mixture, default counts", moves(tab, folder, MixtureExplorer, {}, args.moves, rng))
+        report("mixture, largest draw and degree", moves(tab, folder, MixtureExplorer, LARGEST, args.moves, rng))
+        report("memorization", moves(tab, folder, MemorizationExplorer, {}, args.moves, rng))
+        report("theory", moves(tab, folder, TheoryExplorer, {}, args.moves, rng))
         browser.close()
     for title, setting in (("default counts", {}), ("largest draw and degree", LARGEST)):
         for what, times in python_refit(setting, args.moves, rng).items():

@@ -1,7 +1,10 @@
 """The explorers: widgets that compute in the reader's browser, the same live and in a page without a kernel."""
 
 from samlib.paper.explore.draw import draw, normals, uniforms
-from samlib.paper.explore.explorers import MixtureExplorer, Parameters, TheoryExplorer
+from samlib.paper.explore.explorers import MemorizationExplorer, MixtureExplorer, Parameters, TheoryExplorer
 from samlib.paper.explore.page import open_app, write_page
 
-__all__ = ["MixtureExplorer", "Parameters", "TheoryExplorer", "draw", "normals", "open_app", "uniforms", "write_page"]
+__all__ = [
+    "MemorizationExplorer", "MixtureExplorer", "Parameters", "TheoryExplorer", "draw", "normals", "open_app", "uniforms",
+    "write_page",
+]  # fmt: skip

@@ -1,38 +1,43 @@
 """The two explorers as widgets. What a slider shows is a trait; fits and pictures are made in the reader's browser."""
 
+import base64
+import io
 import os
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Callable
+from typing import Annotated, ClassVar
 
 import anywidget
+import numpy as np
 import pandas as pd
 import traitlets
 from IPython import get_ipython
-from pydantic import BaseModel, ConfigDict, Field
+from matplotlib.figure import Figure
+from pydantic import Field
 
 from samlib.paper.explore import page
-from samlib.paper.explore.draw import draw
-from samlib.paper.mixture import CLUSTERS, Mixture, errors, fit
+from samlib.paper.explore.draw import draw, uniforms
+from samlib.paper.mixture import CLUSTERS, RED, Mixture, errors, exposure, fit, memorization
+from samlib.paper.parameters import Page
 from samlib.paper.theory import model as theory
 from samlib.paper.theory import order
 
 
-class Parameters(BaseModel):
+class Parameters(Page):
     """The parameters of the explorers' page, which does the same in every profile."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    profile: Literal["smoke", "quick", "standard", "paper"] = "quick"
     seed: Annotated[int, Field(ge=0, le=999)] = 1
 
 
 class Explorer(anywidget.AnyWidget):
     """A widget of ipywidgets that also shows itself, with no kernel, as plain HTML.
 
-    Subclasses set `name`, `title`, `hint`, `sliders` (traits by name) and `others` (names of further synced traits). Each
-    slider is a synced trait: ipywidgets' layouts hold an explorer, and its links and controls drive one.
+    Subclasses set `name`, `title`, `hint`, `sliders` (traits by name) and `others` (names of further synced traits), and draw
+    `figure` for where there is no JavaScript. Each slider is a synced trait: ipywidgets' layouts hold an explorer, and its
+    links and controls drive one.
     """
 
     name = title = hint = ""
+    figure: Callable[[], Figure]
     sliders: ClassVar[dict[str, traitlets.TraitType]] = {}
     others: tuple[str, ...] = ()
     _css = page.STYLE
@@ -51,7 +56,10 @@ class Explorer(anywidget.AnyWidget):
     def html(self) -> str:
         """A self-contained piece of HTML at the present setting."""
         others = {name: page.plain(getattr(self, name)) for name in self.others}
-        return page.fragment(self.name, self.sliders, self.setting | others)
+        self.figure().savefig(drawn := io.BytesIO(), dpi=80)
+        picture = base64.b64encode(drawn.getvalue()).decode()
+        still = f'<img alt="{self.title}, at its first setting" src="data:image/png;base64,{picture}" style="max-width: 100%">'
+        return page.fragment(self.name, self.sliders, self.setting | others, still)
 
     def open(self):
         # An executed notebook would keep a live widget's state, which nbconvert then prefers and loads scripts for.
@@ -138,6 +146,13 @@ class MixtureExplorer(Explorer):
             rows.append(setting | {f"{fitted} {measure}": value for (measure, fitted), value in numbers.items()})
         return pd.DataFrame(rows)
 
+    def figure(self) -> Figure:
+        """The picture at the present setting, drawn by Python, for where there is no JavaScript."""
+        from samlib.paper.mixture_page import boundaries
+
+        fits, mixture, sample = _fits(self.setting)
+        return boundaries(mixture, sample, fits)
+
     def fits(self):
         """The two predictors, {"SGD": ..., "SAM": ...}, fitted by Python at the present setting."""
         return _fits(self.setting)[0]
@@ -145,10 +160,7 @@ class MixtureExplorer(Explorer):
 
 def _fits(setting: dict):
     """Both predictors by name, the mixture and the draw (x, y, atypical) of a setting."""
-    mixture = Mixture(
-        atypical_mean=(setting["atypical_x"], setting["atypical_y"]),
-        atypical_spread=setting["spread"],
-    )
+    mixture = Mixture(atypical_mean=(setting["atypical_x"], setting["atypical_y"]), atypical_spread=setting["spread"])
     typical, atypical, blue = (setting[f"n_{cluster}"] for cluster in CLUSTERS)
     sample = draw(typical, atypical, blue, setting["seed"], mixture)
     rhos = {"SGD": 0.0, "SAM": setting["rho"]}
@@ -159,6 +171,58 @@ def _measures(setting: dict) -> pd.DataFrame:
     predictors, mixture, sample = _fits(setting)
     rules = predictors | {"Bayes": mixture}
     return pd.DataFrame({name: errors(rule, mixture, *sample) for name, rule in rules.items()})
+
+
+class MemorizationExplorer(Explorer):
+    """Which points of a draw SGD and SAM remember, and which LiRA finds, side by side, on the mixture of Figure 5.
+
+    Every slider is a trait, as in `MixtureExplorer`; `frame` computes the numbers by `samlib.mixture`.
+
+    Parameters
+    ----------
+    **setting
+        The value of any slider.
+
+    Raises
+    ------
+    TypeError, traitlets.TraitError
+        As for `MixtureExplorer`.
+
+    Examples
+    --------
+    >>> found = MemorizationExplorer(rho=0.0, n_atypical=1).frame()
+    >>> bool((found.loc["SGD"].to_numpy() == found.loc["SAM"].to_numpy()).all())
+    True
+    """
+
+    name = "memory"
+    title = "What is memorized, and what is found"
+    hint = (
+        "Each point is left out once and the fit made again: a dark point's label is known only from itself. A large point is "
+        "told by LiRA from fits to random halves of the draw."
+    )
+    rho = page.slider(page.Finite, 1.0, 0.0, 4.0, 0.05, "ρ, SAM’s radius")
+    n_atypical = page.slider(traitlets.Int, 2, 0, 40, 1, "Atypical red")
+    seed = page.slider(traitlets.Int, 1, 0, 999, 1, "Seed")
+    sliders = page.sliders(vars())
+    _esm = page.module(name, sliders)
+
+    def frame(self) -> pd.DataFrame:
+        """Memorization and exposure of each point: a row for each optimizer and point, and the name of its cluster."""
+        x, y, atypical = draw(40, self.n_atypical, 40, self.seed)
+        member = np.stack([uniforms(self.seed, 16 + k, len(x)) < 0.5 for k in range(128)])
+        cluster = np.where(atypical, "atypical", np.where(y == RED, "typical", "blue"))
+        parts = {}
+        for name, rho in (("SGD", 0.0), ("SAM", self.rho)):
+            known = {"memorization": memorization(x, y, rho=rho), "exposure": exposure(x, y, member, rho=rho)}
+            parts[name] = pd.DataFrame({"x1": x[:, 0], "x2": x[:, 1], "cluster": cluster} | known)
+        return pd.concat(parts, names=["optimizer", "point"])
+
+    def figure(self) -> Figure:
+        """The picture at the present setting, drawn by Python, for where there is no JavaScript."""
+        from samlib.paper.mixture_page import remembered
+
+        return remembered(self.frame())
 
 
 class TheoryExplorer(Explorer):
@@ -195,6 +259,12 @@ class TheoryExplorer(Explorer):
     kappa = page.slider(page.Finite, 2.3, 0.0, 10.0, 0.05, "κ, M paid per A")
     sliders = page.sliders(vars())
     _esm = page.module(name, sliders)
+
+    def figure(self) -> Figure:
+        """The window at the present M, drawn by Python, for where there is no JavaScript."""
+        from samlib.paper.theory_page import window
+
+        return window(self.M)
 
     def frame(self) -> pd.DataFrame:
         """One column "value": error, advantage, their slopes per unit of A, the window's ends low and high, the price

@@ -91,9 +91,12 @@ function solveDefinite(H, b, p) {
   return b;
 }
 
-function newton(phi, y, rho, maxSteps = 500) {
+// `mass` weighs the examples, and leaves out those of mass 0; `start` are weights to start from.
+function newton(phi, y, rho, { mass = null, start = null, maxSteps = 500 } = {}) {
   const n = y.length, p = phi.length / n, offset = new Float64Array(n), signed = new Float64Array(n * p);
+  const rows = [], share = mass ?? new Float64Array(n).fill(1 / n);
   for (let i = 0; i < n; i++) {
+    if (share[i] > 0) rows.push(i);
     let squared = 0;
     for (let k = i * p; k < (i + 1) * p; k++) {
       squared += phi[k] * phi[k];
@@ -104,20 +107,20 @@ function newton(phi, y, rho, maxSteps = 500) {
   const z = new Float64Array(n); // z_i = rho ||phi_i|| - y_i <w, phi_i>, as the last call of `value` left it
   function value(w) {
     let sum = 0, norm = 0;
-    for (let i = 0, at = 0; i < n; i++) {
+    for (const i of rows) {
       let dot = 0;
-      for (let k = 0; k < p; k++) dot += w[k] * signed[at++];
+      for (let k = 0; k < p; k++) dot += w[k] * signed[i * p + k];
       z[i] = offset[i] - dot;
-      sum += Math.max(z[i], 0) + Math.log1p(Math.exp(-Math.abs(z[i])));
+      sum += share[i] * (Math.max(z[i], 0) + Math.log1p(Math.exp(-Math.abs(z[i]))));
     }
     for (let k = 0; k < p; k++) norm += w[k] * w[k];
-    return sum / n + 0.5 * L2 * norm;
+    return sum + 0.5 * L2 * norm;
   }
-  let w = new Float64Array(p), current = value(w);
+  let w = start ?? new Float64Array(p), current = value(w);
   for (let iteration = 0; iteration < maxSteps; iteration++) {
     const gradient = w.map((weight) => L2 * weight), H = new Float64Array(p * p);
-    for (let i = 0; i < n; i++) {
-      const s = 1 / (1 + Math.exp(-z[i])), slope = s / n, curve = (s * (1 - s)) / n, row = i * p;
+    for (const i of rows) {
+      const s = 1 / (1 + Math.exp(-z[i])), slope = share[i] * s, curve = slope * (1 - s), row = i * p;
       for (let j = 0; j < p; j++) {
         gradient[j] -= slope * signed[row + j];
         const scaled = curve * signed[row + j];

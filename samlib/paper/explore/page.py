@@ -8,6 +8,7 @@ import tempfile
 import webbrowser
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from string import Template
 from types import MappingProxyType
 
 import traitlets
@@ -17,9 +18,16 @@ from samlib.checks import as_path
 HERE = Path(__file__).parent
 PARTS = {
     "mixture": ("panel.js", "contour.js", "mixture.js", "mixture_view.js"),
-    "theory": ("panel.js", "theory.js", "theory_view.js"),
+    "theory": ("panel.js", "normal.js", "theory.js", "theory_view.js"),
+    "memory": ("panel.js", "contour.js", "mixture.js", "normal.js", "memory.js", "memory_view.js"),
 }
-STYLE = (HERE / "explorers.css").read_text(encoding="utf-8")
+
+
+def _part(name: str) -> str:
+    return (HERE / name).read_text(encoding="utf-8")
+
+
+STYLE = _part("explorers.css")
 
 
 class Finite(traitlets.Float):
@@ -43,14 +51,11 @@ class Kept(traitlets.TraitType):
     def validate(self, owner, value):
         if not isinstance(value, (list, tuple)) or not all(isinstance(setting, Mapping) for setting in value):
             raise traitlets.TraitError(f"{self.name} must be a list of settings; assign a new one to change it.")
-        return tuple(MappingProxyType(self._checked(owner, setting)) for setting in value)
-
-    def _checked(self, owner, setting) -> dict:
-        if setting.keys() != owner.sliders.keys():
-            raise traitlets.TraitError(
-                f"A kept setting must name each of {', '.join(owner.sliders)}, and nothing else."
-            )
-        return {name: owner.sliders[name].validate(owner, setting[name]) for name in owner.sliders}
+        known = owner.sliders
+        if any(setting.keys() != known.keys() for setting in value):
+            raise traitlets.TraitError(f"A kept setting must name each of {', '.join(known)}, and nothing else.")
+        checked = ({name: known[name].validate(owner, setting[name]) for name in known} for setting in value)
+        return tuple(map(MappingProxyType, checked))
 
 
 def plain(kept, _=None) -> list[dict]:
@@ -79,8 +84,7 @@ def script(name: str, traits: dict) -> str:
          "default": trait.default_value}
         for trait_name, trait in traits.items()
     ]  # fmt: skip
-    parts = [(HERE / part).read_text(encoding="utf-8") for part in PARTS[name]]
-    return "\n".join([*parts, f"const render = {name}Explorer({json.dumps(controls)});\n"])
+    return "\n".join([*map(_part, PARTS[name]), f"const render = {name}Explorer({json.dumps(controls)});\n"])
 
 
 def module(name: str, traits: dict) -> str:
@@ -88,40 +92,17 @@ def module(name: str, traits: dict) -> str:
     return script(name, traits) + "export default { render };\n"
 
 
-def fragment(name: str, traits: dict, values: dict) -> str:
-    """A self-contained piece of HTML: the explorer at `values`, with a stand-in for the widget model, no kernel, no network."""
+def fragment(name: str, traits: dict, values: dict, still: str) -> str:
+    """A self-contained piece of HTML: the explorer at `values`, with a stand-in for the widget model, no kernel, no network.
+
+    `still` is the HTML that a reader without JavaScript sees.
+    """
     state = json.dumps(values).replace("</", "<\\/")
-    stand_in = (HERE / "stand_in.js").read_text(encoding="utf-8")
     return (
         f"<div><style>{STYLE}</style><script>(() => {{\nconst el = document.currentScript.parentElement;\n"
-        f"{script(name, traits)}\n{stand_in}\nrender({{ model: standIn({state}), el }});\n}})();</script></div>"
+        f"{script(name, traits)}\n{_part('stand_in.js')}\nrender({{ model: standIn({state}), el }});\n}})();</script>"
+        f"<noscript>{still}</noscript></div>"
     )
-
-
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>samlib: explore</title>
-<link rel="icon" href="data:,">
-<style>
-:root {{ color-scheme: light dark; }}
-body {{ margin: 0 auto; padding: 0.75rem clamp(0.6rem, 3vw, 2rem) 2rem; max-width: 1200px;
-  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Arial, sans-serif;
-  background: light-dark(#ffffff, #101215); color: light-dark(#1f2328, #e6e6e6); }}
-h1 {{ font-size: 1.5rem; margin: 0.4rem 0; }} h2 {{ font-size: 1.15rem; margin: 2rem 0 0.2rem; }}
-p {{ max-width: 75ch; margin: 0.4rem 0 0.8rem; }}
-</style>
-</head>
-<body>
-<main>
-<h1>What SAM moves, and what it leaks</h1>
-{body}
-</main>
-</body>
-</html>
-"""
 
 
 def write_page(path: str | Path, explorers: Iterable | None = None) -> Path:
@@ -142,13 +123,13 @@ def write_page(path: str | Path, explorers: Iterable | None = None) -> Path:
     >>> write_page("explorer.html")  # doctest: +SKIP
     """
     if explorers is None:
-        from samlib.paper.explore import MixtureExplorer, TheoryExplorer
+        from samlib.paper.explore import MemorizationExplorer, MixtureExplorer, TheoryExplorer
 
-        explorers = MixtureExplorer(), TheoryExplorer()
+        explorers = MixtureExplorer(), MemorizationExplorer(), TheoryExplorer()
     parts = [f"<h2>{explorer.title}</h2>\n<p>{explorer.hint}</p>\n{explorer.html()}" for explorer in explorers]
     path = as_path("path", path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(PAGE.format(body="\n".join(parts)), encoding="utf-8")
+    path.write_text(Template(_part("page.html")).substitute(body="\n".join(parts)), encoding="utf-8")
     return path
 
 

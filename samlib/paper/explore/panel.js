@@ -80,7 +80,7 @@ function panel({ model, el }, { name, controls, extra = [], paint }) {
     const sentence = paint(setting, frame.clientWidth);
     svg.setAttribute("aria-label", sentence);
     clearTimeout(speaking); // a screen reader hears where a slider came to rest, not each step on its way
-    speaking = setTimeout(() => (status.textContent = sentence), 600);
+    speaking = setTimeout(() => (status.textContent = svg.getAttribute("aria-label")), 600);
   }
   const schedule = () => (waiting ||= requestAnimationFrame(refresh));
   const traits = [...controls.map((c) => c.name), ...extra];

@@ -11,7 +11,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from samlib.checks import as_array, as_choice, as_number
-from samlib.paper.descent import descend
+from samlib.paper.descent import descend, offset, offset_gradient, offset_loss
 from samlib.paper.mixture.model import BLUE, RED, as_mean, as_points, as_signs
 
 
@@ -79,38 +79,8 @@ def features(x, degree: int = 2, origin=(0.0, 0.0), scale: float = 2.0) -> np.nd
     return np.stack([u ** (total - k) * v**k for total in range(degree + 1) for k in range(total + 1)], axis=1)
 
 
-def objective(weights, phi, y, rho: float, l2: float, mass=None) -> float:
-    """Eq. (13) with a penalty: mean softplus(-(y <w, phi> - rho ||phi||)) + l2 ||w||^2 / 2.
-
-    Norm and penalty count the constant feature too.
-
-    Parameters
-    ----------
-    weights : (p,) array
-    phi : (n, p) array
-        Features.
-    y : (n,) array
-        Labels in {-1, 1}.
-    rho, l2 : float
-        SAM's radius, and the penalty.
-    mass : (n,) array, optional
-        Weights of the examples, of sum 1; equal by default.
-
-    Returns
-    -------
-    float
-
-    Examples
-    --------
-    >>> round(objective(np.zeros(2), np.ones((3, 2)), np.ones(3), 0.0, 1.0), 4)
-    0.6931
-    """
-    margin = y * (phi @ weights) - rho * np.linalg.norm(phi, axis=1)
-    return float(np.average(np.logaddexp(0, -margin), weights=mass) + 0.5 * l2 * weights @ weights)
-
-
 def newton(phi, y, rho: float, l2: float, mass=None) -> np.ndarray:
-    """The minimizer of `objective`, to rounding, by a trust region and three Newton steps. Arguments as there.
+    """The minimizer of `offset_loss`, to rounding, by a trust region and three Newton steps. Arguments as there.
 
     Returns
     -------
@@ -121,20 +91,17 @@ def newton(phi, y, rho: float, l2: float, mass=None) -> np.ndarray:
     >>> newton(np.array([[1.0], [1.0]]), np.array([1, -1]), 0.0, 0.1).round(9) + 0.0
     array([0.])
     """
-    signed, offset = phi * y[:, None], rho * np.linalg.norm(phi, axis=1)
     mass = np.full(len(phi), 1 / len(phi)) if mass is None else mass
+    given = (phi, y, rho, l2, mass)
 
-    def gradient(w):
-        return l2 * w - (mass * expit(offset - signed @ w)) @ signed
+    def hessian(w, *_):
+        s = expit(offset(w, phi, y, rho))
+        return (phi * (mass * s * (1 - s))[:, None]).T @ phi + l2 * np.eye(len(w))
 
-    def hessian(w):
-        s = expit(offset - signed @ w)
-        return (signed * (mass * s * (1 - s))[:, None]).T @ signed + l2 * np.eye(len(w))
-
-    w = minimize(lambda w: objective(w, phi, y, rho, l2, mass), np.zeros(phi.shape[1]), method="dogleg",
-                 jac=gradient, hess=hessian, options={"gtol": 1e-6, "maxiter": 1000}).x  # fmt: skip
+    w = minimize(offset_loss, np.zeros(phi.shape[1]), given, method="dogleg",
+                 jac=offset_gradient, hess=hessian, options={"gtol": 1e-6, "maxiter": 1000}).x  # fmt: skip
     for _ in range(3):
-        w = w - np.linalg.solve(hessian(w), gradient(w))
+        w = w - np.linalg.solve(hessian(w), offset_gradient(w, *given))
     return w
 
 
@@ -187,15 +154,12 @@ def fit(x, y, *, rho: float = 0.0, degree: int = 2, solver: str = "newton", orig
             raise ValueError("l2 must be positive for the Newton solver: separable data have no minimizer without it.")
         weights = newton(phi, y, rho, l2, mass)
     else:
-        signed = phi * y[:, None]
 
         def gradient(w, batch):
-            return expit(-(signed[batch] @ w)) @ signed[batch] / -len(batch)
+            return offset_gradient(w, phi[batch], y[batch], 0.0)
 
-        batches = draw_batches(len(x), batch_size, steps, seed)
-        weights = descend(
-            gradient, np.zeros(phi.shape[1]), batches, rho=rho, lr=lr, momentum=momentum, l2=l2, cosine=True
-        )
+        batches, start = draw_batches(len(x), batch_size, steps, seed), np.zeros(phi.shape[1])
+        weights = descend(gradient, start, batches, rho=rho, lr=lr, momentum=momentum, l2=l2, cosine=True)
     return Predictor(weights, int(degree), tuple(as_mean("origin", origin).tolist()), float(scale))
 
 

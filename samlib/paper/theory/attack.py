@@ -99,7 +99,7 @@ def lr_roots(m, sd_out, nu) -> tuple[np.ndarray, np.ndarray]:
 
 
 def lr_advantage(m, sd_out, nu):
-    """Theorem 5, eq. (12): advantage of the optimal test, the total variation of both laws. Arguments as `lr_interval`.
+    """Theorem 5, eq. (11): advantage of the optimal test, the total variation of both laws. Arguments as `lr_interval`.
 
     Examples
     --------
@@ -112,7 +112,7 @@ def lr_advantage(m, sd_out, nu):
 
 
 def lr_advantage_derivative(m, sd_out, nu):
-    """Theorem 5, eq. (12): d Adv_LR / d sd_out, by the envelope theorem. Arguments as `lr_interval`.
+    """Theorem 5, eq. (11): d Adv_LR / d sd_out, by the envelope theorem. Arguments as `lr_interval`.
 
     Examples
     --------
@@ -197,7 +197,7 @@ def check_theorem4(problems):
 
 
 def check_theorem5(problems):
-    """Theorem 5: eq. (12) against an integral and central differences; (a) to (d) never violated."""
+    """Theorem 5: eq. (11) against an integral and central differences; (a) to (d) never violated."""
     m, sd_out, nu = problems.scores(20_000)
     few = slice(200)
     t = np.linspace(1 - 9 * nu[few], 1 + 9 * nu[few], 20_001)  # where the member's density is not 0 in floating point

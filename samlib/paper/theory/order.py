@@ -11,9 +11,11 @@ from samlib.paper.theory.checking import above, always, equal, estimated, least
 from samlib.paper.theory.model import DataModel, advantage, alignments, error, interpolates
 from samlib.paper.theory.samples import matched_interpolator, matched_pair
 
+CONDITIONS = ("the sample", "the noise", "the minority", "the majority")  # of Definition 2
+
 
 def msa_at_least(w1, w2, z, model: DataModel, tolerance: float = 1e-9) -> bool:
-    """Definition 2: whether w1 is at least w2 in the MSA order, each of (C1) to (C4) to `tolerance`.
+    """Definition 2: whether w1 is at least w2 in the MSA order, each of its four conditions to `tolerance`.
 
     Parameters
     ----------
@@ -212,50 +214,17 @@ class Comparison(NamedTuple):
         return float(advantage(*self.first, self.pi) - advantage(*self.second, self.pi))
 
 
-def ce1() -> Comparison:
-    """No anti-alignment (kappa = 0): more A lowers the error and also the advantage, so Theorem 2 needs (C4).
-
-    Examples
-    --------
-    >>> ce1().advantage < 0
-    True
-    """
-    return Comparison((0.9, 0.5, 0.4), (0.9, 0.1, 0.4))
-
-
-def ce2() -> tuple[Comparison, Comparison]:
-    """A kappa that is too large, and an unsaturated majority with a moderate kappa: advantage rises, but so does error.
-
-    Examples
-    --------
-    >>> [one.error > 0 for one in ce2()]
-    [True, True]
-    """
-    expensive = Comparison((0.2, 0.0, 0.2), (0.9, -0.05, 0.2))
-    return expensive, Comparison((0.1, 0.0, 0.3), (0.3, -0.2, 0.3))
-
-
-def ce3() -> tuple[float, float]:
-    """Alignments (M, A) with A >= M: the window of Corollary 1 is empty, whatever kappa, s and pi.
-
-    Examples
-    --------
-    >>> low, high = window(*ce3())
-    >>> low < high
-    False
-    """
-    return 0.3, 0.5
-
-
-def ce4() -> tuple[Comparison, ...]:
-    """Without (C2): M and A are equal, s1 > s2 alone; among the three, error and advantage each go both ways.
-
-    Examples
-    --------
-    >>> [one.error > 0 for one in ce4()]
-    [True, False, True]
-    """
-    return tuple(Comparison((M, A, 0.3), (M, A, 0.15)) for M, A in ((0.9, 0.3), (0.9, -0.3), (1.2, 0.9)))
+# CE1: no anti-alignment (kappa = 0), so more A lowers the error and also the advantage. CE2: a kappa that is too large, and an
+# unsaturated majority with a moderate one: advantage rises, but so does error. CE4: M and A are equal, and s alone differs.
+COUNTEREXAMPLES = {
+    "CE1 free": Comparison((0.9, 0.5, 0.4), (0.9, 0.1, 0.4)),
+    "CE2 expensive": Comparison((0.2, 0.0, 0.2), (0.9, -0.05, 0.2)),
+    "CE2 unsaturated": Comparison((0.1, 0.0, 0.3), (0.3, -0.2, 0.3)),
+} | {
+    f"CE4 ({k})": Comparison((M, A, 0.3), (M, A, 0.15))
+    for k, (M, A) in zip("abc", ((0.9, 0.3), (0.9, -0.3), (1.2, 0.9)), strict=True)
+}
+CLOSED = 0.3, 0.5  # CE3: alignments M and A with A >= M, where the window is empty, whatever kappa, s and pi
 
 
 def check_definition2(problems):
@@ -268,8 +237,8 @@ def check_definition2(problems):
         yield always("holds, reflexive and transitive", [msa_at_least(*pair, z, model, 1e-7) for pair in pairs])
         off = first + 1e-3 * problems.rng.standard_normal(model.d)
         without = ((off, off), (make(0.5, 0.4, 100.0), second), (second, make(0.9, 0.4)), (make(0.95, 0.4), second))
-        for k, pair in enumerate(without, 1):
-            yield always(f"needs (C{k})", not msa_at_least(*pair, z, model, 1e-7))
+        for condition, pair in zip(CONDITIONS, without, strict=True):
+            yield always(f"needs the condition on {condition}", not msa_at_least(*pair, z, model, 1e-7))
 
 
 def check_theorem1(problems):
@@ -332,15 +301,16 @@ def check_corollary1(problems):
 
 def check_counterexamples(problems):
     """Counterexamples: CE1 to CE4, each by its own numbers."""
-    yield above("CE1: without anti-alignment error and advantage fall", [-ce1().error, -ce1().advantage], "change")
-    for name, one in zip(("kappa too large", "unsaturated majority"), ce2(), strict=True):
-        yield above(f"CE2: {name}: error and advantage rise", [one.error, one.advantage], "change")
+    changes = {name: np.array([one.error, one.advantage]) for name, one in COUNTEREXAMPLES.items()}
+    yield above("CE1: without anti-alignment error and advantage fall", -changes["CE1 free"], "change")
+    for name, why in (("CE2 expensive", "kappa too large"), ("CE2 unsaturated", "unsaturated majority")):
+        yield above(f"CE2: {why}: error and advantage rise", changes[name], "change")
     kappa, s, pi = np.meshgrid(np.logspace(-4, 4, 81), np.logspace(-1, 1, 21), np.linspace(0.02, 0.48, 12))
-    found = slopes(*ce3(), s, kappa, pi)
+    found = slopes(*CLOSED, s, kappa, pi)
     yield always("CE3: A >= M: never both", ~((found.error < 0) & (found.advantage > 0)))
-    for name in ("error", "advantage"):
-        changes = [getattr(one, name) for one in ce4()]
-        yield above(f"CE4: s alone raises {name}, and lowers it elsewhere", [max(changes), -min(changes)], "change")
+    alone = np.array([changes[f"CE4 ({k})"] for k in "abc"])
+    for name, each in zip(("error", "advantage"), alone.T, strict=True):
+        yield above(f"CE4: s alone raises {name}, and lowers it elsewhere", [each.max(), -each.min()], "change")
 
 
 def log_mass(low, high, s) -> np.ndarray:

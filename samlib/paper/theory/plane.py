@@ -194,7 +194,7 @@ def wishart_tail(x: float, model: DataModel) -> tuple[float, float]:
 
 
 def proposition4(g, model: DataModel) -> Alignments:
-    """Proposition 4, eq. (11): alignments for D = diag(g, 1) and V = lambda I.
+    """Proposition 4, eq. (12): alignments for D = diag(g, 1) and V = lambda I.
 
     Parameters
     ----------
@@ -274,7 +274,7 @@ def check_proposition3(problems):
 
 
 def check_proposition4(problems):
-    """Proposition 4: eq. (11) against the reduction; how M, A, s and Adv* move with g; the rate and the ceiling."""
+    """Proposition 4: eq. (12) against the reduction; how M, A, s and Adv* move with g; the rate and the ceiling."""
     weights = np.logspace(-2, 3, 101)
     for k, model in enumerate(problems.models(250, sigma_par=0)):
         if k % 5 == 0:
@@ -285,7 +285,7 @@ def check_proposition4(problems):
         for i in (0, 50, 100):
             direct = reduction(spread(model) * np.eye(2), np.diag([weights[i], 1.0]), model)
             found = direct.theta @ model.mu_maj[:2], direct.theta @ model.mu_min[:2], direct.s
-            yield equal("eq. (11)", np.subtract(found, (M[i], A[i], s[i])), 1e-10)
+            yield equal("eq. (12)", np.subtract(found, (M[i], A[i], s[i])), 1e-10)
         yield above("M falls with g", -np.diff(M), "least fall")
         yield above("s rises with g", np.diff(s), "least rise")
         if model.c == 0:

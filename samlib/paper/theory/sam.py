@@ -3,53 +3,14 @@
 from collections.abc import Iterable
 
 import numpy as np
-from scipy.special import expit
 from scipy.stats import ttest_rel
 
 from samlib.checks import as_array, as_choice
-from samlib.paper.descent import descend, sam_gradient
+from samlib.paper.descent import descend, offset_gradient, offset_loss, sam_gradient  # noqa: F401
 from samlib.paper.theory.checking import above, directions, equal, least
 from samlib.paper.theory.geometry import min_norm, summary
 from samlib.paper.theory.model import DataModel, advantage, alignments, best_advantage
 from samlib.paper.theory.plane import diagonal_alignments, match_g
-
-
-def offset_loss(w, phi, y, rho: float) -> float:
-    """Eq. (13) with the logistic loss: mean log(1 + exp(-(y <w, phi> - rho ||phi||))).
-
-    Parameters
-    ----------
-    w : (p,) array
-        Weights.
-    phi : (n, p) array
-        Features.
-    y : (n,) array
-        Labels in {-1, 1}.
-    rho : float
-        SAM's radius.
-
-    Returns
-    -------
-    float
-
-    Examples
-    --------
-    >>> round(offset_loss(np.zeros(2), np.ones((3, 2)), np.ones(3), 0.0), 4)
-    0.6931
-    """
-    return float(np.logaddexp(0, rho * np.linalg.norm(phi, axis=1) - y * (phi @ w)).mean())
-
-
-def offset_gradient(w, phi, y, rho: float) -> np.ndarray:
-    """Gradient of `offset_loss`, (p,). Arguments as there.
-
-    Examples
-    --------
-    >>> offset_gradient(np.zeros(2), np.ones((3, 2)), np.ones(3), 0.0)
-    array([-0.5, -0.5])
-    """
-    slope = -expit(rho * np.linalg.norm(phi, axis=1) - y * (phi @ w))
-    return (slope * y) @ phi / len(y)
 
 
 def linear_descent(x, y, *, rho: float, lr: float, steps: int, start, batch_size=None, seed=0) -> np.ndarray:
