@@ -16,7 +16,7 @@ from IPython.display import Markdown
 from matplotlib.figure import Figure
 
 SGD, SAM, REFERENCE = "#0072B2", "#D55E00", "#333333"
-GREY, GREEN, RED = "#6e6e6e", "#009E73", "#CC3311"
+INK, GREY, GREEN, RED = "black", "#6e6e6e", "#009E73", "#CC3311"
 WIDTH = 7.2  # inches of a page's text
 FEW_POINTS = 2000  # more make vectors larger than pixels
 
@@ -94,3 +94,8 @@ def dataset_title(name: str) -> str:
     }  # fmt: skip
     name, comma, rest = name.partition(",")
     return known.get(name, name) + comma + rest
+
+
+def model_title(name: str) -> str:
+    """A network's name as people write it."""
+    return name.upper() if name in ("mlp", "cnn") else name.replace("resnet", "ResNet-").replace("vgg", "VGG-")
