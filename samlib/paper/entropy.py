@@ -13,7 +13,7 @@ from samlib.paper.buckets import FEWEST, N_BUCKETS, VALUES, Seen, choose, entrop
 from samlib.paper.distances import dataset_of
 from samlib.paper.frames import EACH, Found, Frames, Section, contrast, effects, one, table
 from samlib.paper.gallery import NEAR, gallery
-from samlib.paper.panels import beside, interval_points, listed, multiples, scroll, stairs, zero
+from samlib.paper.panels import comparisons, interval_points, listed, multiples, scroll, stairs, zero
 from samlib.paper.sets import Models, models_of
 from samlib.paper.style import GREY, INK, RED, dataset_title
 
@@ -145,15 +145,10 @@ def _counts(models: Models, seen: Seen) -> pd.DataFrame:
 
 def bucket_accuracy(found: Section):
     """Figure 4a: accuracy in each bucket of influence entropy, and the gain with simultaneous intervals."""
-
-    def draw(left, right, buckets):
-        beside(left, right, buckets, found.name, buckets.index)
-        left.set(ylabel="test accuracy")
-        right.set(ylabel=f"{found.name} − SGD")
-        for ax in (left, right):
-            ax.set(xlabel=BUCKET, xticks=buckets.index)
-
-    return multiples(found, ["buckets"], draw, columns=2, height=1.7, sharex=True)
+    axis = {"xlabel": BUCKET, "xticks": range(1, N_BUCKETS + 1)}
+    return comparisons(
+        found, "buckets", "test accuracy", at=lambda rows: rows.index, axis=axis, height=1.7, sharex=True
+    )
 
 
 def gain_by_difficulty(found: Section):
@@ -218,20 +213,6 @@ def distance_table(found: Section):
     cells[ends] += [f" ({low:+.3f} to {high:+.3f})" for low, high in tops.loc[ends, ["low", "high"]].to_numpy()]
     shown = cells.unstack("bucket", sort=False).rename(columns=lambda b: b if b == ENDS else f"bucket {b}")
     return scroll(shown.fillna("").rename_axis([None, None]).rename_axis(None, axis=1).style, "Means over test points.")
-
-
-def follows_table(found: Section):
-    """Rank correlations of the entropy with difficulty and with memorization: a column for each data set."""
-    rows = found.stacked("follows")
-    if rows.empty:
-        return Markdown("*Not shown: the models disagree on too few test points.*")
-    said = [f"{row.correlation:+.2f} ({row.low:+.2f} to {row.high:+.2f})" for row in rows.itertuples()]
-    return pd.Series(said, rows.index).unstack(0, sort=False).style
-
-
-def counts_table(found: Section):
-    """How many test points have an entropy by half of the models (a mean over partitions), and why the others have none."""
-    return found.stacked("counts")["half"].unstack(0, sort=False).map("{:,.0f}".format).style
 
 
 def hardest(found: Section) -> Markdown:

@@ -56,17 +56,8 @@ def gallery(models: Models, entropy, strength, dataset: Dataset | None, n_bucket
     if dataset is not None:
         away = distances(dataset, models.test[test], example)
         far, nearest = away.example / away.typical, away.nearest / away.typical
-    values = (
-        place,
-        models.test[test],
-        label[test],
-        bucket[test],
-        entropy[test],
-        example,
-        value[place, rank],
-        far,
-        nearest,
-    )
+    of_test = (models.test, label, bucket, entropy)
+    values = place, *(each[test] for each in of_test), example, value[place, rank], far, nearest
     return pd.DataFrame(dict(zip(columns, values, strict=True)))
 
 

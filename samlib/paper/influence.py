@@ -20,7 +20,7 @@ from samlib.evaluation import ENOUGH
 from samlib.inference import Effect, Reliability, groups, jackknife, reliability
 from samlib.paper.crossfit import PARTITIONS, halves
 from samlib.paper.frames import EACH, Found, Frames, Section, contrast, effects, one, table
-from samlib.paper.panels import BOTH, beside, label_of, listed, multiples, zero
+from samlib.paper.panels import BOTH, comparisons, label_of, listed, multiples, zero
 from samlib.paper.sets import Influences, Models, dealt, memorization_by, models_of, without_each
 from samlib.paper.style import GREEN, INK, dataset_title
 
@@ -312,20 +312,12 @@ def influence_energy(found: Section, measure: str = MEASURES[0]):
 
     The share of all energy decides C6; the energy of an example, in units of the mean over all, decides C7.
     """
-
-    def draw(left, right, energy):
-        part = energy.loc[[measure]].droplevel("measure")
-        beside(left, right, part, found.name, [INTERVALS.index(each) for each in part.index])
-        left.set(ylabel=measure)
-        right.set(ylabel=f"{found.name} − SGD")
-        for ax in (left, right):
-            ax.set(
-                xlabel="memorization, pooled",
-                xticks=np.arange(len(EDGES)) - 0.5,
-                xticklabels=[f"{e:.1f}" for e in EDGES],
-            )
-
-    return multiples(found, ["energy"], draw, columns=2, height=1.6, sharex=True)
+    ticks = {"xticks": np.arange(len(EDGES)) - 0.5, "xticklabels": [f"{e:.1f}" for e in EDGES]}
+    return comparisons(
+        found, "energy", measure, lambda whole: whole.loc[[measure]].droplevel("measure"),
+        at=lambda rows: [INTERVALS.index(each) for each in rows.index],
+        axis=ticks | {"xlabel": "memorization, pooled"}, height=1.6, sharex=True,
+    )  # fmt: skip
 
 
 def left_out(found: Section) -> Markdown:

@@ -7,14 +7,15 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from IPython.display import Markdown
 from scipy.stats import binom
 
 from samlib.audit import Attacked, Pair, accuracy_table, attack_scores, compare_attacks, left_out, threshold_table
 from samlib.evaluation import ENOUGH, auc_terms, roc, tpr_terms, vulnerability
 from samlib.inference import mean
 from samlib.paper.frames import EACH, Found, Frames, Section, effects, table
-from samlib.paper.panels import BOTH, beside, label_of, multiples, scroll, sign, stairs
-from samlib.paper.style import GREY, INK
+from samlib.paper.panels import BOTH, comparisons, histograms, label_of, listed, multiples, scroll, sign
+from samlib.paper.style import GREY, dataset_title
 
 CLAIMED = {"C2 confidence": "confidence", "C2 LiRA": "LiRA online", "C2 RMIA": "RMIA offline"}
 CURVES = ("confidence", "LiRA online")
@@ -114,21 +115,16 @@ def _attacks(found: Sequence[Attacked]) -> pd.DataFrame:
     """Table 1: index (attack, measure); sgd, sam, difference, each with its ends, and too_few."""
     rows = {}
     for attack, both in compare_attacks(found[0], found[1], confidence=1 - EACH).items():
-        measures = {"AUC": (both.a.auc, both.b.auc, both.auc)}
-        measures["balanced accuracy"] = (both.a.balanced_accuracy, both.b.balanced_accuracy, both.balanced_accuracy)
-        for rate in both.tpr_at_fpr:
-            measures[f"TPR at {rate:.1%} FPR"] = (
-                both.a.tpr_at_fpr[rate],
-                both.b.tpr_at_fpr[rate],
-                both.tpr_at_fpr[rate],
-            )
+        measures = {"AUC": (both.b.auc, both.a.auc, both.auc)}
+        measures["balanced accuracy"] = both.b.balanced_accuracy, both.a.balanced_accuracy, both.balanced_accuracy
+        for rate, gap in both.tpr_at_fpr.items():
+            measures[f"TPR at {rate:.1%} FPR"] = both.b.tpr_at_fpr[rate], both.a.tpr_at_fpr[rate], gap
         few = {f"TPR at {rate:.1%} FPR" for rate in both.too_few}
-        for name, (sam, sgd, gap) in measures.items():
-            ends = {
-                f"{who}_{end}": getattr(m, end) for who, m in (("sgd", sgd), ("sam", sam)) for end in ("low", "high")
-            }
+        for name, (sgd, sam, gap) in measures.items():
             row = {"sgd": sgd.value, "sam": sam.value, "difference": gap.value, "low": gap.low, "high": gap.high}
-            rows[attack, name] = row | ends | {"too_few": name in few}
+            for who, own in (("sgd", sgd), ("sam", sam)):
+                row |= {f"{who}_low": own.low, f"{who}_high": own.high}
+            rows[attack, name] = row | {"too_few": name in few}
     return table(rows, "attack", "measure")
 
 
@@ -199,14 +195,10 @@ def _moments(pair: Pair) -> pd.DataFrame:
 
 def attack_differences(found: Section):
     """Table 1 as a picture: the AUC of some attacks by both optimizers, and the paired difference, with intervals."""
-
-    def draw(left, right, attacks):
-        rows = attacks.xs("AUC", level="measure").loc[list(SHOWN)]
-        beside(left, right, rows, found.name, flat=True)
-        left.set(yticks=-np.arange(len(rows)), yticklabels=rows.index, xlabel="AUC")
-        right.set(xlabel=f"AUC, {found.name} − SGD")
-
-    return multiples(found, ["attacks"], draw, columns=2, height=1.6, sharex="col", sharey=True)
+    shared = {"sharex": "col", "sharey": True}
+    return comparisons(
+        found, "attacks", "AUC", lambda whole: whole.xs("AUC", level=1).loc[list(SHOWN)], height=1.6, **shared
+    )
 
 
 def roc_curves(found: Section):
@@ -228,36 +220,28 @@ def roc_curves(found: Section):
 
 def confidence_distributions(found: Section):
     """The logit of the true class on members, filled, and on non-members, outlined; SGD beside SAM."""
-
-    def draw(left, right, logits):
-        for ax, (who, colour) in zip((left, right), BOTH, strict=True):
-            for inside in (True, False):
-                part = logits[(logits["optimizer"] == who) & (logits["member"] == inside)]
-                density = part.assign(density=part["count"] / part["count"].sum() / (part["right"] - part["left"]))
-                if inside:
-                    style = {"fill": True, "alpha": 0.45, "color": colour}
-                    style["label"] = f"members, {label_of(who, found.name)}"
-                else:
-                    style = {"lw": 1.4, "color": INK, "label": "non-members"}
-                stairs(ax, density, "density", **style)
-            ax.set(xlabel=r"$\log\,p_y/(1-p_y)$", ylabel="density" if ax is left else "")
-
-    return multiples(found, ["logits"], draw, columns=2, height=1.6, sharey="row")
+    members, others = (
+        {"members": lambda rows: rows[rows["member"]]},
+        {"non-members": lambda rows: rows[~rows["member"]]},
+    )
+    label = r"$\log\,p_y/(1-p_y)$"
+    return histograms(found, "logits", "count", members, others, label, height=1.6, sharey="row")
 
 
 def own_rates(found: Section):
-    """Each example's own false-positive rate at one pooled threshold; grey, what chance alone would give if all were alike."""
+    """Each example's own false-positive rate at one pooled threshold; outlined, what chance alone would give."""
+    own, chance = {"examples": lambda rows: rows}, {"chance alone": lambda rows: rows.assign(share=rows["chance"])}
+    label = "an example's own false-positive rate"
+    return histograms(found, "own_rates", "share", own, chance, label, height=1.5, sharex=True, sharey="row")
 
-    def draw(left, right, rates):
-        for ax, (who, colour) in zip((left, right), BOTH, strict=True):
-            part = rates[rates["optimizer"] == who]
-            stairs(ax, part, "chance", fill=True, color="0.8", label="chance alone")
-            stairs(ax, part, "share", color=colour, lw=1.6, label=label_of(who, found.name))
-            said = f"variance {part['dispersion'].iloc[0]:.1f} times\nthat of chance"
-            ax.text(0.98, 0.9, said, transform=ax.transAxes, ha="right", va="top", fontsize="small")
-            ax.set(xlabel="an example's own false-positive rate", ylabel="share" if ax is left else "")
 
-    return multiples(found, ["own_rates"], draw, columns=2, height=1.5, sharex=True, sharey="row")
+def dispersion(found: Section) -> Markdown:
+    """How many times the variance of chance the examples' own false-positive rates have, on each data set."""
+    said = []
+    for dataset, frames in found.items():
+        sgd, sam = frames["own_rates"].groupby("optimizer")["dispersion"].first()[["sgd", "sam"]]
+        said.append(f"{sgd:.1f} (SGD) and {sam:.1f} ({found.name}) on {dataset_title(dataset)}")
+    return Markdown(f"The variance of these rates is that of chance times {listed(said)}.")
 
 
 def attack_table(found: Section):

@@ -9,7 +9,6 @@ from functools import cache, partial
 
 import numpy as np
 import pandas as pd
-from IPython.display import Markdown
 from scipy.stats import spearmanr
 
 from samlib.audit import Pair, compared, link, memorization_table
@@ -29,17 +28,7 @@ from samlib.inference import (
 from samlib.paper.crossfit import POINT_GROUPS, each_left_out, halves, model_groups
 from samlib.paper.distances import atypicality, dataset_of
 from samlib.paper.frames import EACH, Found, Frames, Section, effects
-from samlib.paper.panels import (
-    BOTH,
-    classes_of,
-    image,
-    interval_points,
-    label_of,
-    multiples,
-    scroll,
-    stairs,
-    zero,
-)
+from samlib.paper.panels import BOTH, classes_of, image, interval_points, label_of, multiples, scroll, stairs, zero
 from samlib.paper.style import GREEN, GREY, INK, RED, SAM, SGD, dataset_title
 
 LOWEST, LOW = 0.1, 0.5  # memorization below the one is "the lowest range", between them "the lower score range"
@@ -321,11 +310,6 @@ def memorization_scatter(found: Section):
     return multiples(found, ["examples", "agreement"], draw, height=2.9, sharex=True, sharey=True)
 
 
-def agreement_table(found: Section):
-    """The numbers of Figure 1b: a column for each data set."""
-    return found.stacked("agreement")["value"].unstack(0, sort=False).map("{:.3f}".format).style
-
-
 def most_images(found: Section, data: Mapping[str, Dataset | None]):
     """Figure 1c: of data that are images, the first examples that differ most, with class and SGD's → the other's score."""
 
@@ -377,13 +361,3 @@ def link_curve(found: Section):
         right.set(xlabel=f"memorization, {found.name} − SGD", ylabel=f"AUC, {found.name} − SGD")
 
     return multiples(found, ["link_bins"], draw, columns=2, height=1.8, sharex="col", sharey="col")
-
-
-def link_table(found: Section):
-    """The rank correlations behind `link_curve`, with intervals over examples; a column for each data set."""
-    rows = found.stacked("link")
-    if rows.empty:
-        return Markdown("*Not shown: these models are too few to attack each of odd number by the others.*")
-    said = [f"{row.correlation:+.2f} ({row.low:+.2f} to {row.high:+.2f})" for row in rows.itertuples()]
-    names = {"sgd": "SGD", "sam": found.name, "difference": f"{found.name} − SGD"}
-    return pd.Series(said, rows.index).unstack(0, sort=False).rename(names).style

@@ -63,10 +63,10 @@ def study(namespace: Mapping[str, Any]) -> Study:
     given = public_parameters(namespace)
     results, missing = given.pop("results", None), given.pop("missing", None)
     given.pop("others", None)  # another study, which the introduction makes of them
-    several, one = given.pop("datasets", None), given.pop("dataset", None)
-    names = [one] if one else several or [Experiment.model_fields["dataset"].default]
+    names = given.pop("datasets", None) or [Experiment.model_fields["dataset"].default]
     if isinstance(names, str) or not all(isinstance(name, str) for name in names):
         raise ParameterError("datasets must be a list of names of data sets.")
+    names = [one] if (one := given.pop("dataset", None)) else names
     make: Callable[..., dict] = next((maker for name, maker in MAKERS.items() if name in given), pair)
     experiments = {name: from_parameters({**given, "dataset": name}, make=make) for name in names}
     asked = {name: value for name, value in given.items() if name not in ("profile", "n_models")}
@@ -235,14 +235,6 @@ class Study:
         experiment = json.dumps(about["experiments"][0])
         return dataset_of(xr.Dataset(attrs={"experiment": experiment, "data_checksum": about["data_checksum"]}))
 
-    def data_sets(self) -> dict[str, Dataset | None]:
-        """`data` of each data set."""
-        return {dataset: self.data(dataset) for dataset in self.experiments}
-
-    def abouts(self) -> dict[str, dict[str, Any]]:
-        """`about` of each data set."""
-        return {dataset: self.about(dataset) for dataset in self.experiments}
-
     def _title(self, dataset: str) -> str:
         """Data set, networks and models, as they stand over a panel."""
         about = self.about(dataset)
@@ -253,23 +245,15 @@ class Study:
         """A line a data set on where its numbers come from. Its metadata `runs` is what captions say of the same."""
         said, short = [], []
         for dataset in self.experiments:
-            about = self.about(dataset)
-            fields, machines = about["experiments"], ", ".join(about["machine"])
-            models, networks, epochs, pools = (
-                " or ".join(dict.fromkeys(map(str, values)))
-                for values in (
-                    sorted(set(about["models"])),
-                    [model_title(each["model"]) for each in fields],
-                    sorted({each["epochs"] for each in fields}),
-                    ["all its examples" if each["pool"] is None else f"a pool of {each['pool']:,}" for each in fields],
-                )
-            )
-            what = f"{models} models of each optimizer on {dataset_title(dataset)}"
-            how = f"{networks}, {pools}, {epochs} epochs"
+            about, title = self.about(dataset), dataset_title(dataset)
+            every = pd.DataFrame(about["experiments"]).assign(models=about["models"]).fillna({"pool": "all"})
+            each = {name: " or ".join(every[name].drop_duplicates().map(str)) for name in ("models", "epochs", "pool")}
+            how = f"{' or '.join(map(model_title, every['model'].unique()))}, pool {each['pool']}, {each['epochs']} epochs"
             by = "this run or an earlier one" if about["live"] else f"an earlier run, and kept on {about['date']}"
-            kind = "Live" if about["live"] else "Recorded"
-            said.append(f"*{kind}: {what} ({how}), trained by {by}, on {machines}.*")
-            short.append(f"{dataset_title(dataset)} ({how}, {models} models of each, {kind.lower()})")
+            kind, machines = "Live" if about["live"] else "Recorded", ", ".join(about["machine"])
+            models = f"{each['models']} models of each optimizer"
+            said.append(f"*{kind}: {models} on {title} ({how}), trained by {by}, on {machines}.*")
+            short.append(f"{title} ({how}, {models}, {kind.lower()})")
         return Markdown("\n\n".join(said), metadata={"runs": "; ".join(short)})
 
     def provenance(self, found: Section) -> Markdown:

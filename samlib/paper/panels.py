@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from samlib.data import Dataset
-from samlib.inference import Effect
-from samlib.paper.frames import EACH, Section
-from samlib.paper.style import GREY, SAM, SGD, WIDTH, dataset_title, drawn
+from samlib.paper import claims
+from samlib.paper.frames import Section
+from samlib.paper.style import GREY, INK, SAM, SGD, WIDTH, dataset_title, drawn
 
 NOT_SHOWN = "*Not shown on {}: these runs are too small for it, or their data are not at hand or lack it.*"
 BOTH = (("sgd", SGD), ("sam", SAM))
@@ -97,20 +97,49 @@ def interval_points(
     ax.errorbar(*places, **{"xerr" if flat else "yerr": error, "ms": 4.5, "lw": 1.2, "fmt": "o", **shown})
 
 
-def beside(left: Axes, right: Axes, frame: pd.DataFrame, name: str, at=None, *, flat: bool = False, shift=0.1) -> None:
-    """Both optimizers' values on the left, and their difference with its interval and a line at 0 on the right.
+def comparisons(found: Section, frame: str, value: str, pick: Callable | None = None, *, at=None, axis=None, **options):
+    """A row for each data set: both optimizers' values, and beside them the difference with its interval.
 
-    frame: columns sgd, sam, difference, low, high. at: places of its rows; with `flat` one below the other if None.
+    pick: from the frame to its rows to draw (sgd, sam, difference, low, high). at: from these to their places on the
+    horizontal axis; None: one below the other, with their names. axis: what is set on both axes. options: of `multiples`.
     """
-    at = -np.arange(len(frame)) if at is None else np.asarray(at, float)
-    sign = -1 if flat else 1
-    for (who, colour), move in zip(BOTH, (-sign * shift, sign * shift), strict=True):
-        shown = {"color": colour, "label": label_of(who, name), "flat": flat}
-        interval_points(left, at + move, frame, who, (f"{who}_low", f"{who}_high"), **shown)
-    interval_points(right, at, frame, "difference", fmt="D", color="black", flat=flat)
-    zero(right, flat)
-    for ax in (left, right):
-        ax.grid(axis="x" if flat else "y", alpha=0.3)
+
+    def draw(left, right, whole):
+        rows, flat = pick(whole) if pick else whole, at is None
+        places = -np.arange(len(rows)) if flat else np.array(at(rows), float)
+        for (who, colour), move in zip(BOTH, (0.1, -0.1) if flat else (-0.1, 0.1), strict=True):
+            shown = {"color": colour, "label": label_of(who, found.name), "flat": flat}
+            interval_points(left, places + move, rows, who, (f"{who}_low", f"{who}_high"), **shown)
+        interval_points(right, places, rows, "difference", fmt="D", color=INK, flat=flat)
+        zero(right, flat)
+        for ax, label in ((left, value), (right, f"{found.name} − SGD")):
+            ax.set(**{"xlabel" if flat else "ylabel": label}, **(axis or {}))
+            ax.grid(axis="x" if flat else "y", alpha=0.3)
+        if flat:
+            names = [each if isinstance(each, str) else ": ".join(each) for each in rows.index]
+            left.set(yticks=places, yticklabels=names)
+
+    return multiples(found, [frame], draw, columns=2, **options)
+
+
+def histograms(found: Section, frame: str, column: str, filled: dict, outlined: dict, xlabel: str, **options):
+    """A row for each data set, SGD beside the other: shares by bin, some filled and others outlined.
+
+    filled, outlined: from a label to a function that picks the rows of an optimizer.
+    """
+
+    def draw(*axes_and_rows):
+        *axes, rows = axes_and_rows
+        for ax, (who, colour) in zip(axes, BOTH, strict=True):
+            own = rows[rows["optimizer"] == who]
+            for label, pick in filled.items():
+                said = f"{label}, {label_of(who, found.name)}"
+                stairs(ax, pick(own), column, fill=True, alpha=0.5, color=colour, label=said)
+            for label, pick in outlined.items():
+                stairs(ax, pick(own), column, lw=1.5, color=INK, label=label)
+            ax.set(xlabel=xlabel, ylabel="share" if ax is axes[0] else "")
+
+    return multiples(found, [frame], draw, columns=2, **options)
 
 
 def zero(ax: Axes, upright: bool = False) -> None:
@@ -119,8 +148,8 @@ def zero(ax: Axes, upright: bool = False) -> None:
 
 
 def stairs(ax: Axes, part: pd.DataFrame, column: str, **style) -> None:
-    """A histogram from a frame with bins left to right."""
-    ax.stairs(part[column], [*part["left"], part["right"].iloc[-1]], **style)
+    """A histogram of shares from a frame with bins left to right."""
+    ax.stairs(part[column] / part[column].sum(), [*part["left"], part["right"].iloc[-1]], **style)
 
 
 def scroll(table, said: str) -> Markdown:
@@ -141,6 +170,17 @@ def image(ax: Axes, x: np.ndarray, said: str, colour: str | None = None) -> None
 def classes_of(data: Dataset | None, labels) -> list[str]:
     """The names of classes; their numbers where the data are not at hand."""
     return [str(label) if data is None else data.classes[int(label)] for label in labels]
+
+
+def across(found: Section, frame: str, column: str, form: str = "{:+.2f}"):
+    """One column of a frame, with its interval where it has one: a column for each data set."""
+    rows = found.stacked(frame)
+    if rows.empty:
+        return Markdown(NOT_SHOWN.format(listed([dataset_title(dataset) for dataset in found])))
+    said = rows[column].map(form.format)
+    if {"low", "high"} <= set(rows):
+        said += [f" ({form.format(low)} to {form.format(high)})" for low, high in rows[["low", "high"]].to_numpy()]
+    return said.unstack(0, sort=False).rename({"sgd": "SGD", "sam": found.name}).style
 
 
 def reliability_table(found: Section):
@@ -182,11 +222,11 @@ def contrasts(found: Section, frame: str, rows: Mapping[Any, str], digits: int =
 def told(found: Section, what: str) -> Markdown:
     """The sentences of `told.toml` on two rows of a section: for which data sets which signs come together."""
     telling = _TOLD[what]
-    groups: dict[tuple[str, ...], list[str]] = {}
+    groups: dict[tuple, list[str]] = {}
     for dataset, frames in found.items():
         known = [_sign_in(frames[each["frame"]], each["row"]) for each in telling["rows"]]
         if None not in known:
-            groups.setdefault(tuple(SIGNS[each] for each in known), []).append(dataset_title(dataset))
+            groups.setdefault(tuple(known), []).append(dataset_title(dataset))
     said = []
     for signs, names in groups.items():
         words = " and ".join(each[one] for each, one in zip(telling["rows"], signs, strict=True))
@@ -195,11 +235,13 @@ def told(found: Section, what: str) -> Markdown:
     return Markdown(" ".join(said) or "*These runs are too small to say it.*")
 
 
-def _sign_in(frame: pd.DataFrame, row: str | list[str]) -> int | None:
-    """The sign of a row, None where there is none; of a frame "effects" by the interval that holds for all claims at once."""
+def _sign_in(frame: pd.DataFrame, row: str | list[str]) -> str | None:
+    """One of SIGNS for a row, None where there is none; of a frame "effects" by the verdict on the claim."""
     key = tuple(row) if isinstance(row, list) else row
     if key not in frame.index or frame.loc[key].isna().any():
         return None
     if "stderr" not in frame:
-        return sign(frame.loc[key])
-    return sign(dict(zip(("low", "high"), Effect(*frame.loc[key, list(Effect._fields)]).interval(EACH), strict=True)))
+        return SIGNS[sign(frame.loc[key])]
+    claim = next(each for each in claims.EVERY if each.id == key)
+    verdict = claims.decide(frame, [claim], 1)[0]["verdict"]
+    return SIGNS[claim.direction * {claims.SUPPORTED: 1, claims.CONTRADICTED: -1}.get(verdict, 0)]

@@ -5,14 +5,12 @@ from __future__ import annotations
 import functools
 import io
 import math
-import textwrap
 from collections.abc import Callable
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
-from IPython.display import Markdown
 from matplotlib.figure import Figure
 
 SGD, SAM, REFERENCE = "#0072B2", "#D55E00", "#333333"
@@ -65,23 +63,6 @@ def vectors(figure: Figure) -> str:
     with plt.rc_context({"svg.hashsalt": "samlib"}):
         figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
     return buffer.getvalue()
-
-
-def needs_data(function: Callable) -> Callable:
-    """Let a function of a data set say in a sentence that it shows nothing where that is None, as for recorded runs it may be."""
-
-    @functools.wraps(function)
-    def wrapped(first, second, *args, **kwargs):
-        if first is None or second is None:
-            return Markdown("*Not shown: the data that these runs were trained on are not at hand on this machine.*")
-        return function(first, second, *args, **kwargs)
-
-    return wrapped
-
-
-def class_title(name: str, width: int) -> str:
-    """A class's name in lines of at most so many letters, to stand over an image."""
-    return textwrap.fill(name.replace("_", " "), width)
 
 
 def dataset_title(name: str) -> str:

@@ -19,8 +19,7 @@ from samlib.evaluation import auc_terms
 from samlib.inference import jackknife
 from samlib.paper.crossfit import model_groups, point_groups
 from samlib.paper.frames import EACH, Frames, Section, contrast, table
-from samlib.paper.panels import BOTH, beside, contrasts, label_of, multiples, stairs
-from samlib.paper.style import INK
+from samlib.paper.panels import comparisons, contrasts, histograms
 
 GROUPS = ("majority", "minority")
 BETWEEN = "minority − majority"
@@ -141,36 +140,15 @@ def _densities(pair: Pair) -> pd.DataFrame:
 
 def subclass_densities(found: Section):
     """The share of each subclass at each memorization score, SGD beside SAM: filled, the minority; outlined, the majority."""
-
-    def draw(left, right, densities):
-        for ax, (who, colour) in zip((left, right), BOTH, strict=True):
-            for group in GROUPS:
-                part = densities[(densities["optimizer"] == who) & (densities["group"] == group)]
-                if group == GROUPS[1]:
-                    style = {
-                        "fill": True,
-                        "alpha": 0.5,
-                        "color": colour,
-                        "label": f"{group}, {label_of(who, found.name)}",
-                    }
-                else:
-                    style = {"lw": 1.5, "color": INK, "label": group}
-                stairs(ax, part, "share", **style)
-            ax.set(xlabel="memorization", ylabel="share of the subclass" if ax is left else "")
-
-    return multiples(known(found), ["densities"], draw, columns=2, height=2.3, sharex=True, sharey=True)
+    majority, minority = ({group: lambda rows, g=group: rows[rows["group"] == g]} for group in GROUPS)
+    shown = {"height": 2.3, "sharex": True, "sharey": True}
+    return histograms(known(found), "densities", "share", minority, majority, "memorization", **shown)
 
 
 def subclass_differences(found: Section, frame: str):
     """One of the frames as a picture: both optimizers in each group, and the difference with its interval."""
-
-    def draw(left, right, rows):
-        beside(left, right, rows, found.name, flat=True)
-        left.set(yticks=-np.arange(len(rows)), yticklabels=[f"{measure}: {group}" for measure, group in rows.index])
-        right.set(xlabel=f"{found.name} − SGD")
-
     height = 0.3 * max((len(frames[frame]) for frames in found.values()), default=0) + 0.4
-    return multiples(known(found), [frame], draw, columns=2, height=height, sharey=True)
+    return comparisons(known(found), frame, frame, height=height, sharey=True)
 
 
 def subclass_sentences(found: Section, frame: str) -> Markdown:
