@@ -13,7 +13,7 @@ from samlib.paper.buckets import FEWEST, N_BUCKETS, VALUES, Seen, choose, entrop
 from samlib.paper.distances import dataset_of
 from samlib.paper.frames import EACH, Found, Frames, Section, contrast, effects, one, table
 from samlib.paper.gallery import NEAR, gallery
-from samlib.paper.panels import comparisons, interval_points, listed, multiples, scroll, stairs, zero
+from samlib.paper.panels import comparisons, interval_points, listed, multiples, not_shown, scroll, stairs, zero
 from samlib.paper.sets import Models, models_of
 from samlib.paper.style import GREY, INK, RED, dataset_title
 
@@ -208,6 +208,8 @@ def bucket_distances(found: Section):
 def distance_table(found: Section):
     """The frame "tops" as people read it: the most influential examples of the buckets, and how near they are."""
     tops = found.stacked("tops")
+    if tops.empty:
+        return not_shown(found)
     cells = tops["mean"].map("{:.3f}".format)
     ends = tops.index.get_level_values("bucket") == ENDS
     cells[ends] += [f" ({low:+.3f} to {high:+.3f})" for low, high in tops.loc[ends, ["low", "high"]].to_numpy()]

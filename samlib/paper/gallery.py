@@ -7,16 +7,15 @@ from collections.abc import Mapping
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from IPython.display import Markdown
 
 from samlib.data import Dataset
 from samlib.estimators import top_influences
 from samlib.inference import shares
 from samlib.paper.distances import distances
 from samlib.paper.frames import Section
-from samlib.paper.panels import NOT_SHOWN, classes_of, image
+from samlib.paper.panels import classes_of, image, not_shown
 from samlib.paper.sets import Models
-from samlib.paper.style import INK, RED, WIDTH, dataset_title, drawn
+from samlib.paper.style import INK, RED, WIDTH, drawn
 
 NEAR = 0.25  # of the class's typical distance: below, two examples are called near duplicates
 K = 10  # examples shown beside each test point
@@ -67,7 +66,7 @@ def figure_3(found: Section, data: Mapping[str, Dataset | None]) -> list:
     for dataset, frames in found.items():
         rows, own = frames["gallery"], data[dataset]
         if rows.empty:
-            shown.append(Markdown(NOT_SHOWN.format(dataset_title(dataset))))
+            shown.append(not_shown([dataset]))
         elif own is None or own.x_train.ndim == 2:
             shown.append(gallery_table(rows, own).set_caption(found.titles[dataset]))
         else:

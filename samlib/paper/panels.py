@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from samlib.paper import claims
 from samlib.paper.frames import Section
 from samlib.paper.style import GREY, INK, SAM, SGD, WIDTH, dataset_title, drawn
 
-NOT_SHOWN = "*Not shown on {}: these runs are too small for it, or their data are not at hand or lack it.*"
 BOTH = (("sgd", SGD), ("sam", SAM))
 SIGNS = {1: "higher", -1: "lower", 0: "open"}
 _TOLD = tomllib.loads(Path(__file__).with_name("told.toml").read_text())
@@ -55,7 +54,7 @@ def multiples(
     ready = {dataset: frames for dataset, frames in found.items() if all(len(frames[name]) for name in needs)}
     left_out = [dataset_title(dataset) for dataset in found if dataset not in ready]
     if not ready:
-        return Markdown(NOT_SHOWN.format(listed(left_out)))
+        return not_shown(found)
     return _multiples(found.titles, ready, left_out, needs, draw, columns, height, options)
 
 
@@ -80,6 +79,14 @@ def _multiples(titles, ready, left_out, needs, draw, columns, height, options):
     if marks:
         figure.legend(marks.values(), marks, loc="outside lower center", ncols=min(len(marks), 3), fontsize="small")
     return figure
+
+
+def not_shown(datasets: Iterable[str]) -> Markdown:
+    """What stands in a picture's or a table's place."""
+    names = listed([dataset_title(dataset) for dataset in datasets])
+    return Markdown(
+        f"*Not shown on {names}: these runs are too small for it, or their data are not at hand or lack it.*"
+    )
 
 
 def label_of(who: str, name: str) -> str:
@@ -176,7 +183,7 @@ def across(found: Section, frame: str, column: str, form: str = "{:+.2f}"):
     """One column of a frame, with its interval where it has one: a column for each data set."""
     rows = found.stacked(frame)
     if rows.empty:
-        return Markdown(NOT_SHOWN.format(listed([dataset_title(dataset) for dataset in found])))
+        return not_shown(found)
     said = rows[column].map(form.format)
     if {"low", "high"} <= set(rows):
         said += [f" ({form.format(low)} to {form.format(high)})" for low, high in rows[["low", "high"]].to_numpy()]

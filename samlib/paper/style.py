@@ -61,7 +61,7 @@ def vectors(figure: Figure) -> str:
     """The figure as SVG, the same bytes whenever it is drawn."""
     buffer = io.StringIO()
     with plt.rc_context({"svg.hashsalt": "samlib"}):
-        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+        figure.savefig(buffer, format="svg", bbox_inches="tight", transparent=True, metadata={"Date": None})
     return buffer.getvalue()
 
 
