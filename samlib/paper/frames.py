@@ -40,14 +40,9 @@ class Section(dict[str, Frames]):
         super().__init__(frames)
         self.titles, self.name = dict(titles or {dataset: dataset_title(dataset) for dataset in frames}), name
 
-    def stacked(self, *wanted: str) -> pd.DataFrame:
-        """Frames of these names, each data set's under each other's: the first level of the index is its name."""
-        parts = {
-            (dataset_title(dataset), *([] if len(wanted) == 1 else [frame])): frames[frame]
-            for dataset, frames in self.items()
-            for frame in wanted
-            if len(frames[frame])
-        }
+    def stacked(self, name: str) -> pd.DataFrame:
+        """One frame of every data set, one below the other: the first level of the index names the data set."""
+        parts = {dataset_title(dataset): frames[name] for dataset, frames in self.items() if len(frames[name])}
         return pd.concat(parts) if parts else pd.DataFrame()
 
 

@@ -18,7 +18,7 @@ from samlib.paper.panels import BOTH, comparisons, histograms, label_of, listed,
 from samlib.paper.style import GREY, dataset_title
 
 CLAIMED = {"C2 confidence": "confidence", "C2 LiRA": "LiRA online", "C2 RMIA": "RMIA offline"}
-CURVES = ("confidence", "LiRA online")
+CURVES = ("confidence", "LiRA online", "RMIA online")
 SHOWN = ("correctness", "confidence", "LiRA online", "RMIA offline")  # of twelve attacks, those of the figure
 OWN = "LiRA online"  # the attack whose false accusations are looked at, example by example
 OWN_FPR = 0.1
@@ -202,16 +202,16 @@ def attack_differences(found: Section):
 
 
 def roc_curves(found: Section):
-    """ROC curves of two attacks on logarithmic axes, all targets pooled; dotted, guessing."""
+    """ROC curves of three attacks on logarithmic axes, all targets pooled; grey, guessing."""
 
     def draw(ax, curves):
-        for dash, attack in zip(("--", "-"), CURVES, strict=True):
+        for dash, attack in zip(("--", "-", ":"), CURVES, strict=True):
             for who, colour in BOTH:
                 part = curves[(curves["attack"] == attack) & (curves["optimizer"] == who)]
                 label = f"{label_of(who, found.name)}, {attack}"
                 ax.plot(part["fpr"], part["tpr"], dash, color=colour, lw=1.4, label=label)
         line = np.geomspace(curves["fpr"].min(), 1, 50)
-        ax.plot(line, line, ":", color=GREY, lw=1, label="guessing")
+        ax.plot(line, line, color=GREY, lw=1, label="guessing")
         ax.set(xscale="log", yscale="log", xlabel="false-positive rate", ylabel="true-positive rate")
         ax.grid(alpha=0.25, which="major")
 

@@ -26,6 +26,7 @@ SIGNS = {1: "higher", -1: "lower", 0: "open"}
 _TOLD = tomllib.loads(Path(__file__).with_name("told.toml").read_text())
 
 
+@drawn
 def multiples(
     found: Section, needs: Sequence[str], draw: Callable, *, columns: int = 1, height: float = 2.1, **options: Any
 ) -> Figure | Markdown:
@@ -55,18 +56,13 @@ def multiples(
     left_out = [dataset_title(dataset) for dataset in found if dataset not in ready]
     if not ready:
         return not_shown(found)
-    return _multiples(found.titles, ready, left_out, needs, draw, columns, height, options)
-
-
-@drawn
-def _multiples(titles, ready, left_out, needs, draw, columns, height, options):
     across = columns if columns > 1 else min(2, len(ready))
     down = -(-columns * len(ready) // across)
     figure, grid = plt.subplots(down, across, figsize=(WIDTH, height * down + 0.6), squeeze=False, **options)
     used, spare = np.split(grid.ravel(), [columns * len(ready)])
     for row, (dataset, frames) in zip(used.reshape(-1, columns), ready.items(), strict=True):
         draw(*row, *(frames[name] for name in needs))
-        row[0].set_title(titles[dataset], loc="left", fontsize="medium", fontweight="bold")
+        row[0].set_title(found.titles[dataset], loc="left", fontsize="medium", fontweight="bold")
     for k, ax in enumerate(used):
         last = k + across >= len(used)
         ax.tick_params(labelbottom=last or not options.get("sharex"))
