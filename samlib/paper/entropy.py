@@ -238,17 +238,17 @@ def hardest(found: Section) -> Markdown:
 
 
 def duplicates(found: Section) -> Markdown:
-    """How many test points of each bucket have a near duplicate as their most influential example, in words."""
+    """How often the most influential example is a near duplicate, among all test points of a bucket and among those drawn."""
     said = []
     for dataset, frames in found.items():
-        if "near duplicate" in frames["tops"].index:
-            share = frames["tops"].loc["near duplicate", "mean"]
-            said.append(
-                f"{dataset_title(dataset)} {share['1']:.1%} in bucket 1 and {share[f'{N_BUCKETS}']:.1%} in bucket {N_BUCKETS}"
-            )
+        tops, drawn = frames["tops"], frames["gallery"].drop_duplicates("row")
+        if "near duplicate" in tops.index:
+            shares = (f"{tops.loc[('near duplicate', b), 'mean']:.1%} in bucket {b}" for b in ("1", f"{N_BUCKETS}"))
+            near = f"{(drawn['distance'] < NEAR).sum()} of the {len(drawn)} drawn"
+            said.append(f"{dataset_title(dataset)}, {' and '.join(shares)}, and {near}")
     if not said:
-        return Markdown("*The data are not at hand, so there are no distances.*")
+        return Markdown("*The data are not at hand, or too few test points have an entropy: there are no distances.*")
     return Markdown(
-        f"Its most influential example is a near duplicate of a test point on {'; '.join(said)}. The gallery shows those test "
-        "points whose most influential example has the largest influence, so it shows duplicates far oftener than they are."
-    )  # fmt: skip
+        f"Test points whose most influential example is a near duplicate: {'; '.join(said)}. The figure draws those whose "
+        "most influential example has the largest influence, which is where a duplicate shows."
+    )

@@ -188,7 +188,7 @@ def across(found: Section, frame: str, column: str, form: str = "{:+.2f}"):
 
 def reliability_table(found: Section):
     """How reliable the scores of a section are, and how many models would bring them to .8."""
-    shown = found.stacked("reliability")
+    shown = found.stacked("reliability").rename({"sgd": "SGD", "sam": found.name})
     models = shown["models"].map(lambda n: f"{n:,.0f}" if np.isfinite(n) else "none can be told")
     return pd.DataFrame({"reliability": shown["value"].map("{:.2f}".format), "models for .8": models}).style
 
