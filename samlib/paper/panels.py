@@ -19,9 +19,10 @@ from matplotlib.lines import Line2D
 from samlib.data import Dataset
 from samlib.paper import claims
 from samlib.paper.frames import Section
-from samlib.paper.style import GREY, INK, SAM, SGD, WIDTH, dataset_title, drawn
+from samlib.paper.style import GREY, INK, SAM, SGD, dataset_title, drawn
 
 BOTH = (("sgd", SGD), ("sam", SAM))
+NARROW = 5.8  # inches; a page widens it, so that a phone can show its text
 SIGNS = {1: "higher", -1: "lower", 0: "open"}
 _TOLD = tomllib.loads(Path(__file__).with_name("told.toml").read_text())
 
@@ -58,7 +59,7 @@ def multiples(
         return not_shown(found)
     across = columns if columns > 1 else min(2, len(ready))
     down = -(-columns * len(ready) // across)
-    figure, grid = plt.subplots(down, across, figsize=(WIDTH, height * down + 0.6), squeeze=False, **options)
+    figure, grid = plt.subplots(down, across, figsize=(NARROW, 0.9 * height * down + 0.6), squeeze=False, **options)
     used, spare = np.split(grid.ravel(), [columns * len(ready)])
     for row, (dataset, frames) in zip(used.reshape(-1, columns), ready.items(), strict=True):
         draw(*row, *(frames[name] for name in needs))
@@ -73,7 +74,8 @@ def multiples(
     if left_out:
         marks[f"not shown: {listed(left_out)}"] = Line2D([], [], ls="")
     if marks:
-        figure.legend(marks.values(), marks, loc="outside lower center", ncols=min(len(marks), 3), fontsize="small")
+        columns = 2 if max(map(len, marks)) > 24 else min(len(marks), 3)
+        figure.legend(marks.values(), marks, loc="outside lower center", ncols=columns, fontsize="small")
     return figure
 
 

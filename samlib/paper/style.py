@@ -11,6 +11,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
+from IPython.display import Markdown
 from matplotlib.figure import Figure
 
 SGD, SAM, REFERENCE = "#0072B2", "#D55E00", "#333333"
@@ -37,7 +38,7 @@ def drawn(function: Callable) -> Callable:
         }
         with sns.axes_style("ticks"), sns.plotting_context("paper", font_scale=1.05), plt.rc_context(settings):
             figure = function(*args, **kwargs)
-            if not isinstance(figure, Figure):  # a sentence in its place
+            if isinstance(figure, Markdown):  # a sentence in its place
                 return figure
             plt.close(figure)
             if points(figure) <= FEW_POINTS:
