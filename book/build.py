@@ -22,11 +22,10 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_compl
 from pathlib import Path
 
 import nbformat
-import yaml
 
 from samlib.data import NAMES, load_dataset, shape_of
 from samlib.experiment import pair
-from samlib.paper.records import records
+from samlib.paper.records import largest, records
 from samlib.paper.study import (
     FEW_MODELS,
     PROFILES,
@@ -41,8 +40,7 @@ from samlib.runs import run, workers
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "book" / "results"
-# Notebooks that make a page for each data set, and the others with their parameters.
-EACH = ("membership_risk", "memorization", "influence", "influence_entropy")
+SECTIONS = ("membership_risk", "memorization", "influence", "influence_entropy")  # pages of all data sets
 ALONE = {
     "synthetic_mixture": {},
     "theory_checks": {},
@@ -80,8 +78,9 @@ def main() -> int:
     executed = args.output / "notebooks"
     executed.mkdir(parents=True, exist_ok=True)
     datasets, missing = datasets_of(args.profile)
-    sources = pages_of(datasets, missing)
-    pages = {f"{page}.ipynb": plan(*source, args.profile, missing) for page, source in sources.items()}
+    pages = {
+        f"{page}.ipynb": plan(*source, args.profile, missing) for page, source in pages_of(datasets, missing).items()
+    }
     stale = {page: todo for page, todo in pages.items() if fingerprint_of(executed / page) != todo["fingerprint"]}
     for page in pages.keys() - stale.keys():
         say(f"reused    {page}: nothing that it depends on has changed")
@@ -93,8 +92,7 @@ def main() -> int:
         clock["training"] = time.perf_counter() - start
     failed = execute(stale, executed)
     clock["notebooks"] = time.perf_counter() - start - sum(clock.values())
-    (executed / "_toc.yml").write_text(yaml.safe_dump(contents(sources), sort_keys=False))
-    status = build(args.output, executed / "_toc.yml")
+    status = build(args.output)
     clock["book"] = time.perf_counter() - start - sum(clock.values())
     say("seconds: " + ", ".join(f"{what} {seconds:.0f}" for what, seconds in clock.items()))
     if status:
@@ -116,7 +114,7 @@ def datasets_of(profile: str) -> tuple[list[str], dict[str, str]]:
     Each is tried once, all at the same time, before anything is trained: so a dead network costs seconds.
     """
     named = [name for name in PROFILES[profile] if name and (profile, name) != ("quick", "cifar100-coarse")]
-    tried = list(dict.fromkeys([*named, *(parameters["dataset"] for parameters in recorded())]))
+    tried = list(dict.fromkeys([*named, *recorded()]))
     with ThreadPoolExecutor(len(tried)) as pool:
         reasons = dict(zip(tried, pool.map(out_of_reach, tried), strict=True))
     missing = {name: reason for name, reason in reasons.items() if reason}
@@ -129,8 +127,7 @@ def datasets_of(profile: str) -> tuple[list[str], dict[str, str]]:
 
 def all_the_same(name: str) -> str:
     """What there is of a data set that cannot be had."""
-    kept = name in {parameters["dataset"] for parameters in recorded()}
-    return " (its recorded pages are here, without pictures)" if kept else ""
+    return " (its recorded results are shown, without pictures)" if name in recorded() else ""
 
 
 def out_of_reach(name: str) -> str | None:
@@ -142,61 +139,36 @@ def out_of_reach(name: str) -> str | None:
     return None
 
 
-def pages_of(datasets: list[str], missing: dict[str, str]) -> dict[str, tuple]:
-    """Page: (notebook, its parameters beside the profile, what is added to its title where one notebook makes several pages)."""
+def pages_of(datasets: list[str], missing: dict[str, str]) -> dict[str, tuple[str, dict]]:
+    """Each page's notebook and parameters. Sections show data sets that have a record alone as well."""
     left_out = {dataset_title(name) + all_the_same(name): reason for name, reason in missing.items()}
-    shown = {"datasets": datasets, "missing": left_out, "results": str(RESULTS)}
-    first = {"introduction": ("introduction", shown, None)}
-    each = {f"{name}_{d}": (name, {"dataset": d}, dataset_title(d)) for name in EACH for d in datasets}
-    kept = {
-        f"{name}_{parameters['dataset']}_recorded": (name, parameters, dataset_title(f"{parameters['dataset']}, recorded"))
-        for name in EACH
-        for parameters in recorded()
-    } | {
-        f"ablations_{about['parameters']['dataset']}_recorded": ("ablations", about["parameters"] | {"results": str(RESULTS)},
-                             dataset_title(f"{about['parameters']['dataset']}, recorded"))
-        for about in records(RESULTS).values() if "parameters" in about
-    }  # fmt: skip
-    return first | each | {name: (name, parameters, None) for name, parameters in ALONE.items()} | kept
+    results = {"results": str(RESULTS)}
+    pages = {"introduction": {"datasets": datasets, "missing": left_out, **results}}
+    shown = [*dict.fromkeys([*datasets, *recorded()])]
+    pages |= {name: {"datasets": shown, **results} for name in SECTIONS} | ALONE
+    kept = [about["parameters"] for about in records(RESULTS).values() if "parameters" in about]
+    return {name: (name, parameters) for name, parameters in pages.items()} | {
+        f"ablations_{each['dataset']}": ("ablations", {**each, **results, "profile": "quick"}) for each in kept
+    }
 
 
-def recorded() -> list[dict]:
-    """Parameters of the recorded pairs that have pages: those of a data set's own recipe."""
-    found = []
-    for about in records(RESULTS).values():
-        if "parameters" not in about and len(about["experiments"]) == 2:
-            fields = about["experiments"][1]
-            parameters = {"dataset": fields["dataset"], "optimizer": fields["optimizer"]}
-            if [e.key for e in pair(**parameters).values()] == about["keys"]:
-                found.append(parameters | {"n_models": fields["n_models"], "results": str(RESULTS)})
-    return found
+def recorded() -> list[str]:
+    """Data sets of which `results` holds a pair of their own recipe."""
+    names = dict.fromkeys(about["experiments"][0]["dataset"] for about in records(RESULTS).values())
+    return [name for name in names if largest(RESULTS, pair(dataset=name).values())]
 
 
-def contents(pages: dict[str, tuple]) -> dict:
-    """`book/_toc.yml`, in which a chapter stands for each of its notebook's pages."""
-    toc = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text())
-    for part in toc["parts"]:
-        chapters, part["chapters"] = part["chapters"], []
-        for chapter in chapters:
-            made = [page for page, (source, *_) in pages.items() if chapter["file"] == f"notebooks/{source}"]
-            part["chapters"] += [{"file": f"notebooks/{page}"} for page in made] or [chapter]
-    return toc
-
-
-def plan(name: str, parameters: dict, title: str | None, profile: str, missing: dict[str, str]) -> dict:
+def plan(name: str, parameters: dict, profile: str, missing: dict[str, str]) -> dict:
     """What executes a page, and a fingerprint of all that the result depends on."""
     source = ROOT / "notebooks" / f"{name}.ipynb"
-    if name != "introduction" and "results" in parameters:
-        parameters = parameters | {"profile": "quick"}  # recorded is a data set's own recipe
-    else:
-        parameters = parameters | FEWER.get((name, profile), {}) | {"profile": profile}
-    changed = [in_profile(profile, name) for name in parameters.get("datasets", [parameters.get("dataset", "")])]
-    used = [parameters, changed, title, sys.version_info[:2], parameters.get("dataset") in missing]
-    digest = hashlib.sha256(json.dumps(used, sort_keys=True).encode())
+    parameters = {"profile": profile} | FEWER.get((name, profile), {}) | parameters
+    names = parameters.get("datasets", [parameters.get("dataset", "")])
+    used = [parameters, [in_profile(profile, each) for each in names], sys.version_info[:2]]
+    digest = hashlib.sha256(json.dumps([*used, sorted({*names} & {*missing})], sort_keys=True).encode())
     for package in ("torch", "numpy", "scipy", "matplotlib", "seaborn", "xarray"):
         digest.update(f"{package} {importlib.metadata.version(package)}".encode())
     digest.update(source.read_bytes() + shared())
-    return {"source": str(source), "parameters": parameters, "title": title, "fingerprint": digest.hexdigest()}
+    return {"source": str(source), "parameters": parameters, "fingerprint": digest.hexdigest()}
 
 
 @functools.cache
@@ -248,7 +220,7 @@ def execute(stale: dict[str, dict], executed: Path) -> list[str]:
 
 
 def execute_page(page: str, todo: dict, executed: Path) -> tuple[float, str | None, list[str]]:
-    """One notebook by papermill, with its title and fingerprint; returns seconds, the error if it failed, and its warnings."""
+    """One notebook by papermill, with its captions and fingerprint; returns seconds, the error if it failed, and its warnings."""
     os.environ["OMP_NUM_THREADS"] = "1"
     import papermill
 
@@ -263,27 +235,22 @@ def execute_page(page: str, todo: dict, executed: Path) -> tuple[float, str | No
     except Exception as problem:  # a dead kernel, a time-out: the page says so like any other error
         error = f"{type(problem).__name__}: {problem}".splitlines()[0]
     notebook = nbformat.read(path if path.exists() else todo["source"], 4)
-    only = f"only-{todo['parameters'].get('dataset')}"  # the tag of cells that speak of one data set
-    notebook.cells = [
-        c for c in notebook.cells if {only} >= {t for t in c.metadata.get("tags", ()) if t.startswith("only-")}
-    ]
-    first = notebook.cells[0]
-    if todo["title"]:  # one notebook, several pages: each with a title of its own
-        heading, _, rest = first.source.partition("\n")
-        first.source = f"{heading}: {todo['title']}\n{rest}"
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    runs = [output.get("metadata", {}).get("text/markdown", {}).get("runs") for output in outputs]
     for cell in notebook.cells:
         if "injected-parameters" in cell.metadata.get("tags", ()):
             cell.metadata["tags"].append("remove-input")  # the table at the page's end says what was run
+        if figure := cell.metadata.get("mystnb", {}).get("figure"):
+            figure["caption"] = figure["caption"].replace("{runs}", next(filter(None, runs), ""))
     if error is None:
         notebook.metadata["samlib"] = {"fingerprint": todo["fingerprint"]}
     nbformat.write(notebook, path)
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
     said = "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stderr")
     warned = dict.fromkeys(line.partition("Warning: ")[2] for line in said.splitlines() if "Warning: " in line)
     return time.perf_counter() - start, error, list(warned)
 
 
-def build(output: Path, toc: Path) -> int:
+def build(output: Path) -> int:
     """Sphinx, by jupyter-book, warnings as errors; quiet unless it fails."""
     say("book      building")
     book = ROOT / "book"
@@ -299,7 +266,7 @@ def build(output: Path, toc: Path) -> int:
             "--config",
             str(ROOT / "_config.yml"),
         ),
-        *("--toc", str(toc), "--path-output", str(output / "build"), "-W", "-n", "--keep-going"),
+        *("--toc", str(book / "_toc.yml"), "--path-output", str(output / "build"), "-W", "-n", "--keep-going"),
     ]
     # in ROOT, because _config.yml names the local extension from there
     done = subprocess.run(

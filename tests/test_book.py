@@ -1,10 +1,11 @@
-"""The book, built with no network, then with one data set more, in a real browser; each notebook alone under papermill."""
+"""The book, built with no network and read in a real browser; each notebook alone under papermill."""
 
 import contextlib
 import http.server
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -12,12 +13,12 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import yaml
 
-from samlib.data import NotAtHand
-from samlib.data.files import checked_file
+from samlib.paper.records import records
+from samlib.paper.style import dataset_title
 
 ROOT = Path(__file__).parents[1]
-SHARED = ROOT.parent / "shared" / "data"
 spec = importlib.util.spec_from_file_location("book_build", ROOT / "book" / "build.py")
 spec.loader.exec_module(maker := importlib.util.module_from_spec(spec))
 PAGES = len(maker.pages_of(["subclasses", "digits"], {}))
@@ -60,26 +61,6 @@ def book(tree, env):
     return tree / "book", done.stdout
 
 
-@pytest.fixture(scope="module")
-def whole(tree, env, book, tmp_path_factory):
-    """The same book built once more, with Location-30 where its file can be had: its folder, and why it is not, if so."""
-    folder, missing = tmp_path_factory.mktemp("data"), None
-    with pytest.MonkeyPatch.context() as patch:
-        if "SAMLIB_DATA" not in os.environ and SHARED.is_dir():
-            patch.setenv("SAMLIB_DATA", str(SHARED))
-        patch.setenv("SAMLIB_CACHE", env["SAMLIB_CACHE"])
-        try:
-            file = checked_file("location30")[0]
-        except NotAtHand as error:
-            missing = str(error)
-        else:
-            (folder / "location30").mkdir()
-            (folder / "location30" / "dataset_location.tgz").symlink_to(file.resolve())
-    done = build(tree, env | {"SAMLIB_DATA": str(folder)})
-    assert done.returncode == 0, done.stdout + done.stderr
-    return tree / "book", missing
-
-
 def text_of(book, page):
     return (book[0] / "build" / "_build" / "html" / "notebooks" / f"{page}.html").read_text()
 
@@ -87,27 +68,52 @@ def text_of(book, page):
 def test_with_no_network_what_cannot_be_had_is_left_out_and_said(book):
     said = [line for line in book[1].splitlines() if line.startswith("left out")]
     assert len(said) == 2
-    kept = "(its recorded pages are here, without pictures)"
+    kept = "(its recorded results are shown, without pictures)"
     assert f"location30 {kept}: location30 could not be downloaded (no answer from raw.githubusercontent.com" in said[0]
     assert "put dataset_location.tgz into $SAMLIB_DATA/location30/" in said[0]
     assert f"cifar100-coarse {kept}: cifar100 could not be" in said[1]
-    made = [path.stem for path in (book[0] / "notebooks").glob("*location30*")]
-    assert len(made) == 4
-    assert all(name.endswith("_recorded") for name in made)
     first = text_of(book, "introduction")
     assert "put dataset_location.tgz into $SAMLIB_DATA/location30/" in first
     assert "Location-30 (512 + 512 models" in first
-    for page, what in {"memorization_digits": "Live: ", "membership_risk_cifar100-coarse_recorded": "Recorded: ",
-                       "ablations": "Live: ", "theory_checks": "Live: ", "influence_subclasses": "Live: "}.items():  # fmt: skip
-        assert f"<em>{what}" in text_of(book, page), page
+
+
+def test_each_section_is_one_page_of_all_data_sets_and_says_where_each_comes_from(book):
+    made = {path.stem for path in (book[0] / "notebooks").glob("*.ipynb")}
+    toc = yaml.safe_load((book[0] / "_toc.yml").read_text())
+    listed = [toc["root"], *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"])]
+    assert made == {name.removeprefix("notebooks/") for name in listed if name.startswith("notebooks/")}
+    kept = {about["experiments"][0]["dataset"]: about for about in records(maker.RESULTS).values()}
+    for page in maker.SECTIONS:
+        text = text_of(book, page)
+        for dataset in ("subclasses", "digits", "location30", "cifar100-coarse"):
+            how = "Recorded" if dataset in kept else "Live"
+            assert re.search(
+                f"<em>{how}: [0-9]+ models of each optimizer on {re.escape(dataset_title(dataset))}", text
+            ), page
+        assert "{runs}" not in text
+        assert text.count("Digits (MLP, pool all, ") > 3  # each caption says what the figure was made of
+    for page in ("ablations", "theory_checks"):
+        assert "<em>Live: " in text_of(book, page)
+    assert "<em>Recorded: " in text_of(book, "ablations_cifar100-coarse")
+
+
+def test_a_data_set_that_is_there_again_changes_the_pages_that_show_it():
+    gone = {"location30": "gone"}
+    here, without = maker.pages_of(["digits", "location30"], {}), maker.pages_of(["digits"], gone)
+    assert here["introduction"][1]["datasets"] == ["digits", "location30"]
+    for page, source in here.items():
+        plans = [maker.plan(*source, "smoke", missing)["fingerprint"] for missing in ({}, gone)]
+        assert (plans[0] != plans[1]) == ("location30" in source[1].get("datasets", ())), page
+    assert set(here["memorization"][1]["datasets"]) == set(without["memorization"][1]["datasets"])  # its record stays
 
 
 def test_only_known_subclasses_are_shown_against(book):
-    for page in ("memorization", "membership_risk", "influence"):
-        known = text_of(book, f"{page}_subclasses")
-        assert "Against the truth" in known
-        assert "minority − majority" in known
-        assert "Against the truth" not in text_of(book, f"{page}_digits")
+    for page, found in {
+        "memorization": "Memorization", "membership_risk": "AUC, confidence", "influence": "Influence on the majority",
+    }.items():  # fmt: skip
+        text = text_of(book, page)
+        assert f"<strong>{found}, minority − majority</strong>" in text
+        assert not re.search(r"minority − majority</strong>[^<]*Digits", text)
 
 
 def test_no_executed_notebook_keeps_widget_state(book):
@@ -115,50 +121,10 @@ def test_no_executed_notebook_keeps_widget_state(book):
         assert "widgets" not in json.loads(path.read_text())["metadata"], path
 
 
-def test_a_second_build_reuses_every_page_and_one_changed_notebook_is_run_again(tree, book, env):
-    output, first = book
-    assert first.count("executed  ") == PAGES
-    again = build(tree, env)
-    assert again.returncode == 0, again.stderr
-    assert again.stdout.count("reused    ") == PAGES
-    assert "executed" not in again.stdout
-    path = output / "notebooks" / "memorization_digits.ipynb"
-    notebook = json.loads(path.read_text())
-    notebook["metadata"]["samlib"]["fingerprint"] = "of something else"
-    path.write_text(json.dumps(notebook))
-    third = build(tree, env)
-    assert third.stdout.count("reused    ") == PAGES - 1
-    assert "executed  memorization_digits.ipynb" in third.stdout
-
-
-def test_a_notebook_that_fails_shows_its_own_error_and_the_others_are_built(tree, book, env):
-    driver = (
-        "import sys, build; build.ALONE['theory_checks'] = {'trialz': 1};"
-        "sys.argv = ['build', '--profile', 'smoke']; sys.exit(build.main())"
-    )
-    path = os.pathsep.join([str(tree / "book"), str(tree)])
-    done = subprocess.run(
-        [sys.executable, "-c", driver], capture_output=True, text=True, env=env | {"PYTHONPATH": path}
-    )
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert done.stdout.count("reused    ") == PAGES - 1
-    assert "FAILED: theory_checks.ipynb; its page shows the error." in done.stdout
-    page = text_of(book, "theory_checks")
-    assert "There is no parameter" in page
-    assert "trialz" in page
-
-
-def test_a_data_set_that_is_there_again_runs_live(whole):
-    if whole[1]:
-        pytest.skip(whole[1])
-    for page in ("membership_risk", "memorization", "influence", "influence_entropy"):
-        assert "<em>Live: 16 models of each optimizer on Location-30" in text_of(whole, f"{page}_location30")
-
-
 @pytest.fixture(scope="module")
-def site(whole):
+def site(book):
     """The built book over local http."""
-    html = whole[0] / "build" / "_build" / "html"
+    html = book[0] / "build" / "_build" / "html"
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *args):
@@ -203,16 +169,39 @@ def test_every_page_reads_with_no_network_and_no_error(site, browser):
         assert not trouble, f"{path}: {trouble}"
         page.close()
     assert {source.rpartition(".")[2] for source in sources} == {"png", "svg"}
-    for name in ("membership_risk", "memorization"):
-        for dataset in ("subclasses", "digits", "cifar100-coarse_recorded"):
-            assert figures[f"{name}_{dataset}"] >= 1, figures
+    assert all(figures[name] >= 4 for name in maker.SECTIONS), figures
 
 
 def test_mathematics_is_drawn(site, browser):
     page = browser.new_page()
-    page.goto(site[0] + "notebooks/memorization_digits.html", wait_until="networkidle")
+    page.goto(site[0] + "notebooks/memorization.html", wait_until="networkidle")
     assert page.locator("mjx-container svg").count() > 0
     page.close()
+
+
+def test_a_second_build_runs_again_what_changed_and_shows_the_error_of_what_fails(tree, book, env):
+    """The last test of this book, whose pages it changes."""
+    output, first = book
+    assert first.count("executed  ") == PAGES
+    path = output / "notebooks" / "memorization.ipynb"
+    notebook = json.loads(path.read_text())
+    notebook["metadata"]["samlib"]["fingerprint"] = "of something else"
+    path.write_text(json.dumps(notebook))
+    driver = (
+        "import sys, build; build.ALONE['theory_checks'] = {'trialz': 1};"
+        "sys.argv = ['build', '--profile', 'smoke']; sys.exit(build.main())"
+    )
+    path = os.pathsep.join([str(tree / "book"), str(tree)])
+    done = subprocess.run(
+        [sys.executable, "-c", driver], capture_output=True, text=True, env=env | {"PYTHONPATH": path}
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert done.stdout.count("reused    ") == PAGES - 2
+    assert "executed  memorization.ipynb" in done.stdout
+    assert "FAILED: theory_checks.ipynb; its page shows the error." in done.stdout
+    page = text_of(book, "theory_checks")
+    assert "There is no parameter" in page
+    assert "trialz" in page
 
 
 def papermill(tmp_path, env, name, *parameters):

@@ -10,9 +10,9 @@ from scipy.stats import rankdata, spearmanr
 from samlib import estimators
 from samlib.data import Dataset
 from samlib.inference import CONTRADICTED, SUPPORTED, groups, ranks, shares, verdict
-from samlib.paper import buckets, distances, entropy, gallery
+from samlib.paper import buckets, distances, entropy, gallery, panels
 from samlib.paper.crossfit import halves
-from samlib.paper.frames import EACH, reliability_of, swapped
+from samlib.paper.frames import EACH, Section, swapped
 from samlib.paper.sets import models_of
 
 matplotlib.use("Agg")
@@ -173,7 +173,6 @@ def test_points_that_all_models_agree_on_lie_in_no_bucket():
     assert frames["buckets"]["points"].sum() == pytest.approx(frames["counts"]["half"].iloc[0])
     assert frames["buckets"][["sgd", "sam"]].to_numpy().max() < 0.9
     assert not frames["gallery"]["test"].isin(np.arange(60, 100)).any()
-    assert "80" in entropy.counts_sentence(frames["counts"]) or "79" in entropy.counts_sentence(frames["counts"])
 
 
 @pytest.mark.slow
@@ -193,8 +192,10 @@ def test_without_the_data_there_is_no_distance_and_indices_stand_for_pictures(pa
     frames = entropy.measure(pair)  # the checksum is not that of digits
     assert np.isnan(frames["effects"]["estimate"]["C8"])
     assert frames["effects"]["estimate"].drop("C8").notna().all()
-    assert "Not shown" in entropy.bucket_distances(frames["tops"], frames["quantiles"]).data
-    shown = gallery.figure_3(frames["gallery"]).data
+    found = Section({"digits": frames})
+    assert "Not shown" in entropy.bucket_distances(found).data
+    assert "not at hand" in entropy.duplicates(found).data
+    shown = gallery.figure_3(found, {"digits": None})[0].data
     first = next(frames["gallery"].itertuples())
     assert shown.index[0] == f"test point {first.test}"
     assert shown["training examples"].iloc[0].split()[0] == str(first.example)
@@ -203,45 +204,57 @@ def test_without_the_data_there_is_no_distance_and_indices_stand_for_pictures(pa
 def test_too_few_models_give_no_claim_and_sentences():
     frames = entropy.measure(carried(0, np.zeros(40), models=4))
     assert frames["effects"]["estimate"].isna().all()
-    for figure in (
-        entropy.bucket_accuracy(frames["buckets"]), entropy.gain_by_difficulty(frames["difficulty"]),
-        entropy.top_memorization(frames["tops"], frames["histogram"]), entropy.distance_table(frames["tops"]),
-    ):  # fmt: skip
-        assert "Not shown" in figure.data
-    assert "too few" in entropy.entropy_sentence(frames["follows"])
+    found = Section({"digits": frames})
+    for draw in (entropy.bucket_accuracy, entropy.gain_by_difficulty, entropy.top_memorization, entropy.distance_table):
+        assert "Not shown on Digits" in draw(found).data
+    nothing = Section({"digits": {"gallery": frames["gallery"].head(0)}})
+    assert "Not shown on Digits" in gallery.figure_3(nothing, {"digits": None})[0].data
+    assert panels.told(found, "follows").data == "*These runs are too small to say it.*"
+    assert entropy.hardest(found).data == ""
 
 
 def test_the_figures_show_the_numbers(frames):
-    dataset = made(np.arange(30))
-    left, right = entropy.bucket_accuracy(frames["buckets"]).axes
+    dataset, found = made(np.arange(30)), Section({"digits": frames})
+    left, right = entropy.bucket_accuracy(found).axes
     assert np.isin(frames["buckets"][["sgd", "sam"]].to_numpy(), numbers(left)).all()
     assert np.isin(frames["buckets"]["difference"].to_numpy(), numbers(right)).all()
-    ax = entropy.gain_by_difficulty(frames["difficulty"]).axes[0]
+    ax = entropy.gain_by_difficulty(found).axes[0]
     assert np.isin(frames["difficulty"]["difference"].to_numpy(), numbers(ax)).all()
     tops = frames["tops"]["mean"]
-    first, last, means = entropy.top_memorization(frames["tops"], frames["histogram"]).axes
+    first, last, means = entropy.top_memorization(found).axes
     for b, ax in ((1, first), (5, last)):
-        assert f"mean {tops['memorization', f'{b}']:.2f}" in ax.get_title()
+        assert ax.get_xlabel() == f"memorization, bucket {b}"
+        assert tops["memorization", f"{b}"] in ax.lines[0].get_xdata()
     assert np.isin(tops["memorization"].drop(entropy.ENDS).to_numpy(), numbers(means)).all()
     assert frames["histogram"].groupby("bucket")["share"].sum().to_numpy() == pytest.approx(1)
-    ax = entropy.bucket_distances(frames["tops"], frames["quantiles"]).axes[0]
+    ax = entropy.bucket_distances(found).axes[0]
     assert np.isin(tops["distance"].drop(entropy.ENDS).to_numpy(), numbers(ax)).all()
-    table = entropy.distance_table(frames["tops"]).data
-    assert table.loc["distance", "bucket 1"] == f"{tops['distance', '1']:.3f}"
-    assert f"{tops['distance', entropy.ENDS]:.3f} (" in table.loc["distance", entropy.ENDS]
-    assert "goes with the memorization" in entropy.entropy_sentence(frames["follows"])
+    table = entropy.distance_table(found).data
+    assert f">{tops['distance', '1']:.3f}<" in table
+    assert f">{tops['distance', entropy.ENDS]:.3f} (" in table
     value = frames["reliability"]["value"].iloc[0]
-    assert f"is {value:.2f}" in reliability_of(frames["reliability"])
+    assert panels.reliability_table(found).data["reliability"].iloc[0] == f"{value:.2f}"
     assert frames["effects"]["reliability"].unique() == pytest.approx(value)
     images = dataset.__class__(
         dataset.x_train.reshape(-1, 4, 2), dataset.y_train, dataset.x_test.reshape(-1, 4, 2), dataset.y_test, tuple("abc"),
         "images", "0" * 64,
     )  # fmt: skip
-    figure = gallery.figure_3(frames["gallery"], images)
-    titles = [ax.get_title() for ax in figure.axes]
-    assert any(title.startswith("near, ") for title in titles)
+    figure = gallery.figure_3(found, {"digits": images})[0]
+    said = [text.get_text() for ax in figure.axes for text in ax.texts]
+    assert any(each.startswith("near, ") for each in said)
     row = frames["gallery"].iloc[1]
-    assert any(title.endswith(f"{row['influence']:.2f}") for title in titles)
+    assert any(each.endswith(f"{row['influence']:.2f}") for each in said)
+
+
+def test_the_hardest_bucket_is_named_as_the_run_has_it(frames):
+    """Text that follows the numbers cannot contradict them, whichever way they fall."""
+    buckets = frames["buckets"]
+    turned = buckets.set_axis(buckets.index[::-1]).sort_index()
+    for each in (buckets, turned):
+        hard, most = each["sgd"].idxmin(), each["difference"].idxmax()
+        said = entropy.hardest(Section({"digits": {"buckets": each}})).data
+        assert f"On Digits bucket {hard} is the hardest for SGD, and SAM gains most in bucket {most}." in said
+        assert ("does not mean hard" in said) == (hard != 1)
 
 
 def test_frames_are_recorded_as_parquet(frames, tmp_path):

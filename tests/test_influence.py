@@ -12,7 +12,7 @@ from samlib import estimators
 from samlib.inference import CONTRADICTED, SUPPORTED, groups, partitions, verdict
 from samlib.paper import influence
 from samlib.paper.crossfit import PARTITIONS
-from samlib.paper.frames import EACH, swapped
+from samlib.paper.frames import EACH, Section, swapped
 from samlib.paper.sets import Influences, dealt, memorization_by, models_of, without_each
 
 matplotlib.use("Agg")
@@ -143,9 +143,10 @@ def test_noise_alone_has_no_energy():
 def test_too_few_models_give_no_claim_and_a_sentence():
     frames = influence.measure(drawn(0, examples=60, models=10))
     assert frames["effects"]["estimate"].isna().all()
-    assert "Not shown" in influence.influence_energy(frames["energy"]).data
-    assert "Not shown" in influence.influence_table(frames["energy"]).data
-    assert influence.influence_scatter(frames["chosen"]).axes
+    found = Section({"digits": frames})
+    assert "Not shown" in influence.influence_energy(found).data
+    assert "0.0 to 0.2, 0.2 to 0.4" in influence.left_out(found).data
+    assert influence.influence_scatter(found).axes
 
 
 def test_examples_are_chosen_on_even_models_and_measured_on_odd_ones(narrow):
@@ -164,21 +165,20 @@ def test_examples_are_chosen_on_even_models_and_measured_on_odd_ones(narrow):
 
 def test_the_figures_show_the_numbers(narrow):
     frames = influence.measure(narrow)
-    for who, ax in zip(("sgd", "sam"), influence.influence_scatter(frames["chosen"]).axes, strict=True):
+    found = Section({"digits": frames})
+    for who, ax in zip(("sgd", "sam"), influence.influence_scatter(found).axes, strict=True):
         part = frames["chosen"].query("by == @who")
         slope = np.polyfit(part[f"memorization_{who}"], part[who], 1)[0]
-        assert f"slope {slope:+.3f}" in ax.get_title()
+        assert f"slope {slope:+.3f}" in ax.texts[0].get_text()
         assert np.isin(part[who].to_numpy(), numbers(ax)).all()
-    ax = influence.influence_differences(frames["chosen"]).axes[0]
+    ax = influence.influence_differences(found).axes[0]
     part = frames["chosen"].query("by == 'both'")
     assert np.isin((part["sam"] - part["sgd"]).to_numpy(), numbers(ax)).all()
     energy = frames["energy"]
-    axes = influence.influence_energy(energy).axes
-    for row, measure in enumerate(influence.MEASURES):
-        assert np.isin(energy.loc[measure][["sgd", "sam"]].to_numpy(), numbers(axes[2 * row])).all()
-        assert np.isin(energy.loc[measure]["difference"].to_numpy(), numbers(axes[2 * row + 1])).all()
-    html = influence.influence_table(energy).to_html()
-    assert all(f"{value:+.4f}" in html for value in energy["difference"])
+    for measure in influence.MEASURES:
+        left, right = influence.influence_energy(found, measure).axes
+        assert np.isin(energy.loc[measure][["sgd", "sam"]].to_numpy(), numbers(left)).all()
+        assert np.isin(energy.loc[measure]["difference"].to_numpy(), numbers(right)).all()
     assert energy["difference"][influence.MEASURES[0], "0.8 to 1.0"] == frames["effects"]["estimate"]["C6"]
 
 

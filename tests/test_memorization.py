@@ -5,8 +5,9 @@ import pytest
 import stores
 
 from samlib.inference import shares
-from samlib.paper import crossfit, frames, memorization
+from samlib.paper import crossfit, frames, memorization, panels
 from samlib.paper.distances import atypicality
+from samlib.paper.frames import Section
 
 N = 300
 
@@ -102,6 +103,24 @@ def test_four_models_have_scores_and_no_link():
     frames = memorization.measure(small)
     assert frames["link"].empty
     assert frames["link_bins"].empty
-    assert "too few" in memorization.link_sentence(frames["link"])
-    assert "too small" in memorization.link_curve(frames["link_bins"]).data
     assert len(frames["density"]) == 20
+    found = Section({"digits": frames})
+    assert "Not shown on Digits" in panels.across(found, "link", "correlation").data
+    assert "Not shown on Digits" in memorization.link_curve(found).data
+    assert panels.told(found, "link").data == "*These runs are too small to say it.*"
+
+
+def test_the_figures_show_each_data_set_and_its_numbers(pair):
+    frames = memorization.measure(pair)
+    found = Section({"digits": frames, "location30": frames}, {"digits": "A", "location30": "B"}, "ASAM")
+    axes = memorization.memorization_density(found).axes
+    assert [ax.get_title(loc="left") for ax in axes] == ["A", "", "B", ""]
+    for right in axes[1::2]:
+        drawn = right.lines[0].get_ydata().astype(float)
+        np.testing.assert_allclose(drawn, frames["density"]["difference"])
+        assert right.get_ylabel() == "ASAM − SGD"
+    for ax in memorization.memorization_scatter(found).axes:
+        np.testing.assert_array_equal(ax.collections[0].get_offsets(), frames["examples"][["sgd", "sam"]])
+    data = {"digits": None, "location30": None}
+    assert "Not shown on Digits and Location-30" in memorization.most_images(found, data).data
+    assert f"{frames['most']['chosen by'].iloc[0]:.3f}" in memorization.most_table(found, data).data

@@ -6,6 +6,7 @@ from simulated import simulate
 
 import samlib
 from samlib.audit import align
+from samlib.data import NotAtHand
 from samlib.experiment import ParameterError
 from samlib.paper import claims, memorization, notebook, records
 
@@ -36,12 +37,14 @@ def test_parameters_are_checked_before_anything_is_trained():
         assert "\n" not in str(error.value)
 
 
-def recorded(folder, **fields):
+def recorded(folder, models=16, **fields):
     """A record of simulated runs on digits, as if trained."""
-    experiments = samlib.study({**SMALL, **fields}).experiments["digits"]
+    experiments = samlib.study({**SMALL, **fields, "n_models": models}).experiments["digits"]
     runs = align(
         {
-            name: simulate(seed, leak=seed, skill=0, models=16).assign_attrs(experiment=e.model_dump_json(), key=e.key)
+            name: simulate(seed, leak=seed, skill=0, models=models).assign_attrs(
+                experiment=e.model_dump_json(), key=e.key
+            )
             for seed, (name, e) in enumerate(experiments.items(), 1)
         }
     )
@@ -61,6 +64,45 @@ def test_a_record_is_shown_and_nothing_is_trained(tmp_path, monkeypatch):
     row = claims.decide(measured["effects"], [c for c in claims.CLAIMS if c.id == "C3"], 16)[0]
     assert study.verdict("C3").data.startswith(f"**{row['verdict'].capitalize()}.**")
     assert f"{row['estimate']:+.4f}" in study.verdict("C3").data
+
+
+def test_a_data_set_named_alone_is_the_only_one():
+    both = {**SMALL, "datasets": ["location30", "subclasses"]}
+    assert list(samlib.study(both).experiments) == ["digits"]
+    assert list(samlib.study({**both, "dataset": None}).experiments) == ["location30", "subclasses"]
+
+
+def test_a_page_shows_the_record_of_most_models_of_any_seed(tmp_path, monkeypatch):
+    monkeypatch.setattr(notebook, "run_pairs", lambda *a, **k: pytest.fail("models were trained"))
+    recorded(tmp_path)
+    path, measured = recorded(tmp_path, models=24, seed=1)
+    recorded(tmp_path, models=32, rho=0.2)  # of another radius, which nobody asked for
+    study = samlib.study({**SMALL, "results": str(tmp_path)})
+    found = study.frames("memorization")
+    pd.testing.assert_frame_equal(found["digits"]["examples"], measured["examples"])
+    assert study.shown("digits") == path
+    assert found.titles == {"digits": "Digits: MLP, 24 + 24"}
+    assert found.name == "SAM"
+    said = study.origin()
+    assert said.data.startswith("*Recorded: 24 models of each optimizer on Digits (MLP, pool all, 1 epochs)")
+    assert said.metadata["runs"] == "Digits (MLP, pool all, 1 epochs, 24 models of each optimizer, recorded)"
+    few = samlib.study({"dataset": "digits", "profile": "smoke", "epochs": 1, "results": str(tmp_path)})
+    assert few.shown("digits") == path  # what a profile changes is no wish of the reader's
+
+
+def test_live_runs_of_more_models_are_shown_unless_the_data_are_gone(tmp_path, monkeypatch):
+    path, _ = recorded(tmp_path)
+    asked = {**SMALL, "n_models": 40, "results": str(tmp_path)}
+    monkeypatch.setattr(notebook, "run_pairs", lambda *a, **k: {})
+    assert samlib.study(asked).shown("digits") is None
+
+    def gone(*args):
+        raise NotAtHand("gone")
+
+    monkeypatch.setattr(notebook, "run_pairs", gone)
+    assert samlib.study(asked).shown("digits") == path
+    with pytest.raises(NotAtHand):
+        samlib.study({**asked, "results": None}).about("digits")
 
 
 @pytest.mark.slow

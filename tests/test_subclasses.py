@@ -10,14 +10,13 @@ from samlib.data.generated import subclasses
 from samlib.estimators import influence
 from samlib.evaluation import evaluate
 from samlib.paper import records
-from samlib.paper.frames import swapped
+from samlib.paper.frames import Section, swapped
 from samlib.paper.subclasses import (
     NAMES,
     measure,
     subclass_densities,
     subclass_differences,
     subclass_sentences,
-    subclass_table,
 )
 
 
@@ -148,21 +147,20 @@ def test_influence_varies_over_test_points_too(pair, frames):
 
 @pytest.mark.slow
 def test_figures_and_sentences_say_where_nothing_is_known(pair, frames, tmp_path):
-    table = frames["memorization"]
-    assert len(subclass_densities(frames["densities"]).axes) == 2
-    axes = subclass_differences(table).axes
-    assert len(axes) == 4
-    np.testing.assert_allclose(axes[1].lines[0].get_xdata().astype(float), table.loc["memorization", "difference"])
-    assert "minority less the majority" in subclass_sentences(table).data
-    assert f"{table['difference'].iloc[0]:+.5f}" in subclass_table(table).to_html()
     unknown = measure(pair._replace(sgd=pair.sgd.drop_vars("subclass")))
-    for show, name in (
-        (subclass_densities, NAMES[3]),
-        (subclass_differences, NAMES[0]),
-        (subclass_sentences, NAMES[1]),
-        (subclass_table, NAMES[2]),
-    ):
-        assert "nobody knows the subclasses" in show(unknown[name]).data
+    found = Section({"subclasses": frames, "digits": unknown})
+    table = frames["memorization"]
+    assert len(subclass_densities(found).axes) == 2
+    axes = subclass_differences(found, "memorization").axes
+    assert len(axes) == 2
+    np.testing.assert_allclose(axes[1].lines[0].get_xdata().astype(float), table["difference"])
+    said = subclass_sentences(found, "memorization").data
+    assert "**Memorization, minority − majority**, SAM against SGD:" in said
+    assert f"on Subclasses ({table['difference'].iloc[0]:+.4f}" in said
+    nothing = Section({"digits": unknown})
+    for show in (subclass_densities(nothing), subclass_differences(nothing, "attacks")):
+        assert "Not shown on Digits" in show.data
+    assert subclass_sentences(nothing, "influence").data == ""
     for each in (frames, unknown):
         for name, frame in each.items():
             frame.to_parquet(tmp_path / name)

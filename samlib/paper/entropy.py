@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from IPython.display import Markdown
 
 from samlib.audit import Pair
 from samlib.evaluation import ENOUGH
 from samlib.inference import Effect, Reliability
 from samlib.paper.buckets import FEWEST, N_BUCKETS, VALUES, Seen, choose, entropy_reliability, look, measured, values_of
 from samlib.paper.distances import dataset_of
-from samlib.paper.frames import EACH, Found, Frames, contrast, effects, needs_rows, one, table
+from samlib.paper.frames import EACH, Found, Frames, Section, contrast, effects, one, table
 from samlib.paper.gallery import NEAR, gallery
+from samlib.paper.panels import comparisons, interval_points, listed, multiples, not_shown, scroll, stairs, zero
 from samlib.paper.sets import Models, models_of
-from samlib.paper.style import GREY, RED, SAM, SGD, WIDTH, drawn
+from samlib.paper.style import GREY, INK, RED, dataset_title
 
 BINS = np.linspace(-0.3, 1, 14)  # of Figures 4b and 4c, scores beyond in the last ones
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
+BUCKET = "bucket of entropy (1 = lowest)"
 ENDS = "1 − 5"  # the first bucket less the last
 FOLLOWED = ("the error of other models on the test point", "the memorization of its most influential example")
 
@@ -141,116 +143,112 @@ def _counts(models: Models, seen: Seen) -> pd.DataFrame:
     return pd.DataFrame(columns, index)
 
 
-@needs_rows
-@drawn
-def bucket_accuracy(buckets: pd.DataFrame, name: str = "SAM"):
+def bucket_accuracy(found: Section):
     """Figure 4a: accuracy in each bucket of influence entropy, and the gain with simultaneous intervals."""
-    x = np.array(buckets.index)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 2.9), width_ratios=(1.2, 1))
-    for who, colour, label, shift in (("sgd", SGD, "SGD", -0.1), ("sam", SAM, name, 0.1)):
-        left.plot(x + shift, buckets[who], "o", ms=7, color=colour, label=label)
-    left.grid(axis="y", alpha=0.3)
-    left.set(xlabel="bucket of entropy (1 = lowest)", ylabel="test accuracy", xticks=x)
-    figure.legend(*left.get_legend_handles_labels(), loc="outside upper left", ncols=2)
-    _with_ends(right, x, buckets, "difference", f"accuracy, {name} − SGD")
-    right.set(xlabel="bucket of entropy (1 = lowest)", xticks=x)
-    return figure
+    axis = {"xlabel": BUCKET, "xticks": range(1, N_BUCKETS + 1)}
+    return comparisons(
+        found, "buckets", "test accuracy", at=lambda rows: rows.index, axis=axis, height=1.7, sharex=True
+    )
 
 
-@needs_rows
-@drawn
-def gain_by_difficulty(difficulty: pd.DataFrame, name: str = "SAM"):
+def gain_by_difficulty(found: Section):
     """The control: the gain at low and at high entropy, among test points of equal difficulty."""
-    figure, ax = plt.subplots(figsize=(WIDTH * 0.72, 2.9))
-    for half, shift, colour, fmt in (("low", -0.12, "black", "D"), ("high", 0.12, GREY, "o")):
-        part = difficulty.xs(half, level="entropy")
-        shown = {"color": colour, "fmt": fmt, "label": f"{half} entropy"}
-        _with_ends(ax, part.index + shift, part, "difference", f"accuracy, {name} − SGD", **shown)
-    ax.set(xlabel="fifth by difficulty (1 = hardest)", xticks=range(1, N_BUCKETS + 1))
-    ax.legend(fontsize="small", ncols=2, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
-    return figure
+
+    def draw(ax, difficulty):
+        zero(ax)
+        for half, move, colour, fmt in (("low", -0.12, INK, "D"), ("high", 0.12, GREY, "o")):
+            part = difficulty.xs(half, level="entropy")
+            interval_points(ax, part.index + move, part, "difference", color=colour, fmt=fmt, label=f"{half} entropy")
+        ax.set(xlabel="fifth by difficulty (1 = hardest)", xticks=range(1, N_BUCKETS + 1))
+        ax.set(ylabel=f"accuracy, {found.name} − SGD")
+
+    return multiples(found, ["difficulty"], draw, height=2.2, sharex=True)
 
 
-def _with_ends(ax, x, frame: pd.DataFrame, column: str, said: str, *, color="black", fmt="D", **shown) -> None:
-    """Points of a column with the intervals low, high around them, and a line at 0."""
-    ends = np.abs(frame[["low", "high"]].T.to_numpy() - frame[column].to_numpy())
-    ax.axhline(0, color=GREY, lw=1)
-    ax.errorbar(x, frame[column], yerr=ends, ms=5, lw=1.3, color=color, fmt=fmt, **shown)
-    ax.set_ylabel(said)
-    ax.grid(axis="y", alpha=0.3)
-
-
-@needs_rows
-@drawn
-def top_memorization(tops: pd.DataFrame, histogram: pd.DataFrame):
+def top_memorization(found: Section):
     """Figures 4b and 4c: pooled memorization of the most influential example, in the first and the last bucket and all.
 
     Each test point's example is the choosing models' own, and its memorization is by the models that did not choose.
     """
-    figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 2.7), width_ratios=(1, 1, 0.9))
-    means = tops.loc["memorization"]
-    for ax, b in zip(axes, (1, N_BUCKETS), strict=False):
-        part, mean = histogram[histogram["bucket"] == b], means.loc[f"{b}"]
-        ax.stairs(part["share"], [*part["left"], part["right"].iloc[-1]], fill=True, color=GREY, alpha=0.75)
-        ax.axvline(mean["mean"], color="black", lw=1.3, ls="--")
-        said = f"bucket {b}: {mean['points']:.0f} test points\nmean {mean['mean']:.2f} (dashed)"
-        ax.set(xlabel="memorization, pooled", ylim=(0, 1.05 * histogram["share"].max()))
-        ax.set_title(said, fontsize="medium")
-    axes[0].set_ylabel("share of test points")
-    part = means.drop(index=ENDS)
-    _with_ends(axes[2], part.index.astype(int), part, "mean", "mean memorization")
-    axes[2].set(xlabel="bucket of entropy", xticks=part.index.astype(int))
-    return figure
+
+    def draw(first, last, each, tops, histogram):
+        means = tops.loc["memorization"]
+        for ax, b in ((first, 1), (last, N_BUCKETS)):
+            stairs(ax, histogram[histogram["bucket"] == b], "share", fill=True, color=GREY, alpha=0.75)
+            ax.axvline(means.loc[f"{b}", "mean"], color=INK, lw=1.3, ls="--")
+            ax.set(xlabel=f"memorization, bucket {b}", ylim=(0, 1.05 * histogram["share"].max()))
+        first.set_ylabel("share of test points")
+        part = means.drop(index=ENDS)
+        interval_points(each, part.index.astype(int), part, "mean", color=INK)
+        each.set(xlabel=BUCKET, ylabel="mean memorization", xticks=part.index.astype(int))
+
+    return multiples(found, ["tops", "histogram"], draw, columns=3, height=1.8)
 
 
-@needs_rows
-@drawn
-def bucket_distances(tops: pd.DataFrame, quantiles: pd.DataFrame):
+def bucket_distances(found: Section):
     """How far the most influential example is, by bucket: its quantiles, and the mean with simultaneous intervals.
 
     1 is the typical distance of the test point from its class; dotted, below it are near duplicates.
     """
-    figure, ax = plt.subplots(figsize=(WIDTH * 0.72, 2.9))
-    least, low, middle, high, most = (quantiles[f"{q}"] for q in QUANTILES)
-    x = np.array(quantiles.index)
-    ax.vlines(x, least, most, color=GREY, lw=1, label="10 % to 90 %")
-    ax.bar(x, high - low, bottom=low, width=0.3, color="0.85", label="25 % to 75 %")
-    ax.hlines(middle, x - 0.15, x + 0.15, color="black", lw=1.3, label="median")
-    part = tops.loc["distance"].drop(index=ENDS)
-    _with_ends(ax, part.index.astype(int) + 0.28, part, "mean", "distance (1 = typical)", label="mean")
-    ax.axhline(NEAR, color=RED, lw=1, ls=":")
-    ax.set(xlabel="bucket of entropy (1 = lowest)", xticks=x)
-    ax.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure
+
+    def draw(ax, tops, quantiles):
+        least, low, middle, high, most = (quantiles[f"{q}"] for q in QUANTILES)
+        x = np.array(quantiles.index)
+        ax.vlines(x, least, most, color=GREY, lw=1, label="10 % to 90 %")
+        ax.bar(x, high - low, bottom=low, width=0.3, color="0.8", label="25 % to 75 %")
+        ax.hlines(middle, x - 0.15, x + 0.15, color=INK, lw=1.3, label="median")
+        part = tops.loc["distance"].drop(index=ENDS)
+        interval_points(ax, part.index.astype(int) + 0.28, part, "mean", fmt="D", color=INK, label="mean")
+        ax.axhline(NEAR, color=RED, lw=1, ls=":")
+        ax.set(xlabel=BUCKET, ylabel="distance (1 = typical)", xticks=x)
+
+    return multiples(found, ["tops", "quantiles"], draw, height=2.2, sharex=True, sharey=True)
 
 
-@needs_rows
-def distance_table(tops: pd.DataFrame):
+def distance_table(found: Section):
     """The frame "tops" as people read it: the most influential examples of the buckets, and how near they are."""
+    tops = found.stacked("tops")
+    if tops.empty:
+        return not_shown(found)
     cells = tops["mean"].map("{:.3f}".format)
     ends = tops.index.get_level_values("bucket") == ENDS
     cells[ends] += [f" ({low:+.3f} to {high:+.3f})" for low, high in tops.loc[ends, ["low", "high"]].to_numpy()]
-    shown = cells.unstack("bucket").loc[tops.index.unique("value"), tops.index.unique("bucket")]
-    return shown.rename(columns=lambda b: b if b == ENDS else f"bucket {b}").rename_axis(index=None, columns=None).style
+    shown = cells.unstack("bucket", sort=False).rename(columns=lambda b: b if b == ENDS else f"bucket {b}")
+    return scroll(shown.fillna("").rename_axis([None, None]).rename_axis(None, axis=1).style, "Means over test points.")
 
 
-def entropy_sentence(follows: pd.DataFrame) -> str:
-    """What the frame "follows" says, in words."""
-    if follows.empty:
-        return "The models disagree on too few test points to say what entropy goes with."
-    said = []
-    for name, row in follows.iterrows():
-        verb = "goes with" if row.low > 0 or row.high < 0 else "shows no relation to"
-        said.append(
-            f"{verb} {name} (rank correlation {row.correlation:+.2f}, interval {row.low:+.2f} to {row.high:+.2f})"
+def hardest(found: Section) -> Markdown:
+    """Which bucket is the hardest for SGD on each data set, and whether that is where the other optimizer gains most."""
+    groups: dict[tuple, list[str]] = {}
+    for dataset, frames in found.items():
+        if len(buckets := frames["buckets"]):
+            groups.setdefault((buckets["sgd"].idxmin(), buckets["difference"].idxmax()), []).append(
+                dataset_title(dataset)
+            )
+    said = [
+        f"On {listed(names)} bucket {hard} is the hardest for SGD, and {found.name} gains most in bucket {most}."
+        + (
+            ""
+            if hard == 1
+            else " There low entropy does not mean hard, as the paper's reading of bucket 1 would have it."
         )
-    return f"Among the test points that models disagree on, influence entropy {said[0]} and {said[1]}."
+        for (hard, most), names in groups.items()
+    ]
+    return Markdown(" ".join(said))
 
 
-def counts_sentence(counts: pd.DataFrame) -> str:
-    """How many test points have an entropy and why the others have none, in words."""
-    have, right, wrong = (f"{n:,.0f}" for n in counts["half"])
-    return (
-        f"Of {counts['half'].sum():,.0f} test points, {have} have an entropy by half of the models (a mean over partitions); "
-        f"fewer than {FEWEST} models are wrong on {right}, and fewer than {FEWEST} are right on {wrong}."
+def duplicates(found: Section) -> Markdown:
+    """How often the most influential example is a near duplicate, among all test points of a bucket and among those drawn."""
+    said = []
+    for dataset, frames in found.items():
+        tops, drawn = frames["tops"], frames["gallery"].drop_duplicates("row")
+        if "near duplicate" in tops.index:
+            shares = (f"{tops.loc[('near duplicate', b), 'mean']:.1%} in bucket {b}" for b in ("1", f"{N_BUCKETS}"))
+            near = f"{(drawn['distance'] < NEAR).sum()} of the {len(drawn)} drawn"
+            said.append(f"{dataset_title(dataset)}, {' and '.join(shares)}, and {near}")
+    if not said:
+        return Markdown("*The data are not at hand, or too few test points have an entropy: there are no distances.*")
+    return Markdown(
+        f"Test points whose most influential example is a near duplicate: {'; '.join(said)}. The figure draws those whose "
+        "most influential example has the largest influence, which is where a duplicate shows."
     )

@@ -2,21 +2,48 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from IPython.display import Markdown
 
 from samlib.audit import Pair
-from samlib.inference import LEVEL, WELL, Effect, Reliability
+from samlib.inference import LEVEL, Effect, Reliability
+from samlib.paper.style import dataset_title
 
 FAMILY = 23  # rows that each data set has in the ledger; one without a statistic counts too
 EACH = LEVEL / FAMILY  # the level of each interval on a page, so that all of a data set hold at once
 
 Frames = dict[str, pd.DataFrame]
+
+
+class Section(dict[str, Frames]):
+    """The frames of one section for each data set, beside each other.
+
+    Parameters
+    ----------
+    frames : mapping
+        For each data set its frames.
+    titles : mapping, optional
+        What stands over each data set's panels; their names if None.
+    name : str
+        Of the optimizer beside SGD, as people write it.
+
+    Examples
+    --------
+    >>> Section({"digits": {}}).titles
+    {'digits': 'Digits'}
+    """
+
+    def __init__(self, frames: Mapping[str, Frames], titles: Mapping[str, str] | None = None, name: str = "SAM"):
+        super().__init__(frames)
+        self.titles, self.name = dict(titles or {dataset: dataset_title(dataset) for dataset in frames}), name
+
+    def stacked(self, name: str) -> pd.DataFrame:
+        """One frame of every data set, one below the other: the first level of the index names the data set."""
+        parts = {dataset_title(dataset): frames[name] for dataset, frames in self.items() if len(frames[name])}
+        return pd.concat(parts) if parts else pd.DataFrame()
 
 
 class Found(NamedTuple):
@@ -80,28 +107,3 @@ def swapped(pair: Pair, which: np.ndarray | None = None) -> Pair:
     for own, drawn in ((pair.sgd, first), (pair.sam, second)):
         parts.append(drawn.assign_attrs(own.attrs).assign({v: drawn[v].astype(own[v].dtype) for v in data}))
     return Pair(parts[0], parts[1], pair.name)
-
-
-def needs_rows(function: Callable) -> Callable:
-    """Let a function of frames say in a sentence that it shows nothing where one of them has no rows."""
-
-    @functools.wraps(function)
-    def wrapped(*args, **kwargs):
-        if any(isinstance(each, pd.DataFrame) and each.empty for each in args):
-            return Markdown(
-                "*Not shown: these runs are too small for it, or the data are not at hand on this machine.*"
-            )
-        return function(*args, **kwargs)
-
-    return wrapped
-
-
-def reliability_of(frame: pd.DataFrame) -> str:
-    """The frame "reliability" of a section in a sentence: of what, and how many models would bring it to .8."""
-    said = []
-    for what, row in frame.iterrows():
-        more = f"about {row['models']:,.0f} models" if np.isfinite(row["models"]) else "more models than can be said"
-        said.append(
-            f"With these models, the reliability of {what} is {row['value']:.2f}; {more} would bring it to {WELL:g}."
-        )
-    return " ".join(said)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.patches import Rectangle
 
 from samlib.data import Dataset
 from samlib.estimators import top_influences
 from samlib.inference import shares
 from samlib.paper.distances import distances
-from samlib.paper.frames import needs_rows
+from samlib.paper.frames import Section
+from samlib.paper.panels import classes_of, image, not_shown
 from samlib.paper.sets import Models
-from samlib.paper.style import RED, WIDTH, class_title, drawn
+from samlib.paper.style import INK, RED, WIDTH, drawn
 
 NEAR = 0.25  # of the class's typical distance: below, two examples are called near duplicates
 K = 10  # examples shown beside each test point
@@ -53,57 +55,44 @@ def gallery(models: Models, entropy, strength, dataset: Dataset | None, n_bucket
     if dataset is not None:
         away = distances(dataset, models.test[test], example)
         far, nearest = away.example / away.typical, away.nearest / away.typical
-    values = (
-        place,
-        models.test[test],
-        label[test],
-        bucket[test],
-        entropy[test],
-        example,
-        value[place, rank],
-        far,
-        nearest,
-    )
+    of_test = (models.test, label, bucket, entropy)
+    values = place, *(each[test] for each in of_test), example, value[place, rank], far, nearest
     return pd.DataFrame(dict(zip(columns, values, strict=True)))
 
 
-@needs_rows
-def figure_3(gallery: pd.DataFrame, dataset: Dataset | None = None):
-    """Figure 3: pictures where the data are images and at hand, else a table of indices, influences and distances."""
-    is_image = dataset is not None and dataset.x_train.ndim > 2
-    return influential_images(gallery, dataset) if is_image else gallery_table(gallery, dataset)
+def figure_3(found: Section, data: Mapping[str, Dataset | None]) -> list:
+    """Figure 3: for each data set pictures where the data are images and at hand, else a table of influences and distances."""
+    shown = []
+    for dataset, frames in found.items():
+        rows, own = frames["gallery"], data[dataset]
+        if rows.empty:
+            shown.append(not_shown([dataset]))
+        elif own is None or own.x_train.ndim == 2:
+            shown.append(gallery_table(rows, own).set_caption(found.titles[dataset]))
+        else:
+            shown.append(influential_images(rows, own, found.titles[dataset]))
+    return shown
 
 
 @drawn
-def influential_images(gallery: pd.DataFrame, dataset: Dataset):
+def influential_images(gallery: pd.DataFrame, dataset: Dataset, title: str):
     """Boxed test images, each followed by its most influential training images with their influence.
 
     A red frame flags a training image that is a near duplicate of the test image (NEAR of the class's typical distance), or
     the same to the pixel.
     """
     parts = [part for _, part in gallery.groupby("row")]
-    names = [class_title(dataset.classes[int(part["label"].iloc[0])], 12) for part in parts]
-    height = 0.66 + 0.11 * max(name.count("\n") + 2 for name in names)
-    figure, axes = plt.subplots(len(parts), K + 1, figsize=(WIDTH, height * len(parts)), squeeze=False)
-    grey = "gray_r" if dataset.x_train.ndim == 3 else None
-    for row, part, name in zip(axes, parts, names, strict=True):
+    figure, axes = plt.subplots(len(parts), K + 1, figsize=(WIDTH, 1.05 * len(parts) + 0.3), squeeze=False)
+    for row, part in zip(axes, parts, strict=True):
         first = next(part.itertuples())
-        row[0].imshow(dataset.x_test[first.test], cmap=grey, interpolation="nearest")
-        row[0].set_title(f"{name}\nbucket {first.bucket}", fontsize=6, fontweight="bold", pad=3)
-        _frame(row[0], "black")
+        image(row[0], dataset.x_test[first.test], f"{dataset.classes[first.label]}\nbucket {first.bucket}", INK)
         for ax, each in zip(row[1:], part.itertuples(), strict=False):
-            ax.imshow(dataset.x_train[each.example], cmap=grey, interpolation="nearest")
             flag = "same, " if each.distance == 0 else "near, " if each.distance < NEAR else ""
-            ax.set_title(f"{flag}{each.influence:.2f}", fontsize=6.5, pad=3, color=RED if flag else "black")
-            if flag:
-                _frame(ax, RED)
-    for ax in axes.flat:
-        ax.set_axis_off()
+            image(ax, dataset.x_train[each.example], f"{flag}{each.influence:.2f}", RED if flag else None)
+        for ax in row[1 + len(part) :]:
+            ax.set_axis_off()
+    figure.suptitle(title, x=0, ha="left", fontsize="medium", fontweight="bold")
     return figure
-
-
-def _frame(ax, colour: str) -> None:
-    ax.add_patch(Rectangle((0, 0), 1, 1, transform=ax.transAxes, fill=False, ec=colour, lw=2.2, clip_on=False))
 
 
 def gallery_table(gallery: pd.DataFrame, dataset: Dataset | None = None):
@@ -113,7 +102,7 @@ def gallery_table(gallery: pd.DataFrame, dataset: Dataset | None = None):
         each = list(part.itertuples())
         first, last = each[0], each[-1]
         row = {
-            "class": str(first.label) if dataset is None else dataset.classes[first.label],
+            "class": classes_of(dataset, [first.label])[0],
             "bucket": f"{first.bucket}",
             "training examples": " ".join(map(str, part["example"])),
             "influence, first to last": f"{first.influence:.2f} to {last.influence:.2f}",

@@ -7,21 +7,22 @@ is unbiased for a sum of squares, it chooses no test point, and subsets that bot
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.legend_handler import HandlerTuple
+from IPython.display import Markdown
 
 from samlib.audit import Pair
 from samlib.estimators import influence, memorization
 from samlib.evaluation import ENOUGH
 from samlib.inference import Effect, Reliability, groups, jackknife, reliability
 from samlib.paper.crossfit import PARTITIONS, halves
-from samlib.paper.frames import EACH, Found, Frames, contrast, effects, needs_rows, one, table
+from samlib.paper.frames import EACH, Found, Frames, Section, contrast, effects, one, table
+from samlib.paper.panels import BOTH, comparisons, label_of, listed, multiples, zero
 from samlib.paper.sets import Influences, Models, dealt, memorization_by, models_of, without_each
-from samlib.paper.style import GREEN, GREY, SAM, SGD, WIDTH, drawn
+from samlib.paper.style import GREEN, INK, dataset_title
 
 EDGES = np.linspace(0, 1, 6)  # of the intervals of memorization
 INTERVALS = [f"{low:.1f} to {high:.1f}" for low, high in zip(EDGES[:-1], EDGES[1:], strict=True)]
@@ -255,105 +256,76 @@ def _chosen(models: Models, k: int = PER_INTERVAL) -> pd.DataFrame:
     return few.astype({c: np.float32 for c in columns[4:]}).reset_index(drop=True)
 
 
-@needs_rows
-@drawn
-def influence_scatter(chosen: pd.DataFrame, name: str = "SAM"):
+def influence_scatter(found: Section):
     """Figures 2a and 2b: influence of the chosen examples by models that did not choose them, over memorization.
 
     Grey: the influences that they were chosen by. Diamonds: the mean of each interval.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.3), sharex=True, sharey=True)
-    drawn_as: dict[str, list] = {}
-    for ax, who, colour, title in zip(axes, ("sgd", "sam"), (SGD, SAM), ("SGD", name), strict=True):
-        part = chosen[chosen["by"] == who]
-        x, y = part[f"memorization_{who}"], part[who]
-        ax.axhline(0, color=GREY, lw=0.8)
-        means = part.groupby("interval")[[f"memorization_{who}", who]].mean().to_numpy()
-        marks = {
-            "as chosen (even models)": ax.scatter(x, part["chosen_by"], s=9, color="0.8", lw=0),
-            "as measured (odd models)": ax.scatter(x, y, s=13, color=colour, alpha=0.8, lw=0),
-            "mean of an interval, measured": ax.plot(*means.T, "D", color="black", ms=4.5)[0],
-        }
-        marks["least squares"], slope = _line(ax, x, y)
-        ax.set(xlabel="memorization (even models)", title=f"{title}: slope {slope:+.3f}")
-        for label, mark in marks.items():
-            drawn_as.setdefault(label, []).append(mark)
-    axes[0].set_ylabel("influence on a test point")
-    shown: list[Any] = [
-        tuple(marks[1:]) if "measured (" not in label else tuple(marks) for label, marks in drawn_as.items()
-    ]
-    figure.legend(
-        shown, list(drawn_as), loc="outside lower center", ncols=2, fontsize="small", handler_map={tuple: HandlerTuple(None)}
-    )  # fmt: skip
-    return figure
+
+    def draw(left, right, chosen):
+        for ax, (who, colour) in zip((left, right), BOTH, strict=True):
+            part, memorized = chosen[chosen["by"] == who], f"memorization_{who}"
+            zero(ax)
+            ax.scatter(part[memorized], part["chosen_by"], s=7, color="0.75", lw=0, label="as chosen (even models)")
+            said = f"as measured (odd models), {label_of(who, found.name)}"
+            ax.scatter(part[memorized], part[who], s=10, color=colour, alpha=0.8, lw=0, label=said)
+            means = part.groupby("interval")[[memorized, who]].mean().to_numpy()
+            ax.plot(*means.T, "D", color=INK, ms=4, label="mean of an interval, measured")
+            _line(ax, part[memorized], part[who])
+            ax.set(xlabel="memorization (even models)", ylabel="influence" if ax is left else "")
+
+    return multiples(found, ["chosen"], draw, columns=2, height=1.9, sharex=True, sharey=True)
 
 
-@needs_rows
-@drawn
-def influence_differences(chosen: pd.DataFrame, name: str = "SAM"):
+def influence_differences(found: Section):
     """Figure 2c: SAM - SGD in influence (odd models) over the same in memorization (even models), with the regression line.
 
     A picture alone: both axes change sign when the optimizers are exchanged, so the slope cannot say who amplifies.
     """
-    part = chosen[chosen["by"] == "both"]
-    x, y = part["memorization_sam"] - part["memorization_sgd"], part["sam"] - part["sgd"]
-    figure, ax = plt.subplots(figsize=(WIDTH * 0.72, 3.3))
-    ax.axhline(0, color=GREY, lw=0.8)
-    ax.axvline(0, color=GREY, lw=0.8)
-    for j in np.unique(part["interval"].astype(int)):
-        inside = part["interval"] == j
-        ax.scatter(x[inside], y[inside], s=16, color=SHADES[j], lw=0, label=INTERVALS[j])
-    line, slope = _line(ax, x, y)
-    line.set_label(f"slope {slope:+.3f}")
-    ax.set(xlabel=f"memorization, {name} − SGD (even models)", ylabel=f"influence, {name} − SGD (odd models)")
-    ax.legend(title="mean memorization", fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure
+
+    def draw(ax, chosen):
+        part = chosen[chosen["by"] == "both"]
+        x, y = part["memorization_sam"] - part["memorization_sgd"], part["sam"] - part["sgd"]
+        zero(ax)
+        zero(ax, upright=True)
+        for j in np.unique(part["interval"].astype(int)):
+            inside = part["interval"] == j
+            ax.scatter(x[inside], y[inside], s=13, color=SHADES[j], lw=0, label=INTERVALS[j])
+        _line(ax, x, y)
+        said = f"{found.name} − SGD"
+        ax.set(xlabel=f"memorization, {said} (even models)", ylabel=f"influence, {said} (odd models)")
+
+    return multiples(found, ["chosen"], draw, height=2.6)
 
 
-def _line(ax, x, y):
-    """The green least-squares line over the range of x, and its slope."""
-    if len(x) < 2 or np.ptp(x) == 0:
-        return ax.plot([], [], color=GREEN, lw=2)[0], np.nan
-    slope, intercept = np.polyfit(x, y, 1)
-    ends = np.array([x.min(), x.max()])
-    return ax.plot(ends, slope * ends + intercept, color=GREEN, lw=2)[0], slope
+def _line(ax, x, y) -> None:
+    """The green least-squares line over the range of x, with its slope."""
+    if len(x) > 1 and np.ptp(x) > 0:
+        slope, intercept = np.polyfit(x, y, 1)
+        ends = np.array([x.min(), x.max()])
+        ax.plot(ends, slope * ends + intercept, color=GREEN, lw=2, label="least squares")
+        ax.text(0.02, 0.96, f"slope {slope:+.3f}", transform=ax.transAxes, va="top", fontsize="small")
 
 
-@needs_rows
-@drawn
-def influence_energy(energy: pd.DataFrame, name: str = "SAM"):
-    """Where influence lies: energy in each interval of memorization, and its difference with simultaneous intervals.
+def influence_energy(found: Section, measure: str = MEASURES[0]):
+    """Where influence lies: one of MEASURES in each interval of memorization, and its difference with its interval.
 
-    Above, the share of all energy (C6); below, the energy of an example, in units of the mean over all (C7).
+    The share of all energy decides C6; the energy of an example, in units of the mean over all, decides C7.
     """
-    figure, axes = plt.subplots(2, 2, figsize=(WIDTH, 4.6), sharex=True, width_ratios=(1.2, 1))
-    for (left, right), measure in zip(axes, MEASURES, strict=True):
-        part = energy[energy.index.get_level_values("measure") == measure]
-        x = np.array([INTERVALS.index(each) for each in part.index.get_level_values("memorization")], float)
-        for who, colour, label, shift in (("sgd", SGD, "SGD", -0.1), ("sam", SAM, name, 0.1)):
-            left.plot(x + shift, part[who], "o", ms=6, color=colour, label=label)
-        ends = np.abs(part[["low", "high"]].T.to_numpy(float) - part["difference"].to_numpy(float))
-        right.errorbar(x, part["difference"], yerr=ends, fmt="D", ms=5, color="black", lw=1.3)
-        right.axhline(0, color=GREY, lw=1)
-        left.set_ylabel(measure)
-        right.set_ylabel(f"{name} − SGD")
-        for ax in (left, right):
-            ax.grid(axis="y", alpha=0.3)
-    for ax in axes[1]:
-        ax.set(
-            xlabel="memorization, pooled", xticks=np.arange(len(EDGES)) - 0.5, xticklabels=[f"{e:.1f}" for e in EDGES]
-        )
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
-    return figure
+    ticks = {"xticks": np.arange(len(EDGES)) - 0.5, "xticklabels": [f"{e:.1f}" for e in EDGES]}
+    return comparisons(
+        found, "energy", measure, lambda whole: whole.loc[[measure]].droplevel("measure"),
+        at=lambda rows: [INTERVALS.index(each) for each in rows.index],
+        axis=ticks | {"xlabel": "memorization, pooled"}, height=1.6, sharex=True,
+    )  # fmt: skip
 
 
-@needs_rows
-def influence_table(energy: pd.DataFrame, name: str = "SAM"):
-    """The frame "energy" as people read it; differences whose interval is beyond 0 in bold."""
-    shown = energy[["examples"]].map("{:.0f}".format)
-    for column, title in (("sgd", "SGD"), ("sam", name), ("difference", "difference")):
-        shown[title] = energy[column].map(("{:+.4f}" if column == "difference" else "{:.3f}").format)
-    ends = zip(energy["low"], energy["high"], strict=True)
-    shown["simultaneous interval"] = [f"{low:+.4f} to {high:+.4f}" for low, high in ends]
-    beyond = np.where((energy["low"] > 0) | (energy["high"] < 0), "font-weight: bold", "")
-    return shown.style.apply(lambda _: beyond, subset=["difference"])
+def left_out(found: Section) -> Markdown:
+    """Which intervals of memorization hold too few examples to be drawn, on each data set."""
+    said = []
+    for dataset, frames in found.items():
+        there = set(frames["energy"].index.get_level_values("memorization")) if len(frames["energy"]) else set()
+        if lost := [each for each in INTERVALS if each not in there]:
+            said.append(f"{dataset_title(dataset)}: {listed(lost)}")
+    few = f"Intervals of fewer than {ENOUGH} examples are left out of figure and table alike"
+    return Markdown(f"{few}. {'; '.join(said)}." if said else f"{few}; here each interval holds enough.")

@@ -5,19 +5,21 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from IPython.display import Markdown
 from scipy.stats import binom
 
 from samlib.audit import Attacked, Pair, accuracy_table, attack_scores, compare_attacks, left_out, threshold_table
 from samlib.evaluation import ENOUGH, auc_terms, roc, tpr_terms, vulnerability
 from samlib.inference import mean
-from samlib.paper.frames import EACH, Found, Frames, effects, table
-from samlib.paper.style import GREY, SAM, SGD, WIDTH, drawn
+from samlib.paper.frames import EACH, Found, Frames, Section, effects, table
+from samlib.paper.panels import BOTH, comparisons, histograms, label_of, listed, multiples, scroll, sign
+from samlib.paper.style import GREY, dataset_title
 
 CLAIMED = {"C2 confidence": "confidence", "C2 LiRA": "LiRA online", "C2 RMIA": "RMIA offline"}
 CURVES = ("confidence", "LiRA online", "RMIA online")
+SHOWN = ("correctness", "confidence", "LiRA online", "RMIA offline")  # of twelve attacks, those of the figure
 OWN = "LiRA online"  # the attack whose false accusations are looked at, example by example
 OWN_FPR = 0.1
 BINS = 90
@@ -113,21 +115,16 @@ def _attacks(found: Sequence[Attacked]) -> pd.DataFrame:
     """Table 1: index (attack, measure); sgd, sam, difference, each with its ends, and too_few."""
     rows = {}
     for attack, both in compare_attacks(found[0], found[1], confidence=1 - EACH).items():
-        measures = {"AUC": (both.a.auc, both.b.auc, both.auc)}
-        measures["balanced accuracy"] = (both.a.balanced_accuracy, both.b.balanced_accuracy, both.balanced_accuracy)
-        for rate in both.tpr_at_fpr:
-            measures[f"TPR at {rate:.1%} FPR"] = (
-                both.a.tpr_at_fpr[rate],
-                both.b.tpr_at_fpr[rate],
-                both.tpr_at_fpr[rate],
-            )
+        measures = {"AUC": (both.b.auc, both.a.auc, both.auc)}
+        measures["balanced accuracy"] = both.b.balanced_accuracy, both.a.balanced_accuracy, both.balanced_accuracy
+        for rate, gap in both.tpr_at_fpr.items():
+            measures[f"TPR at {rate:.1%} FPR"] = both.b.tpr_at_fpr[rate], both.a.tpr_at_fpr[rate], gap
         few = {f"TPR at {rate:.1%} FPR" for rate in both.too_few}
-        for name, (sam, sgd, gap) in measures.items():
-            ends = {
-                f"{who}_{end}": getattr(m, end) for who, m in (("sgd", sgd), ("sam", sam)) for end in ("low", "high")
-            }
+        for name, (sgd, sam, gap) in measures.items():
             row = {"sgd": sgd.value, "sam": sam.value, "difference": gap.value, "low": gap.low, "high": gap.high}
-            rows[attack, name] = row | ends | {"too_few": name in few}
+            for who, own in (("sgd", sgd), ("sam", sam)):
+                row |= {f"{who}_low": own.low, f"{who}_high": own.high}
+            rows[attack, name] = row | {"too_few": name in few}
     return table(rows, "attack", "measure")
 
 
@@ -183,13 +180,6 @@ def _models(pair: Pair, found: Sequence[Attacked]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def _counts(pair: Pair) -> pd.DataFrame:
-    """How many examples there are, and how many the attacks leave out, since too few models saw them or did not."""
-    return pd.DataFrame(
-        {"number": {"examples": pair.sgd.sizes["example"], "left out by the attacks": left_out(pair.sgd)}}
-    )
-
-
 def _moments(pair: Pair) -> pd.DataFrame:
     """Of each example: how many models saw it, and mean and deviation of its logit over those that did and did not."""
     inside, columns = pair.sgd.member.values, {"n_in": pair.sgd.member.values.sum(0).astype(np.int32)}
@@ -203,81 +193,67 @@ def _moments(pair: Pair) -> pd.DataFrame:
     return pd.DataFrame(columns, index=pd.Index(pair.sgd.example.values, name="example"))
 
 
-@drawn
-def attack_differences(attacks: pd.DataFrame, name: str = "SAM"):
-    """Table 1 as a picture: each attack's AUC for both optimizers, and the paired difference, with simultaneous intervals."""
-    rows = attacks.xs("AUC", level="measure")
-    y = np.arange(len(rows))[::-1]
-    figure, (left, right) = plt.subplots(
-        1, 2, figsize=(WIDTH, 0.34 * len(rows) + 1.1), sharey=True, width_ratios=(1.2, 1)
+def attack_differences(found: Section):
+    """Table 1 as a picture: the AUC of some attacks by both optimizers, and the paired difference, with intervals."""
+    shared = {"sharex": "col", "sharey": True}
+    return comparisons(
+        found, "attacks", "AUC", lambda whole: whole.xs("AUC", level=1).loc[list(SHOWN)], height=1.6, **shared
     )
-    for who, colour, label, shift in (("sgd", SGD, "SGD", 0.12), ("sam", SAM, name, -0.12)):
-        ends = np.abs(rows[[f"{who}_low", f"{who}_high"]].T.to_numpy() - rows[who].to_numpy())
-        left.errorbar(rows[who], y + shift, xerr=ends, fmt="o", ms=5, color=colour, label=label, lw=1.2)
-    left.set(yticks=y, yticklabels=rows.index, xlabel="AUC")
-    left.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0)
-    right.axvline(0, color=GREY, lw=1)
-    gap = rows["difference"].to_numpy()
-    ends = np.abs(rows[["low", "high"]].T.to_numpy() - gap)
-    right.errorbar(gap, y, xerr=ends, fmt="D", ms=4, color="black", lw=1.2)
-    right.set(xlabel=f"AUC, {name} − SGD")
-    right.xaxis.set_major_locator(plt.MaxNLocator(4))
-    right.tick_params(axis="y", length=0)
-    for ax in (left, right):
-        ax.grid(axis="x", alpha=0.3)
-    return figure
 
 
-@drawn
-def roc_curves(curves: pd.DataFrame, name: str = "SAM"):
-    """ROC curves of some attacks on logarithmic axes, all targets pooled; dotted, guessing."""
-    figure, axes = plt.subplots(figsize=(WIDTH * 0.66, WIDTH * 0.56))
-    floor = curves["fpr"].min()
-    for dash, attack in zip(("-", "--", "-."), CURVES, strict=True):
-        for who, colour, label in (("sgd", SGD, "SGD"), ("sam", SAM, name)):
-            part = curves[(curves["attack"] == attack) & (curves["optimizer"] == who)]
-            axes.plot(part["fpr"], part["tpr"], dash, color=colour, lw=1.5, label=f"{label}, {attack}")
-    line = np.geomspace(floor, 1, 50)
-    axes.plot(line, line, ":", color=GREY, lw=1, label="guessing")
-    axes.set(xscale="log", yscale="log", xlabel="false-positive rate", ylabel="true-positive rate")
-    axes.set(xlim=(floor, 1), ylim=(floor, 1.1))
-    axes.legend(fontsize="small", loc="lower right")
-    axes.grid(alpha=0.25, which="major")
-    return figure
+def roc_curves(found: Section):
+    """ROC curves of three attacks on logarithmic axes, all targets pooled; grey, guessing."""
+
+    def draw(ax, curves):
+        for dash, attack in zip(("--", "-", ":"), CURVES, strict=True):
+            for who, colour in BOTH:
+                part = curves[(curves["attack"] == attack) & (curves["optimizer"] == who)]
+                label = f"{label_of(who, found.name)}, {attack}"
+                ax.plot(part["fpr"], part["tpr"], dash, color=colour, lw=1.4, label=label)
+        line = np.geomspace(curves["fpr"].min(), 1, 50)
+        ax.plot(line, line, color=GREY, lw=1, label="guessing")
+        ax.set(xscale="log", yscale="log", xlabel="false-positive rate", ylabel="true-positive rate")
+        ax.grid(alpha=0.25, which="major")
+
+    return multiples(found, ["roc"], draw, height=2.6, sharex=True, sharey=True)
 
 
-@drawn
-def confidence_distributions(logits: pd.DataFrame, name: str = "SAM"):
-    """The logit of the true class on members and on non-members, SGD beside SAM."""
-    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 2.6), sharex=True, sharey=True)
-    for ax, who, label, colour in zip(axes, ("sgd", "sam"), ("SGD", name), (SGD, SAM), strict=True):
-        for inside, style in (
-            (True, {"fill": True, "alpha": 0.45, "color": colour}),
-            (False, {"lw": 1.6, "color": "black"}),
-        ):
-            part = logits[(logits["optimizer"] == who) & (logits["member"] == inside)]
-            density = part["count"] / part["count"].sum() / (part["right"] - part["left"])
-            ax.stairs(
-                density, [*part["left"], part["right"].iloc[-1]], label="members" if inside else "non-members", **style
-            )
-        ax.set(title=label, xlabel=r"$\log\,p_y/(1-p_y)$")
-        ax.legend(loc="upper left", fontsize="small")
-    axes[0].set_ylabel("density")
-    return figure
+def confidence_distributions(found: Section):
+    """The logit of the true class on members, filled, and on non-members, outlined; SGD beside SAM."""
+    members, others = (
+        {"members": lambda rows: rows[rows["member"]]},
+        {"non-members": lambda rows: rows[~rows["member"]]},
+    )
+    label = r"$\log\,p_y/(1-p_y)$"
+    return histograms(found, "logits", "count", members, others, label, height=1.6, sharey="row")
 
 
-@drawn
-def own_rates(rates: pd.DataFrame, name: str = "SAM"):
-    """Each example's own false-positive rate at one pooled threshold; grey, what chance alone would give if all were alike."""
-    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 2.6), sharex=True, sharey=True)
-    for ax, who, label, colour in zip(axes, ("sgd", "sam"), ("SGD", name), (SGD, SAM), strict=True):
-        part = rates[rates["optimizer"] == who]
-        bins = [*part["left"], part["right"].iloc[-1]]
-        ax.stairs(part["chance"], bins, fill=True, color="0.85", label="chance alone")
-        ax.stairs(part["share"], bins, color=colour, lw=1.7, label=label)
-        ax.axvline(part["pooled"].iloc[0], color=GREY, lw=1, ls=":")
-        ax.set(xlabel="an example's own false-positive rate")
-        ax.set_title(f"variance {part['dispersion'].iloc[0]:.1f} times that of chance")
-        ax.legend()
-    axes[0].set_ylabel("share of examples")
-    return figure
+def own_rates(found: Section):
+    """Each example's own false-positive rate at one pooled threshold; outlined, what chance alone would give."""
+    own, chance = {"examples": lambda rows: rows}, {"chance alone": lambda rows: rows.assign(share=rows["chance"])}
+    label = "an example's own false-positive rate"
+    return histograms(found, "own_rates", "share", own, chance, label, height=1.5, sharex=True, sharey="row")
+
+
+def dispersion(found: Section) -> Markdown:
+    """How many times the variance of chance the examples' own false-positive rates have, on each data set."""
+    said = []
+    for dataset, frames in found.items():
+        sgd, sam = frames["own_rates"].groupby("optimizer")["dispersion"].first()[["sgd", "sam"]]
+        said.append(f"{sgd:.1f} (SGD) and {sam:.1f} ({found.name}) on {dataset_title(dataset)}")
+    return Markdown(f"The variance of these rates is that of chance times {listed(said)}.")
+
+
+def attack_table(found: Section):
+    """Table 1: a row for each data set and attack; in a cell both optimizers and the difference, bold beyond 0."""
+    whole = found.stacked("attacks")
+    cells = [
+        "too few"
+        if row.too_few
+        else f"{row.sgd:.3f} → {row.sam:.3f}<br>{'<b>' if sign(row._asdict()) else ''}{row.difference:+.4f}"
+        for row in whole.itertuples()
+    ]
+    shown = pd.Series(cells, whole.index).unstack("measure").reindex(pd.unique(whole.index.droplevel("measure")))
+    return scroll(
+        shown[whole.index.unique("measure")].rename_axis([None, None]).style, f"In a cell: SGD → {found.name}."
+    )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 import warnings
+from collections.abc import Mapping
 from functools import cache, partial
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
@@ -22,18 +22,20 @@ from samlib.inference import (
     groups,
     jackknife,
     mean,
-    needed_models,
     reliability,
     shares,
 )
 from samlib.paper.crossfit import POINT_GROUPS, each_left_out, halves, model_groups
 from samlib.paper.distances import atypicality, dataset_of
-from samlib.paper.frames import EACH, Found, Frames, effects, needs_rows
-from samlib.paper.style import GREEN, GREY, RED, SAM, SGD, WIDTH, class_title, drawn, needs_data
+from samlib.paper.frames import EACH, Found, Frames, Section, effects
+from samlib.paper.panels import BOTH, classes_of, image, interval_points, label_of, multiples, scroll, stairs, zero
+from samlib.paper.style import GREEN, GREY, INK, RED, SAM, SGD, dataset_title
 
 LOWEST, LOW = 0.1, 0.5  # memorization below the one is "the lowest range", between them "the lower score range"
 MORE = 0.05  # the share of examples at either end of what SAM memorizes more, whose atypicality C5 compares
 BINS = np.linspace(-0.2, 1, 21)  # of Figure 1a, scores beyond in the last ones
+PICTURES = 5  # of the examples that differ most
+OWN = "LiRA online"  # the attack that a link is made with
 
 
 def measure(pair: Pair) -> Frames:
@@ -278,103 +280,84 @@ def _link_bins(links, n_bins: int = 10, least: int = 15) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["who", "x", "y", "low", "high"])
 
 
-@drawn
-def memorization_density(density: pd.DataFrame, name: str = "SAM"):
-    """Figure 1a: histograms of memorization scores on a logarithmic axis, and the difference with simultaneous intervals."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 2.9))
-    edges = [*density["left"], density["right"].iloc[-1]]
-    for who, colour, label in (("sgd", SGD, "SGD"), ("sam", SAM, name)):
-        share = density[who].where(density[who] > 1e-9, 0)  # rounding is no share
-        left.stairs(share, edges, color=colour, lw=1.6, label=label)
-    left.set(yscale="log", xlabel="memorization", ylabel="share of examples")
-    left.legend()
-    centre, gap = (density["left"] + density["right"]) / 2, density["difference"]
-    right.axhline(0, color=GREY, lw=1)
-    right.bar(centre, gap, width=0.85 * np.diff(edges), color=np.where(gap > 0, SAM, SGD), alpha=0.55)
-    right.errorbar(centre, gap, yerr=[gap - density["low"], density["high"] - gap], fmt="none", color="black", lw=1)
-    right.set(xlabel="memorization", ylabel=f"share, {name} − SGD")
-    return figure
+def memorization_density(found: Section):
+    """Figure 1a: shares of examples by memorization on a logarithmic axis, and their difference with simultaneous intervals."""
+
+    def draw(left, right, density):
+        for who, colour in BOTH:
+            shares = density.assign(share=density[who].where(density[who] > 1e-9, 0))  # rounding is no share
+            stairs(left, shares, "share", color=colour, lw=1.5, label=label_of(who, found.name))
+        interval_points(right, (density["left"] + density["right"]) / 2, density, "difference", color=INK, ms=3)
+        zero(right)
+        left.set(yscale="log", xlabel="memorization", ylabel="share of examples")
+        right.set(xlabel="memorization", ylabel=f"{found.name} − SGD")
+
+    return multiples(found, ["density"], draw, columns=2, height=1.7, sharex=True, sharey="col")
 
 
-@drawn
-def memorization_scatter(examples: pd.DataFrame, agreement: pd.DataFrame, name: str = "SAM"):
-    """Figure 1b: SAM's memorization score of each example against SGD's, with both regression lines and the identity."""
-    x, y, found = examples["sgd"], examples["sam"], agreement["value"]
-    ends = np.array([min(x.min(), y.min()), 1.0])
-    figure, ax = plt.subplots(figsize=(WIDTH * 0.62, WIDTH * 0.56))
-    ax.scatter(x, y, s=6, alpha=0.25, color="black", lw=0, rasterized=True)
-    ax.plot(ends, ends, color=RED, lw=1.3, label="identity")
-    for kind, dash in (("least squares", "-"), ("orthogonal", "--")):
-        line = found[f"slope, {kind}"] * ends + found[f"intercept, {kind}"]
-        ax.plot(ends, line, dash, color=GREEN, lw=1.6, label=kind)
-    ax.set(xlabel="memorization, SGD", ylabel=f"memorization, {name}", aspect="equal")
-    ax.legend(loc="upper left", fontsize="small")
-    return figure
+def memorization_scatter(found: Section):
+    """Figure 1b: the other optimizer's score of each example against SGD's, with both regression lines and the identity."""
+
+    def draw(ax, examples, agreement):
+        value, ends = agreement["value"], np.array([examples[["sgd", "sam"]].min().min(), 1.0])
+        ax.scatter(examples["sgd"], examples["sam"], s=6, alpha=0.25, color=INK, lw=0, rasterized=True)
+        ax.plot(ends, ends, color=RED, lw=1.3, label="identity")
+        for kind, dash in (("least squares", "-"), ("orthogonal", "--")):
+            line = value[f"slope, {kind}"] * ends + value[f"intercept, {kind}"]
+            ax.plot(ends, line, dash, color=GREEN, lw=1.6, label=kind)
+        ax.set(xlabel="memorization, SGD", ylabel=f"memorization, {found.name}", aspect="equal")
+
+    return multiples(found, ["examples", "agreement"], draw, height=2.9, sharex=True, sharey=True)
 
 
-@needs_data
-@drawn
-def examples(dataset: Dataset, most: pd.DataFrame, *, per_row: int = 5):
-    """Figure 1c: the examples that differ most, with their class and scores (on models that they were not chosen by).
+def most_images(found: Section, data: Mapping[str, Dataset | None]):
+    """Figure 1c: of data that are images, the first examples that differ most, with class and SGD's → the other's score."""
 
-    Images as images; other data as bars of their features, grey, over the class's mean, black.
-    """
-    is_image, rows = dataset.x_train.ndim > 2, -(-len(most) // per_row)
-    names = [class_title(dataset.classes[int(label)], 19) for label in most["label"]]
-    height = (1.65 if is_image else 1.4) + 0.14 * max(name.count("\n") + 1 for name in names)
-    figure, axes = plt.subplots(rows, per_row, figsize=(WIDTH, height * rows), squeeze=False)
-    for ax in axes.flat:
-        ax.set_axis_off()
-    for ax, name, (example, row) in zip(axes.flat, names, most.iterrows(), strict=False):
-        x = dataset.x_train[example]
-        if is_image:
-            ax.imshow(x, cmap="gray_r" if x.ndim == 2 else None, interpolation="nearest")
+    def draw(*row):
+        for ax, (_, each) in zip(row[:-1], row[-1].iterrows(), strict=False):
+            image(ax, each["picture"], f"{each['class']}\n{each['sgd']:.2f} → {each['sam']:.2f}")
+
+    shown = {}
+    for dataset, frames in found.items():
+        most, own = frames["most"].head(PICTURES), data[dataset]
+        if own is None or own.x_train.ndim == 2:
+            most = most.head(0)
         else:
-            typical = dataset.x_train[dataset.y_train == int(row.label)].mean(0)
-            kept = np.argsort(-typical, kind="stable")[:60]  # the features that are commonest in the class
-            ax.bar(np.arange(len(kept)), x[kept], width=1, color="0.75")
-            ax.step(np.arange(len(kept)), typical[kept], color="black", lw=1, where="mid")
-        ax.set_title(f"{'' if is_image else 'class '}{name}\n{row.sgd:.2f} → {row.sam:.2f}", fontsize="small")
-    return figure
+            most = most.assign(picture=list(own.x_train[most.index]), **{"class": classes_of(own, most["label"])})
+        shown[dataset] = {"most": most}
+    return multiples(Section(shown, found.titles, found.name), ["most"], draw, columns=PICTURES, height=1.9)
 
 
-@needs_rows
-@drawn
-def link_curve(bins: pd.DataFrame, name: str = "SAM", attack: str = "LiRA online"):
-    """Per-example attack success over memorization, each from models that the other did not use, with simultaneous intervals."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3), width_ratios=(1.2, 1))
-    for ax, who, colour, label, shift in (
-        (left, "sgd", SGD, "SGD", -0.006), (left, "sam", SAM, name, 0.006), (right, "difference", "black", None, 0),
-    ):  # fmt: skip
-        part = bins[bins["who"] == who]
-        ends = [part["y"] - part["low"], part["high"] - part["y"]]
-        ax.errorbar(part["x"] + shift, part["y"], yerr=ends, fmt="o-", ms=4, lw=1.3, color=colour, label=label)
-    left.axhline(0.5, color=GREY, lw=1, ls=":")
-    left.set(xlabel="memorization", ylabel=f"{attack}: AUC on the example")
-    left.legend(loc="lower right")
-    right.axhline(0, color=GREY, lw=1, ls=":")
-    right.set(xlabel=f"memorization, {name} − SGD", ylabel=f"AUC, {name} − SGD")
-    return figure
-
-
-def link_sentence(links: pd.DataFrame, name: str = "SAM", attack: str = "LiRA online") -> str:
-    """The rank correlations behind `link_curve`, in words."""
-    if links.empty:
-        return "These models are too few to attack each of odd number by the others."
-    said = {k: f"{row.correlation:.2f} ({row.low:.2f} to {row.high:.2f})" for k, row in links.iterrows()}
-    return (
-        f"Rank correlation of memorization with the success of {attack}: SGD {said['sgd']}, {name} {said['sam']}. "
-        f"Of the two differences, {name} − SGD, it is {said['difference']}. Intervals are over examples."
+def most_table(found: Section, data: Mapping[str, Dataset | None]):
+    """The same examples in numbers, for data of any kind, with the mean of each column."""
+    parts = {}
+    for dataset, frames in found.items():
+        most, own = frames["most"], data[dataset]
+        shown = most[["chosen by", "sgd", "sam", "difference", "atypicality"]]
+        shown = pd.concat([shown, shown.mean().to_frame("mean").T]).map("{:.3f}".format)
+        shown.insert(0, "class", [*classes_of(own, most["label"]), ""])
+        parts[dataset_title(dataset)] = shown
+    titles = {"chosen by": "difference that chose it", "sgd": "SGD", "sam": found.name}
+    return scroll(
+        pd.concat(parts).rename(columns=titles).replace("nan", "").style, "Measured by the models that did not choose."
     )
 
 
-def reliability_sentence(reliable: pd.DataFrame, n_models: int, name: str = "SAM") -> str:
-    """How reliable the scores and their difference are with these models, and how many models it would take, in words."""
-    names = ("SGD", name, "both", "the difference")
-    said = [f"{row.value:.2f} ({what})" for what, row in zip(names, reliable.itertuples(), strict=True)]
-    least = needed_models(reliable["value"]["difference"], n_models, 0.8)
-    more = f"about {least:,.0f} models" if np.isfinite(least) else "more models than can be said"
-    return (
-        f"With {n_models} models of each, the scores' reliability is {', '.join(said)}. "
-        f"It would take {more} for .8 in the difference."
-    )
+def link_curve(found: Section):
+    """Attack success on an example over its memorization, each from models that the other did not use, with intervals."""
+
+    def draw(left, right, bins):
+        for ax, who, colour, move in (
+            (left, "sgd", SGD, -0.006),
+            (left, "sam", SAM, 0.006),
+            (right, "difference", INK, 0),
+        ):
+            part = bins[bins["who"] == who]
+            shown = {} if ax is right else {"label": label_of(who, found.name)}
+            interval_points(ax, part["x"] + move, part, "y", fmt="o-", color=colour, **shown)
+        left.axhline(0.5, color=GREY, lw=1, ls=":")
+        zero(right)
+        left.set(xlabel="memorization", ylabel=f"AUC, {OWN}")
+        right.set(xlabel=f"memorization, {found.name} − SGD", ylabel=f"AUC, {found.name} − SGD")
+
+    return multiples(found, ["link_bins"], draw, columns=2, height=1.8, sharex="col", sharey="col")

@@ -17,14 +17,15 @@ from filelock import FileLock
 from IPython.display import Markdown
 
 from samlib.audit import Pair, align
-from samlib.data import NAMES, Dataset
+from samlib.data import NAMES, Dataset, NotAtHand
 from samlib.data.files import cache_folder
 from samlib.experiment import Experiment, ParameterError, pair
-from samlib.paper import claims, records
+from samlib.paper import claims, records, tables
 from samlib.paper.distances import dataset_of
-from samlib.paper.frames import Frames
+from samlib.paper.frames import Frames, Section
+from samlib.paper.panels import scroll
 from samlib.paper.study import ablation_pairs, from_parameters, optimizer_pairs, public_parameters
-from samlib.paper.style import dataset_title
+from samlib.paper.style import dataset_title, model_title
 from samlib.runs import run_pairs
 
 # By the parameter that only such a notebook has.
@@ -39,9 +40,9 @@ def study(namespace: Mapping[str, Any]) -> Study:
     Parameters
     ----------
     namespace : mapping
-        The notebook's `globals()`, where its parameters stand. `dataset` or `datasets`, `results` (a folder of records,
-        which are shown instead of training), and fields of an experiment. With `changed` these are ablations, with
-        `optimizers` many optimizers. Variables that are no parameter raise, so that a misspelt one is found.
+        The notebook's `globals()`, where its parameters stand. `dataset` or `datasets`, `results` (a folder of records;
+        a page shows one that has as many models or more), and fields of an experiment. With `changed` these are ablations,
+        with `optimizers` many optimizers. Variables that are no parameter raise, so that a misspelt one is found.
 
     Returns
     -------
@@ -62,12 +63,15 @@ def study(namespace: Mapping[str, Any]) -> Study:
     given = public_parameters(namespace)
     results, missing = given.pop("results", None), given.pop("missing", None)
     given.pop("others", None)  # another study, which the introduction makes of them
-    names = given.pop("datasets", None) or [given.get("dataset") or Experiment.model_fields["dataset"].default]
+    names = given.pop("datasets", None) or [Experiment.model_fields["dataset"].default]
     if isinstance(names, str) or not all(isinstance(name, str) for name in names):
         raise ParameterError("datasets must be a list of names of data sets.")
+    names = [one] if (one := given.pop("dataset", None)) else names
     make: Callable[..., dict] = next((maker for name, maker in MAKERS.items() if name in given), pair)
     experiments = {name: from_parameters({**given, "dataset": name}, make=make) for name in names}
-    return Study(experiments, results, missing)
+    asked = {name: value for name, value in given.items() if name not in ("profile", "n_models")}
+    recipes = {name: from_parameters({**asked, "dataset": name}) for name in names} if make is pair else {}
+    return Study(experiments, results, missing, recipes)
 
 
 class Study:
@@ -83,8 +87,15 @@ class Study:
         Data sets that could not be had, and why.
     """
 
-    def __init__(self, experiments: Mapping[str, Mapping], results: str | None = None, missing: Mapping | None = None):
+    def __init__(
+        self,
+        experiments: Mapping[str, Mapping],
+        results: str | None = None,
+        missing: Mapping | None = None,
+        recipes: Mapping[str, Mapping] | None = None,
+    ):
         self.experiments, self.results, self.missing = dict(experiments), results, dict(missing or {})
+        self._recipes = dict(recipes or {})  # the experiments without a profile: a record may be of these
         self.name = next(e.optimizer for e in self._all(next(iter(experiments))) if e.optimizer != "sgd").upper()
 
     def _settings(self, dataset: str) -> dict[Any, dict[str, Experiment]]:
@@ -110,26 +121,52 @@ class Study:
         return records.find(self.results, self._all(dataset))
 
     @functools.cache  # noqa: B019
+    def shown(self, dataset: str) -> Path | None:
+        """The record that a page shows, of any seed; None where the live runs have more models."""
+        recipe = self._recipes.get(dataset)
+        path = records.largest(self.results, recipe.values()) if recipe else None
+        path = path or self.record(dataset)
+        if path and min(records.read_about(path)["models"]) < max(e.n_models for e in self._all(dataset)):
+            try:
+                self._runs(dataset)
+            except NotAtHand:
+                return path
+            return None
+        return path
+
     def about(self, dataset: str) -> dict[str, Any]:
-        """Where a data set's numbers come from: as `records.provenance`, and `live`, whether models are trained for it."""
-        if path := self.record(dataset):
+        """Where a page's numbers on a data set come from: as `records.provenance`, and `live`, whether models are trained."""
+        return self._about(dataset, self.shown(dataset))
+
+    @functools.cache  # noqa: B019
+    def _about(self, dataset: str, path: Path | None) -> dict[str, Any]:
+        if path:
             return {**records.read_about(path), "live": False}
         found = self._runs(dataset)
         several = [found] if isinstance(found, Pair) else found.values()
         return {**records.provenance(runs for two in several for runs in two[:2]), "live": True}
 
-    def frames(self, section: str) -> dict[str, Frames]:
-        """The frames of a section, for each data set: from its record, from an earlier measurement, or measured now."""
-        return {dataset: self._frames(dataset, section) for dataset in self.experiments}
+    def frames(self, section: str) -> Section:
+        """The frames of a section for each data set, of its record or its live runs, whichever have more models."""
+        shown = {dataset: self._frames(dataset, section) for dataset in self.experiments}
+        return Section(shown, {dataset: self._title(dataset) for dataset in shown}, self.name)
 
     def _frames(self, dataset: str, section: str) -> Frames:
-        if path := self.record(dataset):
+        return self._from(dataset, section, self.shown(dataset))
+
+    def _own(self, section: str) -> dict[str, Frames]:
+        """The frames of the experiments themselves, though a record have more models."""
+        return {dataset: self._from(dataset, section, self.record(dataset)) for dataset in self.experiments}
+
+    def _from(self, dataset: str, section: str, path: Path | None) -> Frames:
+        """The frames in a record; without one, of an earlier measurement of the live runs, or measured now."""
+        if path:
             if kept := records.load(path, section):
                 return kept
             raise ValueError(f"{path} holds nothing of the section {section}; record it again.")
         folder, mine = cache_folder() / "frames" / _code(), records.identity(self._all(dataset))
         folder.mkdir(parents=True, exist_ok=True)
-        runs, about = self._runs(dataset), self.about(dataset)
+        runs, about = self._runs(dataset), self._about(dataset, None)
         with FileLock(folder / f"{mine}-{section}.lock"):
             path = records.find(folder, self._all(dataset))
             if path is None or not (kept := records.load(path, section)):
@@ -140,7 +177,7 @@ class Study:
 
     def ledger(self) -> pd.DataFrame:
         """`claims.ledger_of` these data sets, each followed by its record in `results`, from the frames of all sections."""
-        parts = [self.frames(section) for section in claims.SECTIONS]
+        parts = [self._own(section) for section in claims.SECTIONS]
         effects = {dataset: pd.concat([part[dataset]["effects"] for part in parts]) for dataset in self.experiments}
         about = self.sources()
         for path, each in self._others().items():
@@ -151,8 +188,8 @@ class Study:
         return claims.ledger_of({k: effects[k] for k in order}, {k: _cost(about[k]) for k in order})
 
     def sources(self) -> dict[str, dict[str, Any]]:
-        """`about` each data set, and each other record in `results`."""
-        own = {dataset: self.about(dataset) for dataset in self.experiments}
+        """Where the numbers of each data set's experiments come from, and of each other record in `results`."""
+        own = {dataset: self._about(dataset, self.record(dataset)) for dataset in self.experiments}
         return own | {_recorded(each): {**each, "live": False} for each in self._others().values()}
 
     def independent(self) -> list[str]:
@@ -168,7 +205,7 @@ class Study:
 
     def models(self) -> dict[str, pd.DataFrame]:
         """A frame of each data set with a row for each model: accuracies, train loss, and each attack's AUC."""
-        return {dataset: frames["models"] for dataset, frames in self.frames("membership").items()}
+        return {dataset: frames["models"] for dataset, frames in self._own("membership").items()}
 
     def _others(self) -> dict[Path, dict[str, Any]]:
         """Records in `results` of single pairs that are not those of the data sets themselves."""
@@ -198,16 +235,35 @@ class Study:
         experiment = json.dumps(about["experiments"][0])
         return dataset_of(xr.Dataset(attrs={"experiment": experiment, "data_checksum": about["data_checksum"]}))
 
+    def _title(self, dataset: str) -> str:
+        """Data set, networks and models, as they stand over a panel."""
+        about = self.about(dataset)
+        network, models = model_title(about["experiments"][0]["model"]), " + ".join(map(str, about["models"][:2]))
+        return f"{dataset_title(dataset)}: {network}, {models}"
+
     def origin(self) -> Markdown:
-        """A sentence a data set on where its numbers come from: live, or recorded and when."""
-        said = []
+        """A line a data set on where its numbers come from. Its metadata `runs` is what captions say of the same."""
+        said, short = [], []
         for dataset in self.experiments:
-            about = self.about(dataset)
-            models, machines = sorted(set(about["models"])), ", ".join(about["machine"])
-            what = f"{' or '.join(map(str, models))} models of each optimizer on {dataset_title(dataset)}"
-            how = "this run or an earlier one" if about["live"] else f"an earlier run, and kept on {about['date']}"
-            said.append(f"*{'Live' if about['live'] else 'Recorded'}: {what}, trained by {how}, on {machines}.*")
-        return Markdown("\n\n".join(said))
+            about, title = self.about(dataset), dataset_title(dataset)
+            every = pd.DataFrame(about["experiments"]).assign(models=about["models"]).fillna({"pool": "all"})
+            each = {name: " or ".join(every[name].drop_duplicates().map(str)) for name in ("models", "epochs", "pool")}
+            how = f"{' or '.join(map(model_title, every['model'].unique()))}, pool {each['pool']}, {each['epochs']} epochs"
+            by = "this run or an earlier one" if about["live"] else f"an earlier run, and kept on {about['date']}"
+            kind, machines = "Live" if about["live"] else "Recorded", ", ".join(about["machine"])
+            models = f"{each['models']} models of each optimizer"
+            said.append(f"*{kind}: {models} on {title} ({how}), trained by {by}, on {machines}.*")
+            short.append(f"{title} ({how}, {models}, {kind.lower()})")
+        return Markdown("\n\n".join(said), metadata={"runs": "; ".join(short)})
+
+    def provenance(self, found: Section) -> Markdown:
+        """What was trained for a page, where, and how long it took: the columns of each data set beside each other."""
+        columns = {}
+        for dataset, frames in found.items():
+            counts = frames.get("counts")
+            own = counts if counts is not None and "number" in counts else None
+            columns[dataset_title(dataset)] = tables.provenance(self.about(dataset), own).data
+        return scroll(pd.concat(columns, axis=1).fillna("").style, "A column for each experiment.")
 
 
 def record(pair: Pair, folder: str | os.PathLike, *, signals: bool = False) -> Path:

@@ -97,11 +97,18 @@ def find(folder: str | os.PathLike | None, experiments: Iterable[Experiment]) ->
     if folder is None:
         return None
     experiments = list(experiments)
-    for path in sorted(as_path("folder", folder).glob(f"*-{identity(experiments)}-*")):
-        checksum = _checksum(experiments[0]) if (path / ABOUT).exists() else ""
-        if checksum is None or checksum.startswith(path.name.rpartition("-")[2]):
-            return path
-    return None
+    paths = sorted(as_path("folder", folder).glob(f"*-{identity(experiments)}-*"))
+    return next((path for path in paths if (path / ABOUT).exists() and _of_its_data(path, experiments[0])), None)
+
+
+def largest(folder: str | os.PathLike | None, experiments: Iterable[Experiment]) -> Path | None:
+    """The record of most models among those of these experiments, of any seed and number of models; None without one."""
+    experiments, found = list(experiments), {}
+    for path, about in records(folder).items():
+        keys = {e.but(seed=about["experiments"][0]["seed"]).key for e in experiments}
+        if keys == set(about["keys"]) and _of_its_data(path, experiments[0]):
+            found[path] = min(about["models"])
+    return max(found, key=lambda path: found[path], default=None)
 
 
 def records(folder: str | os.PathLike | None) -> dict[Path, dict[str, Any]]:
@@ -190,11 +197,12 @@ def _checked(path: Path, digests: Mapping[str, str]) -> Path:
     raise ValueError(f"{path} was changed after it was recorded; record it again.")
 
 
-def _checksum(experiment: Experiment) -> str | None:
-    """Of data of one's own; None for data sets known by name, or where they are not here."""
+def _of_its_data(path: Path, experiment: Experiment) -> bool:
+    """Whether a record is of the data that are here. Data sets known by name have one content."""
     if experiment.dataset in NAMES:
-        return None
+        return True
     try:
-        return load_dataset(experiment.dataset, pool=experiment.pool, image_size=experiment.image_size).checksum
+        data = load_dataset(experiment.dataset, pool=experiment.pool, image_size=experiment.image_size)
     except (ValueError, OSError):
-        return None
+        return True
+    return data.checksum.startswith(path.name.rpartition("-")[2])

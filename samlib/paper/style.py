@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import io
 import math
-import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +15,7 @@ from IPython.display import Markdown
 from matplotlib.figure import Figure
 
 SGD, SAM, REFERENCE = "#0072B2", "#D55E00", "#333333"
-GREY, GREEN, RED = "#6e6e6e", "#009E73", "#CC3311"
+INK, GREY, GREEN, RED = "black", "#6e6e6e", "#009E73", "#CC3311"
 WIDTH = 7.2  # inches of a page's text
 FEW_POINTS = 2000  # more make vectors larger than pixels
 
@@ -39,6 +38,8 @@ def drawn(function: Callable) -> Callable:
         }
         with sns.axes_style("ticks"), sns.plotting_context("paper", font_scale=1.05), plt.rc_context(settings):
             figure = function(*args, **kwargs)
+            if isinstance(figure, Markdown):  # a sentence in its place
+                return figure
             plt.close(figure)
             if points(figure) <= FEW_POINTS:
                 figure._repr_svg_ = lambda: vectors(figure)
@@ -63,25 +64,8 @@ def vectors(figure: Figure) -> str:
     """The figure as SVG, the same bytes whenever it is drawn."""
     buffer = io.StringIO()
     with plt.rc_context({"svg.hashsalt": "samlib"}):
-        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+        figure.savefig(buffer, format="svg", bbox_inches="tight", transparent=True, metadata={"Date": None})
     return buffer.getvalue()
-
-
-def needs_data(function: Callable) -> Callable:
-    """Let a function of a data set say in a sentence that it shows nothing where that is None, as for recorded runs it may be."""
-
-    @functools.wraps(function)
-    def wrapped(first, second, *args, **kwargs):
-        if first is None or second is None:
-            return Markdown("*Not shown: the data that these runs were trained on are not at hand on this machine.*")
-        return function(first, second, *args, **kwargs)
-
-    return wrapped
-
-
-def class_title(name: str, width: int) -> str:
-    """A class's name in lines of at most so many letters, to stand over an image."""
-    return textwrap.fill(name.replace("_", " "), width)
 
 
 def dataset_title(name: str) -> str:
@@ -94,3 +78,8 @@ def dataset_title(name: str) -> str:
     }  # fmt: skip
     name, comma, rest = name.partition(",")
     return known.get(name, name) + comma + rest
+
+
+def model_title(name: str) -> str:
+    """A network's name as people write it."""
+    return name.upper() if name in ("mlp", "cnn") else name.replace("resnet", "ResNet-").replace("vgg", "VGG-")

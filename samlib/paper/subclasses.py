@@ -6,11 +6,9 @@ minority, and the minority less the majority.
 
 from __future__ import annotations
 
-import functools
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from IPython.display import Markdown
@@ -20,9 +18,8 @@ from samlib.estimators import memorization, memorization_terms
 from samlib.evaluation import auc_terms
 from samlib.inference import jackknife
 from samlib.paper.crossfit import model_groups, point_groups
-from samlib.paper.frames import EACH, Frames, contrast, table
-from samlib.paper.style import GREY, SAM, SGD, WIDTH, drawn
-from samlib.paper.tables import table as shown_table
+from samlib.paper.frames import EACH, Frames, Section, contrast, table
+from samlib.paper.panels import comparisons, contrasts, histograms
 
 GROUPS = ("majority", "minority")
 BETWEEN = "minority − majority"
@@ -141,81 +138,26 @@ def _densities(pair: Pair) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def _known(function: Callable) -> Callable:
-    """Let a function say in a sentence that it shows nothing where the subclasses are not known."""
-
-    @functools.wraps(function)
-    def wrapped(frame, *args, **kwargs):
-        if frame.empty:
-            return Markdown(
-                "*Not shown: nobody knows the subclasses of these data. Those of the data set `subclasses` are known.*"
-            )
-        return function(frame, *args, **kwargs)
-
-    return wrapped
-
-
-@_known
-@drawn
-def subclass_densities(densities: pd.DataFrame, name: str = "SAM"):
+def subclass_densities(found: Section):
     """The share of each subclass at each memorization score, SGD beside SAM: filled, the minority; outlined, the majority."""
-    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 2.7), sharex=True, sharey=True)
-    for ax, who, colour, label in zip(axes, ("sgd", "sam"), (SGD, SAM), ("SGD", name), strict=True):
-        for group in GROUPS:
-            part = densities[(densities["optimizer"] == who) & (densities["group"] == group)]
-            style: Mapping = {"lw": 1.5, "color": "black"}
-            if group == GROUPS[1]:
-                style = {"fill": True, "alpha": 0.5, "color": colour}
-            ax.stairs(part["share"], [*part["left"], part["right"].iloc[-1]], label=group, **style)
-        ax.set(title=label, xlabel="memorization")
-        ax.legend(loc="upper center")
-    axes[0].set_ylabel("share of the subclass")
-    return figure
+    majority, minority = ({group: lambda rows, g=group: rows[rows["group"] == g]} for group in GROUPS)
+    shown = {"height": 2.3, "sharex": True, "sharey": True}
+    return histograms(known(found), "densities", "share", minority, majority, "memorization", **shown)
 
 
-@_known
-@drawn
-def subclass_differences(frame: pd.DataFrame, name: str = "SAM"):
-    """A table as a picture: both optimizers in each group on the left, the difference on the right."""
-    measures = list(dict.fromkeys(frame.index.get_level_values("measure")))
-    size = (WIDTH, 0.95 * len(measures) + 0.6)
-    figure, axes = plt.subplots(
-        len(measures), 2, figsize=size, width_ratios=(1.1, 1), squeeze=False, sharex="col"
-    )  # fmt: skip
-    for (left, right), measure in zip(axes, measures, strict=True):
-        rows = frame.loc[measure]
-        y = -np.arange(len(GROUPS))
-        for column, colour, label, shift in (("sgd", SGD, "SGD", 0.17), ("sam", SAM, name, -0.17)):
-            left.plot(rows.loc[list(GROUPS), column], y + shift, "o", ms=5, color=colour, label=label)
-        left.set(yticks=y, yticklabels=GROUPS, ylim=(-1.6, 0.6))
-        left.set_title(measure, loc="left", fontsize="medium")
-        at = -np.arange(3) * 0.8
-        ends = np.abs(rows[["low", "high"]].to_numpy().T - rows["difference"].to_numpy())
-        right.errorbar(rows["difference"], at, xerr=ends, fmt="D", ms=4, color="black", lw=1.2)
-        right.axvline(0, color=GREY, lw=1)
-        right.set(yticks=at, yticklabels=[*GROUPS, BETWEEN], ylim=(-2.1, 0.5))
-        for ax in (left, right):
-            ax.grid(axis="x", alpha=0.3)
-    axes[-1, 0].legend(loc="upper center", bbox_to_anchor=(0.5, -0.3), ncols=2)
-    axes[-1, 1].set_xlabel(f"{name} − SGD")
-    return figure
+def subclass_differences(found: Section, frame: str):
+    """One of the frames as a picture: both optimizers in each group, and the difference with its interval."""
+    height = 0.3 * max((len(frames[frame]) for frames in found.values()), default=0) + 0.4
+    return comparisons(known(found), frame, frame, height=height, sharey=True)
 
 
-@_known
-def subclass_table(frame: pd.DataFrame, name: str = "SAM"):
-    """The same in numbers."""
-    return shown_table(frame, digits=4, name=name)
+def subclass_sentences(found: Section, frame: str) -> Markdown:
+    """A sentence for each row of one of the frames: where the two optimizers differ, as far as the intervals tell."""
+    rows = dict.fromkeys(key for frames in found.values() for key in frames[frame].index)
+    return contrasts(known(found), frame, {(m, g): f"{m[0].upper()}{m[1:]}, {g}" for m, g in rows}, digits=4)
 
 
-@_known
-def subclass_sentences(frame: pd.DataFrame, name: str = "SAM") -> Markdown:
-    """One sentence for each measure of a table: in which groups the two optimizers differ, as far as the intervals tell."""
-    said = []
-    for measure, rows in frame.groupby(level=0, sort=False):
-        found = []
-        for group, row in rows.droplevel(0).iterrows():
-            sign = "higher" if row.low > 0 else "lower" if row.high < 0 else "not told apart"
-            where = "in the minority less the majority" if group == BETWEEN else f"in the {group}"
-            found.append(f"{sign} {where} ({row.difference:+.4f}, interval {row.low:+.4f} to {row.high:+.4f})")
-        said.append(f"**{measure[0].upper()}{measure[1:]}**, {name} against SGD: {', '.join(found)}.")
-    return Markdown("\n\n".join(said))
+def known(found: Section) -> Section:
+    """The data sets whose subclasses are known; all of them, to say so, if none are."""
+    inside = {dataset: frames for dataset, frames in found.items() if len(frames["densities"])}
+    return Section(inside or found, found.titles, found.name)

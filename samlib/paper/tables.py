@@ -9,9 +9,8 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
-from samlib.data import Dataset
 from samlib.inference import CONTRADICTED, INCONCLUSIVE, NO_DIFFERENCE, NOT_MEASURABLE, SUPPORTED
-from samlib.paper.style import dataset_title, needs_data
+from samlib.paper.style import dataset_title
 
 # Light and dark pages both: colours with their own text colour.
 TONES = {
@@ -83,23 +82,6 @@ def across_table(found: pd.DataFrame):
     shown["deviation between data sets"] = found["tau"].map("{:.4f}".format)
     shown["do they agree"] = found["agree"]
     return shown[found["datasets"] > 1].style
-
-
-def values_table(frame: pd.DataFrame, digits: int = 3):
-    """A frame of numbers, rounded."""
-    return frame.map(f"{{:.{digits}f}}".format).style
-
-
-@needs_data
-def differ_most_table(most: pd.DataFrame, dataset: Dataset, *, name: str = "SAM"):
-    """The examples that differ most, with class names, scores and atypicality, and the mean of each column."""
-    shown = pd.DataFrame({"class": [dataset.classes[int(label)] for label in most["label"]]}, index=most.index)
-    titles = {"chosen by": "difference that it was chosen by", "sgd": "SGD", "sam": name, "difference": "difference"}
-    for column, title in (titles | {"atypicality": "atypicality"}).items():
-        form = ("{:+.3f}" if "difference" in title else "{:.3f}").format
-        shown[title] = most[column].map(form)
-        shown.loc["mean", title] = form(most[column].mean())
-    return shown.fillna("").style
 
 
 def provenance(about: Mapping[str, Any], counts: pd.DataFrame | None = None):

@@ -1,0 +1,252 @@
+"""Small multiples: the same picture for each data set, with one look on every page."""
+
+from __future__ import annotations
+
+import textwrap
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from IPython.display import Markdown
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from samlib.data import Dataset
+from samlib.paper import claims
+from samlib.paper.frames import Section
+from samlib.paper.style import GREY, INK, SAM, SGD, dataset_title, drawn
+
+BOTH = (("sgd", SGD), ("sam", SAM))
+NARROW = 5.8  # inches; a page widens it, so that a phone can show its text
+SIGNS = {1: "higher", -1: "lower", 0: "open"}
+_TOLD = tomllib.loads(Path(__file__).with_name("told.toml").read_text())
+
+
+@drawn
+def multiples(
+    found: Section, needs: Sequence[str], draw: Callable, *, columns: int = 1, height: float = 2.1, **options: Any
+) -> Figure | Markdown:
+    """Draw a row of panels for each data set; panels that stand alone wrap, two in a row.
+
+    Parameters
+    ----------
+    found : Section
+        Frames of each data set.
+    needs : sequence of str
+        The frames that a row is drawn from. A data set that lacks rows in one of them is left out, and named below.
+    draw : function
+        Called with a row's axes and these frames.
+    columns : int
+        Panels of a data set.
+    height : float
+        Of a panel, in inches.
+    **options
+        Of `matplotlib.pyplot.subplots`.
+
+    Returns
+    -------
+    Figure or Markdown
+        A sentence where no data set can be shown.
+    """
+    ready = {dataset: frames for dataset, frames in found.items() if all(len(frames[name]) for name in needs)}
+    left_out = [dataset_title(dataset) for dataset in found if dataset not in ready]
+    if not ready:
+        return not_shown(found)
+    across = columns if columns > 1 else min(2, len(ready))
+    down = -(-columns * len(ready) // across)
+    figure, grid = plt.subplots(down, across, figsize=(NARROW, 0.9 * height * down + 0.6), squeeze=False, **options)
+    used, spare = np.split(grid.ravel(), [columns * len(ready)])
+    for row, (dataset, frames) in zip(used.reshape(-1, columns), ready.items(), strict=True):
+        draw(*row, *(frames[name] for name in needs))
+        row[0].set_title(found.titles[dataset], loc="left", fontsize="medium", fontweight="bold")
+    for k, ax in enumerate(used):
+        last = k + across >= len(used)
+        ax.tick_params(labelbottom=last or not options.get("sharex"))
+        ax.set(xlabel=ax.get_xlabel() if last else "", ylabel=ax.get_ylabel() if columns > 1 or k % across == 0 else "")
+    for ax in spare:
+        ax.set_axis_off()
+    marks = {label: mark for ax in used for mark, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    if left_out:
+        marks[f"not shown: {listed(left_out)}"] = Line2D([], [], ls="")
+    if marks:
+        columns = 2 if max(map(len, marks)) > 24 else min(len(marks), 3)
+        figure.legend(marks.values(), marks, loc="outside lower center", ncols=columns, fontsize="small")
+    return figure
+
+
+def not_shown(datasets: Iterable[str]) -> Markdown:
+    """What stands in a picture's or a table's place."""
+    names = listed([dataset_title(dataset) for dataset in datasets])
+    return Markdown(
+        f"*Not shown on {names}: these runs are too small for it, or their data are not at hand or lack it.*"
+    )
+
+
+def label_of(who: str, name: str) -> str:
+    """How a legend names an optimizer."""
+    return "SGD" if who == "sgd" else name
+
+
+def interval_points(
+    ax: Axes, at, frame: pd.DataFrame, column: str, ends=("low", "high"), *, flat=False, **shown
+) -> None:
+    """Points of a column, with intervals where the frame has them; `flat`: along the horizontal axis."""
+    value = frame[column].to_numpy(float)
+    error = np.abs(frame[list(ends)].to_numpy(float).T - value) if set(ends) <= set(frame) else None
+    places = (value, at) if flat else (at, value)
+    ax.errorbar(*places, **{"xerr" if flat else "yerr": error, "ms": 4.5, "lw": 1.2, "fmt": "o", **shown})
+
+
+def comparisons(found: Section, frame: str, value: str, pick: Callable | None = None, *, at=None, axis=None, **options):
+    """A row for each data set: both optimizers' values, and beside them the difference with its interval.
+
+    pick: from the frame to its rows to draw (sgd, sam, difference, low, high). at: from these to their places on the
+    horizontal axis; None: one below the other, with their names. axis: what is set on both axes. options: of `multiples`.
+    """
+
+    def draw(left, right, whole):
+        rows, flat = pick(whole) if pick else whole, at is None
+        places = -np.arange(len(rows)) if flat else np.array(at(rows), float)
+        for (who, colour), move in zip(BOTH, (0.1, -0.1) if flat else (-0.1, 0.1), strict=True):
+            shown = {"color": colour, "label": label_of(who, found.name), "flat": flat}
+            interval_points(left, places + move, rows, who, (f"{who}_low", f"{who}_high"), **shown)
+        interval_points(right, places, rows, "difference", fmt="D", color=INK, flat=flat)
+        zero(right, flat)
+        for ax, label in ((left, value), (right, f"{found.name} − SGD")):
+            ax.set(**{"xlabel" if flat else "ylabel": label}, **(axis or {}))
+            ax.grid(axis="x" if flat else "y", alpha=0.3)
+        if flat:
+            names = [each if isinstance(each, str) else ": ".join(each) for each in rows.index]
+            left.set(yticks=places, yticklabels=names)
+
+    return multiples(found, [frame], draw, columns=2, **options)
+
+
+def histograms(found: Section, frame: str, column: str, filled: dict, outlined: dict, xlabel: str, **options):
+    """A row for each data set, SGD beside the other: shares by bin, some filled and others outlined.
+
+    filled, outlined: from a label to a function that picks the rows of an optimizer.
+    """
+
+    def draw(*axes_and_rows):
+        *axes, rows = axes_and_rows
+        for ax, (who, colour) in zip(axes, BOTH, strict=True):
+            own = rows[rows["optimizer"] == who]
+            for label, pick in filled.items():
+                said = f"{label}, {label_of(who, found.name)}"
+                stairs(ax, pick(own), column, fill=True, alpha=0.5, color=colour, label=said)
+            for label, pick in outlined.items():
+                stairs(ax, pick(own), column, lw=1.5, color=INK, label=label)
+            ax.set(xlabel=xlabel, ylabel="share" if ax is axes[0] else "")
+
+    return multiples(found, [frame], draw, columns=2, **options)
+
+
+def zero(ax: Axes, upright: bool = False) -> None:
+    """A line at no difference."""
+    (ax.axvline if upright else ax.axhline)(0, color=GREY, lw=1)
+
+
+def stairs(ax: Axes, part: pd.DataFrame, column: str, **style) -> None:
+    """A histogram of shares from a frame with bins left to right."""
+    ax.stairs(part[column] / part[column].sum(), [*part["left"], part["right"].iloc[-1]], **style)
+
+
+def scroll(table, said: str) -> Markdown:
+    """A wide or long table in a box that says that it scrolls, and that the keyboard reaches."""
+    box = '<div class="samlib-scroll" role="region" tabindex="0" aria-label="{}">\n\n{}\n\n</div>'
+    return Markdown(f"*{said} The table scrolls.*\n\n" + box.format(said, table.to_html()))
+
+
+def image(ax: Axes, x: np.ndarray, said: str, colour: str | None = None) -> None:
+    """A picture with words below it; in a frame if it has a colour."""
+    ax.imshow(x, cmap="gray_r" if x.ndim == 2 else None, interpolation="nearest")
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set(visible=colour is not None, color=colour, linewidth=2.2)
+    said = "\n".join(textwrap.fill(line.replace("_", " "), 14) for line in said.split("\n"))
+    ax.text(0.5, -0.06, said, transform=ax.transAxes, ha="center", va="top", fontsize=6.5, color=colour)
+
+
+def classes_of(data: Dataset | None, labels) -> list[str]:
+    """The names of classes; their numbers where the data are not at hand."""
+    return [str(label) if data is None else data.classes[int(label)] for label in labels]
+
+
+def across(found: Section, frame: str, column: str, form: str = "{:+.2f}"):
+    """One column of a frame, with its interval where it has one: a column for each data set."""
+    rows = found.stacked(frame)
+    if rows.empty:
+        return not_shown(found)
+    said = rows[column].map(form.format)
+    if {"low", "high"} <= set(rows):
+        said += [f" ({form.format(low)} to {form.format(high)})" for low, high in rows[["low", "high"]].to_numpy()]
+    return said.unstack(0, sort=False).rename({"sgd": "SGD", "sam": found.name}).style
+
+
+def reliability_table(found: Section):
+    """How reliable the scores of a section are, and how many models would bring them to .8."""
+    shown = found.stacked("reliability").rename({"sgd": "SGD", "sam": found.name})
+    models = shown["models"].map(lambda n: f"{n:,.0f}" if np.isfinite(n) else "none can be told")
+    return pd.DataFrame({"reliability": shown["value"].map("{:.2f}".format), "models for .8": models}).style
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names as a sentence has them: "A, B and C"."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def sign(row: pd.Series | Mapping[str, float]) -> int:
+    """1 or -1 where the interval of a difference lies beyond 0; else 0."""
+    return int(row["low"] > 0) - int(row["high"] < 0)
+
+
+def contrasts(found: Section, frame: str, rows: Mapping[Any, str], digits: int = 3) -> Markdown:
+    """A sentence for each row of a frame: on which data sets the difference is above 0, below, and not told apart.
+
+    rows: from a key of the frame's index to what the sentence calls it.
+    """
+    said = []
+    for key, what in rows.items():
+        parts: dict[str, list[str]] = {"higher": [], "lower": [], "open": []}
+        for dataset, frames in found.items():
+            if key in frames[frame].index:
+                row = frames[frame].loc[key]
+                numbers = f"{row['difference']:+.{digits}f}, {row['low']:+.{digits}f} to {row['high']:+.{digits}f}"
+                parts[SIGNS[sign(row)]].append(f"{dataset_title(dataset)} ({numbers})")
+        parts = {"not told apart" if kind == "open" else kind: names for kind, names in parts.items() if names}
+        words = "; ".join(f"{kind} on {listed(names)}" for kind, names in parts.items())
+        said.append(f"- **{what}**, {found.name} against SGD: {words or 'not measured'}.")
+    return Markdown("\n".join(said))
+
+
+def told(found: Section, what: str) -> Markdown:
+    """The sentences of `told.toml` on two rows of a section: for which data sets which signs come together."""
+    telling = _TOLD[what]
+    groups: dict[tuple, list[str]] = {}
+    for dataset, frames in found.items():
+        known = [_sign_in(frames[each["frame"]], each["row"]) for each in telling["rows"]]
+        if None not in known:
+            groups.setdefault(tuple(known), []).append(dataset_title(dataset))
+    said = []
+    for signs, names in groups.items():
+        words = " and ".join(each[one] for each, one in zip(telling["rows"], signs, strict=True))
+        why = telling["because"].get(" ".join(signs), "")
+        said.append(f"On {listed(names)} {telling.get('subject', found.name)} {words}. {why}".strip())
+    return Markdown(" ".join(said) or "*These runs are too small to say it.*")
+
+
+def _sign_in(frame: pd.DataFrame, row: str | list[str]) -> str | None:
+    """One of SIGNS for a row, None where there is none; of a frame "effects" by the verdict on the claim."""
+    key = tuple(row) if isinstance(row, list) else row
+    if key not in frame.index or frame.loc[key].isna().any():
+        return None
+    if "stderr" not in frame:
+        return SIGNS[sign(frame.loc[key])]
+    claim = next(each for each in claims.EVERY if each.id == key)
+    verdict = claims.decide(frame, [claim], 1)[0]["verdict"]
+    return SIGNS[claim.direction * {claims.SUPPORTED: 1, claims.CONTRADICTED: -1}.get(verdict, 0)]

@@ -1,0 +1,125 @@
+"""Sentences that follow from a run's numbers, and pictures of several data sets beside each other."""
+
+import itertools
+import tomllib
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from samlib.paper import claims, panels
+from samlib.paper.frames import Section
+
+TOLD = tomllib.loads(Path(panels.__file__).with_name("told.toml").read_text())
+SIGNS = {"higher": 1, "lower": -1, "open": 0}
+
+
+def frame_of(each, sign):
+    """A frame with the one row that a sentence asks for, and its difference on one side of 0 or on both."""
+    if each["frame"] == "effects":
+        smallest = next(claim.smallest for claim in claims.EVERY if claim.id == each["row"])
+        values = {
+            "estimate": 9 * sign * smallest,
+            "stderr": smallest / 9,
+            "df": 50.0,
+            "by_models": 0.0,
+            "reliability": 1.0,
+        }
+        return pd.DataFrame([values], [each["row"]])
+    row = {"difference": sign * 1.0, "low": sign - 0.5, "high": sign + 0.5}
+    key = each["row"]
+    index = pd.MultiIndex.from_tuples([key]) if isinstance(key, list) else [key]
+    return pd.DataFrame([row], index)
+
+
+@pytest.mark.parametrize("what", TOLD)
+def test_no_sentence_contradicts_its_numbers_whichever_way_they_fall(what):
+    rows = TOLD[what]["rows"]
+    for words in itertools.product(SIGNS, repeat=2):
+        frames = {}
+        for each, word in zip(rows, words, strict=True):
+            found = frame_of(each, SIGNS[word])
+            frames[each["frame"]] = pd.concat([frames[each["frame"]], found]) if each["frame"] in frames else found
+        said = panels.told(Section({"digits": frames}), what).data
+        for each, word in zip(rows, words, strict=True):
+            for other in SIGNS:
+                assert (each[other] in said) == (other == word), (words, said)
+        for signs, why in TOLD[what]["because"].items():
+            if TOLD[what]["because"].get(" ".join(words)) != why:
+                assert why not in said, (signs, said)
+        assert TOLD[what]["because"].get(" ".join(words), "") in said
+
+
+def test_data_sets_that_say_the_same_share_a_sentence():
+    first, second = TOLD["amount"]["rows"]
+    found = {}
+    for name, sign in (("digits", 1), ("subclasses", -1), ("location30", 1)):
+        found[name] = {"means": frame_of(first, sign), "effects": frame_of(second, 0)}
+    said = panels.told(Section(found, name="ASAM"), "amount").data
+    assert said.startswith("On Digits and Location-30 ASAM memorizes more in the mean and ")
+    assert "On Subclasses ASAM memorizes less in the mean and " in said
+    found["subclasses"]["effects"] = found["subclasses"]["effects"].head(0)
+    assert "Subclasses" not in panels.told(Section(found), "amount").data
+
+
+def test_what_is_too_small_to_count_is_told_as_the_verdict_has_it():
+    rows = TOLD["surprise"]["rows"]
+    effects = pd.concat([frame_of(each, 1) for each in rows])
+    assert "tests better and leaks more" in panels.told(Section({"digits": {"effects": effects}}), "surprise").data
+    effects.loc["C2 LiRA", ["estimate", "stderr"]] = 0.002, 0.0001  # beyond 0, and below what counts
+    said = panels.told(Section({"digits": {"effects": effects}}), "surprise").data
+    assert "tests better and shows no difference that counts to online LiRA. Half of the surprise." in said
+
+
+def test_contrasts_name_each_data_set_where_its_interval_lies():
+    def frame(sign):
+        return {"x": frame_of({"frame": "x", "row": "a"}, sign)}
+
+    found = Section(
+        {"digits": frame(1), "subclasses": frame(-1), "location30": frame(0), "cifar10": {"x": frame(1)["x"].head(0)}}
+    )
+    said = panels.contrasts(found, "x", {"a": "It", "b": "Other"}, digits=1).data
+    assert said.splitlines()[0] == (
+        "- **It**, SAM against SGD: higher on Digits (+1.0, +0.5 to +1.5); lower on Subclasses (-1.0, -1.5 to -0.5); "
+        "not told apart on Location-30 (+0.0, -0.5 to +0.5)."
+    )
+    assert said.splitlines()[1] == "- **Other**, SAM against SGD: not measured."
+
+
+def comparison(values):
+    return pd.DataFrame(dict.fromkeys(("sgd", "sam", "difference", "low", "high"), values), range(len(values)))
+
+
+def test_each_data_set_has_its_panels_and_those_without_rows_are_named():
+    frames = {"digits": [0.1, 0.2], "subclasses": [], "location30": [0.3, 0.4]}
+    found = Section({name: {"x": comparison(np.array(values))} for name, values in frames.items()}, name="ASAM")
+    figure = panels.comparisons(found, "x", "accuracy", at=lambda rows: rows.index)
+    left, right, *below = figure.axes
+    assert [left.get_title(loc="left"), below[0].get_title(loc="left")] == ["Digits", "Location-30"]
+    assert [left.get_ylabel(), right.get_ylabel()] == ["accuracy", "ASAM − SGD"]
+    np.testing.assert_allclose(below[1].lines[0].get_ydata(), [0.3, 0.4])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["SGD", "ASAM", "not shown: Subclasses"]
+    nothing = Section({"subclasses": found["subclasses"], "digits": found["subclasses"]})
+    assert "Not shown on Subclasses and Digits" in panels.comparisons(nothing, "x", "accuracy").data
+    assert not plt.get_fignums()
+
+
+def test_flat_comparisons_name_their_rows():
+    rows = comparison(np.array([0.1, 0.2])).set_index(pd.MultiIndex.from_tuples([("m", "a"), ("m", "b")]))
+    left, right = panels.comparisons(Section({"digits": {"x": rows}}), "x", "AUC").axes
+    assert [tick.get_text() for tick in left.get_yticklabels()] == ["m: a", "m: b"]
+    assert [left.get_xlabel(), right.get_xlabel()] == ["AUC", "SAM − SGD"]
+    np.testing.assert_allclose(right.lines[0].get_xdata(), [0.1, 0.2])
+
+
+def test_tables_set_data_sets_beside_each_other_or_scroll():
+    rows = pd.DataFrame({"correlation": [0.5], "low": [0.4], "high": [0.6]}, ["sam"])
+    found = Section({"digits": {"link": rows}, "subclasses": {"link": -rows}}, name="ASAM")
+    table = panels.across(found, "link", "correlation").data
+    assert table.loc["ASAM"].tolist() == ["+0.50 (+0.40 to +0.60)", "-0.50 (-0.40 to -0.60)"]
+    assert table.columns.tolist() == ["Digits", "Subclasses"]
+    boxed = panels.scroll(table.style, "Numbers.").data
+    assert boxed.startswith("*Numbers. The table scrolls.*")
+    assert 'role="region" tabindex="0" aria-label="Numbers."' in boxed
