@@ -43,7 +43,9 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "book" / "results"
 # Notebooks that make a page for each data set, and the others with their parameters.
 EACH = ("membership_risk", "memorization", "influence", "influence_entropy")
+FIRST = ("introduction", "ledger")  # those that stand on all data sets and all records
 ALONE = {
+    "what_sam_does": {"dataset": "digits"},
     "synthetic_mixture": {},
     "theory_checks": {},
     "explorer": {},
@@ -60,7 +62,7 @@ FEWER = {
     ("other_optimizers", "quick"): {"n_models": 16},
     ("ablations", "smoke"): {"changed": ["epochs"], "n_models": 8},
     ("other_optimizers", "smoke"): {"optimizers": ["sam", "looksam", "ema"]},
-    ("introduction", "smoke"): {"others": {"dataset": "digits", "optimizers": ["looksam"]}},
+    ("ledger", "smoke"): {"others": {"dataset": "digits", "optimizers": ["looksam"]}},
 } | {
     (name, profile): {"n_models": FEW_MODELS[few]}
     for name, few in (("ablations", "ablations"), ("other_optimizers", "optimizers"))
@@ -146,7 +148,7 @@ def pages_of(datasets: list[str], missing: dict[str, str]) -> dict[str, tuple]:
     """Page: (notebook, its parameters beside the profile, what is added to its title where one notebook makes several pages)."""
     left_out = {dataset_title(name) + all_the_same(name): reason for name, reason in missing.items()}
     shown = {"datasets": datasets, "missing": left_out, "results": str(RESULTS)}
-    first = {"introduction": ("introduction", shown, None)}
+    first = {name: (name, shown, None) for name in FIRST}
     each = {f"{name}_{d}": (name, {"dataset": d}, dataset_title(d)) for name in EACH for d in datasets}
     kept = {
         f"{name}_{parameters['dataset']}_recorded": (name, parameters, dataset_title(f"{parameters['dataset']}, recorded"))
@@ -186,7 +188,7 @@ def contents(pages: dict[str, tuple]) -> dict:
 def plan(name: str, parameters: dict, title: str | None, profile: str, missing: dict[str, str]) -> dict:
     """What executes a page, and a fingerprint of all that the result depends on."""
     source = ROOT / "notebooks" / f"{name}.ipynb"
-    if name != "introduction" and "results" in parameters:
+    if name not in FIRST and "results" in parameters:
         parameters = parameters | {"profile": "quick"}  # recorded is a data set's own recipe
     else:
         parameters = parameters | FEWER.get((name, profile), {}) | {"profile": profile}
