@@ -60,11 +60,10 @@ FINDINGS = {
         "{} memorizes more than SGD", "{} memorizes less than SGD",
     ),
 }  # fmt: skip
-# Where a card's links lead: the page of each section, and what stands beside the notebooks' pages.
-PAGES = {"membership": "membership_risk", "entropy": "influence_entropy", "lengths": "ablations"} | {
-    name: name for name in ("memorization", "influence")
-}
-RULES, CODE = "../preregistration.html", "../_modules/samlib/paper/{}.html"
+PAGES = {  # the page that shows each section
+    "membership": "membership_risk", "memorization": "memorization", "influence": "influence", "entropy": "influence_entropy",
+    "lengths": "ablations",
+}  # fmt: skip
 COLOURS = ("#CC79A7", "#0072B2", "#E69F00", "#009E73", "#56B4E9", "#333333")  # of data sets (Okabe and Ito 2008)
 
 
@@ -113,7 +112,7 @@ def cards(ledger: pd.DataFrame, *, compact: bool = False, name: str = "SAM") -> 
 
 
 def findings(ledger: pd.DataFrame, name: str = "SAM") -> Markdown:
-    """One sentence each on accuracy, leakage and memorization: which data sets agree with the paper, and which do not."""
+    """Accuracy, leakage and memorization, a line each: which data sets agree with the paper, and which do not."""
     return Markdown(
         "\n\n".join(f"**{what}.** {_finding(ledger, *finding, name)}" for what, finding in FINDINGS.items())
     )
@@ -135,21 +134,25 @@ def surprise(ledger: pd.DataFrame, name: str = "SAM") -> Markdown:
 
 def scale(about: Mapping[str, Mapping[str, Any]]) -> Markdown:
     """How small the experiments are: the network, the examples and the models behind each column of a ledger."""
-    said = []
-    for column, each in about.items():
-        one = each["experiments"][0]
-        shape = shape_of(one["dataset"], one["image_size"])
-        model = build_model(one["model"], shape.example, shape.classes, hidden=one["hidden"], norm=one["norm"])
-        weights = sum(p.numel() for p in model.parameters())
-        examples = round((one["pool"] or shape.n_train) * one["subset_fraction"])
-        models = " + ".join(map(str, each["models"]))
-        said.append(
-            f"{_title(column)}: {models} models, {one['model']} of {weights:,} weights, {examples:,} examples each"
-        )
+    said = [
+        f"{_title(column)}: {' + '.join(map(str, each['models']))} models, {_network(each['experiments'][0])}"
+        for column, each in about.items()
+    ]
     return Markdown(
         f"These experiments are small ({'; '.join(said)}). The paper's networks and data sets are larger, and its settings are "
         "not known to us. A claim that is contradicted here may hold there."
     )
+
+
+def _network(fields: Mapping[str, Any]) -> str:
+    """A network and how many weights and examples it has; by its name alone where the data are not at hand."""
+    try:
+        shape = shape_of(fields["dataset"], fields["image_size"])
+    except ValueError:
+        return fields["model"]
+    model = build_model(fields["model"], shape.example, shape.classes, hidden=fields["hidden"], norm=fields["norm"])
+    examples = round((fields["pool"] or shape.n_train) * fields["subset_fraction"])
+    return f"{fields['model']} of {sum(p.numel() for p in model.parameters()):,} weights, {examples:,} examples each"
 
 
 @drawn
@@ -193,9 +196,8 @@ def answer(ledger: pd.DataFrame, name: str = "SAM") -> Figure:
     marks = [
         Line2D([], [], color=GREY, marker=m, ls="", label=word) for m, word in zip("o^s", ATTACKS.values(), strict=True)
     ]
-    ax.legend(handles=own, loc="upper left", bbox_to_anchor=(-0.02, -0.16), fontsize=10, borderpad=0)
-    ax.add_artist(ax.get_legend())
-    ax.legend(handles=marks, loc="upper right", bbox_to_anchor=(1, -0.16), fontsize=10, borderpad=0)
+    for handles, side in ((own, "left"), (marks, "right")):
+        figure.legend(handles=handles, loc=f"outside lower {side}", fontsize=10)
     return figure
 
 
@@ -244,25 +246,18 @@ def _html(claim: str, part: pd.DataFrame, compact: bool, name: str) -> str:
             f'<span aria-hidden="true">{look.sign}</span> {row["verdict"]}</span> {_strip(row, reach)}'
             + ("</li>" if compact else f' <span class="samlib-numbers">{escape(text_of(row))}</span></li>')
         )
-    links = (
-        {"Numbers": f"ledger.html#{anchor}"}
-        if compact
-        else {"Ledger": f"ledger.html#{anchor}", "Fixed beforehand": RULES}
-    )
+    links = {"Ledger": f"ledger.html#{anchor}", "Fixed beforehand": "../preregistration.html"}
     if "section" in part:
         section = part["section"].iloc[0]
-        links |= {"Figures": f"{PAGES[section]}.html"} | ({} if compact else {"Code": CODE.format(section)})
+        links |= {"Figures": f"{PAGES[section]}.html", "Code": f"../_modules/samlib/paper/{section}.html"}
+    # A page of the book shows these; elsewhere they would lead nowhere, and its style sheet alone brings them out.
+    linked = " · ".join(f'<a href="{address}">{word}</a>' for word, address in links.items())
     return (
-        f'<article class="samlib-card"{"" if compact else f" id={anchor}"}>'
+        f'<article class="samlib-card" id="{anchor}">'
         f'<p class="samlib-claim"><b>{escape(claim)}.</b> {escape(_says(part.iloc[0]))}</p><ul>{"".join(items)}</ul>'
         + ("" if compact else f'<p class="samlib-method">{escape(_method(part, name))}</p>')
-        + f'<p class="samlib-links" style="display:none">{_anchors(links)}</p></article>'
+        + f'<p class="samlib-links" style="display:none">{linked}</p></article>'
     )
-
-
-def _anchors(links: Mapping[str, str]) -> str:
-    """Links that a page of the book shows; elsewhere they would lead nowhere, and its style sheet alone brings them out."""
-    return " · ".join(f'<a href="{address}">{word}</a>' for word, address in links.items())
 
 
 def _reach(part: pd.DataFrame) -> float:
@@ -283,7 +278,7 @@ def _strip(row: pd.Series, reach: float) -> str:
     band, edge = at(row["smallest"]) - WIDE / 2, WIDE / 2 + side * (WIDE / 2 - 1)
     cut = "".join(
         f'<path d="M{at(end) + sign * 5:.1f} {middle}l{-sign * 5}-4v8z" fill="{look.line}"/>'
-        for end, sign in ((row["low"], -1), (row["high"], 1)) if abs(end) > reach
+        for end, sign in ((row["low"], -1), (row["high"], 1)) if sign * end > reach
     )  # fmt: skip
     return (
         f'<svg viewBox="0 0 {WIDE} {HIGH}" width="{WIDE}" height="{HIGH}" role="img">'
@@ -298,11 +293,10 @@ def _strip(row: pd.Series, reach: float) -> str:
 
 
 def _finding(ledger: pd.DataFrame, words: Mapping[str, str], holds: str, fails: str, name: str) -> str:
-    """A sentence: the data sets by what their verdicts say, the measure named where a data set's verdicts differ."""
+    """The data sets by what their verdicts say; the measure is named where those of a data set differ."""
     phrases = {
         SUPPORTED: f"As the paper says, {holds.format(name)} on", CONTRADICTED: f"Against the paper, {fails.format(name)} on",
-        NO_DIFFERENCE: "No difference that counts shows on", INCONCLUSIVE: "These models do not decide it on",
-        NOT_MEASURABLE: "It is not measurable on",
+        NO_DIFFERENCE: "No difference that counts:", INCONCLUSIVE: "Undecided:", NOT_MEASURABLE: "Not measurable:",
     }  # fmt: skip
     said: dict[str, list[str]] = {}
     part = ledger[ledger.index.get_level_values("claim").isin(words)]
@@ -312,8 +306,7 @@ def _finding(ledger: pd.DataFrame, words: Mapping[str, str], holds: str, fails: 
             which = ", ".join(names) if len(same) < len(rows) else ""
             which = f"{same['estimate'].iloc[0]:+.4f}" if len(words) == 1 and same["estimate"].notna().all() else which
             said.setdefault(str(verdict), []).append(_title(dataset, which))
-    clauses = [f"{phrase} {_listed(said[verdict])}" for verdict, phrase in phrases.items() if verdict in said]
-    return "; ".join([clauses[0], *(clause[0].lower() + clause[1:] for clause in clauses[1:])]) + "."
+    return " ".join(f"{phrase} {_listed(said[verdict])}." for verdict, phrase in phrases.items() if verdict in said)
 
 
 def _listed(words: Sequence[str]) -> str:
@@ -325,4 +318,4 @@ def _title(column: Any, more: str = "") -> str:
     name = str(column).partition(",")[0]
     notes = [note for note in ("generated" if name in GENERATED else "", more) if note]
     title = dataset_title(name)
-    return f"{title} ({', '.join(notes)})".replace(") (", ", ") if notes else title
+    return f"{title} ({'; '.join(notes)})".replace(") (", "; ") if notes else title
