@@ -208,6 +208,22 @@ def test_every_page_reads_with_no_network_and_no_error(site, browser):
             assert figures[f"{name}_{dataset}"] >= 1, figures
 
 
+def test_cards_fit_a_phone_and_their_links_lead_somewhere(site, browser):
+    address, pages = site
+    page, ids, links = browser.new_page(viewport={"width": 390, "height": 800}), {}, []
+    for name in ("introduction", "ledger"):
+        page.goto(f"{address}notebooks/{name}.html", wait_until="networkidle")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        ids[name] = page.eval_on_selector_all(".samlib-card", "cards => cards.map(e => e.id)")
+        assert len(set(ids[name])) == len(ids[name]) > 0
+        found = "links => links.map(e => [e.href.split('#')[0], e.hash.slice(1), e.checkVisibility()])"
+        links += page.eval_on_selector_all(".samlib-card a", found)
+    page.close()
+    assert {target.removeprefix(address) for target, _, _ in links} <= {str(path) for path in pages}
+    assert {name for _, name, _ in links if name} <= set(ids["ledger"])
+    assert all(shown for _, _, shown in links)
+
+
 def test_mathematics_is_drawn(site, browser):
     page = browser.new_page()
     page.goto(site[0] + "notebooks/memorization_digits.html", wait_until="networkidle")
@@ -231,7 +247,8 @@ def test_a_notebook_runs_alone_with_other_parameters(tmp_path, env):
 
 
 @pytest.mark.parametrize(
-    "name", ["introduction", "membership_risk", "memorization", "influence", "influence_entropy", "other_optimizers"]
+    "name",
+    ["introduction", "ledger", "membership_risk", "memorization", "influence", "influence_entropy", "other_optimizers"],
 )
 def test_a_notebook_whose_data_cannot_be_had_says_what_to_do_and_nothing_else(tmp_path, env, name):
     done = papermill(tmp_path, env, name, *(["-p", "dataset", "location30"] if name == "other_optimizers" else []))

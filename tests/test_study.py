@@ -59,7 +59,7 @@ def test_a_record_is_shown_and_nothing_is_trained(tmp_path, monkeypatch):
     assert study.record("digits") == path
     assert study.origin().data.startswith("*Recorded: 16 models of each optimizer on Digits")
     row = claims.decide(measured["effects"], [c for c in claims.CLAIMS if c.id == "C3"], 16)[0]
-    card = study.verdict("C3").markdown
+    card = study.verdict("C3").data
     assert card.startswith(f"**C3.** The paper says: {row['text']}")
     assert f"On Digits: **{row['verdict']}**. {row['estimate']:+.4f} (" in card
     assert "16 models of each, recorded, exploratory" in card

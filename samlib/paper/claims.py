@@ -35,6 +35,7 @@ from samlib.inference import (
     verdict,
 )
 from samlib.paper.frames import EACH, FAMILY
+from samlib.paper.frames import effects as effects_of
 from samlib.paper.records import provenance
 
 __all__ = [
@@ -79,7 +80,9 @@ class Claim:
     control: bool = False
 
 
-KEPT = ("direction", "smallest", "text", "reported", "section", "control")  # what a row of the ledger says of its claim
+# The columns of the ledger: what a row holds of its claim, and what was measured.
+KEPT = ("statistic", "direction", "smallest", "text", "reported", "section", "control")
+NUMBERS = ("estimate", "low", "high", "stderr", "p", "reliability", "needed")
 _TABLE = tomllib.loads(Path(__file__).with_name("claims.toml").read_text())["claim"]
 EVERY = tuple(Claim(**row) for row in _TABLE)
 CLAIMS = tuple(claim for claim in EVERY if not claim.control)
@@ -115,10 +118,7 @@ def ledger(
         parts = measured(pair)
         if lengths and dataset in lengths:
             parts |= import_module("samlib.paper.lengths").decided(lengths[dataset])
-        effects[dataset], about[dataset] = (
-            import_module("samlib.paper.frames").effects(parts),
-            cost(provenance(pair[:2])),
-        )
+        effects[dataset], about[dataset] = effects_of(parts), cost(provenance(pair[:2]))
     return ledger_of(effects, about, claims)
 
 
@@ -147,9 +147,9 @@ def ledger_of(
     Returns
     -------
     DataFrame
-        Rows (claim, dataset). Columns statistic, estimate, low, high (the simultaneous interval), stderr, level, p, reliability,
-        verdict, needed (models of each that would settle it; NaN where only examples would), the claim's `KEPT`, and what
-        `cost` says of the runs. Where the runs are too small for a statistic its numbers are NaN.
+        Rows (claim, dataset). Columns of the claim: `KEPT`. Of the effect: estimate, low, high (the simultaneous interval),
+        stderr, level, p, reliability, verdict, and needed (models of each that would settle it; NaN where only examples
+        would). Of the runs: as `cost`. Where the runs are too small for a statistic its numbers are NaN.
     """
     rows = []
     for dataset, frame in effects.items():
@@ -162,16 +162,10 @@ def decide(effects: pd.DataFrame, claims: Sequence[Claim], n_models: int, level:
     """The rows of one data set, in the order of `claims`: `level` is that of each interval, .05 over the size of the family."""
     rows = []
     for claim in claims:
-        row = {
-            "statistic": claim.statistic,
-            "estimate": math.nan,
-            "low": math.nan,
-            "high": math.nan,
-            "stderr": math.nan,
-        }
-        row |= {"level": level, "p": math.nan, "reliability": math.nan, "verdict": INCONCLUSIVE, "needed": math.nan}
+        row = dict.fromkeys(NUMBERS, math.nan) | {name: getattr(claim, name) for name in KEPT}
+        row |= {"level": level, "verdict": INCONCLUSIVE}
         if claim.id in effects.index and (found := effects.loc[claim.id]).notna().all():
-            effect = Effect(*(found[name] for name in Effect._fields))
+            effect, reliability = Effect(*(found[name] for name in Effect._fields)), found["reliability"]
             low, high = (float(end) for end in effect.interval(level))
             row |= {
                 "estimate": effect.estimate,
@@ -180,14 +174,16 @@ def decide(effects: pd.DataFrame, claims: Sequence[Claim], n_models: int, level:
                 "stderr": effect.stderr,
                 "p": float(effect.p()),
             }
-            row["reliability"] = found["reliability"]
-            row["verdict"] = verdict(float(effect.estimate), low, high, claim.direction, claim.smallest)
-            if found["reliability"] < RELIABLE:
-                row["verdict"] = NOT_MEASURABLE
-                row["needed"] = needed_models(found["reliability"], n_models, RELIABLE)
+            row |= {
+                "reliability": reliability,
+                "verdict": verdict(float(effect.estimate), low, high, claim.direction, claim.smallest),
+            }
+            if reliability < RELIABLE:
+                needed = needed_models(reliability, n_models, RELIABLE)
+                row |= {"verdict": NOT_MEASURABLE, "needed": needed}
             elif row["verdict"] == INCONCLUSIVE:
                 row["needed"] = models_to_decide(effect, claim.smallest, level, n_models)
-        rows.append(row | {name: getattr(claim, name) for name in KEPT})
+        rows.append(row)
     return rows
 
 
