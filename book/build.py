@@ -18,6 +18,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from pathlib import Path
 
@@ -68,6 +69,7 @@ FEWER = {
     for name, few in (("ablations", "ablations"), ("other_optimizers", "optimizers"))
     for profile in ("standard", "paper")
 }
+PACKAGES = ("torch", "numpy", "scipy", "matplotlib", "seaborn", "xarray")  # what a page's numbers and figures depend on
 TIMEOUT = 1800  # seconds a cell may take
 
 
@@ -94,6 +96,7 @@ def main() -> int:
         train(args.profile, datasets)
         clock["training"] = time.perf_counter() - start
     failed = execute(stale, executed)
+    (executed / "made.md").write_text(made(pages, executed))
     clock["notebooks"] = time.perf_counter() - start - sum(clock.values())
     (executed / "_toc.yml").write_text(yaml.safe_dump(contents(sources), sort_keys=False))
     status = build(args.output, executed / "_toc.yml")
@@ -195,7 +198,7 @@ def plan(name: str, parameters: dict, title: str | None, profile: str, missing: 
     changed = [in_profile(profile, name) for name in parameters.get("datasets", [parameters.get("dataset", "")])]
     used = [parameters, changed, title, sys.version_info[:2], parameters.get("dataset") in missing]
     digest = hashlib.sha256(json.dumps(used, sort_keys=True).encode())
-    for package in ("torch", "numpy", "scipy", "matplotlib", "seaborn", "xarray"):
+    for package in PACKAGES:
         digest.update(f"{package} {importlib.metadata.version(package)}".encode())
     digest.update(source.read_bytes() + shared())
     return {"source": str(source), "parameters": parameters, "title": title, "fingerprint": digest.hexdigest()}
@@ -283,6 +286,20 @@ def execute_page(page: str, todo: dict, executed: Path) -> tuple[float, str | No
     said = "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stderr")
     warned = dict.fromkeys(line.partition("Warning: ")[2] for line in said.splitlines() if "Warning: " in line)
     return time.perf_counter() - start, error, list(warned)
+
+
+def made(pages: Iterable[str], executed: Path) -> str:
+    """What `book/made.md` shows of this build: the seconds of each page, and the versions."""
+    rows = []
+    for page in pages:
+        about = json.loads((executed / page).read_text())["metadata"].get("papermill", {})
+        seconds, date = about.get("duration") or 0.0, (about.get("end_time") or "")[:10]
+        rows.append(f"| {{doc}}`/notebooks/{page.removesuffix('.ipynb')}` | {seconds:.0f} | {date} |")
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in ("samlib", *PACKAGES, "jupyter-book")]
+    return "\n".join([
+        "| page | seconds to execute | on |", "|---|---|---|", *rows, "",
+        f"Python {sys.version.split()[0]}, {', '.join(versions)}; {os.cpu_count()} cores.", "",
+    ])  # fmt: skip
 
 
 def build(output: Path, toc: Path) -> int:

@@ -2,9 +2,11 @@
 
 import contextlib
 import http.server
+import importlib.metadata
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -108,6 +110,14 @@ def test_only_known_subclasses_are_shown_against(book):
         assert "Against the truth" in known
         assert "minority − majority" in known
         assert "Against the truth" not in text_of(book, f"{page}_digits")
+
+
+def test_the_page_on_how_it_was_made_has_every_page_and_its_seconds(book):
+    made = (book[0] / "build" / "_build" / "html" / "made.html").read_text()
+    rows = re.findall(r'href="notebooks/(\w[^"]*?)\.html".*?<td><p>(\d+)</p></td>', made, re.DOTALL)
+    assert {name for name, _ in rows} >= {path.stem for path in (book[0] / "notebooks").glob("*.ipynb")}
+    assert sum(int(seconds) for _, seconds in rows) > 0
+    assert f"torch {importlib.metadata.version('torch')}" in made
 
 
 def test_no_executed_notebook_keeps_widget_state(book):

@@ -203,7 +203,7 @@ def _html(claim: str, part: pd.DataFrame, compact: bool, name: str) -> str:
             f'<span aria-hidden="true">{look["sign"]}</span> {row["verdict"]}</span> {_strip(row, reach)}'
             + ("</li>" if compact else f' <span class="samlib-numbers">{escape(text_of(row))}</span></li>')
         )
-    links = {"Ledger": f"ledger.html#{anchor}", "Fixed beforehand": "../preregistration.html"}
+    links = {"Ledger": f"ledger.html#{anchor}", "Rules": "../preregistration.html"}
     if "section" in part:
         section = part["section"].iloc[0]
         links |= {"Figures": f"{TABLE['pages'][section]}.html", "Code": f"../_modules/samlib/paper/{section}.html"}
