@@ -120,6 +120,16 @@ def test_the_page_on_how_it_was_made_has_every_page_and_its_seconds(book):
     assert f"torch {importlib.metadata.version('torch')}" in made
 
 
+def test_words_and_citations_show_their_meaning(book):
+    html = book[0] / "build" / "_build" / "html"
+    found = r'<a class="samlib-term reference internal" href="../glossary.html#(term-[^"]+)" title="[^"]{20,}"'
+    words = re.findall(found, text_of(book, "introduction"))
+    assert len(set(words)) == len(words) > 3  # each where it first stands
+    assert all(f'id="{word}"' in (html / "glossary.html").read_text() for word in words)
+    assert 'title="Young In Kim, Andrea Agiollo' in text_of(book, "introduction")
+    assert 'href="https://arxiv.org/abs/2310.00488"' in (html / "references.html").read_text()
+
+
 def test_no_executed_notebook_keeps_widget_state(book):
     for path in (book[0] / "notebooks").glob("*.ipynb"):
         assert "widgets" not in json.loads(path.read_text())["metadata"], path
