@@ -266,9 +266,8 @@ def test_a_row_says_where_its_models_come_from():
     assert ledger.cost(about) == {
         "models": 128, "seconds": 2.0, "machine": "a, b", "source": "live", "confirmatory": False,
     }  # fmt: skip
-    other = about | {"live": False, "experiments": [{"seed": 1}, {"seed": 1}]}
-    assert (ledger.cost(other)["source"], ledger.cost(other)["confirmatory"]) == ("recorded", True)
-    assert not ledger.cost(other | {"live": True})["confirmatory"]
+    other = ledger.cost(about | {"live": False, "fixed": True})
+    assert (other["source"], other["confirmatory"]) == ("recorded", True)
     assert not ledger.cost(about | {"live": False})["confirmatory"]
 
 

@@ -102,7 +102,9 @@ def test_the_ledger_of_a_study_stands_beside_its_records(tmp_path, monkeypatch):
             simulate(1, leak=1, skill=0, models=models).assign_attrs(experiment=e.model_dump_json(), key=e.key)
             for e in samlib.study(given).experiments["digits"].values()
         ]
-        records.save(tmp_path, {"membership": {"effects": effects(value)}}, records.provenance(runs))
+        about = records.provenance(runs) | ({"fixed": True} if seed else {})
+        lengths = effects(value).rename({"C1": "C2 LiRA at equal train loss, 1/2"})
+        records.save(tmp_path, {"membership": {"effects": effects(value)}, "lengths": {"effects": lengths}}, about)
     study = samlib.study({**SMALL, "results": str(tmp_path)})
     ledger = study.ledger()
     own, *others = ledger.index.unique("dataset")
@@ -118,6 +120,9 @@ def test_the_ledger_of_a_study_stands_beside_its_records(tmp_path, monkeypatch):
     }
     assert all(row["confirmatory"] for row in found.values())
     assert list(ledger.index.unique("dataset")) == list(study.sources())
+    assert (
+        ledger.loc["C2 LiRA at equal train loss, 1/2", "estimate"] == ledger.loc["C1", "estimate"]
+    ).all()  # its own too
     (largest,) = study.largest()
     assert ledger.loc[("C1", largest), "models"] == 128
     assert study.independent() == [largest]

@@ -44,7 +44,6 @@ __all__ = [
 ]  # fmt: skip
 SECTIONS = ("membership", "memorization", "influence", "entropy")  # those that decide claims of a single pair
 GENERATED = ("subclasses",)  # a data set whose truth we made is no evidence of real data
-PILOTS = 0  # the seed of all that had been seen before book/preregistration.md was written
 FEASIBLE = 50  # times the models that a run has: beyond, more models are no advice
 
 
@@ -233,17 +232,14 @@ def across_datasets(found: pd.DataFrame, datasets: Sequence[str]) -> pd.DataFram
 
 
 def cost(about: Mapping[str, Any]) -> dict[str, Any]:
-    """The ledger's columns on where a row comes from, of `records.provenance`; `live` is False where it was recorded.
-
-    Runs that were written down beforehand are recorded, on a seed that no pilot used; all others explore.
-    """
+    """The ledger's columns on where a row comes from, of `records.provenance`: "fixed" are runs that were fixed beforehand."""
     live = about.get("live", True)
     return {
         "models": sum(about["models"]),
         "seconds": about["seconds"],
         "machine": ", ".join(about["machine"]),
         "source": "live" if live else "recorded",
-        "confirmatory": not live and all(fields["seed"] != PILOTS for fields in about["experiments"]),
+        "confirmatory": about.get("fixed", False),
     }
 
 

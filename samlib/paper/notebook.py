@@ -139,15 +139,20 @@ class Study:
 
     def ledger(self) -> pd.DataFrame:
         """`claims.ledger_of` these data sets, each followed by its records in `results`, from the frames of all sections."""
-        parts = [self.frames(section) for section in claims.SECTIONS]
-        effects = {dataset: pd.concat([part[dataset]["effects"] for part in parts]) for dataset in self.experiments}
-        for column, path in self._others().items():
-            kept = [records.load(path, section) for section in (*claims.SECTIONS, "lengths")]
-            effects[column] = pd.concat([part["effects"] for part in kept if "effects" in part])
+        paths = {dataset: self.record(dataset) for dataset in self.experiments} | self._others()
+        effects = {column: self._effects(column, path) for column, path in paths.items()}
         names = list(dict.fromkeys(map(_dataset, effects)))
         order = sorted(effects, key=lambda column: names.index(_dataset(column)))
         about = self.sources()
         return claims.ledger_of({k: effects[k] for k in order}, {k: claims.cost(about[k]) for k in order})
+
+    def _effects(self, column: str, path: Path | None) -> pd.DataFrame:
+        """The effects that decide a column's claims: of its record, or measured."""
+        if path:
+            parts = [records.load(path, section) for section in (*claims.SECTIONS, "lengths")]
+        else:
+            parts = [self._frames(column, section) for section in claims.SECTIONS]
+        return pd.concat([part["effects"] for part in parts if "effects" in part])
 
     def sources(self) -> dict[str, dict[str, Any]]:
         """`about` each data set, and each other record in `results`."""
