@@ -87,6 +87,14 @@ def test_claims_without_a_statistic_are_listed_and_make_no_card():
     assert "Reviewers ask whether this holds: " in cards.cards(control).data
 
 
+def test_a_rule_of_its_own_stands_in_place_of_the_sign():
+    ledger = only(ledger_of(digits={"C1": (0.1, 0.01)}, location30={"C16": (0.1, 0.01)}), "C1", "C16")
+    ledger.loc[("C1", "digits"), "rule"] = "They coincide where it is at most 0.002."
+    said = cards.cards(ledger[ledger["estimate"].notna()]).data
+    assert "SAM - SGD. They coincide where it is at most 0.002." in said
+    assert said.count("The paper claims more than zero") == 1
+
+
 def test_what_a_claim_holds_cannot_break_a_page():
     ledger = only(ledger_of(digits={"C1": (0.1, 0.01)}), "C1").assign(text="a < b & c", statistic="<script>x</script>")
     ledger = ledger.rename(index={"digits": "<b>mine.npz"})

@@ -34,7 +34,18 @@ COLOURS = ("#CC79A7", "#0072B2", "#E69F00", "#009E73", "#56B4E9", "#333333")  # 
 
 
 class Shown(Markdown):
-    """Something to show: HTML where it is rendered, Markdown where it is not, plain text in a terminal."""
+    """Something to show: HTML where it is rendered, Markdown where it is not, plain text in a terminal.
+
+    Parameters
+    ----------
+    html, markdown : str
+        The same in both languages.
+
+    Examples
+    --------
+    >>> Shown("<b>Yes</b>", "**Yes**")
+    Yes
+    """
 
     def __init__(self, html: str, markdown: str):
         super().__init__(markdown)
@@ -76,12 +87,36 @@ def cards(ledger: pd.DataFrame, *, compact: bool = False, name: str = "SAM") -> 
 
 
 def findings(ledger: pd.DataFrame, name: str = "SAM") -> Markdown:
-    """Accuracy, leakage and memorization, a line each: which data sets agree with the paper, and which do not."""
+    """Say of accuracy, leakage and memorization, a line each, which data sets agree with the paper and which do not.
+
+    Parameters
+    ----------
+    ledger : DataFrame
+        As `claims.ledger_of` gives it, with one column for each data set.
+    name : str
+        The optimizer that is compared with SGD.
+
+    Returns
+    -------
+    Markdown
+        Three paragraphs. A measure is named where the verdicts of one data set differ.
+    """
     return Markdown("\n\n".join(f"**{what}.** {_finding(ledger, name, **of)}" for what, of in TABLE["finding"].items()))
 
 
 def surprise(ledger: pd.DataFrame, name: str = "SAM") -> Markdown:
-    """Where the paper's surprise shows: better accuracy and more leakage at once, by the verdicts of both."""
+    """Say where the paper's surprise shows: better accuracy and more leakage at once, by the verdicts of both.
+
+    Parameters
+    ----------
+    ledger, name
+        As for `findings`.
+
+    Returns
+    -------
+    Markdown
+        One sentence, which names the data sets and the attacks.
+    """
     holds = (ledger["verdict"] == SUPPORTED).unstack("dataset")[ledger.index.unique("dataset")]
     shown = [
         f"on {_title(dataset, ', '.join(word for attack, word in ATTACKS.items() if said[attack]))}"
@@ -93,7 +128,18 @@ def surprise(ledger: pd.DataFrame, name: str = "SAM") -> Markdown:
 
 
 def scale(about: Mapping[str, Mapping[str, Any]]) -> Markdown:
-    """How small the experiments are: the network, the examples and the models behind each column of a ledger."""
+    """Say how small the experiments are: the network, the examples and the models behind each column of a ledger.
+
+    Parameters
+    ----------
+    about : mapping
+        From a column to `records.provenance` of its runs, as `Study.sources` gives them.
+
+    Returns
+    -------
+    Markdown
+        A caveat, and a line for each column.
+    """
     said = [
         f"- {_title(column)}: {' + '.join(map(str, each['models']))} models, {_network(each['experiments'][0])}"
         for column, each in about.items()
@@ -121,6 +167,11 @@ def answer(ledger: pd.DataFrame, name: str = "SAM") -> Figure:
 
     A cross for each data set (its colour) and attack (its marker). The quadrant of the paper's surprise is shaded, and so
     are the bands of effects too small to count.
+
+    Parameters
+    ----------
+    ledger, name
+        As for `findings`.
     """
     figure, ax = plt.subplots(figsize=(5.4, 4.6))
     smallest = ledger["smallest"].groupby("claim").first()
@@ -158,7 +209,7 @@ def answer(ledger: pd.DataFrame, name: str = "SAM") -> Figure:
     return figure
 
 
-def text_of(row: pd.Series) -> str:
+def _numbers(row: pd.Series) -> str:
     """A row of the ledger in sentences, after its data set's name and verdict."""
     if math.isnan(row["estimate"]):
         return outlook(row)
@@ -175,7 +226,9 @@ def _method(part: pd.DataFrame, name: str) -> str:
     """How a claim is decided, and what the paper reports: the same for all data sets."""
     row = part.iloc[0]
     said = f"Measured, with a {1 - row['level']:.2%} interval: {row['statistic']}."
-    if row["smallest"]:
+    if isinstance(rule := row.get("rule"), str):
+        said += f" {rule}"
+    elif row["smallest"]:
         more = "more" if row["direction"] > 0 else "less"
         said += f" The paper claims {more} than zero; effects within {row['smallest']:g} do not count."
     said += f" {name} stands in SAM's place here." if name != "SAM" else ""
@@ -187,7 +240,7 @@ def _says(row: pd.Series) -> str:
 
 
 def _markdown(claim: str, part: pd.DataFrame, name: str) -> str:
-    rows = [f"- On {_title(dataset)}: **{row['verdict']}**. {text_of(row)}" for dataset, row in part.iterrows()]
+    rows = [f"- On {_title(dataset)}: **{row['verdict']}**. {_numbers(row)}" for dataset, row in part.iterrows()]
     return "\n".join([f"**{claim}.** {_says(part.iloc[0])}", "", *rows, "", _method(part, name)])
 
 
@@ -201,7 +254,7 @@ def _html(claim: str, part: pd.DataFrame, compact: bool, name: str) -> str:
         items.append(
             f'<li><span class="samlib-on">On {escape(_title(dataset))}:{size}</span> <span class="samlib-said" style="{style}">'
             f'<span aria-hidden="true">{look["sign"]}</span> {row["verdict"]}</span> {_strip(row, reach)}'
-            + ("</li>" if compact else f' <span class="samlib-numbers">{escape(text_of(row))}</span></li>')
+            + ("</li>" if compact else f' <span class="samlib-numbers">{escape(_numbers(row))}</span></li>')
         )
     links = {"Ledger": f"ledger.html#{anchor}", "Rules": "../preregistration.html"}
     if "section" in part:

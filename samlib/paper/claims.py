@@ -187,7 +187,13 @@ def decide(effects: pd.DataFrame, claims: Sequence[Claim], n_models: int, level:
 
 
 def outlook(row: pd.Series) -> str:
-    """What would settle a row of the ledger, in one sentence; empty where it is settled."""
+    """Say what would settle a row of the ledger, in one sentence; nothing where it is settled.
+
+    Parameters
+    ----------
+    row : Series
+        A row of `ledger_of`.
+    """
     n_models = row["models"] // 2
     if math.isnan(row["estimate"]):
         return "These runs are too small to decide it, or their data are not at hand."
@@ -232,7 +238,18 @@ def across_datasets(found: pd.DataFrame, datasets: Sequence[str]) -> pd.DataFram
 
 
 def cost(about: Mapping[str, Any]) -> dict[str, Any]:
-    """The ledger's columns on where a row comes from, of `records.provenance`: "fixed" are runs that were fixed beforehand."""
+    """Return the ledger's columns on where a row comes from.
+
+    Parameters
+    ----------
+    about : mapping
+        As `records.provenance` returns it. "live" is False for a record; "fixed" is True for runs that were fixed beforehand.
+
+    Returns
+    -------
+    dict
+        models (of both optimizers), seconds, machine, source ("live" or "recorded"), and confirmatory.
+    """
     live = about.get("live", True)
     return {
         "models": sum(about["models"]),

@@ -57,6 +57,7 @@ def mixture_ledger(few: PairedDraws, many: PairedDraws, mixture: Mixture) -> pd.
             "estimate": excess, "low": low, "high": high, "verdict": verdict_many(many, mixture),
             "direction": -1, "smallest": YARDSTICK,
             "text": "With many samples SAM and SGD coincide with the Bayes-optimal classifier.",
+            "rule": f"They coincide where it is at most {YARDSTICK:g}.",
         },
     }  # fmt: skip
     return _frame({key: row | {"level": MIXTURE_LEVEL} for key, row in rows.items()})
