@@ -199,7 +199,7 @@ def test_the_surprise_needs_both_on_one_data_set():
     apart = ledger_of(a={"C1": up, "C2 LiRA": down}, b={"C1": down, "C2 LiRA": up, "C2 RMIA": up})
     assert cards.surprise(apart).data.endswith("both by enough to count, on none of 2 data sets.*")
     both = ledger_of(a={"C1": up, "C2 LiRA": up, "C2 RMIA": up}, b={"C1": down, "C2 LiRA": up})
-    assert cards.surprise(both).data.endswith("on a (LiRA, RMIA) of 2 data sets.*")
+    assert cards.surprise(both).data.endswith("on a (LiRA, RMIA), out of 2 data sets.*")
 
 
 def test_the_picture_draws_the_ledgers_intervals_and_shades_where_the_surprise_lies():

@@ -123,8 +123,9 @@ def surprise(ledger: pd.DataFrame, name: str = "SAM") -> Markdown:
         for dataset, said in holds.items()
         if said[ACCURACY] and said[list(ATTACKS)].any()
     ]
-    where = f"{_listed(shown) or 'on none'} of {holds.shape[1]} data sets"
-    return Markdown(f"*{name} tests better and is easier to attack, both by enough to count, {where}.*")
+    where = f"{_listed(shown)}, out of" if shown else "on none of"
+    said = f"{name} tests better and is easier to attack, both by enough to count, {where} {holds.shape[1]} data sets"
+    return Markdown(f"*{said}.*")
 
 
 def scale(about: Mapping[str, Mapping[str, Any]]) -> Markdown:
