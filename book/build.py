@@ -18,6 +18,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from pathlib import Path
 
@@ -41,7 +42,9 @@ from samlib.runs import run, workers
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "book" / "results"
 SECTIONS = ("membership_risk", "memorization", "influence", "influence_entropy")  # pages of all data sets
+FIRST = ("introduction", "ledger")  # those that say what could not be had
 ALONE = {
+    "what_sam_does": {"dataset": "digits"},
     "synthetic_mixture": {},
     "theory_checks": {},
     "explorer": {},
@@ -58,12 +61,13 @@ FEWER = {
     ("other_optimizers", "quick"): {"n_models": 16},
     ("ablations", "smoke"): {"changed": ["epochs"], "n_models": 8},
     ("other_optimizers", "smoke"): {"optimizers": ["sam", "looksam", "ema"]},
-    ("introduction", "smoke"): {"others": {"dataset": "digits", "optimizers": ["looksam"]}},
+    ("ledger", "smoke"): {"others": {"dataset": "digits", "optimizers": ["looksam"]}},
 } | {
     (name, profile): {"n_models": FEW_MODELS[few]}
     for name, few in (("ablations", "ablations"), ("other_optimizers", "optimizers"))
     for profile in ("standard", "paper")
 }
+PACKAGES = ("torch", "numpy", "scipy", "matplotlib", "seaborn", "xarray")  # what a page's numbers and figures depend on
 TIMEOUT = 1800  # seconds a cell may take
 
 
@@ -91,6 +95,7 @@ def main() -> int:
         train(args.profile, datasets)
         clock["training"] = time.perf_counter() - start
     failed = execute(stale, executed)
+    (executed / "made.md").write_text(made(pages, executed))
     clock["notebooks"] = time.perf_counter() - start - sum(clock.values())
     status = build(args.output)
     clock["book"] = time.perf_counter() - start - sum(clock.values())
@@ -143,7 +148,7 @@ def pages_of(datasets: list[str], missing: dict[str, str]) -> dict[str, tuple[st
     """Each page's notebook and parameters. Sections show data sets that have a record alone as well."""
     left_out = {dataset_title(name) + all_the_same(name): reason for name, reason in missing.items()}
     results = {"results": str(RESULTS)}
-    pages = {"introduction": {"datasets": datasets, "missing": left_out, **results}}
+    pages = {name: {"datasets": datasets, "missing": left_out, **results} for name in FIRST}
     shown = [*dict.fromkeys([*datasets, *recorded()])]
     pages |= {name: {"datasets": shown, **results} for name in SECTIONS} | ALONE
     kept = [about["parameters"] for about in records(RESULTS).values() if "parameters" in about]
@@ -165,7 +170,7 @@ def plan(name: str, parameters: dict, profile: str, missing: dict[str, str]) -> 
     names = parameters.get("datasets", [parameters.get("dataset", "")])
     used = [parameters, [in_profile(profile, each) for each in names], sys.version_info[:2]]
     digest = hashlib.sha256(json.dumps([*used, sorted({*names} & {*missing})], sort_keys=True).encode())
-    for package in ("torch", "numpy", "scipy", "matplotlib", "seaborn", "xarray"):
+    for package in PACKAGES:
         digest.update(f"{package} {importlib.metadata.version(package)}".encode())
     digest.update(source.read_bytes() + shared())
     return {"source": str(source), "parameters": parameters, "fingerprint": digest.hexdigest()}
@@ -248,6 +253,20 @@ def execute_page(page: str, todo: dict, executed: Path) -> tuple[float, str | No
     said = "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stderr")
     warned = dict.fromkeys(line.partition("Warning: ")[2] for line in said.splitlines() if "Warning: " in line)
     return time.perf_counter() - start, error, list(warned)
+
+
+def made(pages: Iterable[str], executed: Path) -> str:
+    """What `book/made.md` shows of this build: the seconds of each page, and the versions."""
+    rows = []
+    for page in pages:
+        about = json.loads((executed / page).read_text())["metadata"].get("papermill", {})
+        seconds, date = about.get("duration") or 0.0, (about.get("end_time") or "")[:10]
+        rows.append(f"| {{doc}}`/notebooks/{page.removesuffix('.ipynb')}` | {seconds:.0f} | {date} |")
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in ("samlib", *PACKAGES, "jupyter-book")]
+    return "\n".join([
+        "| page | seconds to execute | on |", "|---|---|---|", *rows, "",
+        f"Python {sys.version.split()[0]}, {', '.join(versions)}; {os.cpu_count()} cores.", "",
+    ])  # fmt: skip
 
 
 def build(output: Path) -> int:

@@ -164,12 +164,12 @@ def memorize(experiments: Pair, cluster: Cluster = None):
 
 @command()
 def verdicts(experiments: Pair, cluster: Cluster = None):
-    """Decide every claim of the paper on these models, and print a sentence on each."""
+    """Decide every claim of the paper on these models, and print a card for each."""
     from samlib import audit, claims
+    from samlib.paper import cards
 
     ledger = claims.ledger({experiments["sgd"].dataset: audit.align(_runs(experiments, cluster))})
-    for (claim, _), row in ledger.iterrows():
-        print(f"{claim}: {claims.sentence(row).replace('**', '')}")
+    print(cards.cards(ledger))
 
 
 @command()

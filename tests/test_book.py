@@ -2,6 +2,7 @@
 
 import contextlib
 import http.server
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -116,6 +117,24 @@ def test_only_known_subclasses_are_shown_against(book):
         assert not re.search(r"minority − majority</strong>[^<]*Digits", text)
 
 
+def test_the_page_on_how_it_was_made_has_every_page_and_its_seconds(book):
+    made = (book[0] / "build" / "_build" / "html" / "made.html").read_text()
+    rows = re.findall(r'href="notebooks/(\w[^"]*?)\.html".*?<td><p>(\d+)</p></td>', made, re.DOTALL)
+    assert {name for name, _ in rows} >= {path.stem for path in (book[0] / "notebooks").glob("*.ipynb")}
+    assert sum(int(seconds) for _, seconds in rows) > 0
+    assert f"torch {importlib.metadata.version('torch')}" in made
+
+
+def test_words_and_citations_show_their_meaning(book):
+    html = book[0] / "build" / "_build" / "html"
+    found = r'<a class="samlib-term reference internal" href="../glossary.html#(term-[^"]+)" title="[^"]{20,}"'
+    words = re.findall(found, text_of(book, "introduction"))
+    assert len(set(words)) == len(words) > 3  # each where it first stands
+    assert all(f'id="{word}"' in (html / "glossary.html").read_text() for word in words)
+    assert 'title="Young In Kim, Andrea Agiollo' in text_of(book, "introduction")
+    assert 'href="https://arxiv.org/abs/2310.00488"' in (html / "references.html").read_text()
+
+
 def test_no_executed_notebook_keeps_widget_state(book):
     for path in (book[0] / "notebooks").glob("*.ipynb"):
         assert "widgets" not in json.loads(path.read_text())["metadata"], path
@@ -172,6 +191,22 @@ def test_every_page_reads_with_no_network_and_no_error(site, browser):
     assert all(figures[name] >= 4 for name in maker.SECTIONS), figures
 
 
+def test_cards_fit_a_phone_and_their_links_lead_somewhere(site, browser):
+    address, pages = site
+    page, ids, links = browser.new_page(viewport={"width": 390, "height": 800}), {}, []
+    for name in ("introduction", "ledger"):
+        page.goto(f"{address}notebooks/{name}.html", wait_until="networkidle")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        ids[name] = page.eval_on_selector_all(".samlib-card", "cards => cards.map(e => e.id)")
+        assert len(set(ids[name])) == len(ids[name]) > 0
+        found = "links => links.map(e => [e.href.split('#')[0], e.hash.slice(1), e.checkVisibility()])"
+        links += page.eval_on_selector_all(".samlib-card a", found)
+    page.close()
+    assert {target.removeprefix(address) for target, _, _ in links} <= {str(path) for path in pages}
+    assert {name for _, name, _ in links if name} <= set(ids["ledger"])
+    assert all(shown for _, _, shown in links)
+
+
 def test_mathematics_is_drawn(site, browser):
     page = browser.new_page()
     page.goto(site[0] + "notebooks/memorization.html", wait_until="networkidle")
@@ -220,7 +255,8 @@ def test_a_notebook_runs_alone_with_other_parameters(tmp_path, env):
 
 
 @pytest.mark.parametrize(
-    "name", ["introduction", "membership_risk", "memorization", "influence", "influence_entropy", "other_optimizers"]
+    "name",
+    ["introduction", "ledger", "membership_risk", "memorization", "influence", "influence_entropy", "other_optimizers"],
 )
 def test_a_notebook_whose_data_cannot_be_had_says_what_to_do_and_nothing_else(tmp_path, env, name):
     done = papermill(tmp_path, env, name, *(["-p", "dataset", "location30"] if name == "other_optimizers" else []))

@@ -85,7 +85,7 @@ def test_train_attack_memorize_and_decide(small_npz, tmp_path):
     assert "mean memorization" in samlib("memorize", *options, cache=tmp_path).stdout
     decided = samlib("verdicts", *options, cache=tmp_path)
     assert decided.returncode == 0, decided.stderr
-    assert decided.stdout.startswith("C1: ")
+    assert decided.stdout.startswith("C1. The paper says: SAM has lower test error than SGD.\n")
     kept = samlib("record", *options, "--folder", str(tmp_path / "kept"), "--signals", cache=tmp_path)
     assert kept.returncode == 0, kept.stderr
     assert kept.stdout.split() == [str(path) for path in (tmp_path / "kept").iterdir()]

@@ -3,7 +3,10 @@
 import doctest
 import inspect
 import pkgutil
+import re
+import tomllib
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
@@ -39,3 +42,31 @@ def test_the_examples_run(name):
 )
 def test_a_public_name_has_an_example(value):
     assert doctest.DocTestParser().get_examples(inspect.getdoc(value))
+
+
+GUIDE = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
+GUIDED = re.findall(r"^## Add (.*?)\n.*?^```python\n(.*?)^```", GUIDE, re.DOTALL | re.MULTILINE)
+
+
+def test_the_guide_shows_each_way_to_add():
+    assert [what for what, _ in GUIDED] == ["an attack", "a data set", "an optimizer", "a claim"]
+
+
+@pytest.mark.parametrize("code", [pytest.param(code, id=what) for what, code in GUIDED])
+def test_an_example_of_the_guide_runs_and_is_short(code, tmp_path, monkeypatch):
+    assert code.count("\n") <= 30
+    monkeypatch.chdir(tmp_path)
+    from samlib import audit
+
+    monkeypatch.setattr(audit, "ATTACKS", dict(audit.ATTACKS))
+    exec(compile(code, "CONTRIBUTING.md", "exec"), {"__name__": "guide"})
+
+
+def test_the_guide_draws_the_rooms_that_imports_are_held_to():
+    """The picture of the floors against the contract that `make lint` checks."""
+    settings = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+    layers = settings["tool"]["importlinter"]["contracts"][0]["layers"]
+    drawn = [re.split(r"\s{2,}", line) for line in GUIDE.split("```")[1].splitlines()]
+    assert [room for line in drawn for room in line if room in layers] == [
+        room for room in layers if room not in ("cli", "paper")
+    ]

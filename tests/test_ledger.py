@@ -231,32 +231,44 @@ def test_scores_that_are_not_reliable_decide_nothing():
         assert row["verdict"] == expected
     (row,) = ledger.decide(frame_of(0.5, 0.004, reliability=0.25), [claim_of()], 64)
     assert row["needed"] == pytest.approx(64 * 3)  # Spearman and Brown: .25 / (1 - .25) times 3 is .5 / .5
-    said = ledger.sentence(pd.Series(row | {"models": 128}))
-    assert said.startswith("**Not measurable.** A claim. Measured: a statistic, +0.5000 (99.78% interval ")
-    assert "a reliability of 0.25 with 64 models; about 192 would do." in said
+    assert outlook(row) == "About 192 models of each would make its scores reliable enough."
     (row,) = ledger.decide(frame_of(0.5, 0.004, reliability=0.0), [claim_of()], 64)
-    assert "nor can it be said how many would do" in ledger.sentence(pd.Series(row | {"models": 128}))
+    assert outlook(row) == "No known number of models of each would make its scores reliable enough."
+
+
+def outlook(row, models=128) -> str:
+    return ledger.outlook(pd.Series(row | {"models": models}))
 
 
 @pytest.mark.parametrize(
     ("frame", "said"),
     [
-        (frame_of(0.02, 0.001), "**Supported.** "),
-        (frame_of(-0.02, 0.001), "**Contradicted.** "),
-        (frame_of(0.0, 0.001), "**No difference that counts.** "),
-        (frame_of(0.01, 0.004), "models of each would settle it. The paper reports 1 → 2."),
+        (frame_of(0.02, 0.001), ""),
+        (frame_of(-0.02, 0.001), ""),
+        (frame_of(0.0, 0.001), ""),
+        (frame_of(0.01, 0.004), "About 108 models of each would settle it."),
         (frame_of(0.01, 0.02, by_models=0.0001), "More examples, not more models, would settle it."),
-        (frame_of(0.00499, 0.004), "No feasible number of models would settle it"),
-        (frame_of(np.nan, np.nan), "These runs are too small to decide it"),
+        (frame_of(0.3, 2.0), "It would take about 29,724 models of each to settle it, more than can be trained."),
+        (frame_of(np.nan, np.nan), "These runs are too small to decide it, or their data are not at hand."),
     ],
 )
-def test_a_sentence_says_what_the_row_holds(frame, said):
-    (row,) = ledger.decide(frame, [claim_of(reported="1 → 2")], 64)
-    text = ledger.sentence(pd.Series(row | {"models": 128}))
-    assert said in text
-    if not math.isnan(row["estimate"]):
-        for number in (f"{row['estimate']:+.4f}", f"{row['low']:+.4f} to {row['high']:+.4f}", "counts 0.005"):
-            assert number in text
+def test_what_would_settle_a_row_is_said_and_no_reason_that_does_not_hold(frame, said):
+    """A wide interval far from the smallest effect is not "too near to it"."""
+    (row,) = ledger.decide(frame, [claim_of()], 64)
+    assert outlook(row) == said
+    assert outlook(row, models=0) == (
+        "" if row["verdict"] == INCONCLUSIVE and not math.isnan(row["estimate"]) else said
+    )
+
+
+def test_a_row_says_where_its_models_come_from():
+    about = {"models": [64, 64], "seconds": 2.0, "machine": ["a", "b"], "experiments": [{"seed": 0}, {"seed": 0}]}
+    assert ledger.cost(about) == {
+        "models": 128, "seconds": 2.0, "machine": "a, b", "source": "live", "confirmatory": False,
+    }  # fmt: skip
+    other = ledger.cost(about | {"live": False, "fixed": True})
+    assert (other["source"], other["confirmatory"]) == ("recorded", True)
+    assert not ledger.cost(about | {"live": False})["confirmatory"]
 
 
 def ledger_frame(**columns):
@@ -279,7 +291,7 @@ def test_across_data_sets_takes_what_is_measurable_and_says_where_signs_differ()
 
 
 def test_the_ledger_of_frames_has_a_row_for_each_claim_and_data_set():
-    about = {"models": 128, "seconds": 1.0, "machine": "m"}
+    about = {"models": 128, "seconds": 1.0, "machine": "m", "source": "live", "confirmatory": False}
     effects = {name: frame_of(0.02, 0.004).rename({"x": "C1"}) for name in ("a", "b")}
     found = ledger.ledger_of(effects, dict.fromkeys(effects, about))
     assert len(found) == 2 * 23

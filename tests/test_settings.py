@@ -246,6 +246,24 @@ def gains(leaks, skills):
     return {("rho", 0.01 * (k + 1)): setting(k, *both) for k, both in enumerate(zip(leaks, skills, strict=True))}
 
 
+def test_a_card_of_c14_is_a_measure_and_its_rows_are_optimizers():
+    from samlib.paper import cards, general
+
+    names = ("sam", "gsam", "looksam", "ema")
+    frames = optimizers.measure({name: setting(k, 0.3, 0.3) for k, name in enumerate(names)})
+    ledger = general.optimizers_ledger(frames, "digits")
+    assert set(ledger.index) == {
+        (f"C14 {of}", f"Digits with {name}") for of in optimizers.PATTERN for name in ("GSAM", "LOOKSAM")
+    }
+    (accuracy,) = (of for of in optimizers.PATTERN if "accuracy" in of)
+    row = ledger.loc[(f"C14 {accuracy}", "Digits with GSAM")]
+    assert row["estimate"] == optimizers.optimizer_ledger(frames).loc[("gsam", accuracy), "estimate"]
+    said = cards.cards(ledger).data
+    assert "The paper says: Every sharpness-aware optimizer tests better than SGD." in said
+    assert f"On Digits with LOOKSAM: **{ledger.loc[(f'C14 {accuracy}', 'Digits with LOOKSAM'), 'verdict']}**" in said
+    assert f"{accuracy}, the optimizer - SGD." in said
+
+
 SKILLS = np.array([0.0, 0.3, 0.6, 0.9, 1.2, 1.5, 1.8, 2.1])
 
 

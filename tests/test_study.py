@@ -62,8 +62,10 @@ def test_a_record_is_shown_and_nothing_is_trained(tmp_path, monkeypatch):
     assert study.record("digits") == path
     assert study.origin().data.startswith("*Recorded: 16 models of each optimizer on Digits")
     row = claims.decide(measured["effects"], [c for c in claims.CLAIMS if c.id == "C3"], 16)[0]
-    assert study.verdict("C3").data.startswith(f"**{row['verdict'].capitalize()}.**")
-    assert f"{row['estimate']:+.4f}" in study.verdict("C3").data
+    card = study.verdict("C3").data
+    assert card.startswith(f"**C3.** The paper says: {row['text']}")
+    assert f"On Digits: **{row['verdict']}**. {row['estimate']:+.4f} (" in card
+    assert "16 models of each, recorded, exploratory" in card
 
 
 def test_a_data_set_named_alone_is_the_only_one():
@@ -120,24 +122,51 @@ def test_what_is_measured_is_kept_and_measured_once(tmp_path, monkeypatch):
         samlib.study(SMALL).frames("memorization")
 
 
-def test_the_ledger_of_a_study_stands_beside_its_records(tmp_path, monkeypatch):
-    def effects(value):
-        return pd.DataFrame(
-            {"estimate": [value], "stderr": [0.001], "df": [50.0], "by_models": [1e-6], "reliability": [1.0]},
-            index=pd.Index(["C1"], name="claim"),
-        )
+def effects(value):
+    return pd.DataFrame(
+        {"estimate": [value], "stderr": [0.001], "df": [50.0], "by_models": [1e-6], "reliability": [1.0]},
+        index=pd.Index(["C1"], name="claim"),
+    )
 
+
+def test_the_ledger_of_a_study_stands_beside_its_records(tmp_path, monkeypatch):
+    """Two records of one data set are two columns; of each data set the one of most models counts; other optimizers do not."""
     monkeypatch.setattr(claims, "SECTIONS", ("membership",))
     monkeypatch.setattr(notebook, "run_pairs", lambda *a, **k: pytest.fail("models were trained"))
-    for seed, value in ((0, 0.02), (1, -0.02)):
-        experiments = samlib.study({**SMALL, "seed": seed}).experiments["digits"]
+    for seed, models, value, optimizer in (
+        (0, 16, 0.02, "sam"),
+        (1, 64, -0.02, "sam"),
+        (2, 32, 0.0, "sam"),
+        (3, 99, 9, "asam"),
+    ):
+        given = {**SMALL, "n_models": models, "seed": seed, "optimizer": optimizer}
         runs = [
-            simulate(1, leak=1, skill=0, models=16).assign_attrs(experiment=e.model_dump_json(), key=e.key)
-            for e in experiments.values()
+            simulate(1, leak=1, skill=0, models=models).assign_attrs(experiment=e.model_dump_json(), key=e.key)
+            for e in samlib.study(given).experiments["digits"].values()
         ]
-        records.save(tmp_path, {"membership": {"effects": effects(value)}}, records.provenance(runs))
-    ledger = samlib.study({**SMALL, "results": str(tmp_path)}).ledger()
-    assert ledger.loc[("C1", "digits"), "verdict"] == claims.SUPPORTED
-    assert ledger.loc[("C1", "digits, recorded"), "verdict"] == claims.CONTRADICTED
-    assert len(ledger) == 2 * len(claims.CLAIMS)
+        about = records.provenance(runs) | ({"fixed": True} if seed else {})
+        lengths = effects(value).rename({"C1": "C2 LiRA at equal train loss, 1/2"})
+        records.save(tmp_path, {"membership": {"effects": effects(value)}, "lengths": {"effects": lengths}}, about)
+    study = samlib.study({**SMALL, "results": str(tmp_path)})
+    ledger = study.ledger()
+    own, *others = ledger.index.unique("dataset")
+    assert own == "digits"
+    assert len(others) == 2
+    assert all(column.startswith("digits, recorded") for column in others)
+    assert ledger.loc[("C1", own), "verdict"] == claims.SUPPORTED
+    assert not ledger.loc[("C1", own), "confirmatory"]
+    found = {ledger.loc[("C1", column), "models"]: ledger.loc[("C1", column)] for column in others}
+    assert {models: row["verdict"] for models, row in found.items()} == {
+        128: claims.CONTRADICTED,
+        64: claims.INCONCLUSIVE,
+    }
+    assert all(row["confirmatory"] for row in found.values())
+    assert list(ledger.index.unique("dataset")) == list(study.sources())
+    assert (
+        ledger.loc["C2 LiRA at equal train loss, 1/2", "estimate"] == ledger.loc["C1", "estimate"]
+    ).all()  # its own too
+    (largest,) = study.largest()
+    assert ledger.loc[("C1", largest), "models"] == 128
+    assert study.independent() == [largest]
+    assert len(ledger) == 3 * len(claims.CLAIMS)
     assert ledger.loc[("C16", "digits"), "verdict"] == claims.INCONCLUSIVE

@@ -35,12 +35,15 @@ from samlib.inference import (
     verdict,
 )
 from samlib.paper.frames import EACH, FAMILY
+from samlib.paper.frames import effects as effects_of
+from samlib.paper.records import provenance
 
 __all__ = [
     "CLAIMS", "CONTRADICTED", "CONTROLS", "INCONCLUSIVE", "LEVEL", "NOT_MEASURABLE", "NO_DIFFERENCE", "SUPPORTED", "VERDICTS",
-    "Claim", "across_datasets", "decide", "ledger", "ledger_of", "sentence", "verdict",
+    "Claim", "across_datasets", "decide", "ledger", "ledger_of", "outlook", "verdict",
 ]  # fmt: skip
 SECTIONS = ("membership", "memorization", "influence", "entropy")  # those that decide claims of a single pair
+GENERATED = ("subclasses",)  # a data set whose truth we made is no evidence of real data
 FEASIBLE = 50  # times the models that a run has: beyond, more models are no advice
 
 
@@ -76,6 +79,9 @@ class Claim:
     control: bool = False
 
 
+# The columns of the ledger: what a row holds of its claim, and what was measured.
+KEPT = ("statistic", "direction", "smallest", "text", "reported", "section", "control")
+NUMBERS = ("estimate", "low", "high", "stderr", "p", "reliability", "needed")
 _TABLE = tomllib.loads(Path(__file__).with_name("claims.toml").read_text())["claim"]
 EVERY = tuple(Claim(**row) for row in _TABLE)
 CLAIMS = tuple(claim for claim in EVERY if not claim.control)
@@ -111,7 +117,7 @@ def ledger(
         parts = measured(pair)
         if lengths and dataset in lengths:
             parts |= import_module("samlib.paper.lengths").decided(lengths[dataset])
-        effects[dataset], about[dataset] = import_module("samlib.paper.frames").effects(parts), cost(pair)
+        effects[dataset], about[dataset] = effects_of(parts), cost(provenance(pair[:2]))
     return ledger_of(effects, about, claims)
 
 
@@ -135,14 +141,14 @@ def ledger_of(
     effects : mapping
         From a data set's name to its frame of effects (`frames.effects`).
     about : mapping
-        From a data set's name to models (of both optimizers together), seconds and machine.
+        From a data set's name to what `cost` says of its runs.
 
     Returns
     -------
     DataFrame
-        Rows (claim, dataset). Columns statistic, estimate, low, high (the simultaneous interval), stderr, level, p, reliability,
-        verdict, needed (models of each that would settle it; NaN where only examples would), direction, smallest, text,
-        reported, models, seconds, machine. Where the runs are too small for a statistic its numbers are NaN.
+        Rows (claim, dataset). Columns of the claim: `KEPT`. Of the effect: estimate, low, high (the simultaneous interval),
+        stderr, level, p, reliability, verdict, and needed (models of each that would settle it; NaN where only examples
+        would). Of the runs: as `cost`. Where the runs are too small for a statistic its numbers are NaN.
     """
     rows = []
     for dataset, frame in effects.items():
@@ -155,16 +161,10 @@ def decide(effects: pd.DataFrame, claims: Sequence[Claim], n_models: int, level:
     """The rows of one data set, in the order of `claims`: `level` is that of each interval, .05 over the size of the family."""
     rows = []
     for claim in claims:
-        row = {
-            "statistic": claim.statistic,
-            "estimate": math.nan,
-            "low": math.nan,
-            "high": math.nan,
-            "stderr": math.nan,
-        }
-        row |= {"level": level, "p": math.nan, "reliability": math.nan, "verdict": INCONCLUSIVE, "needed": math.nan}
+        row = dict.fromkeys(NUMBERS, math.nan) | {name: getattr(claim, name) for name in KEPT}
+        row |= {"level": level, "verdict": INCONCLUSIVE}
         if claim.id in effects.index and (found := effects.loc[claim.id]).notna().all():
-            effect = Effect(*(found[name] for name in Effect._fields))
+            effect, reliability = Effect(*(found[name] for name in Effect._fields)), found["reliability"]
             low, high = (float(end) for end in effect.interval(level))
             row |= {
                 "estimate": effect.estimate,
@@ -173,41 +173,40 @@ def decide(effects: pd.DataFrame, claims: Sequence[Claim], n_models: int, level:
                 "stderr": effect.stderr,
                 "p": float(effect.p()),
             }
-            row["reliability"] = found["reliability"]
-            row["verdict"] = verdict(float(effect.estimate), low, high, claim.direction, claim.smallest)
-            if found["reliability"] < RELIABLE:
-                row["verdict"] = NOT_MEASURABLE
-                row["needed"] = needed_models(found["reliability"], n_models, RELIABLE)
+            row |= {
+                "reliability": reliability,
+                "verdict": verdict(float(effect.estimate), low, high, claim.direction, claim.smallest),
+            }
+            if reliability < RELIABLE:
+                needed = needed_models(reliability, n_models, RELIABLE)
+                row |= {"verdict": NOT_MEASURABLE, "needed": needed}
             elif row["verdict"] == INCONCLUSIVE:
                 row["needed"] = models_to_decide(effect, claim.smallest, level, n_models)
-        rows.append(row | {name: getattr(claim, name) for name in ("direction", "smallest", "text", "reported")})
+        rows.append(row)
     return rows
 
 
-def sentence(row: pd.Series) -> str:
-    """One sentence on a row of the ledger, for the text under a figure."""
-    if math.isnan(row.estimate):
-        return f"**Inconclusive.** {row.text} These runs are too small to decide it, or their data not at hand ({row.statistic})."
-    text = (
-        f"**{row.verdict.capitalize()}.** {row.text} Measured: {row.statistic}, {row.estimate:+.4f} "
-        f"({1 - row.level:.2%} interval {row.low:+.4f} to {row.high:+.4f}; smallest effect that counts {row.smallest:g})."
-    )
-    n_models = row.models // 2
-    if row.verdict == NOT_MEASURABLE:
-        would = (
-            f"about {row.needed:,.0f} would do" if math.isfinite(row.needed) else "nor can it be said how many would do"
-        )
-        text += f" The scores that it stands on have a reliability of {row.reliability:.2f} with {n_models} models; {would}."
-    if row.verdict == INCONCLUSIVE:
-        if math.isnan(row.needed):
-            text += " More examples, not more models, would settle it."
-        elif row.needed > FEASIBLE * n_models:
-            text += " No feasible number of models would settle it: it is too near to the smallest effect that counts."
-        else:
-            text += f" About {row.needed:,.0f} models of each would settle it."
-    if row.reported:
-        text += f" The paper reports {row.reported}."
-    return text
+def outlook(row: pd.Series) -> str:
+    """Say what would settle a row of the ledger, in one sentence; nothing where it is settled.
+
+    Parameters
+    ----------
+    row : Series
+        A row of `ledger_of`.
+    """
+    n_models = row["models"] // 2
+    if math.isnan(row["estimate"]):
+        return "These runs are too small to decide it, or their data are not at hand."
+    if row["verdict"] == NOT_MEASURABLE:
+        enough = f"About {row['needed']:,.0f}" if math.isfinite(row["needed"]) else "No known number of"
+        return f"{enough} models of each would make its scores reliable enough."
+    if row["verdict"] != INCONCLUSIVE or not n_models:
+        return ""
+    if math.isnan(row["needed"]):
+        return "More examples, not more models, would settle it."
+    if row["needed"] > FEASIBLE * n_models:
+        return f"It would take about {row['needed']:,.0f} models of each to settle it, more than can be trained."
+    return f"About {row['needed']:,.0f} models of each would settle it."
 
 
 def across_datasets(found: pd.DataFrame, datasets: Sequence[str]) -> pd.DataFrame:
@@ -238,12 +237,26 @@ def across_datasets(found: pd.DataFrame, datasets: Sequence[str]) -> pd.DataFram
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("claim")
 
 
-def cost(pair: Pair) -> dict[str, Any]:
-    """Columns models, seconds and machine of a pair of runs."""
+def cost(about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the ledger's columns on where a row comes from.
+
+    Parameters
+    ----------
+    about : mapping
+        As `records.provenance` returns it. "live" is False for a record; "fixed" is True for runs that were fixed beforehand.
+
+    Returns
+    -------
+    dict
+        models (of both optimizers), seconds, machine, source ("live" or "recorded"), and confirmatory.
+    """
+    live = about.get("live", True)
     return {
-        "models": 2 * pair.sgd.sizes["model"],
-        "seconds": pair.sgd.attrs["seconds"] + pair.sam.attrs["seconds"],
-        "machine": ", ".join(sorted({*pair.sgd.attrs["machine"], *pair.sam.attrs["machine"]})),
+        "models": sum(about["models"]),
+        "seconds": about["seconds"],
+        "machine": ", ".join(about["machine"]),
+        "source": "live" if live else "recorded",
+        "confirmatory": about.get("fixed", False),
     }
 
 

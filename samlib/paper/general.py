@@ -14,6 +14,7 @@ from samlib.paper.mixture.measures import PairedDraws, errors, paired_draws
 from samlib.paper.mixture.model import Mixture
 from samlib.paper.optimizers import optimizer_ledger
 from samlib.paper.study import SHARPNESS_AWARE
+from samlib.paper.style import dataset_title
 from samlib.paper.theory import order
 from samlib.paper.theory.model import advantage, error
 from samlib.paper.theory.problems import Problems
@@ -57,6 +58,7 @@ def mixture_ledger(few: PairedDraws, many: PairedDraws, mixture: Mixture) -> pd.
             "estimate": excess, "low": low, "high": high, "verdict": verdict_many(many, mixture),
             "direction": -1, "smallest": YARDSTICK,
             "text": "With many samples SAM and SGD coincide with the Bayes-optimal classifier.",
+            "rule": f"They coincide where it is at most {YARDSTICK:g}.",
         },
     }  # fmt: skip
     return _frame({key: row | {"level": MIXTURE_LEVEL} for key, row in rows.items()})
@@ -89,14 +91,16 @@ def theorem_ledger(trials: int = 100_000, seed: int = 0) -> pd.DataFrame:
 
 
 def optimizers_ledger(frames: Frames, dataset: str) -> pd.DataFrame:
-    """C14: what each comparable sharpness-aware optimizer other than SAM gains over SGD, as rows of `ledger`.
+    """C14: what each comparable sharpness-aware optimizer other than SAM gains over SGD, as rows of `ledger`, a claim a measure.
 
     frames: of `optimizers.measure`.
     """
     rows = {}
     for (name, measure), row in optimizer_ledger(frames).iterrows():
         if name in SHARPNESS_AWARE and name != "sam":
-            rows[f"C14 {name.upper()}, {measure}", dataset] = row.to_dict()
+            text = row["text"].replace(name.upper(), "Every sharpness-aware optimizer")
+            said = {"text": text, "statistic": row["statistic"].replace(name, "the optimizer")}
+            rows[f"C14 {measure}", f"{dataset_title(dataset)} with {name.upper()}"] = {**row, **said}
     return _frame(rows)
 
 

@@ -20,7 +20,7 @@ from samlib.audit import Pair, align
 from samlib.data import NAMES, Dataset, NotAtHand
 from samlib.data.files import cache_folder
 from samlib.experiment import Experiment, ParameterError, pair
-from samlib.paper import claims, records, tables
+from samlib.paper import cards, claims, records, tables
 from samlib.paper.distances import dataset_of
 from samlib.paper.frames import Frames, Section
 from samlib.paper.panels import scroll
@@ -31,7 +31,6 @@ from samlib.runs import run_pairs
 # By the parameter that only such a notebook has.
 MAKERS: dict[str, Callable[..., dict]] = {"changed": ablation_pairs, "optimizers": optimizer_pairs}
 RECORDED = ", recorded"
-GENERATED = ("subclasses",)  # a data set whose truth we made is no evidence of real data
 
 
 def study(namespace: Mapping[str, Any]) -> Study:
@@ -62,7 +61,7 @@ def study(namespace: Mapping[str, Any]) -> Study:
     """
     given = public_parameters(namespace)
     results, missing = given.pop("results", None), given.pop("missing", None)
-    given.pop("others", None)  # another study, which the introduction makes of them
+    given.pop("others", None)  # another study, which the ledger's page makes of them
     names = given.pop("datasets", None) or [Experiment.model_fields["dataset"].default]
     if isinstance(names, str) or not all(isinstance(name, str) for name in names):
         raise ParameterError("datasets must be a list of names of data sets.")
@@ -176,58 +175,66 @@ class Study:
         return kept
 
     def ledger(self) -> pd.DataFrame:
-        """`claims.ledger_of` these data sets, each followed by its record in `results`, from the frames of all sections."""
-        parts = [self._own(section) for section in claims.SECTIONS]
-        effects = {dataset: pd.concat([part[dataset]["effects"] for part in parts]) for dataset in self.experiments}
+        """`claims.ledger_of` these data sets, each followed by its records in `results`, from the frames of all sections."""
+        paths = {dataset: self.record(dataset) for dataset in self.experiments} | self._others()
+        effects = {column: self._effects(column, path) for column, path in paths.items()}
+        names = list(dict.fromkeys(map(_dataset, effects)))
+        order = sorted(effects, key=lambda column: names.index(_dataset(column)))
         about = self.sources()
-        for path, each in self._others().items():
-            kept = [records.load(path, section) for section in (*claims.SECTIONS, "lengths")]
-            effects[_recorded(each)] = pd.concat([part["effects"] for part in kept if "effects" in part])
-        names = list(dict.fromkeys(name.removesuffix(RECORDED) for name in effects))
-        order = sorted(effects, key=lambda name: (names.index(name.removesuffix(RECORDED)), name))
-        return claims.ledger_of({k: effects[k] for k in order}, {k: _cost(about[k]) for k in order})
+        return claims.ledger_of({k: effects[k] for k in order}, {k: claims.cost(about[k]) for k in order})
+
+    def _effects(self, column: str, path: Path | None) -> pd.DataFrame:
+        """The effects that decide a column's claims: of its record, or measured."""
+        if path:
+            parts = [records.load(path, section) for section in (*claims.SECTIONS, "lengths")]
+        else:
+            parts = [self._from(column, section, None) for section in claims.SECTIONS]
+        return pd.concat([part["effects"] for part in parts if "effects" in part])
 
     def sources(self) -> dict[str, dict[str, Any]]:
         """Where the numbers of each data set's experiments come from, and of each other record in `results`."""
         own = {dataset: self._about(dataset, self.record(dataset)) for dataset in self.experiments}
-        return own | {_recorded(each): {**each, "live": False} for each in self._others().values()}
+        return own | {name: {**records.read_about(path), "live": False} for name, path in self._others().items()}
+
+    def largest(self) -> list[str]:
+        """Columns of `ledger`: of each data set the one of most models."""
+        best: dict[str, str] = {}
+        models = {column: sum(about["models"]) for column, about in self.sources().items()}
+        for column in models:
+            best[_dataset(column)] = max(best.get(_dataset(column), column), column, key=models.__getitem__)
+        return list(best.values())
 
     def independent(self) -> list[str]:
-        """Columns of `ledger` that stand on different real data: of each data set known by name the one of most models."""
-        best: dict[str, str] = {}
-        about = self.sources()
-        for name in about:
-            dataset = name.removesuffix(RECORDED)
-            if dataset in NAMES and dataset not in GENERATED:
-                known = best.setdefault(dataset, name)
-                best[dataset] = max(known, name, key=lambda column: sum(about[column]["models"]))
-        return list(best.values())
+        """Those of `largest` that stand on different real data: data sets known by name that were not generated."""
+        return [name for name in self.largest() if _dataset(name) in NAMES and _dataset(name) not in claims.GENERATED]
 
     def models(self) -> dict[str, pd.DataFrame]:
         """A frame of each data set with a row for each model: accuracies, train loss, and each attack's AUC."""
         return {dataset: frames["models"] for dataset, frames in self._own("membership").items()}
 
-    def _others(self) -> dict[Path, dict[str, Any]]:
-        """Records in `results` of single pairs that are not those of the data sets themselves."""
-        own = {self.record(dataset) for dataset in self.experiments}
-        found = records.records(self.results)
-        return {path: each for path, each in found.items() if path not in own and len(each["experiments"]) == 2}
+    def _others(self) -> dict[str, Path]:
+        """Records in `results` of such pairs that are not those of the data sets themselves, each with its column's name."""
+        own, found = {self.record(dataset) for dataset in self.experiments}, {}
+        for path, about in records.records(self.results).items():
+            first, optimizers = (
+                about["experiments"][0],
+                [fields["optimizer"].upper() for fields in about["experiments"]],
+            )
+            if path not in own and sorted(optimizers) == sorted(["SGD", self.name]):
+                name = first["dataset"] + RECORDED
+                found[name if name not in found else f"{name}, {path.name}"] = path
+        return found
 
-    def verdict(self, *wanted: str) -> Markdown:
-        """The sentences on some claims, with the effects of the sections that decide them."""
-        said = []
-        for dataset in self.experiments:
-            rows = self._rows(dataset, wanted)
-            title = f"{dataset_title(dataset)}: " if len(self.experiments) > 1 else ""
-            said += [title + claims.sentence(row) for row in rows]
-        return Markdown("\n\n".join(said))
+    def verdict(self, *wanted: str) -> cards.Shown:
+        """A card for each of some claims, with a row for each data set, from the effects of the sections that decide them."""
+        rows = [self._rows(dataset, wanted) for dataset in self.experiments]
+        return cards.cards(pd.concat(rows), name=self.name)
 
-    def _rows(self, dataset: str, names) -> list[pd.Series]:
+    def _rows(self, dataset: str, names) -> pd.DataFrame:
         wanted = [claim for claim in claims.EVERY if claim.id in names]
         sections = {claim.section for claim in wanted}
         effects = pd.concat([self._frames(dataset, section)["effects"] for section in sorted(sections)])
-        found = claims.ledger_of({dataset: effects}, {dataset: _cost(self.about(dataset))}, wanted)
-        return [row for _, row in found.iterrows()]
+        return claims.ledger_of({dataset: effects}, {dataset: claims.cost(self.about(dataset))}, wanted)
 
     def data(self, dataset: str) -> Dataset | None:
         """The data that the models were trained on, or None where they are not at hand."""
@@ -289,8 +296,9 @@ def save_ablations(folder: str | os.PathLike, pairs: Mapping[Any, Pair], paramet
     return records.save(folder, frames, about | {"parameters": dict(parameters)})
 
 
-def _recorded(about: Mapping[str, Any]) -> str:
-    return about["experiments"][0]["dataset"] + RECORDED
+def _dataset(column: str) -> str:
+    """The data set of a column of the ledger."""
+    return column.partition(",")[0]
 
 
 def _measure(section: str, runs: Any) -> Frames:
@@ -300,10 +308,6 @@ def _measure(section: str, runs: Any) -> Frames:
         first = next(iter(runs.values()))
         runs = own or {json.loads(first.sgd.attrs["experiment"])["epochs"]: first}
     return import_module(f"samlib.paper.{section}").measure(runs)
-
-
-def _cost(about: Mapping[str, Any]) -> dict[str, Any]:
-    return {"models": sum(about["models"]), "seconds": about["seconds"], "machine": ", ".join(about["machine"])}
 
 
 @functools.cache

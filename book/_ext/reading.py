@@ -1,0 +1,71 @@
+"""Helps to read: a word of the glossary shows its meaning where it first stands on a page; citations bring no brackets."""
+
+import re
+
+from docutils import nodes
+from sphinx import addnodes
+from sphinxcontrib.bibtex.plugin import register_plugin
+from sphinxcontrib.bibtex.style.referencing import BracketStyle
+from sphinxcontrib.bibtex.style.referencing.author_year import AuthorYearReferenceStyle
+
+GLOSSARY = "glossary"
+WITHOUT = (GLOSSARY, "references", "api")  # pages that are lists of words themselves
+NOT_PROSE = (
+    nodes.reference,
+    nodes.literal,
+    nodes.literal_block,
+    nodes.title,
+    nodes.math,
+    nodes.table,
+    addnodes.pending_xref,
+)
+
+
+class Bare(AuthorYearReferenceStyle):
+    """Author and year; our sentences put them into parentheses."""
+
+    def __init__(self):
+        super().__init__(bracket_parenthetical=BracketStyle(left="", right="", sep="; "))
+
+
+def setup(app):
+    register_plugin("sphinxcontrib.bibtex.style.referencing", "bare", Bare)
+    app.connect("doctree-resolved", explain)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def meanings(app) -> dict[str, tuple[str, str]]:
+    """From a word of the glossary to its anchor and its meaning; none where the book has no glossary."""
+    if GLOSSARY not in app.env.found_docs:
+        return {}
+    items = app.env.get_doctree(GLOSSARY).findall(nodes.definition_list_item)
+    return {item[0].astext(): (item[0]["ids"][0], " ".join(item[-1].astext().split())) for item in items}
+
+
+def explain(app, doctree, docname):
+    if docname in WITHOUT or not (known := meanings(app)):
+        return
+    address = app.builder.get_relative_uri(docname, GLOSSARY)
+    word = re.compile(rf"\b({'|'.join(sorted(map(re.escape, known), key=len, reverse=True))})(?![\w-])", re.IGNORECASE)
+    plain, seen = {name.lower(): name for name in known}, set()
+    for text in list(doctree.findall(nodes.Text)):
+        if any(isinstance(above, NOT_PROSE) for above in ancestors(text)):
+            continue
+        parts, end, said = [], 0, text.astext()
+        for match in word.finditer(said):
+            name = plain[match[0].lower()]
+            if name not in seen:
+                seen.add(name)
+                anchor, meaning = known[name]
+                link = nodes.reference(
+                    "", match[0], refuri=f"{address}#{anchor}", reftitle=meaning, classes=["samlib-term"]
+                )
+                parts += [nodes.Text(said[end : match.start()]), link]
+                link["internal"], end = True, match.end()
+        if parts:
+            text.parent.replace(text, [*parts, nodes.Text(said[end:])])
+
+
+def ancestors(node):
+    while (node := node.parent) is not None:
+        yield node

@@ -1,0 +1,239 @@
+"""Verdict cards and the first page's findings: what they show is what the ledger holds, whichever way it falls."""
+
+import itertools
+import math
+import re
+import xml.etree.ElementTree as ET
+
+import matplotlib.colors
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.collections import LineCollection, PolyCollection
+
+from samlib.inference import CONTRADICTED, INCONCLUSIVE, NO_DIFFERENCE, NOT_MEASURABLE, SUPPORTED, VERDICTS
+from samlib.paper import cards, claims
+
+ABOUT = {"models": 128, "seconds": 1.0, "machine": "m", "source": "live", "confirmatory": False}
+IDS = [claim.id for claim in claims.CLAIMS]
+
+
+def ledger_of(**columns) -> pd.DataFrame:
+    """A ledger of data sets, each a mapping from a claim to (estimate, stderr) or (estimate, stderr, reliability)."""
+    frames = {}
+    for dataset, given in columns.items():
+        rows = {claim: [e, s, 50.0, s**2, *(rest or [1.0])] for claim, (e, s, *rest) in given.items()}
+        frames[dataset] = pd.DataFrame.from_dict(
+            rows, orient="index", columns=["estimate", "stderr", "df", "by_models", "reliability"]
+        )
+    return claims.ledger_of(frames, dict.fromkeys(frames, ABOUT))
+
+
+def only(ledger, *wanted):
+    return ledger[ledger.index.get_level_values("claim").isin(wanted)]
+
+
+def tree_of(shown) -> ET.Element:
+    return ET.fromstring(f"<div>{shown._repr_html_()}</div>")
+
+
+def words(html: str) -> str:
+    """What a reader sees where neither style sheets nor pictures are shown."""
+    return " ".join(re.sub(r"<[^>]+>", "", re.sub(r"<svg.*?</svg>", "", html)).split())
+
+
+def test_the_claim_and_its_verdict_are_two_things():
+    """ "Contradicted. SAM's outputs vary less" reads backwards."""
+    ledger = only(ledger_of(location30={"C15": (0.5, 0.01)}, digits={"C15": (-0.5, 0.01)}), "C15")
+    shown = cards.cards(ledger)
+    for text in (words(shown.html), repr(shown)):
+        assert "C15. The paper says: SAM's outputs vary less on unseen examples." in text.replace("&#x27;", "'")
+        assert re.search(r"On Location-30: (✕ )?contradicted\b", text)
+        assert re.search(r"On Digits: (● )?supported\b", text)
+        assert "The paper claims less than zero; effects within 0.01 do not count." in text
+    assert "Contradicted" not in shown.data
+
+
+def test_a_card_shows_the_numbers_of_its_rows_and_what_would_settle_them():
+    ledger = only(ledger_of(location30={"C16": (0.01, 0.004)}, digits={"C16": (0.3, 0.01, 0.25)}), "C16")
+    shown = cards.cards(ledger)
+    for text in (words(shown.html), repr(shown), shown.data):
+        for _, row in ledger.iterrows():
+            assert (
+                f"{row['estimate']:+.4f} ({row['low']:+.4f} to {row['high']:+.4f}); 64 models of each, live, exploratory"
+                in text
+            )
+        assert "its scores have a reliability of 0.25. About 192 models of each would make" in text
+        assert "About 108 models of each would settle it." in text
+        assert "with a 99.78% interval: TPR of online LiRA" in text
+        assert "The paper reports 8.8 → 12.5 % on CIFAR-10." in text
+    small = words(cards.cards(ledger, compact=True).html)
+    assert "64 + 64, live" in small
+    assert "interval" not in small
+    assert "stands in" not in shown.data
+    assert "ASAM stands in SAM's place here." in cards.cards(ledger, name="ASAM").data
+
+
+def test_claims_without_a_statistic_are_listed_and_make_no_card():
+    shown = cards.cards(ledger_of(digits={"C1": (0.1, 0.01)}))
+    assert shown.html.count("<article") == 1
+    assert "These runs have no statistic for C2 confidence; " in shown.data
+    both = cards.cards(only(ledger_of(digits={"C1": (0.1, 0.01)}, location30={}), "C1"))
+    assert "On Location-30: **inconclusive**. These runs are too small to decide it" in both.data
+    assert both.html.count("<svg") == 1
+    control = claims.ledger_of({"digits": pd.DataFrame()}, {"digits": ABOUT}, claims.CONTROLS).assign(
+        estimate=0.1, low=0, high=1
+    )
+    assert "Reviewers ask whether this holds: " in cards.cards(control).data
+
+
+def test_a_rule_of_its_own_stands_in_place_of_the_sign():
+    ledger = only(ledger_of(digits={"C1": (0.1, 0.01)}, location30={"C16": (0.1, 0.01)}), "C1", "C16")
+    ledger.loc[("C1", "digits"), "rule"] = "They coincide where it is at most 0.002."
+    said = cards.cards(ledger[ledger["estimate"].notna()]).data
+    assert "SAM - SGD. They coincide where it is at most 0.002." in said
+    assert said.count("The paper claims more than zero") == 1
+
+
+def test_what_a_claim_holds_cannot_break_a_page():
+    ledger = only(ledger_of(digits={"C1": (0.1, 0.01)}), "C1").assign(text="a < b & c", statistic="<script>x</script>")
+    ledger = ledger.rename(index={"digits": "<b>mine.npz"})
+    html = cards.cards(ledger).html
+    assert "<script" not in html
+    assert "On &lt;b&gt;mine.npz:" in html
+    ET.fromstring(html)
+
+
+@pytest.mark.parametrize(
+    ("estimate", "stderr", "reliability", "said", "shape"),
+    [
+        (0.02, 0.001, 1, SUPPORTED, "circle"),
+        (-0.02, 0.001, 1, CONTRADICTED, "path"),
+        (0.0, 0.0005, 1, NO_DIFFERENCE, "path"),
+        (0.01, 0.01, 1, INCONCLUSIVE, "circle"),
+        (0.02, 0.001, 0.1, NOT_MEASURABLE, "path"),
+    ],
+)
+def test_a_strip_draws_the_interval_the_band_and_zero_to_scale(estimate, stderr, reliability, said, shape):
+    ledger = only(ledger_of(digits={"C16": (estimate, stderr, reliability)}), "C16")
+    row = ledger.iloc[0]
+    assert row["verdict"] == said
+    (svg,) = tree_of(cards.cards(ledger)).iter("svg")
+    assert svg.get("role") == "img"
+    assert svg.find("title").text == f"{estimate:+.4f}, {said}"
+    assert f"{row['low']:+.4f} to {row['high']:+.4f}" in svg.find("desc").text
+    band, _, _, interval, *_ = (path.get("d") for path in svg.findall("path"))
+    middle = cards.WIDE / 2
+    left, width = map(float, re.match(r"M(\S+) 2h(\S+?)v", band).groups())
+    start, stop = map(float, re.match(r"M(\S+) \S+H(\S+)$", interval).groups())
+    at = float(re.search(r"translate\((\S+) ", svg.find("g").get("transform")).group(1))
+    unit = width / 2 / 0.005  # the smallest effect of this claim
+    assert left == pytest.approx(middle - width / 2, abs=0.11)
+    for x, value in ((at, estimate), (start, row["low"]), (stop, row["high"])):
+        assert x == pytest.approx(middle + value * unit, abs=0.2 + abs(value) * 0.06 / 0.005)
+    assert next(iter(svg.find("g"))).tag == shape
+
+
+def test_strips_of_a_card_share_a_scale_and_one_that_is_far_wider_is_cut():
+    estimates = dict(zip("abcd", (0.01, 0.012, -0.011, 5.0), strict=True))
+    ledger = only(ledger_of(**{name: {"C16": (value, value / 10)} for name, value in estimates.items()}), "C16")
+    strips = list(tree_of(cards.cards(ledger)).iter("svg"))
+    widths = {re.match(r"M(\S+) ", svg.find("path").get("d")).group(1) for svg in strips}
+    assert len(widths) == 1  # the same band
+    assert [len(svg.findall("path")) for svg in strips] == [4, 4, 4, 5]
+
+
+def luminance(colour) -> float:
+    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in matplotlib.colors.to_rgb(colour)]
+    return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+
+
+def contrast(a, b) -> float:
+    high, low = sorted((luminance(a), luminance(b)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_verdicts_differ_by_sign_and_read_on_light_and_dark_ground():
+    """WCAG 2: 4.5 for text, 3 for what a picture says."""
+    looks = [cards.LOOKS[verdict] for verdict in VERDICTS]
+    assert len({look["sign"] for look in looks}) == len({look["mark"] for look in looks}) == len(VERDICTS)
+    for look in looks:
+        assert contrast(look["ink"], look["ground"]) >= 4.5
+        assert contrast(look["line"], "white") >= 3
+        assert contrast(look["line"], "#14181e") >= 3
+
+
+MIRROR = {"As the paper says": "Against the paper", "Against the paper": "As the paper says"}
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_findings_say_what_the_data_say_whichever_way_they_fall(sign):
+    ledger = ledger_of(
+        location30={"C1": (sign * 0.1, 0.001), "C2 LiRA": (sign * 0.1, 0.001), "C2 RMIA": (0.0, 0.0001), "C2 confidence": (0, 1),
+                    "C3": (-sign * 0.1, 0.001), "C4": (sign * 0.1, 0.001)},
+        digits={"C1": (-sign * 0.1, 0.001), "C3": (0.0, 0.0001), "C4": (0.0, 0.0001)},
+        subclasses={"C3": (0.1, 0.01, 0.2)},
+    )  # fmt: skip
+    accuracy, leakage, memorization = cards.findings(ledger).data.split("\n\n")
+    better, worse = (
+        ("Location-30 (+0.1000)", "Digits (-0.1000)") if sign > 0 else ("Digits (+0.1000)", "Location-30 (-0.1000)")
+    )
+    assert accuracy == (
+        f"**Accuracy.** As the paper says, SAM tests better than SGD on {better}. Against the paper, SAM tests worse than SGD on "
+        f"{worse}. Undecided: Subclasses (generated)."
+    )
+    lead = "As the paper says, SAM is easier" if sign > 0 else "Against the paper, SAM is harder"
+    assert leakage.startswith(
+        f"**Leakage.** {lead} to attack than SGD on Location-30 (LiRA). No difference that counts: "
+    )
+    assert "No difference that counts: Location-30 (RMIA)." in leakage
+    assert "Undecided: Location-30 (confidence), Digits and Subclasses (generated)." in leakage
+    lead = "As the paper says, SAM memorizes more" if sign > 0 else "Against the paper, SAM memorizes less"
+    assert f"{lead} than SGD on Location-30. No difference that counts: Digits." in memorization
+    assert "Not measurable: Subclasses (generated; scores below .1)." in memorization
+    assert "ASAM tests better" in cards.findings(ledger, "ASAM").data
+
+
+def test_the_surprise_needs_both_on_one_data_set():
+    up, down = (0.1, 0.001), (-0.1, 0.001)
+    apart = ledger_of(a={"C1": up, "C2 LiRA": down}, b={"C1": down, "C2 LiRA": up, "C2 RMIA": up})
+    assert cards.surprise(apart).data.endswith("both by enough to count, on none of 2 data sets.*")
+    both = ledger_of(a={"C1": up, "C2 LiRA": up, "C2 RMIA": up}, b={"C1": down, "C2 LiRA": up})
+    assert cards.surprise(both).data.endswith("on a (LiRA, RMIA), out of 2 data sets.*")
+
+
+def test_the_picture_draws_the_ledgers_intervals_and_shades_where_the_surprise_lies():
+    given = {
+        name: {claim: (0.01 * (i + 1) * sign, 0.002) for i, claim in enumerate((cards.ACCURACY, *cards.ATTACKS))}
+        for name, sign in (("location30", 1), ("digits", -1))
+    }
+    ledger = ledger_of(**given)
+    ledger.loc[("C2 RMIA", "digits"), ["estimate", "low", "high"]] = math.nan
+    (ax,) = cards.answer(ledger).axes
+    drawn = [
+        segment for lines in ax.collections if isinstance(lines, LineCollection) for segment in lines.get_segments()
+    ]
+    for dataset, claim in itertools.product(given, cards.ATTACKS):
+        x, y = ledger.loc[(cards.ACCURACY, dataset)], ledger.loc[(claim, dataset)]
+        across = [[x["low"], y["estimate"]], [x["high"], y["estimate"]]]
+        up = [[x["estimate"], y["low"]], [x["estimate"], y["high"]]]
+        there = [
+            any(np.shape(line) == (2, 2) and np.allclose(line, wanted) for line in drawn) for wanted in (across, up)
+        ]
+        assert there == [not math.isnan(y["estimate"])] * 2, (dataset, claim)
+    assert ax.get_xlim()[1] > max(ledger.loc["C1", "high"])
+    (corner,) = (each for each in ax.collections if isinstance(each, PolyCollection))
+    low = corner.get_paths()[0].vertices.min(0)
+    assert low == pytest.approx([0.002, 0.005])
+    said = [text.get_text() for legend in ax.figure.legends for text in legend.get_texts()]
+    assert said == ["Location-30", "Digits", "confidence", "LiRA", "RMIA"]
+
+
+def test_the_scale_is_counted_from_what_was_trained():
+    fields = {"dataset": "digits", "image_size": None, "model": "mlp", "hidden": [8], "norm": "batch", "pool": 100,
+              "subset_fraction": 0.5}  # fmt: skip
+    said = cards.scale({"digits, recorded": {"experiments": [fields, fields], "models": [3, 3]}}).data
+    weights = 64 * 8 + 8 + 8 * 10 + 10
+    assert f"Digits: 3 + 3 models, mlp of {weights} weights, 50 examples each" in said
+    gone = {"experiments": [fields | {"dataset": "gone.npz"}] * 2, "models": [3, 3]}
+    assert cards.scale({"gone.npz": gone}).data.endswith("gone.npz: 3 + 3 models, mlp")
