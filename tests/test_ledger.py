@@ -303,7 +303,8 @@ def test_the_ledger_of_frames_has_a_row_for_each_claim_and_data_set():
 def test_the_preregistration_shows_the_table_that_decides():
     """Row for row: what is fixed beforehand is what the code reads."""
     page = (Path(__file__).parents[1] / "book" / "preregistration.md").read_text()
-    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if re.match(r"\| C\d", line)]
+    first = page[: page.index("- **A contrast**")]
+    rows = [line.strip("| ").split(" | ") for line in first.splitlines() if re.match(r"\| C\d", line)]
     expected = [
         [
             c.id,
