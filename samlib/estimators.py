@@ -8,7 +8,6 @@ Counts are exact, so that an influence of 0 is 0: in float32 up to 4,096 models,
 from __future__ import annotations
 
 import os
-import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 from scipy.special import entr
 
 from samlib.checks import as_array, as_choice, as_labels, as_member, as_number, as_path
+from samlib.disk import in_a_sentence, whole
 
 BLOCK_BYTES = 100 << 20  # of one block of influences in float32
 WHOLE = 1 << 24  # float32 holds every whole number up to it; `influence_blocks` forms numbers up to n_models^2
@@ -41,10 +41,8 @@ def memorization(correct, member, *, empty: str = "nan") -> Estimate:
     An example that all models or none saw has no estimate: it is NaN, and a warning counts them. `empty="zero"` takes the
     missing mean for 0, as the published code does. Raises ValueError for other than 0/1, shapes that disagree, or one model.
     """
-    correct, member = _masks(correct, member, same=True)
-    n_in = member.sum(0)
-    right_in, right = (correct & member).sum(0), correct.sum(0)
-    return _difference(right_in, right, n_in, len(member) - n_in, empty)
+    correct, member, n_in, n_out = _masks(correct, member, same=True)
+    return _difference((correct & member).sum(0), correct.sum(0), n_in, n_out, empty)
 
 
 def influence(correct_test, member, *, empty: str = "nan", out: str | os.PathLike | None = None):
@@ -56,9 +54,7 @@ def influence(correct_test, member, *, empty: str = "nan", out: str | os.PathLik
     nothing is there, and the same call starts anew. `empty` and errors as `memorization`; ValueError also for an `out`
     that is there already or for more than 2^24 models, OSError where it cannot be written.
     """
-    correct_test, member = _masks(correct_test, member)
-    n_in = member.sum(0)
-    n_out = len(member) - n_in
+    correct_test, member, n_in, n_out = _masks(correct_test, member)
     if out is None:
         right_in = np.concatenate([block for _, block in _products(correct_test, member)])
         return _difference(right_in, correct_test.sum(0)[:, None], n_in, n_out, empty, np.float32)
@@ -70,33 +66,25 @@ def _written(path: Path, correct_test, member, empty: str):
     import zarr
     from filelock import FileLock
 
-    partial, (n_tests, n) = path.with_name(f"{path.name}.partial"), (correct_test.shape[1], member.shape[1])
-    try:
+    n_tests, n = correct_test.shape[1], member.shape[1]
+    with in_a_sentence(f"out {path} could not be written (", ").", OSError, OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f"{path.name}.lock")):
             if path.exists():
                 raise ValueError(f"out {path} is there already; delete it or give another path.")
-            try:
+            with whole(path) as partial:
                 array = zarr.create_array(
-                    partial, shape=(n_tests, n), chunks=(min(64, n_tests), n), dtype="float32", fill_value=np.nan,
-                    overwrite=True,  # a killed one's
-                )  # fmt: skip
+                    partial, shape=(n_tests, n), chunks=(min(64, n_tests), n), dtype="float32", fill_value=np.nan
+                )
                 for rows, block in influence_blocks(correct_test, member, empty=empty):
                     for i in range(0, len(block), 64):  # a chunk at a time: of several, some go on where one fails
                         array[rows.start + i : min(rows.start + i + 64, rows.stop)] = block[i : i + 64]
-                partial.rename(path)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
-    except OSError as error:
-        raise OSError(f"out {path} could not be written ({error}).") from None
     return zarr.open_array(path, mode="r+")
 
 
 def influence_blocks(correct_test, member, *, empty: str = "nan") -> Iterator[tuple[slice, np.ndarray]]:
     """The values of `influence`, a block of test points at a time: (slice of tests, float32 (block, examples)); raises alike."""
-    correct_test, member = _masks(correct_test, member)
-    n_in = member.sum(0)
-    n_out = len(member) - n_in
+    correct_test, member, n_in, n_out = _masks(correct_test, member)
     _warn_empty(n_in, n_out, empty)
     exact = np.float32 if len(member) ** 2 <= WHOLE else np.float64
     void, right = (n_in == 0) | (n_out == 0), correct_test.sum(0).astype(exact)
@@ -123,53 +111,35 @@ def top_influences(correct_test, member, k: int, *, labels=None) -> tuple[np.nda
     Examples with no estimate are never chosen. Raises ValueError where fewer than k examples have one, for labels that do
     not fit, and as `influence`.
     """
-    correct_test, member = _masks(correct_test, member)
-    n_in = member.sum(0)
-    void = (n_in == 0) | (n_in == len(member))
+    correct_test, member, n_in, n_out = _masks(correct_test, member)
+    void = (n_in == 0) | (n_out == 0)
     k = as_number("k", k, 1, int((~void).sum()), whole=True, why=", the number of examples with an estimate")
-    labels = _label_pair(labels, correct_test, member)
+    if labels is not None:
+        if not isinstance(labels, (list, tuple)) or len(labels) != 2:
+            raise ValueError("labels must be a pair: those of the tests and those of the examples.")
+        of_tests, of_examples = (as_labels("labels", each, ndim=1) for each in labels)
+        there, given = (correct_test.shape[1], member.shape[1]), (len(of_tests), len(of_examples))
+        if given != there:
+            raise ValueError(f"labels must hold {there[0]} of tests and {there[1]} of examples, but hold {given}.")
     indices = np.empty((correct_test.shape[1], k), np.int64)
     values = np.empty((correct_test.shape[1], k), np.float32)
     for rows, block in influence_blocks(correct_test, member):
-        np.copyto(block, -np.inf, where=void | _of_other_classes(labels, rows))
-        indices[rows], values[rows] = _top(block, k)
+        block[:, void] = -np.inf
+        if labels is not None:
+            block[of_tests[rows, None] != of_examples] = -np.inf
+        indices[rows] = _top(block, k)
+        values[rows] = np.take_along_axis(block, indices[rows], 1)
     return indices, values
 
 
-def _top(block: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    size = max(
-        1, min(128, block.shape[1] // k)
-    )  # at least k chunks, so their k-th largest maximum bounds the k-th value
-    starts = np.arange(0, block.shape[1], size)
-    largest = np.maximum.reduceat(block, starts, axis=1)
-    least = -np.partition(-largest, k - 1, axis=1)[:, k - 1]
-    indices = np.empty((len(block), k), np.int64)
+def _top(block: np.ndarray, k: int) -> np.ndarray:
+    """The indices (rows, k) of the largest values of each row, largest first."""
+    found = np.empty((len(block), k), np.int64)
     for row, values in enumerate(block):
-        chunks = starts[largest[row] >= least[row], None] + np.arange(size)
-        candidates = chunks[chunks < block.shape[1]]
+        candidates = np.flatnonzero(values >= np.partition(values, -k)[-k])
         # a stable sort breaks ties by index, so that every machine names the same examples
-        indices[row] = candidates[np.argsort(-values[candidates], kind="stable")[:k]]
-    return indices, np.take_along_axis(block, indices, 1)
-
-
-def _of_other_classes(labels, rows: slice) -> np.ndarray:
-    """Which pairs of a block (tests, examples) are of two classes; none where there are no labels."""
-    if labels is None:
-        return np.zeros((1, 1), bool)
-    of_tests, of_examples = labels
-    return of_tests[rows, None] != of_examples
-
-
-def _label_pair(labels, correct_test, member):
-    """`labels` as a pair of int64 arrays, (tests,) and (examples,), or None."""
-    if labels is None:
-        return None
-    if not isinstance(labels, (list, tuple)) or len(labels) != 2:
-        raise ValueError("labels must be a pair: those of the tests and those of the examples.")
-    pair, there = [as_labels("labels", each, ndim=1) for each in labels], [correct_test.shape[1], member.shape[1]]
-    if (sizes := list(map(len, pair))) != there:
-        raise ValueError(f"labels must hold {there[0]} of tests and {there[1]} of examples, but they hold {sizes}.")
-    return pair
+        found[row] = candidates[np.argsort(-values[candidates], kind="stable")[:k]]
+    return found
 
 
 def influence_entropy(influence) -> np.ndarray:
@@ -199,7 +169,8 @@ def entropy_buckets(entropy, n_buckets: int = 5) -> np.ndarray:
     return bucket
 
 
-def _masks(correct, member, *, same: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def _masks(correct, member, *, same: bool = False) -> tuple[np.ndarray, ...]:
+    """Both as bool, and how many models saw each example and how many did not."""
     name = "correct" if same else "correct_test"
     correct, member = as_member(name, correct, ndim=2), as_member("member", member, ndim=2)
     if correct.shape[: 1 + same] != member.shape[: 1 + same]:
@@ -207,7 +178,7 @@ def _masks(correct, member, *, same: bool = False) -> tuple[np.ndarray, np.ndarr
         raise ValueError(f"{name} has shape {correct.shape}, but member has shape {member.shape}: they must {what}.")
     if len(member) < 2:
         raise ValueError("member must hold at least 2 models, but it holds 1.")
-    return correct, member
+    return correct, member, member.sum(0), (~member).sum(0)
 
 
 def _warn_empty(n_in, n_out, empty: str) -> None:
@@ -246,7 +217,7 @@ def memorization_terms(correct, member) -> np.ndarray:
 
     `inference.mean` of them has the interval. NaN where there is no estimate.
     """
-    correct, member = _masks(correct, member, same=True)
+    correct, member, *_ = _masks(correct, member, same=True)
     c, share = correct.astype(float), member.mean(0)
     share = np.where((share > 0) & (share < 1), share, np.nan)
     p_in, p_out = (c * member).mean(0) / share, (c * ~member).mean(0) / (1 - share)

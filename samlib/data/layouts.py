@@ -7,7 +7,7 @@ import io
 import json
 import os
 import re
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from samlib.data.checked import SIDES, numbered
-from samlib.data.files import local_file, reason, sha256_of
+from samlib.data.files import local_file, sha256_of
 from samlib.data.images import SUFFIXES, Encoded
+from samlib.disk import in_a_sentence, reason
 
 NAMES = {
     "train": ("train", "training"),
@@ -136,12 +137,8 @@ def _parquet(path: Path) -> Iterator[Any]:
     """A parquet file. What pyarrow raises for a damaged one, here or in the block, is one sentence that names the file."""
     import pyarrow.parquet
 
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            yield file
-    except (OSError, pyarrow.ArrowException, ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
-        what = "cannot be read" if getattr(error, "strerror", None) else "is damaged or has another layout"
-        raise ValueError(f"{path} {what}: {reason(error)}.") from None
+    with in_a_sentence(f"{path} is damaged or has another layout: "), pyarrow.parquet.ParquetFile(path) as file:
+        yield file
 
 
 def _part(path: Path, label: str | None) -> _Part:
@@ -209,43 +206,47 @@ def from_folder(folder: Path, label: str | None = None) -> Encoded:
     placed = [path.relative_to(folder).parts for path in stats]
     while len({parts[0] for parts in placed}) == 1 and placed[0][1:] and placed[0][0].lower() not in EVERY:
         home, placed = home / placed[0][0], [parts[1:] for parts in placed]
-    # each image with the folder in `home` that it is in, and the folder in that one, "" if there is none
-    folders = [(*parts[:-1], "", "") for parts in placed]
-    images = [(path, names[0], names[1]) for path, names in zip(stats, folders, strict=True)]
-    tops, with_classes = {top.lower() for _, top, _ in images}, {top.lower() for _, top, below in images if below}
-    train, test = (next((name for name in NAMES[side] if name in with_classes), "") for side in SIDES)
-    first, flat = home, tops & {*NAMES["test"]}
-    if not train:
-        if flat and tops & {*NAMES["train"]}:
-            said = listed(tops & {*EVERY})
-            raise ValueError(f"The folder {home} has images right in {said}; put them into one folder a class.")
-        found = {"": [(path, top) for path, top, _ in images if top]}
-    elif not test:
-        said = f"; the images in {listed(flat)} have no class" if flat else ""
+    # the images by the folder in `home` that they are in, and by the folder in that one, "" if there is none
+    tree: dict[str, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
+    for path, parts in zip(stats, placed, strict=True):
+        top, below, *_ = *parts[:-1], "", ""
+        tree[top][below].append(path)
+    train, test = (
+        next((top for name in NAMES[side] for top in tree if top.lower() == name and any(tree[top])), "")
+        for side in SIDES
+    )
+    flat = {side: [top for top in tree if top.lower() in NAMES[side] and not any(tree[top])] for side in SIDES}
+    if train and test:
+        read = {train: tree.pop(train), test: tree.pop(test)}
+    elif train:
+        said = f"; the images in {listed(flat['test'])} have no class" if flat["test"] else ""
         raise ValueError(f"The folder {home} has {train}, and no test or val with one folder a class{said}.")
+    elif flat["train"] and flat["test"]:
+        said = listed(flat["train"] + flat["test"])
+        raise ValueError(f"The folder {home} has images right in {said}; put them into one folder a class.")
     else:
-        first = next(home / top for _, top, _ in images if top.lower() == train)
-        found = {
-            side: [(path, below) for path, top, below in images if below and top.lower() == name]
-            for side, name in (("train", train), ("test", test))
-        }
-    classes = sorted({name for pairs in found.values() for _, name in pairs})
-    if len(classes) < 2 or not all(found.values()):
+        read = {home.name: {top: [path for paths in each.values() for path in paths] for top, each in tree.items()}}
+        tree.clear()
+    left_out = [
+        f"{len(paths)} images right in {name}"
+        for name, each in (*read.items(), (home.name, tree.pop("", {})))
+        if (paths := each.pop("", []))
+    ]
+    classes = sorted({name for each in read.values() for name in each})
+    if len(classes) < 2 or not all(read.values()):
         wanted, said = "images in one folder a class, or train.parquet and test.parquet", listed(_entries(home))
         raise ValueError(f"The folder {folder} must hold {wanted}; it holds {said}.")
-    used = {path for pairs in found.values() for path, _ in pairs}
-    stray = Counter(top or home.name for path, top, _ in images if path not in used)
-    right = {home.name, train, test}
-    left_out = [f"{n} images right in {name}" if right & {name, name.lower()} else name for name, n in stray.items()]
-    empty = {name for name in _entries(first) if (first / name).is_dir()} - {
-        name for _, name in next(iter(found.values()))
-    }
-    left_out += [f"{name} (no images)" for name in empty]
-    rng = np.random.default_rng(0)
-    files = {side: [pairs[i] for i in rng.permutation(len(pairs))] for side, pairs in found.items()}
-    if "" in files:
-        n_test = max(1, len(files[""]) // 5)
-        files = {"train": files[""][n_test:], "test": files[""][:n_test]}
+    first = home / train
+    empty = {name for name in _entries(first) if (first / name).is_dir()} - next(iter(read.values())).keys()
+    left_out += [*tree, *(f"{name} (no images)" for name in empty)]
+    rng, mixed = np.random.default_rng(0), []
+    for each in read.values():
+        pairs = [(path, name) for name, paths in each.items() for path in paths]
+        mixed.append([pairs[i] for i in rng.permutation(len(pairs))])
+    if not train:
+        n_test = max(1, len(mixed[0]) // 5)
+        mixed = [mixed[0][n_test:], mixed[0][:n_test]]
+    files = dict(zip(SIDES, mixed, strict=True))
     described = [(str(path.relative_to(home)), *stats[path]) for side in SIDES for path, _ in files[side]]
     stamp = hashlib.sha256(json.dumps(described).encode()).hexdigest()
     return Encoded(

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from samlib.data.checked import SIDES, Arrays, Loaded, numbered
-from samlib.data.files import PUBLISHED, checked_file, decoded, open_member, reason
+from samlib.data.files import PUBLISHED, checked_file, decoded, open_member
+from samlib.disk import in_a_sentence, reason
 
 LONGEST = 2 << 30  # bytes of a text file in an archive
 PARTS = ("x_train", "y_train", "x_test", "y_test")
@@ -91,19 +92,17 @@ def from_npz(path: Path) -> Loaded:
     """
     if not path.is_file():
         raise ValueError(f"There is no data set file {path}.")
-    try:
-        arrays, limit = [], max(FEW, RATIO * path.stat().st_size)
-        with zipfile.ZipFile(path) as file:
-            members = {name.removesuffix(".npy"): file.getinfo(name) for name in file.namelist()}
-            for part in PARTS:
-                if part not in members:
-                    raise ValueError(f"it holds {', '.join(sorted(members)[:9]) or 'nothing'}, and no {part}")
-                if (size := members[part].file_size) > limit:
-                    raise ValueError(f"{part} would take {size} bytes, more than the {limit} that are read")
-                with file.open(members[part]) as raw:
-                    arrays.append(np.lib.format.read_array(raw))
-    except Exception as error:  # zipfile, its codecs and numpy raise many kinds for a damaged file
-        raise ValueError(f"{path} is not an .npz with x_train, y_train, x_test and y_test: {reason(error)}.") from None
+    arrays, limit = [], max(FEW, RATIO * path.stat().st_size)
+    before = f"{path} is not an .npz with x_train, y_train, x_test and y_test: "
+    with in_a_sentence(before), zipfile.ZipFile(path) as file:
+        members = {name.removesuffix(".npy"): file.getinfo(name) for name in file.namelist()}
+        for part in PARTS:
+            if part not in members:
+                raise ValueError(f"it holds {', '.join(sorted(members)[:9]) or 'nothing'}, and no {part}")
+            if (size := members[part].file_size) > limit:
+                raise ValueError(f"{part} would take {size} bytes, more than the {limit} that are read")
+            with file.open(members[part]) as raw:
+                arrays.append(np.lib.format.read_array(raw))
     x_train, x_test = _features(str(path), arrays[0], arrays[2])
     y_train, y_test, classes = numbered(str(path), arrays[1::2])
     return Loaded((x_train, y_train, x_test, y_test), classes, path.name)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from samlib.data.files import reason
+from samlib.disk import in_a_sentence
 from samlib.host import LOCAL, started
 from samlib.runs.store import Store
 from samlib.training import at_once, machine, train_group
@@ -201,10 +201,8 @@ def client_of(cluster: Any, n_tasks: int) -> AbstractContextManager:
         raise RuntimeError("The Dask client or cluster that was given as cluster is closed; give an open one.")
     if isinstance(cluster, Client):
         return nullcontext(cluster)
-    try:
+    with in_a_sentence(f"No Dask scheduler answers at {cluster!r} (", ").", becomes=RuntimeError):
         return Client(cluster, timeout="10s", set_as_default=False)
-    except Exception as error:  # Dask raises many kinds
-        raise RuntimeError(f"No Dask scheduler answers at {cluster!r} ({reason(error)}).") from None
 
 
 @contextmanager

@@ -111,11 +111,9 @@ def _train(options, end: float) -> bool:
         result = train_group(about["recipe"], data, [k for group in groups for k in group], options.device)
         seconds = time.monotonic() - started
         rest = {"seconds": seconds / len(groups), "machine": machine(options.device)}
-        parts = []
         for i, group in enumerate(groups):
-            cut = slice(i * size, (i + 1) * size)
-            parts.append((group, {array: values[cut] for array, values in result.items()} | rest))
-        packs.add(name, about, parts, most)
+            result_of = {array: values[i * size : (i + 1) * size] for array, values in result.items()}
+            packs.add(name, about, group, result_of | rest, most)
         box.finished(name, groups, time.monotonic() - started)
         _say(about["recipe"], groups, seconds, box.left())
     for pair in pairs:

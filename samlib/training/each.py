@@ -15,7 +15,7 @@ from torch.optim.swa_utils import update_bn
 
 from samlib.models import build_model, image_shape
 from samlib.optim import ASAM, GSAM, SAM, FriendlySAM, LookSAM
-from samlib.training.common import Inputs, Streams, Training, trained
+from samlib.training.common import Inputs, Streams, Training, on_device, trained
 
 SHARPNESS_AWARE = {"sam": SAM, "asam": ASAM, "gsam": GSAM, "looksam": LookSAM, "friendlysam": FriendlySAM}
 # The compiler of each kind of device. On a CPU it gains at most a tenth, and takes as long as training a small model.
@@ -129,9 +129,8 @@ def train_each(recipe: Mapping, data: Mapping, streams, members, device: str):
     >>> logits.shape, said
     (torch.Size([1, 6, 2]), 'one at a time, channels-last')
     """
-    sides = [Inputs(data, side, device) for side in ("train", "test")]
-    y = torch.tensor(np.asarray(data["y_train"]), device=device)
-    one = OneModel(recipe, sides[0], y, int(members[0].sum()), int(data["n_classes"]))
+    sides, y, n_classes = on_device(data, device)
+    one = OneModel(recipe, sides[0], y, int(members[0].sum()), n_classes)
     said = compile_passes(one, COMPILERS.get(one.device.type))
     results = [trained([one], [([s], [m])], sides)[0] for s, m in zip(streams, members, strict=True)]
     return *map(torch.cat, zip(*results, strict=True)), f"one at a time, channels-last{said}{one.trouble()}"

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from samlib.models import build_model
-from samlib.training.common import AVERAGED, Inputs, Streams, Training, trained
+from samlib.training.common import AVERAGED, Inputs, Streams, Training, on_device, trained
 
 OPTIMIZERS = ("sgd", "sam", "asam", *AVERAGED)
 
@@ -118,9 +118,8 @@ def train_stacked(recipe, data, streams, members, device):
     >>> logits.shape, said
     (torch.Size([8, 6, 2]), 'stacked 8')
     """
-    sides = [Inputs(data, side, device) for side in ("train", "test")]
-    y = torch.tensor(np.asarray(data["y_train"]), device=device)
-    stacked = Stacked(recipe, sides[0], y, int(members[0].sum()), int(data["n_classes"]), len(streams))
+    sides, y, n_classes = on_device(data, device)
+    stacked = Stacked(recipe, sides[0], y, int(members[0].sum()), n_classes, len(streams))
     (logits,) = trained([stacked], [(streams, members)], sides)
     return *logits, f"stacked {len(streams)}{stacked.trouble()}"
 
