@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import entr
 
-from samlib.checks import as_array, as_choice, as_labels, as_member, as_number, as_path
+from samlib.checks import as_array, as_choice, as_labels, as_member, as_number, as_path, same_shape
 from samlib.disk import in_a_sentence, whole
 
 BLOCK_BYTES = 100 << 20  # of one block of influences in float32
@@ -24,7 +24,15 @@ WHOLE = 1 << 24  # float32 holds every whole number up to it; `influence_blocks`
 
 
 class Estimate(NamedTuple):
-    """`value` and `stderr` (binomial, each side apart), and how many models saw each example and how many did not."""
+    """Estimates of many differences of two shares of right models.
+
+    Attributes
+    ----------
+    value, stderr : array of float
+        The differences, and their standard errors (binomial, each side apart).
+    n_in, n_out : (examples,) int
+        The number of models that saw each example, and the number that did not.
+    """
 
     value: np.ndarray
     stderr: np.ndarray
@@ -33,26 +41,72 @@ class Estimate(NamedTuple):
 
 
 def memorization(correct, member, *, empty: str = "nan") -> Estimate:
-    """mem(i) = P[model is right on i | it trained on i] - P[right on i | it did not] (Feldman and Zhang 2020, eq. 1 and 4).
+    """Estimate how much more often models are right on an example that they trained on.
 
-    correct, member: 0/1 (models, examples): model k is right on example i; it trained on it. Returns values in [-1, 1] and
-    standard errors, float64, and counts, each (examples,).
+    mem(i) is P[model is right on i | it saw i] - P[it is right on i | it did not] (Feldman and Zhang 2020, eq. 1 and 4).
 
-    An example that all models or none saw has no estimate: it is NaN, and a warning counts them. `empty="zero"` takes the
-    missing mean for 0, as the published code does. Raises ValueError for other than 0/1, shapes that disagree, or one model.
+    Parameters
+    ----------
+    correct : (models, examples) bool
+        Whether model k is right on example i.
+    member : (models, examples) bool
+        Whether model k trained on example i.
+    empty : str
+        What stands for an example that all models or none saw. "nan": NaN, and a warning counts these examples.
+        "zero": the missing share counts as 0, as in the published code.
+
+    Returns
+    -------
+    Estimate
+        `value` and `stderr` (examples,) float64, from -1 to 1.
+
+    Raises
+    ------
+    ValueError
+        If a value is not 0 or 1, shapes disagree, or there is one model.
+
+    Examples
+    --------
+    >>> memorization([[1, 1], [0, 1], [0, 1], [1, 0]], [[1, 0], [0, 1], [1, 0], [0, 1]]).value
+    array([ 0. , -0.5])
     """
     correct, member, n_in, n_out = _masks(correct, member, same=True)
     return _difference((correct & member).sum(0), correct.sum(0), n_in, n_out, empty)
 
 
 def influence(correct_test, member, *, empty: str = "nan", out: str | os.PathLike | None = None):
-    """infl(z, i): the difference of `memorization`, of correctness on test point z instead (Feldman and Zhang 2020, eq. 2).
+    """Estimate how much more often models are right on a test point if they trained on an example.
 
-    correct_test: 0/1 (models, tests); member: 0/1 (models, examples). Returns an Estimate with `value` and `stderr`
-    float32 (tests, examples) and counts (examples,). `out`, the path of a new zarr array, receives the values block by
-    block instead, and that array is returned. It is written aside and appears when it is whole: after an interruption
-    nothing is there, and the same call starts anew. `empty` and errors as `memorization`; ValueError also for an `out`
-    that is there already or for more than 2^24 models, OSError where it cannot be written.
+    infl(z, i) is the difference of `memorization` for test point z (Feldman and Zhang 2020, eq. 2).
+
+    Parameters
+    ----------
+    correct_test : (models, tests) bool
+        Whether model k is right on test point z.
+    member : (models, examples) bool
+        Whether model k trained on example i.
+    empty : str
+        As for `memorization`.
+    out : path, optional
+        A new zarr array that receives the values block by block. It appears when it is whole. After an interruption,
+        make the same call again.
+
+    Returns
+    -------
+    Estimate, or zarr.Array if `out` is given
+        `value` and `stderr` (tests, examples) float32, and the counts (examples,). The zarr array holds the values.
+
+    Raises
+    ------
+    ValueError
+        As `memorization`. Also if `out` exists already, or there are more than 2^24 models.
+    OSError
+        If `out` cannot be written.
+
+    Examples
+    --------
+    >>> influence([[1], [0], [1], [0]], [[1, 0], [0, 1], [1, 1], [0, 0]]).value
+    array([[1., 0.]], dtype=float32)
     """
     correct_test, member, n_in, n_out = _masks(correct_test, member)
     if out is None:
@@ -83,7 +137,29 @@ def _written(path: Path, correct_test, member, empty: str):
 
 
 def influence_blocks(correct_test, member, *, empty: str = "nan") -> Iterator[tuple[slice, np.ndarray]]:
-    """The values of `influence`, a block of test points at a time: (slice of tests, float32 (block, examples)); raises alike."""
+    """Yield the values of `influence`, a block of test points at a time.
+
+    Parameters
+    ----------
+    correct_test, member, empty
+        As for `influence`.
+
+    Yields
+    ------
+    rows : slice
+        The test points of the block.
+    values : (block, examples) float32
+
+    Raises
+    ------
+    ValueError
+        As `influence`.
+
+    Examples
+    --------
+    >>> [(rows.stop, values.shape) for rows, values in influence_blocks([[1], [0]], [[1, 0], [0, 1]])]
+    [(1, (1, 2))]
+    """
     correct_test, member, n_in, n_out = _masks(correct_test, member)
     _warn_empty(n_in, n_out, empty)
     exact = np.float32 if len(member) ** 2 <= WHOLE else np.float64
@@ -104,12 +180,36 @@ def influence_blocks(correct_test, member, *, empty: str = "nan") -> Iterator[tu
 
 
 def top_influences(correct_test, member, k: int, *, labels=None) -> tuple[np.ndarray, np.ndarray]:
-    """The k most influential training examples of each test point, best first: (indices, values), both (tests, k).
+    """Find the k most influential training examples of each test point.
 
-    labels: (of the tests, of the examples), to look among examples of the test point's own class only; where that has
-    fewer than k, the last values are -inf. Streamed; the matrix is never held. Of equal values the lower index comes first.
-    Examples with no estimate are never chosen. Raises ValueError where fewer than k examples have one, for labels that do
-    not fit, and as `influence`.
+    The matrix of influences is never held. Examples without an estimate are not chosen.
+
+    Parameters
+    ----------
+    correct_test, member
+        As for `influence`.
+    k : int
+        The number of examples for each test point.
+    labels : pair of (tests,) and (examples,) int, optional
+        Labels, to choose among the examples of the test point's own class. If there are fewer than k, the last values
+        are -inf.
+
+    Returns
+    -------
+    indices : (tests, k) int64
+        Best first. Of equal values the lower index comes first.
+    values : (tests, k) float32
+
+    Raises
+    ------
+    ValueError
+        If fewer than k examples have an estimate, or labels do not fit; also as `influence`.
+
+    Examples
+    --------
+    >>> indices, values = top_influences([[1], [0], [1], [0]], [[1, 0], [0, 1], [1, 1], [0, 0]], k=1)
+    >>> indices.tolist(), values.tolist()
+    ([[0]], [[1.0]])
     """
     correct_test, member, n_in, n_out = _masks(correct_test, member)
     void = (n_in == 0) | (n_out == 0)
@@ -143,11 +243,30 @@ def _top(block: np.ndarray, k: int) -> np.ndarray:
 
 
 def influence_entropy(influence) -> np.ndarray:
-    """I_ent(z) = -sum_i p_i log p_i in nats, p_i = max(infl_i, 0) / sum of these: influence (tests, examples) to (tests,).
+    """Compute how widely the influence on each test point is spread.
 
-    Low where few training examples carry a test point (the paper's atypical ones). Examples with no estimate (NaN) do
-    not count. A test point on which no example has a positive influence gets the limit of evenly spread influence, the
-    logarithm of the number of examples. The paper's exact form is unknown to us; this one is ours.
+    I_ent(z) = -sum_i p_i log p_i, where p_i is max(infl(z, i), 0) over the sum of these. It is low if few training examples
+    carry the test point; the paper calls such points atypical. The paper's exact form is not known to us; this one is ours.
+
+    Parameters
+    ----------
+    influence : (tests, examples) array or Estimate
+        Examples without an estimate (NaN) do not count.
+
+    Returns
+    -------
+    (tests,) float64 array
+        In nats. Without any positive influence it is the logarithm of the number of examples, as if spread evenly.
+
+    Raises
+    ------
+    ValueError
+        If `influence` has not two dimensions, or is infinite.
+
+    Examples
+    --------
+    >>> influence_entropy([[0.5, 0.5, -0.1], [0.2, 0.0, 0.0]]).round(3) + 0.0
+    array([0.693, 0.   ])
     """
     value = influence.value if isinstance(influence, Estimate) else influence
     value = as_array("influence", value, ndim=2, missing=True).astype(float)
@@ -158,9 +277,28 @@ def influence_entropy(influence) -> np.ndarray:
 
 
 def entropy_buckets(entropy, n_buckets: int = 5) -> np.ndarray:
-    """Equal-count buckets of entropy (tests,): integers 1 to n_buckets, 1 = lowest entropy. Ties go by index.
+    """Cut test points into buckets of equal count by entropy.
 
-    Raises ValueError for NaN or fewer test points than buckets.
+    Parameters
+    ----------
+    entropy : (tests,) array
+    n_buckets : int
+        At most the number of test points.
+
+    Returns
+    -------
+    (tests,) int64 array
+        From 1, the lowest entropy, to `n_buckets`. Of equal entropies the lower index comes first.
+
+    Raises
+    ------
+    ValueError
+        If an entropy is NaN, or there are fewer test points than buckets.
+
+    Examples
+    --------
+    >>> entropy_buckets([0.3, 0.1, 0.2, 0.4], n_buckets=2)
+    array([2, 1, 1, 2])
     """
     entropy = as_array("entropy", entropy, ndim=1)
     n_buckets = as_number("n_buckets", n_buckets, 1, len(entropy), whole=True, why=", the number of test points")
@@ -173,9 +311,7 @@ def _masks(correct, member, *, same: bool = False) -> tuple[np.ndarray, ...]:
     """Both as bool, and how many models saw each example and how many did not."""
     name = "correct" if same else "correct_test"
     correct, member = as_member(name, correct, ndim=2), as_member("member", member, ndim=2)
-    if correct.shape[: 1 + same] != member.shape[: 1 + same]:
-        what = "agree" if same else "have the same number of models"
-        raise ValueError(f"{name} has shape {correct.shape}, but member has shape {member.shape}: they must {what}.")
+    same_shape(name, correct, "member", member, slice(1 + same))
     if len(member) < 2:
         raise ValueError("member must hold at least 2 models, but it holds 1.")
     return correct, member, member.sum(0), (~member).sum(0)
@@ -213,9 +349,27 @@ def _products(correct_test, member) -> Iterator[tuple[slice, np.ndarray]]:
 
 
 def memorization_terms(correct, member) -> np.ndarray:
-    """A matrix (models, examples) whose column means are `memorization`'s values, linear in the models to first order.
+    """Compute terms whose means over models are the values of `memorization`, linear to first order.
 
-    `inference.mean` of them has the interval. NaN where there is no estimate.
+    Parameters
+    ----------
+    correct, member
+        As for `memorization`.
+
+    Returns
+    -------
+    (models, examples) float64 array
+        `inference.mean` of them has the interval. NaN if there is no estimate.
+
+    Raises
+    ------
+    ValueError
+        As `memorization`.
+
+    Examples
+    --------
+    >>> memorization_terms([[1], [0], [0], [1]], [[1], [0], [1], [0]]).mean(0)
+    array([0.])
     """
     correct, member, *_ = _masks(correct, member, same=True)
     c, share = correct.astype(float), member.mean(0)

@@ -222,8 +222,7 @@ def threshold(shadow_scores, shadow_member, target_scores, *, shadow_labels=None
 def _labels_of(scores_name: str, scores: np.ndarray, name: str, labels) -> np.ndarray:
     """The labels (n,) of scores (..., n)."""
     y = as_labels(name, labels, ndim=1)
-    if y.shape != scores.shape[-1:]:
-        raise ValueError(f"{name} has shape {y.shape}, but {scores_name} has shape {scores.shape}.")
+    same_shape(name, y, scores_name, scores, slice(-1, None))
     return y
 
 

@@ -21,6 +21,7 @@ from zarr.codecs import ZstdCodec
 
 from samlib import __version__
 from samlib.data import Dataset, cache_folder, load_dataset
+from samlib.disk import in_a_sentence, reason
 from samlib.experiment import FORMAT, Experiment
 from samlib.models import build_model, image_shape
 from samlib.training import group_size
@@ -79,11 +80,11 @@ def _reading(path: Path) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and error.errno in CANNOT_WRITE:
             raise
-        raise damaged(path, " ".join(str(error).split()) or type(error).__name__) from None
+        raise damaged(path, reason(error)) from None
 
 
 def damaged(path: Path, why: str) -> ValueError:
-    return ValueError(f"The store {path} is damaged ({why.rstrip('.')}); delete that folder and run again.")
+    return ValueError(f"The store {path} is damaged ({why}); delete that folder and run again.")
 
 
 class Store:
@@ -112,18 +113,14 @@ class Store:
         seconds: how long to wait for another process, without end if negative. Then raises filelock's Timeout.
         """
         lock = FileLock(self.lock)
-        try:
+        with in_a_sentence(f"The cache {self.folder} cannot be written (", "); set SAMLIB_CACHE.", OSError, OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
             with suppress(Timeout):
                 lock.acquire(timeout=0)
-            if not lock.is_locked:
-                if progress:
-                    print(f"{self.experiment}: another process is training it; waiting.", file=sys.stderr, flush=True)
-                lock.acquire(timeout=seconds)
-        except Timeout:  # an OSError, too
-            raise
-        except OSError as error:
-            raise OSError(f"The cache {self.folder} cannot be written ({error}); set SAMLIB_CACHE.") from None
+        if not lock.is_locked:
+            if progress:
+                print(f"{self.experiment}: another process is training it; waiting.", file=sys.stderr, flush=True)
+            lock.acquire(timeout=seconds)
         try:
             yield
         finally:
@@ -144,7 +141,7 @@ class Store:
     def prepare(self) -> None:
         """Make the arrays, or lengthen them, and remove what a killed writer left. Needs the lock."""
         k = -(-self.experiment.n_models // self.group) * self.group
-        try:
+        with in_a_sentence(f"The store {self.path} could not be written (", ").", OSError, OSError):
             for left in self.path.rglob("*.partial"):
                 left.unlink()
             with _reading(self.path):
@@ -167,8 +164,6 @@ class Store:
                 about: dict[str, Any] = {"key": self.experiment.key, "experiment": self.experiment.hashed}
                 group.attrs.update(about | {"format": FORMAT, "data_checksum": self.dataset.checksum})
             self._check(dict(group.attrs))
-        except OSError as error:
-            raise OSError(f"The store {self.path} could not be written ({error}).") from None
         self.arrays = found  # kept open: to open them takes half as long as to write a group
 
     def write(self, models: range, result: dict[str, np.ndarray], seconds: float, where: str) -> None:
@@ -195,13 +190,11 @@ class Store:
     def open(self, models: Sequence[int] | None = None) -> xr.Dataset:
         """All models, or those named, without the diverged ones, in memory, checked against their own summaries."""
         chosen = np.arange(self.experiment.n_models) if models is None else np.asarray(models)
-        labels: dict[str, Any] = {
-            "label": ("example", self.dataset.y_train),
-            "test_label": ("test", self.dataset.y_test),
-        }
-        if self.dataset.subclass_train is not None:
-            labels["subclass"] = "example", self.dataset.subclass_train
-            labels["test_subclass"] = "test", self.dataset.subclass_test
+        data, labels = self.dataset, {}
+        for dim, side, y, subclass in (
+            ("example", "", data.y_train, data.subclass_train), ("test", "test_", data.y_test, data.subclass_test)
+        ):  # fmt: skip
+            labels |= {f"{side}label": (dim, y)} | ({} if subclass is None else {f"{side}subclass": (dim, subclass)})
         with _reading(self.path):
             runs = self._opened(chosen.max() + 1)
         self._check(runs.attrs)

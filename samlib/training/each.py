@@ -119,15 +119,13 @@ def train_each(recipe: Mapping, data: Mapping, streams, members, device: str):
 
     Examples
     --------
-    >>> recipe = {"model": "mlp", "hidden": (4,), "norm": "batch", "optimizer": "gsam", "rho": 0.05, "alpha": None,
-    ...           "lr": 0.1, "momentum": 0.9, "weight_decay": 0.0, "epochs": 2, "batch_size": 3, "label_smoothing": 0.0,
-    ...           "m_sharpness": None, "augment": False, "precision": "float32"}
-    >>> x, y = np.eye(6, dtype=np.float32), np.array([0, 1, 0, 1, 0, 1])
-    >>> data = {"x_train": x, "y_train": y, "x_test": x, "y_test": y, "n_classes": 2}
+    >>> from samlib import Experiment, load_dataset
+    >>> recipe = Experiment(dataset="digits", optimizer="gsam", hidden=(8,), epochs=1).model_dump()
+    >>> data = load_dataset("digits").arrays()
     >>> stream = Streams(seed=0, k=0)
-    >>> logits, test_logits, said = train_each(recipe, data, [stream], [stream.member(6, 0.5)], "cpu")
+    >>> logits, test_logits, said = train_each(recipe, data, [stream], [stream.member(1437, 0.5)], "cpu")
     >>> logits.shape, said
-    (torch.Size([1, 6, 2]), 'one at a time, channels-last')
+    (torch.Size([1, 1437, 10]), 'one at a time, channels-last')
     """
     sides, y, n_classes = on_device(data, device)
     one = OneModel(recipe, sides[0], y, int(members[0].sum()), n_classes)
