@@ -242,7 +242,9 @@ def test_a_job_is_where_it_says(small_npz, tmp_path, name):
     assert path.exists()
     assert [p for p in path.parent.iterdir() if p.name.startswith(".")] == []
     ((about, arrays),) = read_jobs([path])
-    assert about["experiments"] == [{"key": sam.key, "n_models": 16, "recipe": sam.model_dump(mode="json")}]
+    assert about["experiments"] == [
+        {"key": sam.key, "name": str(sam), "n_models": 16, "recipe": sam.model_dump(mode="json")}
+    ]
     for array, values in load_dataset(small_npz).arrays().items():
         np.testing.assert_array_equal(arrays[array], values)
         assert arrays[array].dtype == np.asarray(values).dtype

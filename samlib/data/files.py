@@ -155,8 +155,8 @@ def no_answer(url: str) -> str | None:
 def open_member(archive: Path, member: str, *, limit: int, alone: bool = False) -> Iterator[IO[bytes]]:
     """Open the plain file `member` of a tar archive as a stream; nothing is ever unpacked to disk.
 
-    Raises ValueError if there is not exactly one such file, if it is longer than `limit` bytes, if (with `alone`) the
-    archive holds anything else, or if the archive is damaged, which may show only while it is read.
+    Raises ValueError if there is not exactly one such file, or if it is longer than `limit` bytes. With `alone`, also if
+    the archive holds anything else. A damaged archive raises it too, perhaps only while it is read.
     """
     kinds = (tarfile.TarError, OSError, EOFError, zlib.error)
     with in_a_sentence(f"{archive} is damaged: ", kinds=kinds), tarfile.open(archive) as tar:
@@ -172,9 +172,8 @@ def open_member(archive: Path, member: str, *, limit: int, alone: bool = False) 
 def decoded(name: str, key: str, make: Callable[[Path], dict]) -> tuple[dict[str, np.ndarray], dict]:
     """The .npy files that `make(folder)` writes, memory-mapped, and the facts that it returns.
 
-    They are made once for a source whose checksum is `key`, under a lock, in a folder that is renamed when it is whole.
-    Other processes wait for it, then share its pages. Raises ValueError if a file is no longer what was written, OSError
-    if the cache cannot be written.
+    They are made once for a source whose checksum is `key`, under a lock. Other processes wait, then share the pages.
+    Raises ValueError if a file is no longer what was written, OSError if the cache cannot be written.
     """
     from filelock import FileLock
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from stat import S_ISREG
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -96,16 +96,6 @@ def _side(path: Path) -> str:
     return match[1].lower() if match else ""
 
 
-class _Part(NamedTuple):
-    """A parquet file: its columns of images and of labels, the labels, and the names of their classes if it has them."""
-
-    path: Path
-    image: str
-    column: str
-    labels: np.ndarray
-    names: list[str] | None
-
-
 def from_parquet(folder: Path, parts: dict[str, list[Path]], label: str | None) -> Encoded:
     """Parquet files with a column of encoded images, binary or structs of `bytes`, and a column of labels.
 
@@ -116,16 +106,17 @@ def from_parquet(folder: Path, parts: dict[str, list[Path]], label: str | None) 
     if missing := [side for side in SIDES if not used[side]]:
         said = listed(path.name for paths in parts.values() for path in paths)
         raise ValueError(f"The folder {folder} has no {missing[0]}.parquet or parts of it; it holds {said}.")
-    read = {side: [_part(path, label) for path in parts[used[side]]] for side in SIDES}
-    labels = [np.concatenate([part.labels for part in read[side]]) for side in SIDES]
-    first = read["train"][0]
-    y_train, y_test, classes = numbered(f"{folder}, column {first.column}", labels, first.names)
-    sums = {side: " ".join(sha256_of(part.path) for part in read[side]) for side in SIDES}
+    paths = {side: parts[used[side]] for side in SIDES}
+    read = {side: [_labels(path, label) for path in paths[side]] for side in SIDES}
+    labels = [np.concatenate([values for values, _, _ in read[side]]) for side in SIDES]
+    _, column, names = read["train"][0]
+    y_train, y_test, classes = numbered(f"{folder}, column {column}", labels, names)
+    sums = {side: " ".join(map(sha256_of, paths[side])) for side in SIDES}
     return Encoded(
         folder,
         f"parquet {sums}",
         f"{folder.name} parquet sha256 train {sums['train']} test {sums['test']}",
-        {side: partial(_pictures, read[side]) for side in SIDES},
+        {side: partial(_pictures, paths[side], label) for side in SIDES},
         (y_train, y_test),
         classes,
         [*(parts.keys() - used.values())],
@@ -141,27 +132,27 @@ def _parquet(path: Path) -> Iterator[Any]:
         yield file
 
 
-def _part(path: Path, label: str | None) -> _Part:
+def _labels(path: Path, label: str | None) -> tuple[np.ndarray, str, list[str] | None]:
+    """The labels of a file, the name of their column, and the names of their classes if the file has them."""
     with _parquet(path) as file:
-        image, column = _columns(file.schema_arrow, label)
+        _, column = _columns(file.schema_arrow, label)
         values = file.read([column])[column]
         if values.null_count:
             raise ValueError(f"{values.null_count} of its rows have no {column}")
-        return _Part(path, image, column, values.to_numpy(), _class_names(file.schema_arrow, column))
+        return values.to_numpy(), column, _class_names(file.schema_arrow, column)
 
 
-def _pictures(parts: list[_Part]) -> Iterator[tuple[str, io.BytesIO]]:
-    for part in parts:
-        with _parquet(part.path) as file:
-            count, batches = 0, file.iter_batches(BATCH, columns=[part.image])
-            for value in (value for batch in batches for value in batch.column(0).to_pylist()):
+def _pictures(paths: list[Path], label: str | None) -> Iterator[tuple[str, io.BytesIO]]:
+    for path in paths:
+        with _parquet(path) as file:
+            image, _ = _columns(file.schema_arrow, label)
+            batches = file.iter_batches(BATCH, columns=[image])
+            values = (value for batch in batches for value in batch.column(0).to_pylist())
+            for row, value in zip(range(file.metadata.num_rows), values, strict=True):
                 raw = value.get("bytes") if isinstance(value, dict) else value
                 if not raw:
-                    raise ValueError(f"row {count} has no image")
-                yield f"{part.path}, image {count},", io.BytesIO(raw)
-                count += 1
-            if count != len(part.labels):
-                raise ValueError(f"it has {count} images and {len(part.labels)} labels")
+                    raise ValueError(f"row {row} has no image")
+                yield f"{path}, image {row},", io.BytesIO(raw)
 
 
 def _columns(schema: Any, label: str | None) -> tuple[str, str]:

@@ -85,8 +85,8 @@ def _split(name: str, x: np.ndarray, y: np.ndarray) -> Arrays:
 def from_npz(path: Path) -> Loaded:
     """`x_train, y_train, x_test, y_test` of a file; labels as `checked.numbered` takes them, features float32 or images.
 
-    uint8 of three or four dimensions are images: (n, h, w), (n, h, w, c) or (n, c, h, w), with c 1 or 3, become uint8
-    (n, h, w, c); if both could be meant, channels are last. Other types count as uint8 if all values are whole numbers
+    uint8 of three or four dimensions are images: (n, h, w), (n, h, w, c) or (n, c, h, w), with c 1 or 3. They become uint8
+    (n, h, w, c). If both could be meant, channels are last. Other types count as uint8 if all values are whole numbers
     from 0 to 255 and some are above 127. A table (n, features) of that kind is divided by 255. Everything else is float32
     as it is. An array may take at most `FEW` bytes, or `RATIO` times the file's.
     """

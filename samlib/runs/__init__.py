@@ -1,8 +1,8 @@
 """`run(experiment)`: plan groups of models, dispatch them with Dask, write and resume the store, open it as xarray.
 
 A store is a zarr folder, named by the experiment's key and its data's checksum; a chunk is a group of models. A group is
-trained and written whole, then marked complete: that is the whole checkpoint. Facts that differ from run to run (machine,
-seconds) are in a log beside it, so that on a CPU the store's bytes depend on the experiment alone.
+trained and written whole, then marked complete: that is the whole checkpoint. A log beside it holds what differs from run
+to run (machine, seconds). So on a CPU the store's bytes depend on the experiment alone.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ def run(
     >>> dict(runs.sizes)
     {'model': 8, 'example': 1437, 'test': 360}
     """
-    options: dict[str, Any] = {"cluster": cluster, "cache_dir": cache_dir, "progress": progress}
-    return run_pairs({"": {"": experiment}}, minutes=minutes, **options)[""][""]
+    found = run_pairs({"": {"": experiment}}, cluster=cluster, cache_dir=cache_dir, progress=progress, minutes=minutes)
+    return found[""][""]
 
 
 def run_pairs(

@@ -13,6 +13,7 @@ from math import inf
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from samlib.disk import in_a_sentence
@@ -147,7 +148,6 @@ def _at_once(recipe: dict, data: dict, wanted: int) -> int:
 
 def _train(recipe: dict, data: dict, groups: Sequence[range]) -> tuple[list[dict], float, str]:
     """Train groups on a worker, a task at a time, because its threads share random states and hooks."""
-    import torch
     from distributed import get_worker
 
     with ONE_AT_A_TIME:
@@ -171,13 +171,10 @@ def n_workers() -> int:
     >>> n_workers() >= 1
     True
     """
-    import torch
-
     return torch.cuda.device_count() or getattr(os, "process_cpu_count", os.cpu_count)() or 1
 
 
 def _device() -> str:
-    import torch
     from distributed import get_worker
 
     if not (gpus := torch.cuda.device_count()):

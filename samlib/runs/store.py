@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import xarray as xr
 import zarr
 from filelock import FileLock, Timeout
@@ -45,8 +46,6 @@ def open_store(experiment: Experiment, cache_dir: Folder = None) -> Store:
 
 def check_takes(experiment: Experiment, in_shape: tuple[int, ...], n_classes: int) -> None:
     """Raises ValueError if the experiment's model or its augmentation cannot take examples of a shape."""
-    import torch
-
     with torch.device("meta"):
         build_model(experiment.model, in_shape, n_classes, hidden=experiment.hidden, norm=experiment.norm)
     if experiment.augment:
