@@ -189,11 +189,10 @@ class Store:
     def open(self, models: Sequence[int] | None = None) -> xr.Dataset:
         """All models, or those named, without the diverged ones, in memory, checked against their own summaries."""
         chosen = np.arange(self.experiment.n_models) if models is None else np.asarray(models)
-        data, labels = self.dataset, {}
-        for dim, side, y, subclass in (
-            ("example", "", data.y_train, data.subclass_train), ("test", "test_", data.y_test, data.subclass_test)
-        ):  # fmt: skip
-            labels |= {f"{side}label": (dim, y)} | ({} if subclass is None else {f"{side}subclass": (dim, subclass)})
+        data = self.dataset
+        labels: dict[str, Any] = {"label": ("example", data.y_train), "test_label": ("test", data.y_test)}
+        if data.subclass_train is not None:
+            labels |= {"subclass": ("example", data.subclass_train), "test_subclass": ("test", data.subclass_test)}
         with _reading(self.path):
             runs = self._opened(chosen.max() + 1)
         self._check(runs.attrs)
