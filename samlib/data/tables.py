@@ -29,50 +29,52 @@ def digits() -> Loaded:
 def location30() -> Loaded:
     """Location-30, float32 (n, 446) of zeros and ones."""
     path, sha256 = checked_file("location30")
-    table = _numbers(path, PUBLISHED["location30"]["rows"], np.float32, limit=16 << 20, alone=True)
-    arrays = _split("location30", np.ascontiguousarray(table[:, 1:]), table[:, 0] - 1)
-    return Loaded(arrays, _names(30), f"{path.name} sha256 {sha256}")
+    arrays = _bits("location30", path, limit=16 << 20, alone=True)
+    return Loaded(arrays, _names("location30"), f"{path.name} sha256 {sha256}")
 
 
 def binary(name: str) -> Loaded:
     """Purchase-100 or Texas-100, uint8 (n, features) of zeros and ones; the first decoding takes some seconds."""
-    (path, sha256), about = checked_file(name), PUBLISHED[name]
+    path, sha256 = checked_file(name)
 
     def make(folder: Path) -> dict:
-        try:
-            x = _numbers(path, about["rows"], np.uint8)
-            x, y = (x, _numbers(path, about["labels"], np.uint8)[:, 0]) if "labels" in about else (x[:, 1:], x[:, 0])
-            if len(x) != len(y) or len(x) <= about["n_test"]:
-                raise ValueError(f"it has {len(x)} rows and {len(y)} labels")
-            if x.max() > 1:
-                raise ValueError(f"it holds {x.max()} where all features are 0 or 1")
-            if not 1 <= y.min() <= y.max() <= 100:
-                raise ValueError(f"its classes span {y.min()} to {y.max()}, not 1 to 100")
-        except ValueError as error:
-            raise (
-                error
-                if str(path) in str(error)
-                else ValueError(f"{path} is not {name}: {reason(error).partition(';')[0]}.")
-            ) from None
-        for part, array in zip(PARTS, _split(name, x, y.astype(np.int64) - 1), strict=True):
+        for part, array in zip(PARTS, _bits(name, path), strict=True):
             np.save(folder / f"{part}.npy", array)
         return {}
 
+    found = "" if "sha256" in PUBLISHED[name] else " (as found; none is published)"
     arrays, _ = decoded(name, sha256, make)
-    found = "" if "sha256" in about else " (as found; none is published)"
     x_train, y_train, x_test, y_test = (arrays[part] for part in PARTS)
-    return Loaded((x_train, y_train, x_test, y_test), _names(100), f"{path.name} sha256 {sha256}{found}")
+    return Loaded((x_train, y_train, x_test, y_test), _names(name), f"{path.name} sha256 {sha256}{found}")
 
 
-def _numbers(archive: Path, member: str, dtype: type, *, limit: int = LONGEST, alone: bool = False) -> np.ndarray:
+def _bits(name: str, path: Path, **options) -> Arrays:
+    """The zeros and ones of a published archive, split. The class is in a file of its own, or else first in its row."""
+    about = PUBLISHED[name]
+    x = _numbers(name, path, about["rows"], **options)
+    x, y = (x, _numbers(name, path, about["labels"])[:, 0]) if "labels" in about else (x[:, 1:], x[:, 0])
+    with in_a_sentence(f"{path} is not {name}: "):
+        if len(x) != len(y) or len(x) <= about["n_test"]:
+            raise ValueError(f"it has {len(x)} rows and {len(y)} labels")
+        if x.max() > 1:
+            raise ValueError(f"it holds {x.max()} where all features are 0 or 1")
+        if not 1 <= y.min() <= y.max() <= about["classes"]:
+            raise ValueError(f"its classes span {y.min()} to {y.max()}, not 1 to {about['classes']}")
+    return _split(name, np.ascontiguousarray(x), y.astype(np.int64) - 1)
+
+
+def _numbers(name: str, archive: Path, member: str, *, limit: int = LONGEST, alone: bool = False) -> np.ndarray:
     """The comma-separated numbers of a file in an archive, (rows, columns); they may stand in quotes."""
     with open_member(archive, member, limit=limit, alone=alone) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a file without rows, which the number of rows shows
-        return np.loadtxt(file, delimiter=",", dtype=dtype, ndmin=2, quotechar='"')
+        try:
+            return np.loadtxt(file, delimiter=",", dtype=PUBLISHED[name]["dtype"], ndmin=2, quotechar='"')
+        except ValueError as error:
+            raise ValueError(f"{archive} is not {name}: {reason(error).partition(';')[0]}.") from None
 
 
-def _names(n: int) -> tuple[str, ...]:
-    return tuple(str(c) for c in range(1, n + 1))
+def _names(name: str) -> tuple[str, ...]:
+    return tuple(str(c + 1) for c in range(PUBLISHED[name]["classes"]))
 
 
 def _split(name: str, x: np.ndarray, y: np.ndarray) -> Arrays:
