@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any
@@ -216,7 +217,7 @@ def from_folder(folder: Path, label: str | None = None) -> Encoded:
         said = listed(flat["train"] + flat["test"])
         raise ValueError(f"The folder {home} has images right in {said}; put them into one folder a class.")
     else:
-        read = {home.name: {top: [path for paths in each.values() for path in paths] for top, each in tree.items()}}
+        read = {home.name: {top: sorted(chain.from_iterable(each.values())) for top, each in tree.items()}}
         tree.clear()
     left_out = [
         f"{len(paths)} images right in {name}"
