@@ -20,7 +20,7 @@ import torch
 from samlib.data import NAMES, Shape, cache_folder, shape_of
 from samlib.experiment import Experiment
 from samlib.runs import n_workers
-from samlib.runs.store import FLAGS, PER_MODEL, SIGNALS, check_takes, missing_in, stores_of
+from samlib.runs.store import check_takes, layout, missing_in, stores_of
 from samlib.training import at_once, group_size, machine, train_group
 from samlib.training.common import sizes, subset_size
 
@@ -265,8 +265,8 @@ def bytes_a_model(shape: Shape) -> int:
     >>> bytes_a_model(shape_of("digits"))
     24824
     """
-    signals = sum(1 if name == "correct" else 4 for name in SIGNALS)
-    return shape.n_train * (1 + signals) + shape.n_test * signals + 8 * len(PER_MODEL) + len(FLAGS)
+    arrays = layout(shape.n_train, shape.n_test).values()
+    return sum(size * np.dtype(kind).itemsize for _, size, kind in arrays)
 
 
 def _shape(e: Experiment) -> Shape:

@@ -55,6 +55,15 @@ def check_takes(experiment: Experiment, in_shape: tuple[int, ...], n_classes: in
             raise ValueError(f"augment shifts and mirrors images: {error}") from None
 
 
+def layout(n_train: int, n_test: int) -> dict[str, tuple[str, int, type]]:
+    """Dimension beside the models', its size, and type of each array; `complete` is last: it says that all is there."""
+    found: dict[str, tuple[str, int, type]] = {"member": ("example", n_train, bool)}
+    for side, dim, n in (("", "example", n_train), ("test_", "test", n_test)):
+        for name in SIGNALS:
+            found[f"{side}{name}"] = dim, n, bool if name == "correct" else np.float32
+    return found | dict.fromkeys(PER_MODEL, ("", 1, np.float64)) | dict.fromkeys(FLAGS, ("", 1, bool))
+
+
 def stores_of(folder: Path, experiment: Experiment) -> list[Path]:
     """All stores of an experiment, on any data."""
     return sorted(folder.glob(f"{experiment.key}-*.zarr"))
@@ -104,6 +113,7 @@ class Store:
         name = f"{experiment.key}-{dataset.checksum[:16]}"
         self.path, self.log, self.lock = (folder / f"{name}.{kind}" for kind in ("zarr", "jsonl", "lock"))
         self.group = group_size(experiment.model_dump())
+        self.layout = layout(len(dataset.y_train), len(dataset.y_test))
 
     @contextmanager
     def locked(self, progress: bool, seconds: float = -1) -> Iterator[None]:
@@ -129,14 +139,6 @@ class Store:
         """The groups of models that are asked for and not complete."""
         return missing_in(self.path, self.experiment)
 
-    def layout(self) -> dict[str, tuple[str, int, type]]:
-        """Dimension beside the models', its size, and type of each array; `complete` is last: it says that all is there."""
-        found: dict[str, tuple[str, int, type]] = {"member": ("example", len(self.dataset.y_train), bool)}
-        for side, dim, y in (("", "example", self.dataset.y_train), ("test_", "test", self.dataset.y_test)):
-            kinds = {name: bool if name == "correct" else np.float32 for name in SIGNALS}
-            found |= {f"{side}{name}": (dim, len(y), kind) for name, kind in kinds.items()}
-        return found | dict.fromkeys(PER_MODEL, ("", 0, np.float64)) | dict.fromkeys(FLAGS, ("", 0, bool))
-
     def prepare(self) -> None:
         """Make the arrays, or lengthen them, and remove what a killed writer left. Needs the lock."""
         k = -(-self.experiment.n_models // self.group) * self.group
@@ -145,8 +147,8 @@ class Store:
                 left.unlink()
             with _reading(self.path):
                 group = zarr.open_group(self.path, mode="a")
-                found = {name: array for name in self.layout() if isinstance(array := group.get(name), zarr.Array)}
-            for name, (dim, size, kind) in self.layout().items():
+                found = {name: array for name in self.layout if isinstance(array := group.get(name), zarr.Array)}
+            for name, (dim, size, kind) in self.layout.items():
                 if name not in found:
                     found[name] = group.create_array(
                         name,
@@ -219,7 +221,7 @@ class Store:
         The arrays are read by name: a listing would warn of what file managers hide in the folder.
         """
         group, arrays = zarr.open_group(self.path, mode="r"), {}
-        for name, (dim, _, _) in self.layout().items():
+        for name, (dim, _, _) in self.layout.items():
             arrays[name] = (("model", dim) if dim else ("model",), zarr.open_array(self.path / name, mode="r")[:n])
         return xr.Dataset(arrays, attrs=dict(group.attrs))
 

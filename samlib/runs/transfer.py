@@ -198,7 +198,7 @@ def _read(file: ZipFile, name: str, start: int, store: Store) -> Group:
     if indices != list(models) or models.start % size or not 0 <= models.start < models.stop <= MOST:
         raise ValueError(f"models {indices[:9]} are not one whole group of {size}")
     result = {}
-    for array, (dim, n, wanted) in store.layout().items():
+    for array, (dim, n, wanted) in store.layout.items():
         if array == "complete":
             continue
         shape, kind = (size, n) if dim else (size,), np.dtype(wanted)
