@@ -10,28 +10,18 @@ from importlib.machinery import ModuleSpec
 
 __version__ = "0.1.0"
 
-_HOME = {
-    "load_dataset": "data",
-    "Dataset": "data",
-    "build_model": "models",
-    "SAM": "optim",
-    "ASAM": "optim",
-    "GSAM": "optim",
-    "LookSAM": "optim",
-    "FriendlySAM": "optim",
-    "Experiment": "experiment",
-    "from_parameters": "paper.study",
-    "study": "paper.notebook",
-    "run": "runs",
-    "run_pairs": "runs",
-    "memorization": "estimators",
-    "influence": "estimators",
-    "top_influences": "estimators",
-    "influence_entropy": "estimators",
-    "entropy_buckets": "estimators",
-    "evaluate": "evaluation",
-    "compare": "evaluation",
+_NAMES = {
+    "data": ("Dataset", "load_dataset"),
+    "estimators": ("entropy_buckets", "influence", "influence_entropy", "memorization", "top_influences"),
+    "evaluation": ("compare", "evaluate"),
+    "experiment": ("Experiment",),
+    "models": ("build_model",),
+    "optim": ("ASAM", "GSAM", "SAM", "FriendlySAM", "LookSAM"),
+    "paper.notebook": ("study",),
+    "paper.study": ("from_parameters",),
+    "runs": ("run", "run_pairs"),
 }
+_HOME = {name: room for room, names in _NAMES.items() for name in names}
 _ROOMS = (
     "attacks", "audit", "data", "estimators", "evaluation", "experiment", "inference", "models", "optim", "runs",
     "sharpness", "signals", "training",

@@ -204,7 +204,8 @@ def shown(value) -> str:
     return text if len(text) <= 60 else f"{text[:60]}…"
 
 
-def same_shape(name_a: str, a: np.ndarray, name_b: str, b: np.ndarray) -> None:
-    """Raise ValueError unless the two shapes are equal."""
-    if a.shape != b.shape:
-        raise ValueError(f"{name_a} has shape {a.shape}, but {name_b} has shape {b.shape}: they must agree.")
+def same_shape(name_a: str, a: np.ndarray, name_b: str, b: np.ndarray, axes: slice = slice(None)) -> None:
+    """Raise ValueError unless the two shapes are equal, along some axes."""
+    if a.shape[axes] != b.shape[axes]:
+        they = "they" if axes == slice(None) else f"{a.shape[axes]} and {b.shape[axes]}"
+        raise ValueError(f"{name_a} has shape {a.shape}, but {name_b} has shape {b.shape}: {they} must agree.")

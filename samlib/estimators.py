@@ -8,7 +8,6 @@ Counts are exact, so that an influence of 0 is 0: in float32 up to 4,096 models,
 from __future__ import annotations
 
 import os
-import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,14 +16,23 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import entr
 
-from samlib.checks import as_array, as_choice, as_labels, as_member, as_number, as_path
+from samlib.checks import as_array, as_choice, as_labels, as_member, as_number, as_path, same_shape
+from samlib.disk import in_a_sentence, whole
 
 BLOCK_BYTES = 100 << 20  # of one block of influences in float32
 WHOLE = 1 << 24  # float32 holds every whole number up to it; `influence_blocks` forms numbers up to n_models^2
 
 
 class Estimate(NamedTuple):
-    """`value` and `stderr` (binomial, each side apart), and how many models saw each example and how many did not."""
+    """Estimates of many differences of two shares of right models.
+
+    Attributes
+    ----------
+    value, stderr : array of float
+        The differences, and their standard errors (binomial, each side apart).
+    n_in, n_out : (examples,) int
+        The number of models that saw each example, and the number that did not.
+    """
 
     value: np.ndarray
     stderr: np.ndarray
@@ -33,32 +41,74 @@ class Estimate(NamedTuple):
 
 
 def memorization(correct, member, *, empty: str = "nan") -> Estimate:
-    """mem(i) = P[model is right on i | it trained on i] - P[right on i | it did not] (Feldman and Zhang 2020, eq. 1 and 4).
+    """Estimate how much more often models are right on an example that they trained on.
 
-    correct, member: 0/1 (models, examples): model k is right on example i; it trained on it. Returns values in [-1, 1] and
-    standard errors, float64, and counts, each (examples,).
+    mem(i) is P[model is right on i | it saw i] - P[it is right on i | it did not] (Feldman and Zhang 2020, eq. 1 and 4).
 
-    An example that all models or none saw has no estimate: it is NaN, and a warning counts them. `empty="zero"` takes the
-    missing mean for 0, as the published code does. Raises ValueError for other than 0/1, shapes that disagree, or one model.
+    Parameters
+    ----------
+    correct : (models, examples) bool
+        Whether model k is right on example i.
+    member : (models, examples) bool
+        Whether model k trained on example i.
+    empty : str
+        What stands for an example that all models or none saw. "nan": NaN, and a warning counts these examples.
+        "zero": the missing share counts as 0, as in the published code.
+
+    Returns
+    -------
+    Estimate
+        `value` and `stderr` (examples,) float64, from -1 to 1.
+
+    Raises
+    ------
+    ValueError
+        If a value is not 0 or 1, shapes disagree, or there is one model.
+
+    Examples
+    --------
+    >>> memorization([[1, 1], [0, 1], [0, 1], [1, 0]], [[1, 0], [0, 1], [1, 0], [0, 1]]).value
+    array([ 0. , -0.5])
     """
-    correct, member = _masks(correct, member, same=True)
-    n_in = member.sum(0)
-    right_in, right = (correct & member).sum(0), correct.sum(0)
-    return _difference(right_in, right, n_in, len(member) - n_in, empty)
+    correct, member, n_in, n_out = _masks(correct, member, same=True)
+    return _difference((correct & member).sum(0), correct.sum(0), n_in, n_out, empty)
 
 
 def influence(correct_test, member, *, empty: str = "nan", out: str | os.PathLike | None = None):
-    """infl(z, i): the difference of `memorization`, of correctness on test point z instead (Feldman and Zhang 2020, eq. 2).
+    """Estimate how much more often models are right on a test point if they trained on an example.
 
-    correct_test: 0/1 (models, tests); member: 0/1 (models, examples). Returns an Estimate with `value` and `stderr`
-    float32 (tests, examples) and counts (examples,). `out`, the path of a new zarr array, receives the values block by
-    block instead, and that array is returned. It is written aside and appears when it is whole: after an interruption
-    nothing is there, and the same call starts anew. `empty` and errors as `memorization`; ValueError also for an `out`
-    that is there already or for more than 2^24 models, OSError where it cannot be written.
+    infl(z, i) is the difference of `memorization` for test point z (Feldman and Zhang 2020, eq. 2).
+
+    Parameters
+    ----------
+    correct_test : (models, tests) bool
+        Whether model k is right on test point z.
+    member : (models, examples) bool
+        Whether model k trained on example i.
+    empty : str
+        As for `memorization`.
+    out : path, optional
+        A new zarr array that receives the values block by block. It appears when it is whole. After an interruption,
+        make the same call again.
+
+    Returns
+    -------
+    Estimate, or zarr.Array if `out` is given
+        `value` and `stderr` (tests, examples) float32, and the counts (examples,). The zarr array holds the values.
+
+    Raises
+    ------
+    ValueError
+        As `memorization`. Also if `out` exists already, or there are more than 2^24 models.
+    OSError
+        If `out` cannot be written.
+
+    Examples
+    --------
+    >>> influence([[1], [0], [1], [0]], [[1, 0], [0, 1], [1, 1], [0, 0]]).value
+    array([[1., 0.]], dtype=float32)
     """
-    correct_test, member = _masks(correct_test, member)
-    n_in = member.sum(0)
-    n_out = len(member) - n_in
+    correct_test, member, n_in, n_out = _masks(correct_test, member)
     if out is None:
         right_in = np.concatenate([block for _, block in _products(correct_test, member)])
         return _difference(right_in, correct_test.sum(0)[:, None], n_in, n_out, empty, np.float32)
@@ -70,33 +120,47 @@ def _written(path: Path, correct_test, member, empty: str):
     import zarr
     from filelock import FileLock
 
-    partial, (n_tests, n) = path.with_name(f"{path.name}.partial"), (correct_test.shape[1], member.shape[1])
-    try:
+    n_tests, n = correct_test.shape[1], member.shape[1]
+    with in_a_sentence(f"out {path} could not be written (", ").", OSError, OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f"{path.name}.lock")):
             if path.exists():
                 raise ValueError(f"out {path} is there already; delete it or give another path.")
-            try:
+            with whole(path) as partial:
                 array = zarr.create_array(
-                    partial, shape=(n_tests, n), chunks=(min(64, n_tests), n), dtype="float32", fill_value=np.nan,
-                    overwrite=True,  # a killed one's
-                )  # fmt: skip
+                    partial, shape=(n_tests, n), chunks=(min(64, n_tests), n), dtype="float32", fill_value=np.nan
+                )
                 for rows, block in influence_blocks(correct_test, member, empty=empty):
                     for i in range(0, len(block), 64):  # a chunk at a time: of several, some go on where one fails
                         array[rows.start + i : min(rows.start + i + 64, rows.stop)] = block[i : i + 64]
-                partial.rename(path)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
-    except OSError as error:
-        raise OSError(f"out {path} could not be written ({error}).") from None
     return zarr.open_array(path, mode="r+")
 
 
 def influence_blocks(correct_test, member, *, empty: str = "nan") -> Iterator[tuple[slice, np.ndarray]]:
-    """The values of `influence`, a block of test points at a time: (slice of tests, float32 (block, examples)); raises alike."""
-    correct_test, member = _masks(correct_test, member)
-    n_in = member.sum(0)
-    n_out = len(member) - n_in
+    """Yield the values of `influence`, a block of test points at a time.
+
+    Parameters
+    ----------
+    correct_test, member, empty
+        As for `influence`.
+
+    Yields
+    ------
+    rows : slice
+        The test points of the block.
+    values : (block, examples) float32
+
+    Raises
+    ------
+    ValueError
+        As `influence`.
+
+    Examples
+    --------
+    >>> [(rows.stop, values.shape) for rows, values in influence_blocks([[1], [0]], [[1, 0], [0, 1]])]
+    [(1, (1, 2))]
+    """
+    correct_test, member, n_in, n_out = _masks(correct_test, member)
     _warn_empty(n_in, n_out, empty)
     exact = np.float32 if len(member) ** 2 <= WHOLE else np.float64
     void, right = (n_in == 0) | (n_out == 0), correct_test.sum(0).astype(exact)
@@ -116,68 +180,93 @@ def influence_blocks(correct_test, member, *, empty: str = "nan") -> Iterator[tu
 
 
 def top_influences(correct_test, member, k: int, *, labels=None) -> tuple[np.ndarray, np.ndarray]:
-    """The k most influential training examples of each test point, best first: (indices, values), both (tests, k).
+    """Find the k most influential training examples of each test point.
 
-    labels: (of the tests, of the examples), to look among examples of the test point's own class only; where that has
-    fewer than k, the last values are -inf. Streamed; the matrix is never held. Of equal values the lower index comes first.
-    Examples with no estimate are never chosen. Raises ValueError where fewer than k examples have one, for labels that do
-    not fit, and as `influence`.
+    The matrix of influences is never held. Examples without an estimate are not chosen.
+
+    Parameters
+    ----------
+    correct_test, member
+        As for `influence`.
+    k : int
+        The number of examples for each test point.
+    labels : pair of (tests,) and (examples,) int, optional
+        Labels, to choose among the examples of the test point's own class. If there are fewer than k, the last values
+        are -inf.
+
+    Returns
+    -------
+    indices : (tests, k) int64
+        Best first. Of equal values the lower index comes first.
+    values : (tests, k) float32
+
+    Raises
+    ------
+    ValueError
+        If fewer than k examples have an estimate, or labels do not fit; also as `influence`.
+
+    Examples
+    --------
+    >>> indices, values = top_influences([[1], [0], [1], [0]], [[1, 0], [0, 1], [1, 1], [0, 0]], k=1)
+    >>> indices.tolist(), values.tolist()
+    ([[0]], [[1.0]])
     """
-    correct_test, member = _masks(correct_test, member)
-    n_in = member.sum(0)
-    void = (n_in == 0) | (n_in == len(member))
+    correct_test, member, n_in, n_out = _masks(correct_test, member)
+    void = (n_in == 0) | (n_out == 0)
     k = as_number("k", k, 1, int((~void).sum()), whole=True, why=", the number of examples with an estimate")
-    labels = _label_pair(labels, correct_test, member)
+    if labels is not None:
+        if not isinstance(labels, (list, tuple)) or len(labels) != 2:
+            raise ValueError("labels must be a pair: those of the tests and those of the examples.")
+        of_tests, of_examples = (as_labels("labels", each, ndim=1) for each in labels)
+        there, given = (correct_test.shape[1], member.shape[1]), (len(of_tests), len(of_examples))
+        if given != there:
+            raise ValueError(f"labels must hold {there[0]} of tests and {there[1]} of examples, but hold {given}.")
     indices = np.empty((correct_test.shape[1], k), np.int64)
     values = np.empty((correct_test.shape[1], k), np.float32)
     for rows, block in influence_blocks(correct_test, member):
-        np.copyto(block, -np.inf, where=void | _of_other_classes(labels, rows))
-        indices[rows], values[rows] = _top(block, k)
+        block[:, void] = -np.inf
+        if labels is not None:
+            block[of_tests[rows, None] != of_examples] = -np.inf
+        indices[rows] = _top(block, k)
+        values[rows] = np.take_along_axis(block, indices[rows], 1)
     return indices, values
 
 
-def _top(block: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    size = max(
-        1, min(128, block.shape[1] // k)
-    )  # at least k chunks, so their k-th largest maximum bounds the k-th value
-    starts = np.arange(0, block.shape[1], size)
-    largest = np.maximum.reduceat(block, starts, axis=1)
-    least = -np.partition(-largest, k - 1, axis=1)[:, k - 1]
-    indices = np.empty((len(block), k), np.int64)
+def _top(block: np.ndarray, k: int) -> np.ndarray:
+    """The indices (rows, k) of the largest values of each row, largest first."""
+    found = np.empty((len(block), k), np.int64)
     for row, values in enumerate(block):
-        chunks = starts[largest[row] >= least[row], None] + np.arange(size)
-        candidates = chunks[chunks < block.shape[1]]
+        candidates = np.flatnonzero(values >= np.partition(values, -k)[-k])
         # a stable sort breaks ties by index, so that every machine names the same examples
-        indices[row] = candidates[np.argsort(-values[candidates], kind="stable")[:k]]
-    return indices, np.take_along_axis(block, indices, 1)
-
-
-def _of_other_classes(labels, rows: slice) -> np.ndarray:
-    """Which pairs of a block (tests, examples) are of two classes; none where there are no labels."""
-    if labels is None:
-        return np.zeros((1, 1), bool)
-    of_tests, of_examples = labels
-    return of_tests[rows, None] != of_examples
-
-
-def _label_pair(labels, correct_test, member):
-    """`labels` as a pair of int64 arrays, (tests,) and (examples,), or None."""
-    if labels is None:
-        return None
-    if not isinstance(labels, (list, tuple)) or len(labels) != 2:
-        raise ValueError("labels must be a pair: those of the tests and those of the examples.")
-    pair, there = [as_labels("labels", each, ndim=1) for each in labels], [correct_test.shape[1], member.shape[1]]
-    if (sizes := list(map(len, pair))) != there:
-        raise ValueError(f"labels must hold {there[0]} of tests and {there[1]} of examples, but they hold {sizes}.")
-    return pair
+        found[row] = candidates[np.argsort(-values[candidates], kind="stable")[:k]]
+    return found
 
 
 def influence_entropy(influence) -> np.ndarray:
-    """I_ent(z) = -sum_i p_i log p_i in nats, p_i = max(infl_i, 0) / sum of these: influence (tests, examples) to (tests,).
+    """Compute how widely the influence on each test point is spread.
 
-    Low where few training examples carry a test point (the paper's atypical ones). Examples with no estimate (NaN) do
-    not count. A test point on which no example has a positive influence gets the limit of evenly spread influence, the
-    logarithm of the number of examples. The paper's exact form is unknown to us; this one is ours.
+    I_ent(z) = -sum_i p_i log p_i, where p_i is max(infl(z, i), 0) over the sum of these. It is low if few training examples
+    carry the test point; the paper calls such points atypical. The paper's exact form is not known to us; this one is ours.
+
+    Parameters
+    ----------
+    influence : (tests, examples) array or Estimate
+        Examples without an estimate (NaN) do not count.
+
+    Returns
+    -------
+    (tests,) float64 array
+        In nats. Without any positive influence it is the logarithm of the number of examples, as if spread evenly.
+
+    Raises
+    ------
+    ValueError
+        If `influence` has not two dimensions, or is infinite.
+
+    Examples
+    --------
+    >>> influence_entropy([[0.5, 0.5, -0.1], [0.2, 0.0, 0.0]]).round(3) + 0.0
+    array([0.693, 0.   ])
     """
     value = influence.value if isinstance(influence, Estimate) else influence
     value = as_array("influence", value, ndim=2, missing=True).astype(float)
@@ -188,9 +277,28 @@ def influence_entropy(influence) -> np.ndarray:
 
 
 def entropy_buckets(entropy, n_buckets: int = 5) -> np.ndarray:
-    """Equal-count buckets of entropy (tests,): integers 1 to n_buckets, 1 = lowest entropy. Ties go by index.
+    """Cut test points into buckets of equal count by entropy.
 
-    Raises ValueError for NaN or fewer test points than buckets.
+    Parameters
+    ----------
+    entropy : (tests,) array
+    n_buckets : int
+        At most the number of test points.
+
+    Returns
+    -------
+    (tests,) int64 array
+        From 1, the lowest entropy, to `n_buckets`. Of equal entropies the lower index comes first.
+
+    Raises
+    ------
+    ValueError
+        If an entropy is NaN, or there are fewer test points than buckets.
+
+    Examples
+    --------
+    >>> entropy_buckets([0.3, 0.1, 0.2, 0.4], n_buckets=2)
+    array([2, 1, 1, 2])
     """
     entropy = as_array("entropy", entropy, ndim=1)
     n_buckets = as_number("n_buckets", n_buckets, 1, len(entropy), whole=True, why=", the number of test points")
@@ -199,15 +307,14 @@ def entropy_buckets(entropy, n_buckets: int = 5) -> np.ndarray:
     return bucket
 
 
-def _masks(correct, member, *, same: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def _masks(correct, member, *, same: bool = False) -> tuple[np.ndarray, ...]:
+    """Both as bool, and how many models saw each example and how many did not."""
     name = "correct" if same else "correct_test"
     correct, member = as_member(name, correct, ndim=2), as_member("member", member, ndim=2)
-    if correct.shape[: 1 + same] != member.shape[: 1 + same]:
-        what = "agree" if same else "have the same number of models"
-        raise ValueError(f"{name} has shape {correct.shape}, but member has shape {member.shape}: they must {what}.")
+    same_shape(name, correct, "member", member, slice(1 + same))
     if len(member) < 2:
         raise ValueError("member must hold at least 2 models, but it holds 1.")
-    return correct, member
+    return correct, member, member.sum(0), (~member).sum(0)
 
 
 def _warn_empty(n_in, n_out, empty: str) -> None:
@@ -242,11 +349,29 @@ def _products(correct_test, member) -> Iterator[tuple[slice, np.ndarray]]:
 
 
 def memorization_terms(correct, member) -> np.ndarray:
-    """A matrix (models, examples) whose column means are `memorization`'s values, linear in the models to first order.
+    """Compute terms whose means over models are the values of `memorization`, linear to first order.
 
-    `inference.mean` of them has the interval. NaN where there is no estimate.
+    Parameters
+    ----------
+    correct, member
+        As for `memorization`.
+
+    Returns
+    -------
+    (models, examples) float64 array
+        `inference.mean` of them has the interval. NaN if there is no estimate.
+
+    Raises
+    ------
+    ValueError
+        As `memorization`.
+
+    Examples
+    --------
+    >>> memorization_terms([[1], [0], [0], [1]], [[1], [0], [1], [0]]).mean(0)
+    array([0.])
     """
-    correct, member = _masks(correct, member, same=True)
+    correct, member, *_ = _masks(correct, member, same=True)
     c, share = correct.astype(float), member.mean(0)
     share = np.where((share > 0) & (share < 1), share, np.nan)
     p_in, p_out = (c * member).mean(0) / share, (c * ~member).mean(0) / (1 - share)

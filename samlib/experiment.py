@@ -32,8 +32,8 @@ _Several = Annotated[int, Field(ge=2)]
 class Experiment(BaseModel):
     """Many models trained by one recipe, each on its own random subset of a data set's training pool.
 
-    Model k's subset, initial weights and batch order follow from `seed` and k alone. So models k of two experiments that
-    differ only in how they optimize are a pair, and a larger `n_models` keeps the models that exist.
+    Model k's subset, initial weights and batch order follow from `seed` and k alone. So models k of two experiments are a
+    pair if these differ only in how they optimize. A larger `n_models` keeps the models that exist.
 
     A field that is left out or None takes the data set's own recipe, as in `recipes.toml`, or else its default.
     An experiment is frozen; `but` makes a changed copy.

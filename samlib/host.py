@@ -1,7 +1,8 @@
 """The process that starts this machine's workers, apart from the one that asks for them.
 
-Dask spawns workers: each runs again the script that started it, and some of its environment has to be set before it starts.
-Here both belong to a process of their own, so the asking one never edits its `__main__` or `os.environ`, and may have threads.
+Dask spawns workers. Each runs the script that started it again, and needs a part of its environment before it starts.
+Here both belong to a process of their own. So the asking process never edits its `__main__` or `os.environ`, and may have
+threads.
 """
 
 from __future__ import annotations

@@ -1,12 +1,11 @@
 """`plan(experiments)`: how many models would be trained, how many exist, how long the rest takes here, on how much disk.
 
-Seconds are measured: a few real steps by `train_group`, after one to warm up, on random data of the set's shape, and an
-evaluation, each extrapolated. So nothing is downloaded, decoded or written, and data that are not here are planned alike.
+Seconds are measured by a few real steps of `train_group` and an evaluation, on random data of the set's shape. So nothing
+is downloaded, decoded or written, and data that are not here are planned alike.
 """
 
 from __future__ import annotations
 
-import platform
 import shutil
 import sys
 import time
@@ -16,12 +15,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 
 from samlib.data import NAMES, Shape, cache_folder, shape_of
 from samlib.experiment import Experiment
 from samlib.runs import n_workers
-from samlib.runs.store import FLAGS, PER_MODEL, SIGNALS, check_takes, missing_in, stores_of
-from samlib.training import at_once, group_size, train_group
+from samlib.runs.store import check_takes, layout, missing_in, stores_of
+from samlib.training import at_once, group_size, machine, train_group
 from samlib.training.common import sizes, subset_size
 
 SLOW = 0.5  # seconds that the first batch may take on a CPU; after more, smaller batches stand for the recipe's
@@ -49,9 +49,9 @@ def plan(experiments: Iterable[Experiment], *, cache_dir: Any = None, progress: 
     pandas.DataFrame
         A row for each experiment: `dataset`, `model`, `optimizer`, `rho`, `fraction`; the numbers of `models`, of those
         `there` and of those `to train`, in whole groups; `seconds a model` on one worker, NaN if none is to train; `hours`
-        on this machine's workers; `bytes` of the signals before compression; and `note`. The note says that data are to be
-        downloaded, which store was counted if the data may have changed since, or why the experiment cannot run. Such an
-        experiment has no numbers.
+        on this machine's workers; `bytes` of the signals before compression; and `note`. The note says whether
+        data are to be downloaded, or which store was counted if the data may have changed since. For an experiment that
+        cannot run, it says why; then there are no numbers.
 
     Raises
     ------
@@ -141,8 +141,10 @@ def in_words(frame: pd.DataFrame, *, cache_dir: Any = None) -> str:
     if total["to train"]:
         home = cache_folder(cache_dir)
         free = shutil.disk_usage(next(path for path in (home, *home.parents) if path.exists())).free
+        device = "cuda" if torch.cuda.is_available() else "cpu"
         lines += [
-            f"Time: about {spent(total['hours'])} on {_machine()}, by steps measured just now on one of them, with random data.",
+            f"Time: about {spent(total['hours'])} on {n_workers()} workers ({machine(device)}), by steps measured just now "
+            "on one of them, with random data.",
             f"Disk: at most {format_bytes(total['bytes'])} of signals, before compression, in {home}; {format_bytes(free)} free.",
         ]
     else:
@@ -203,8 +205,6 @@ def probe(experiment: Experiment, shape: Shape) -> Speed:
     >>> probe(Experiment(dataset="digits", hidden=(8,), batch_size=8), shape_of("digits")).step > 0
     True
     """
-    import torch
-
     threads = torch.get_num_threads()
     recipe = experiment.model_dump() | {"lr": 1e-3, "subset_fraction": 0.5}  # noise is not to diverge
     batch = _sizes(experiment, shape)[0]
@@ -265,8 +265,8 @@ def bytes_a_model(shape: Shape) -> int:
     >>> bytes_a_model(shape_of("digits"))
     24824
     """
-    signals = sum(1 if name == "correct" else 4 for name in SIGNALS)
-    return shape.n_train * (1 + signals) + shape.n_test * signals + 8 * len(PER_MODEL) + len(FLAGS)
+    arrays = layout(shape.n_train, shape.n_test).values()
+    return sum(size * np.dtype(kind).itemsize for _, size, kind in arrays)
 
 
 def _shape(e: Experiment) -> Shape:
@@ -308,11 +308,3 @@ def _noise(shape: Shape) -> dict[str, Any]:
         data |= {f"x_{side}": x.astype(shape.dtype), f"y_{side}": rng.integers(0, shape.classes, n)}
     moments = dict.fromkeys(("mean", "std") if shape.decoded else (), np.full(shape.example[-1], 0.5, np.float32))
     return data | moments
-
-
-def _machine() -> str:
-    import torch
-
-    if gpus := torch.cuda.device_count():
-        return f"{gpus} {torch.cuda.get_device_name()}"
-    return f"{n_workers()} cores ({platform.machine()}, {torch.backends.cpu.get_cpu_capability()})"

@@ -362,8 +362,8 @@ def test_quantile_regression_is_reproducible_and_equivariant(hetero):
     ("change", "message"),
     [
         ({"public_scores": np.full(20, np.nan)}, "public_scores holds 20 NaN"),
-        ({"public_scores": np.zeros(19)}, "public_features holds 20 examples, but public_scores 19"),
-        ({"target_scores": np.zeros(4)}, "target_features holds 5 examples, but target_scores 4"),
+        ({"public_scores": np.zeros(19)}, "public_features has shape .20, 2., but public_scores has shape .19,"),
+        ({"target_scores": np.zeros(4)}, "target_features has shape .5, 2., but target_scores has shape .4,"),
         ({"target_features": np.zeros((5, 3))}, "target_features has shape"),
         ({"public_features": np.zeros((9, 2)), "public_scores": np.zeros(9)}, "at least 10"),
         ({"alpha": 0.0}, r"alpha must lie strictly between 0 and 1"),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOMS = ["attacks", "checks", "models", "optim", "sharpness", "signals", "training"]
+ROOMS = ["attacks", "checks", "estimators", "models", "optim", "sharpness", "signals", "training"]
 MODULES = [f"samlib.{room}" for room in ROOMS] + [
     module.name
     for room in ROOMS
@@ -18,7 +18,7 @@ MODULES = [f"samlib.{room}" for room in ROOMS] + [
     if not module.name.endswith("__main__")
 ]
 # tuples of results, and layers, which `build_model` makes
-NEED_NONE = {"Moments", "Effort", "Landscape", "Landscapes"} | {
+NEED_NONE = {"Estimate", "Moments", "Effort", "Landscape", "Landscapes"} | {
     "ChannelsFirst", "Halve", "Layer", "Residual", "Scale", "ViT"
 }  # fmt: skip
 

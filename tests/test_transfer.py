@@ -137,7 +137,7 @@ def test_killed_there_it_goes_on_and_loses_no_more_than_what_was_in_training(bar
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert len(done.stderr.splitlines()) == 12 - len(there)
-    assert not list((tmp_path / "groups").glob(".*"))
+    assert not list((tmp_path / "groups").glob("*.partial"))
     assert len(import_groups(sorted((tmp_path / "groups").glob("*")), cache_dir=tmp_path / "a")) == 12
 
 
@@ -218,7 +218,7 @@ def test_a_full_disk_there_is_one_sentence_and_what_was_finished_is_kept(small_n
     *_, said = capsys.readouterr().err.splitlines()
     assert said.startswith("samlib: ")
     assert len(Packs(tmp_path / "groups", 10**6, 8).there) >= 2
-    assert not list((tmp_path / "groups").glob(".*"))
+    assert not list((tmp_path / "groups").glob("*.partial"))
 
 
 @pytest.mark.slow
@@ -242,7 +242,9 @@ def test_a_job_is_where_it_says(small_npz, tmp_path, name):
     assert path.exists()
     assert [p for p in path.parent.iterdir() if p.name.startswith(".")] == []
     ((about, arrays),) = read_jobs([path])
-    assert about["experiments"] == [{"key": sam.key, "n_models": 16, "recipe": sam.model_dump(mode="json")}]
+    assert about["experiments"] == [
+        {"key": sam.key, "name": str(sam), "n_models": 16, "recipe": sam.model_dump(mode="json")}
+    ]
     for array, values in load_dataset(small_npz).arrays().items():
         np.testing.assert_array_equal(arrays[array], values)
         assert arrays[array].dtype == np.asarray(values).dtype
@@ -258,7 +260,7 @@ def test_jobs_in_parts_come_together_in_any_order(tmp_path, n, most, sparse, ran
     assert all(path.stat().st_size <= most for path in paths)
     random.shuffle(paths)
     ((about, found),) = read_jobs(paths)
-    assert {name: packed for name, *_, packed in about["arrays"]}["images"] is False or n < 20
+    assert about == {"format": 1, "experiments": [], "checksum": "c"}
     for name, values in arrays.items():
         np.testing.assert_array_equal(found[name], values)
 

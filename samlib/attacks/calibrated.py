@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from samlib.attacks.likelihood import _as_moments, _finite, _need_sides, _scored, _targets
+from samlib.attacks.likelihood import EACH, _as_moments, _finite, _need_sides, _scored, _targets
 from samlib.attacks.thresholds import _labels_of, _need_both
-from samlib.checks import as_array, as_member, together
+from samlib.checks import as_array, as_member, same_shape, together
 
 
 def population(target, population, *, target_labels=None, population_labels=None) -> np.ndarray:
@@ -129,8 +129,7 @@ def label_only(target_correct, *, shadow_correct=None, shadow_member=None) -> np
         return x.mean(-1)
     v = as_member("shadow_correct", shadow_correct, ndim=3)
     member = as_member("shadow_member", shadow_member, ndim=2)
-    if v.shape[:2] != member.shape:
-        raise ValueError(f"shadow_member has shape {member.shape}, but shadow_correct has shape {v.shape}.")
+    same_shape("shadow_member", member, "shadow_correct", v, EACH)
     if v.shape[-1] != x.shape[-1]:
         raise ValueError(f"shadow_correct has {v.shape[-1]} views an example, but target_correct has {x.shape[-1]}.")
     _need_both(member, "the fit")

@@ -8,9 +8,10 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import log_ndtr
 
-from samlib.checks import as_array, as_choice, as_member
+from samlib.checks import as_array, as_choice, as_member, same_shape
 
 _BLOCK = 1 << 17  # signals in a block: 1 MB in float64, which stays in the cache over all passes
+EACH = slice(2)  # the axes of models and examples
 _FAR = 1e100  # beyond this, the square over a deviation of 1e-30 would overflow
 
 
@@ -247,8 +248,7 @@ def _moments(shadow, member, *, prefix="", truncate=False, medians=False, deviat
     shadow_name, member_name = f"{prefix}shadow", f"{prefix}member"
     x = as_array(shadow_name, shadow, ndim=(2, 3), infinite=True)
     member = as_member(member_name, member, ndim=2)
-    if member.shape != x.shape[:2]:
-        raise ValueError(f"{member_name} has shape {member.shape}, but {shadow_name} has shape {x.shape}.")
+    same_shape(member_name, member, shadow_name, x, EACH)
     if len(x) < 2:
         raise ValueError(f"{shadow_name} holds one model: at least two shadow models are needed.")
     n_models, n = member.shape
@@ -320,13 +320,10 @@ def _as_moments(shadow, member, *, prefix="", **options) -> Moments:
 
 
 def _need_sides(m: Moments, *, online: bool, prefix="") -> None:
-    without_out, without_in = int((m.n_out == 0).sum()), int((m.n_in == 0).sum())
-    if without_out:
-        said = f"{without_out} example(s) have no out model (all shadow models saw them)"
-        raise ValueError(f"{prefix}member: {said}: leave these out.")
-    if online and without_in:
-        said = f"{without_in} example(s) have no in model, which mode='online' needs"
-        raise ValueError(f"{prefix}member: {said}: leave these out.")
+    sides = {"out model (all shadow models saw them)": m.n_out, "in model, which mode='online' needs": m.n_in}
+    for side, n in sides.items() if online else list(sides.items())[:1]:
+        if without := int((n == 0).sum()):
+            raise ValueError(f"{prefix}member: {without} example(s) have no {side}: leave these out.")
 
 
 def _targets(name, target, shape) -> tuple[np.ndarray, bool]:

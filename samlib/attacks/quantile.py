@@ -6,7 +6,7 @@ import copy
 
 import numpy as np
 
-from samlib.checks import as_array, as_number, as_rates
+from samlib.checks import as_array, as_number, as_rates, same_shape
 
 
 def quantile_regression(
@@ -74,12 +74,9 @@ def quantile_regression(
     """
     f, s = as_array("public_features", public_features), as_array("public_scores", public_scores, ndim=1)
     g, u = as_array("target_features", target_features), as_array("target_scores", target_scores, ndim=1)
-    for side, features, scores in (("public", f, s), ("target", g, u)):
-        n = len(np.atleast_1d(features))
-        if features.shape[:1] != scores.shape:
-            raise ValueError(f"{side}_features holds {n} examples, but {side}_scores {len(scores)}: they must agree.")
-    if f.shape[1:] != g.shape[1:]:
-        raise ValueError(f"target_features has shape {g.shape}, but public_features has shape {f.shape}.")
+    same_shape("public_features", f, "public_scores", s, slice(1))
+    same_shape("target_features", g, "target_scores", u, slice(1))
+    same_shape("target_features", g, "public_features", f, slice(1, None))
     if len(s) < 10:
         raise ValueError(f"public_scores holds {len(s)} point(s): a regression needs at least 10.")
     one = alpha is not None and as_array("alpha", alpha, ndim=(0, 1)).ndim == 0

@@ -206,23 +206,23 @@ def threshold(shadow_scores, shadow_member, target_scores, *, shadow_labels=None
     same_shape("shadow_scores", scores, "shadow_member", member)
     target = as_array("target_scores", target_scores, ndim=(1, 2))
     _need_both(member, "a threshold")
+    everywhere = _best_threshold(scores, member)
     if not together("shadow_labels", shadow_labels, "target_labels", target_labels):
-        return target >= _best_thresholds(scores, member)[0]
+        return target >= everywhere
     y_shadow = _labels_of("shadow_scores", scores, "shadow_labels", shadow_labels)
     y = _labels_of("target_scores", target, "target_labels", target_labels)
-    occurring, index = np.unique(np.r_[y_shadow, y], return_inverse=True)
-    y_shadow, y = np.split(index, [len(y_shadow)])
-    cuts = _best_thresholds(scores, member, y_shadow, len(occurring))
-    if np.isnan(cuts[y]).any():
-        cuts = np.where(np.isnan(cuts), _best_thresholds(scores, member)[0], cuts)
-    return target >= cuts[y]
+    cuts = np.full(len(y), everywhere, np.float64)
+    for c in np.unique(y):
+        s, m = scores[..., y_shadow == c], member[..., y_shadow == c]
+        if m.any() and not m.all():
+            cuts[y == c] = _best_threshold(s, m)
+    return target >= cuts
 
 
 def _labels_of(scores_name: str, scores: np.ndarray, name: str, labels) -> np.ndarray:
     """The labels (n,) of scores (..., n)."""
     y = as_labels(name, labels, ndim=1)
-    if y.shape != scores.shape[-1:]:
-        raise ValueError(f"{name} has shape {y.shape}, but {scores_name} has shape {scores.shape}.")
+    same_shape(name, y, scores_name, scores, slice(-1, None))
     return y
 
 
@@ -231,34 +231,14 @@ def _need_both(member: np.ndarray, what: str) -> None:
         raise ValueError(f"shadow_member is {bool(member.any())} everywhere: {what} needs members and non-members.")
 
 
-def _best_thresholds(scores, member, labels=0, n_classes=1) -> np.ndarray:
-    """The threshold of highest balanced accuracy in each class, (n_classes,); NaN if a class lacks a side."""
-    # a stable sort of short integers is a radix sort
-    labels = np.broadcast_to(labels, scores.shape).astype(np.min_scalar_type(n_classes)).ravel()
-    scores, member = scores.ravel(), member.ravel()
-    order = np.argsort(scores)
-    if n_classes > 1:
-        order = order[np.argsort(labels[order], kind="stable")]
-    s, m, c = scores[order], member[order], labels[order]
-
-    starts = np.r_[True, c[1:] != c[:-1]]
-    candidate = np.flatnonzero(starts | np.r_[True, s[1:] != s[:-1]])
-    first = np.flatnonzero(starts[candidate])  # the lowest candidate of each class that occurs
-    sizes = np.diff(np.r_[first, len(candidate)])
-    in_before = np.r_[0, np.cumsum(m)]
-    bounds = np.r_[candidate[first], len(s)]
-    n_in = np.diff(in_before[bounds])
-    n_out = np.diff(bounds) - n_in
-    # members and non-members of the class that lie strictly below each candidate
-    in_below = in_before[candidate] - np.repeat(in_before[bounds[:-1]], sizes)
-    out_below = candidate - np.repeat(bounds[:-1], sizes) - in_below
-    gain = np.repeat(n_in * n_out, sizes) - in_below * np.repeat(n_out, sizes) + out_below * np.repeat(n_in, sizes)
-    best = np.repeat(np.maximum.reduceat(gain, first), sizes)
-    hit = np.flatnonzero(gain == best)
-    hit = hit[np.r_[True, c[candidate[hit[1:]]] != c[candidate[hit[:-1]]]]]
-    cuts = np.full(n_classes, np.nan)
-    cuts[c[candidate[hit]]] = np.where((n_in > 0) & (n_out > 0), s[candidate[hit]], np.nan)
-    return cuts
+def _best_threshold(scores, member) -> np.number:
+    """The lowest threshold of highest balanced accuracy. There are members and non-members."""
+    order = np.argsort(scores, axis=None)
+    s, m = scores.ravel()[order], member.ravel()[order]
+    below = np.flatnonzero(np.r_[True, s[1:] != s[:-1]])  # scores below each candidate, since tied ones move together
+    in_below = np.r_[0, np.cumsum(m)][below]
+    gain = (below - in_below) * m.sum() - in_below * (~m).sum()  # as the balanced accuracy, in whole numbers
+    return s[below[gain.argmax()]]
 
 
 def _probabilities(probs, labels) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import ssl
 import tarfile
 import threading
@@ -21,6 +20,7 @@ from typing import IO, Any
 import numpy as np
 
 from samlib.checks import OneSentence, as_path
+from samlib.disk import in_a_sentence, reason, whole
 
 PUBLISHED: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_name("published.toml").read_text())
 CACHE_FORMAT = 1
@@ -62,12 +62,6 @@ def cache_folder(folder: str | os.PathLike | None = None) -> Path:
     import pooch
 
     return Path(pooch.os_cache("samlib"))
-
-
-def reason(error: Exception) -> str:
-    """What an error says, as a part of a sentence; its type if it says nothing."""
-    said = getattr(error, "strerror", None) or "".join(c if c.isprintable() else " " for c in str(error))
-    return " ".join(said.split()).rstrip(".: ") or type(error).__name__
 
 
 def _from_environment(variable: str) -> Path | None:
@@ -161,60 +155,44 @@ def no_answer(url: str) -> str | None:
 def open_member(archive: Path, member: str, *, limit: int, alone: bool = False) -> Iterator[IO[bytes]]:
     """Open the plain file `member` of a tar archive as a stream; nothing is ever unpacked to disk.
 
-    Raises ValueError if there is not exactly one such file, if it is longer than `limit` bytes, if (with `alone`) the
-    archive holds anything else, or if the archive is damaged, which may show only while it is read.
+    Raises ValueError if there is not exactly one such file, or if it is longer than `limit` bytes. With `alone`, also if
+    the archive holds anything else. A damaged archive raises it too, perhaps only while it is read.
     """
-    try:
-        with tarfile.open(archive) as tar:
-            entries = tar.getmembers()
-            found = entries if alone else [entry for entry in entries if entry.name.removeprefix("./") == member]
-            file = tar.extractfile(found[0]) if len(found) == 1 and found[0].isreg() else None
-            if file is None or found[0].name.removeprefix("./") != member or found[0].size > limit:
-                said = ", ".join(repr(entry.name) for entry in entries[:5])
-                raise ValueError(f"{archive} must hold one plain file {member!r} of at most {limit} bytes, not {said}.")
-            yield file
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{archive} is damaged: {error}.") from None
+    kinds = (tarfile.TarError, OSError, EOFError, zlib.error)
+    with in_a_sentence(f"{archive} is damaged: ", kinds=kinds), tarfile.open(archive) as tar:
+        entries = tar.getmembers()
+        found = entries if alone else [entry for entry in entries if entry.name.removeprefix("./") == member]
+        file = tar.extractfile(found[0]) if len(found) == 1 and found[0].isreg() else None
+        if file is None or found[0].name.removeprefix("./") != member or found[0].size > limit:
+            said = ", ".join(repr(entry.name) for entry in entries[:5])
+            raise ValueError(f"{archive} must hold one plain file {member!r} of at most {limit} bytes, not {said}.")
+        yield file
 
 
 def decoded(name: str, key: str, make: Callable[[Path], dict]) -> tuple[dict[str, np.ndarray], dict]:
     """The .npy files that `make(folder)` writes, memory-mapped, and the facts that it returns.
 
-    They are made once for a source whose checksum is `key`, under a lock, in a folder that is renamed when it is whole.
-    Other processes wait for it, then share its pages. Raises ValueError if a file is no longer what was written, OSError
-    if the cache cannot be written.
+    They are made once for a source whose checksum is `key`, under a lock. Other processes wait, then share the pages.
+    Raises ValueError if a file is no longer what was written, OSError if the cache cannot be written.
     """
     from filelock import FileLock
 
     home = cache_folder() / "data" / f"{name}-{hashlib.sha256(f'{CACHE_FORMAT} {key}'.encode()).hexdigest()[:16]}"
     if not home.exists():
-        try:
+        with in_a_sentence(f"The cache {home.parent} cannot be written (", "); set SAMLIB_CACHE.", OSError, OSError):
             home.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(home.with_suffix(".lock")):
                 if not home.exists():
-                    _make(home, make)
-        except OSError as error:
-            raise OSError(f"The cache {home.parent} cannot be written ({error}); set SAMLIB_CACHE.") from None
-    try:
+                    with whole(home) as partial:
+                        partial.mkdir()
+                        facts = make(partial)
+                        files = {path.name: sha256_of(path) for path in sorted(partial.glob("*.npy"))}
+                        (partial / "facts.json").write_text(json.dumps({**facts, "files": files}, indent=1))
+    with in_a_sentence(f"The decoded copy {home} is damaged (", "); delete that folder and run again."):
         facts = json.loads((home / "facts.json").read_text())
         for file, sha256 in facts["files"].items():
             if sha256_of(home / file) != sha256:
                 raise ValueError(f"{file} has changed")
         # plain arrays over the mapped pages, not the subclass
         arrays = {Path(file).stem: np.asarray(np.load(home / file, mmap_mode="r")) for file in facts["files"]}
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"The decoded copy {home} is damaged ({error}); delete that folder and run again.") from None
     return arrays, facts
-
-
-def _make(home: Path, make: Callable[[Path], dict]) -> None:
-    partial = home.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a killed process, whose lock is ours now
-    try:
-        partial.mkdir()
-        facts = make(partial)
-        files = {path.name: sha256_of(path) for path in sorted(partial.glob("*.npy"))}
-        (partial / "facts.json").write_text(json.dumps({**facts, "files": files}, indent=1))
-        partial.rename(home)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

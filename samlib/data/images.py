@@ -14,7 +14,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from samlib.data.checked import SIDES, Loaded, check_labels
-from samlib.data.files import PUBLISHED, decoded, fetching, reason
+from samlib.data.files import PUBLISHED, decoded, fetching
+from samlib.disk import in_a_sentence
 
 # These are read. Others are not, because some of Pillow's readers start other programs.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000")
@@ -48,14 +49,15 @@ def _opened(where: str, file: Path | BinaryIO) -> Iterator[Any]:
     """A picture whose header is read. Any failure, here or in the block, becomes one sentence that names the picture."""
     from PIL import Image, UnidentifiedImageError
 
-    try:
-        with Image.open(file, formats=FORMATS) as image:
+    with in_a_sentence(f"{where} cannot be decoded (", ")."):  # Pillow raises many kinds for damaged files
+        try:
+            image = Image.open(file, formats=FORMATS)
+        except UnidentifiedImageError:
+            raise ValueError("it is no image of a known format") from None
+        with image:
             if image.width * image.height > LARGEST:
                 raise ValueError(f"its {image.width} x {image.height} pixels are more than {LARGEST}")
             yield image
-    except Exception as error:  # Pillow raises many kinds for damaged files
-        said = "it is no image of a known format" if isinstance(error, UnidentifiedImageError) else reason(error)
-        raise ValueError(f"{where} cannot be decoded ({said}).") from None
 
 
 def _turn(image: Any) -> int:

@@ -7,19 +7,21 @@ import io
 import json
 import os
 import re
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from stat import S_ISREG
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from samlib.data.checked import SIDES, numbered
-from samlib.data.files import local_file, reason, sha256_of
+from samlib.data.files import local_file, sha256_of
 from samlib.data.images import SUFFIXES, Encoded
+from samlib.disk import in_a_sentence, reason
 
 NAMES = {
     "train": ("train", "training"),
@@ -95,16 +97,6 @@ def _side(path: Path) -> str:
     return match[1].lower() if match else ""
 
 
-class _Part(NamedTuple):
-    """A parquet file: its columns of images and of labels, the labels, and the names of their classes if it has them."""
-
-    path: Path
-    image: str
-    column: str
-    labels: np.ndarray
-    names: list[str] | None
-
-
 def from_parquet(folder: Path, parts: dict[str, list[Path]], label: str | None) -> Encoded:
     """Parquet files with a column of encoded images, binary or structs of `bytes`, and a column of labels.
 
@@ -115,16 +107,17 @@ def from_parquet(folder: Path, parts: dict[str, list[Path]], label: str | None) 
     if missing := [side for side in SIDES if not used[side]]:
         said = listed(path.name for paths in parts.values() for path in paths)
         raise ValueError(f"The folder {folder} has no {missing[0]}.parquet or parts of it; it holds {said}.")
-    read = {side: [_part(path, label) for path in parts[used[side]]] for side in SIDES}
-    labels = [np.concatenate([part.labels for part in read[side]]) for side in SIDES]
-    first = read["train"][0]
-    y_train, y_test, classes = numbered(f"{folder}, column {first.column}", labels, first.names)
-    sums = {side: " ".join(sha256_of(part.path) for part in read[side]) for side in SIDES}
+    paths = {side: parts[used[side]] for side in SIDES}
+    read = {side: [_labels(path, label) for path in paths[side]] for side in SIDES}
+    labels = [np.concatenate([values for values, _, _ in read[side]]) for side in SIDES]
+    _, column, names = read["train"][0]
+    y_train, y_test, classes = numbered(f"{folder}, column {column}", labels, names)
+    sums = {side: " ".join(map(sha256_of, paths[side])) for side in SIDES}
     return Encoded(
         folder,
         f"parquet {sums}",
         f"{folder.name} parquet sha256 train {sums['train']} test {sums['test']}",
-        {side: partial(_pictures, read[side]) for side in SIDES},
+        {side: partial(_pictures, paths[side], label) for side in SIDES},
         (y_train, y_test),
         classes,
         [*(parts.keys() - used.values())],
@@ -136,35 +129,31 @@ def _parquet(path: Path) -> Iterator[Any]:
     """A parquet file. What pyarrow raises for a damaged one, here or in the block, is one sentence that names the file."""
     import pyarrow.parquet
 
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            yield file
-    except (OSError, pyarrow.ArrowException, ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
-        what = "cannot be read" if getattr(error, "strerror", None) else "is damaged or has another layout"
-        raise ValueError(f"{path} {what}: {reason(error)}.") from None
+    with in_a_sentence(f"{path} is damaged or has another layout: "), pyarrow.parquet.ParquetFile(path) as file:
+        yield file
 
 
-def _part(path: Path, label: str | None) -> _Part:
+def _labels(path: Path, label: str | None) -> tuple[np.ndarray, str, list[str] | None]:
+    """The labels of a file, the name of their column, and the names of their classes if the file has them."""
     with _parquet(path) as file:
-        image, column = _columns(file.schema_arrow, label)
+        _, column = _columns(file.schema_arrow, label)
         values = file.read([column])[column]
         if values.null_count:
             raise ValueError(f"{values.null_count} of its rows have no {column}")
-        return _Part(path, image, column, values.to_numpy(), _class_names(file.schema_arrow, column))
+        return values.to_numpy(), column, _class_names(file.schema_arrow, column)
 
 
-def _pictures(parts: list[_Part]) -> Iterator[tuple[str, io.BytesIO]]:
-    for part in parts:
-        with _parquet(part.path) as file:
-            count, batches = 0, file.iter_batches(BATCH, columns=[part.image])
-            for value in (value for batch in batches for value in batch.column(0).to_pylist()):
+def _pictures(paths: list[Path], label: str | None) -> Iterator[tuple[str, io.BytesIO]]:
+    for path in paths:
+        with _parquet(path) as file:
+            image, _ = _columns(file.schema_arrow, label)
+            batches = file.iter_batches(BATCH, columns=[image])
+            values = (value for batch in batches for value in batch.column(0).to_pylist())
+            for row, value in zip(range(file.metadata.num_rows), values, strict=True):
                 raw = value.get("bytes") if isinstance(value, dict) else value
                 if not raw:
-                    raise ValueError(f"row {count} has no image")
-                yield f"{part.path}, image {count},", io.BytesIO(raw)
-                count += 1
-            if count != len(part.labels):
-                raise ValueError(f"it has {count} images and {len(part.labels)} labels")
+                    raise ValueError(f"row {row} has no image")
+                yield f"{path}, image {row},", io.BytesIO(raw)
 
 
 def _columns(schema: Any, label: str | None) -> tuple[str, str]:
@@ -209,43 +198,47 @@ def from_folder(folder: Path, label: str | None = None) -> Encoded:
     placed = [path.relative_to(folder).parts for path in stats]
     while len({parts[0] for parts in placed}) == 1 and placed[0][1:] and placed[0][0].lower() not in EVERY:
         home, placed = home / placed[0][0], [parts[1:] for parts in placed]
-    # each image with the folder in `home` that it is in, and the folder in that one, "" if there is none
-    folders = [(*parts[:-1], "", "") for parts in placed]
-    images = [(path, names[0], names[1]) for path, names in zip(stats, folders, strict=True)]
-    tops, with_classes = {top.lower() for _, top, _ in images}, {top.lower() for _, top, below in images if below}
-    train, test = (next((name for name in NAMES[side] if name in with_classes), "") for side in SIDES)
-    first, flat = home, tops & {*NAMES["test"]}
-    if not train:
-        if flat and tops & {*NAMES["train"]}:
-            said = listed(tops & {*EVERY})
-            raise ValueError(f"The folder {home} has images right in {said}; put them into one folder a class.")
-        found = {"": [(path, top) for path, top, _ in images if top]}
-    elif not test:
-        said = f"; the images in {listed(flat)} have no class" if flat else ""
+    # the images by the folder in `home` that they are in, and by the folder in that one, "" if there is none
+    tree: dict[str, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
+    for path, parts in zip(stats, placed, strict=True):
+        top, below, *_ = *parts[:-1], "", ""
+        tree[top][below].append(path)
+    train, test = (
+        next((top for name in NAMES[side] for top in tree if top.lower() == name and any(tree[top])), "")
+        for side in SIDES
+    )
+    flat = {side: [top for top in tree if top.lower() in NAMES[side] and not any(tree[top])] for side in SIDES}
+    if train and test:
+        read = {train: tree.pop(train), test: tree.pop(test)}
+    elif train:
+        said = f"; the images in {listed(flat['test'])} have no class" if flat["test"] else ""
         raise ValueError(f"The folder {home} has {train}, and no test or val with one folder a class{said}.")
+    elif flat["train"] and flat["test"]:
+        said = listed(flat["train"] + flat["test"])
+        raise ValueError(f"The folder {home} has images right in {said}; put them into one folder a class.")
     else:
-        first = next(home / top for _, top, _ in images if top.lower() == train)
-        found = {
-            side: [(path, below) for path, top, below in images if below and top.lower() == name]
-            for side, name in (("train", train), ("test", test))
-        }
-    classes = sorted({name for pairs in found.values() for _, name in pairs})
-    if len(classes) < 2 or not all(found.values()):
+        read = {home.name: {top: sorted(chain.from_iterable(each.values())) for top, each in tree.items()}}
+        tree.clear()
+    left_out = [
+        f"{len(paths)} images right in {name}"
+        for name, each in (*read.items(), (home.name, tree.pop("", {})))
+        if (paths := each.pop("", []))
+    ]
+    classes = sorted({name for each in read.values() for name in each})
+    if len(classes) < 2 or not all(read.values()):
         wanted, said = "images in one folder a class, or train.parquet and test.parquet", listed(_entries(home))
         raise ValueError(f"The folder {folder} must hold {wanted}; it holds {said}.")
-    used = {path for pairs in found.values() for path, _ in pairs}
-    stray = Counter(top or home.name for path, top, _ in images if path not in used)
-    right = {home.name, train, test}
-    left_out = [f"{n} images right in {name}" if right & {name, name.lower()} else name for name, n in stray.items()]
-    empty = {name for name in _entries(first) if (first / name).is_dir()} - {
-        name for _, name in next(iter(found.values()))
-    }
-    left_out += [f"{name} (no images)" for name in empty]
-    rng = np.random.default_rng(0)
-    files = {side: [pairs[i] for i in rng.permutation(len(pairs))] for side, pairs in found.items()}
-    if "" in files:
-        n_test = max(1, len(files[""]) // 5)
-        files = {"train": files[""][n_test:], "test": files[""][:n_test]}
+    first = home / train
+    empty = {name for name in _entries(first) if (first / name).is_dir()} - next(iter(read.values())).keys()
+    left_out += [*tree, *(f"{name} (no images)" for name in empty)]
+    rng, mixed = np.random.default_rng(0), []
+    for each in read.values():
+        pairs = [(path, name) for name, paths in each.items() for path in paths]
+        mixed.append([pairs[i] for i in rng.permutation(len(pairs))])
+    if not train:
+        n_test = max(1, len(mixed[0]) // 5)
+        mixed = [mixed[0][n_test:], mixed[0][:n_test]]
+    files = dict(zip(SIDES, mixed, strict=True))
     described = [(str(path.relative_to(home)), *stats[path]) for side in SIDES for path, _ in files[side]]
     stamp = hashlib.sha256(json.dumps(described).encode()).hexdigest()
     return Encoded(

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from samlib.data.checked import SIDES, Arrays, Loaded, numbered
-from samlib.data.files import PUBLISHED, checked_file, decoded, open_member, reason
+from samlib.data.files import PUBLISHED, checked_file, decoded, open_member
+from samlib.disk import in_a_sentence, reason
 
 LONGEST = 2 << 30  # bytes of a text file in an archive
 PARTS = ("x_train", "y_train", "x_test", "y_test")
@@ -28,50 +29,52 @@ def digits() -> Loaded:
 def location30() -> Loaded:
     """Location-30, float32 (n, 446) of zeros and ones."""
     path, sha256 = checked_file("location30")
-    table = _numbers(path, PUBLISHED["location30"]["rows"], np.float32, limit=16 << 20, alone=True)
-    arrays = _split("location30", np.ascontiguousarray(table[:, 1:]), table[:, 0] - 1)
-    return Loaded(arrays, _names(30), f"{path.name} sha256 {sha256}")
+    arrays = _bits("location30", path, limit=16 << 20, alone=True)
+    return Loaded(arrays, _names("location30"), f"{path.name} sha256 {sha256}")
 
 
 def binary(name: str) -> Loaded:
     """Purchase-100 or Texas-100, uint8 (n, features) of zeros and ones; the first decoding takes some seconds."""
-    (path, sha256), about = checked_file(name), PUBLISHED[name]
+    path, sha256 = checked_file(name)
 
     def make(folder: Path) -> dict:
-        try:
-            x = _numbers(path, about["rows"], np.uint8)
-            x, y = (x, _numbers(path, about["labels"], np.uint8)[:, 0]) if "labels" in about else (x[:, 1:], x[:, 0])
-            if len(x) != len(y) or len(x) <= about["n_test"]:
-                raise ValueError(f"it has {len(x)} rows and {len(y)} labels")
-            if x.max() > 1:
-                raise ValueError(f"it holds {x.max()} where all features are 0 or 1")
-            if not 1 <= y.min() <= y.max() <= 100:
-                raise ValueError(f"its classes span {y.min()} to {y.max()}, not 1 to 100")
-        except ValueError as error:
-            raise (
-                error
-                if str(path) in str(error)
-                else ValueError(f"{path} is not {name}: {reason(error).partition(';')[0]}.")
-            ) from None
-        for part, array in zip(PARTS, _split(name, x, y.astype(np.int64) - 1), strict=True):
+        for part, array in zip(PARTS, _bits(name, path), strict=True):
             np.save(folder / f"{part}.npy", array)
         return {}
 
+    found = "" if "sha256" in PUBLISHED[name] else " (as found; none is published)"
     arrays, _ = decoded(name, sha256, make)
-    found = "" if "sha256" in about else " (as found; none is published)"
     x_train, y_train, x_test, y_test = (arrays[part] for part in PARTS)
-    return Loaded((x_train, y_train, x_test, y_test), _names(100), f"{path.name} sha256 {sha256}{found}")
+    return Loaded((x_train, y_train, x_test, y_test), _names(name), f"{path.name} sha256 {sha256}{found}")
 
 
-def _numbers(archive: Path, member: str, dtype: type, *, limit: int = LONGEST, alone: bool = False) -> np.ndarray:
+def _bits(name: str, path: Path, **options) -> Arrays:
+    """The zeros and ones of a published archive, split. The class is in a file of its own, or else first in its row."""
+    about = PUBLISHED[name]
+    x = _numbers(name, path, about["rows"], **options)
+    x, y = (x, _numbers(name, path, about["labels"])[:, 0]) if "labels" in about else (x[:, 1:], x[:, 0])
+    with in_a_sentence(f"{path} is not {name}: "):
+        if len(x) != len(y) or len(x) <= about["n_test"]:
+            raise ValueError(f"it has {len(x)} rows and {len(y)} labels")
+        if x.max() > 1:
+            raise ValueError(f"it holds {x.max()} where all features are 0 or 1")
+        if not 1 <= y.min() <= y.max() <= about["classes"]:
+            raise ValueError(f"its classes span {y.min()} to {y.max()}, not 1 to {about['classes']}")
+    return _split(name, np.ascontiguousarray(x), y.astype(np.int64) - 1)
+
+
+def _numbers(name: str, archive: Path, member: str, *, limit: int = LONGEST, alone: bool = False) -> np.ndarray:
     """The comma-separated numbers of a file in an archive, (rows, columns); they may stand in quotes."""
     with open_member(archive, member, limit=limit, alone=alone) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a file without rows, which the number of rows shows
-        return np.loadtxt(file, delimiter=",", dtype=dtype, ndmin=2, quotechar='"')
+        try:
+            return np.loadtxt(file, delimiter=",", dtype=PUBLISHED[name]["dtype"], ndmin=2, quotechar='"')
+        except ValueError as error:
+            raise ValueError(f"{archive} is not {name}: {reason(error).partition(';')[0]}.") from None
 
 
-def _names(n: int) -> tuple[str, ...]:
-    return tuple(str(c) for c in range(1, n + 1))
+def _names(name: str) -> tuple[str, ...]:
+    return tuple(str(c + 1) for c in range(PUBLISHED[name]["classes"]))
 
 
 def _split(name: str, x: np.ndarray, y: np.ndarray) -> Arrays:
@@ -84,26 +87,24 @@ def _split(name: str, x: np.ndarray, y: np.ndarray) -> Arrays:
 def from_npz(path: Path) -> Loaded:
     """`x_train, y_train, x_test, y_test` of a file; labels as `checked.numbered` takes them, features float32 or images.
 
-    uint8 of three or four dimensions are images: (n, h, w), (n, h, w, c) or (n, c, h, w), with c 1 or 3, become uint8
-    (n, h, w, c); if both could be meant, channels are last. Other types count as uint8 if all values are whole numbers
+    uint8 of three or four dimensions are images: (n, h, w), (n, h, w, c) or (n, c, h, w), with c 1 or 3. They become uint8
+    (n, h, w, c). If both could be meant, channels are last. Other types count as uint8 if all values are whole numbers
     from 0 to 255 and some are above 127. A table (n, features) of that kind is divided by 255. Everything else is float32
     as it is. An array may take at most `FEW` bytes, or `RATIO` times the file's.
     """
     if not path.is_file():
         raise ValueError(f"There is no data set file {path}.")
-    try:
-        arrays, limit = [], max(FEW, RATIO * path.stat().st_size)
-        with zipfile.ZipFile(path) as file:
-            members = {name.removesuffix(".npy"): file.getinfo(name) for name in file.namelist()}
-            for part in PARTS:
-                if part not in members:
-                    raise ValueError(f"it holds {', '.join(sorted(members)[:9]) or 'nothing'}, and no {part}")
-                if (size := members[part].file_size) > limit:
-                    raise ValueError(f"{part} would take {size} bytes, more than the {limit} that are read")
-                with file.open(members[part]) as raw:
-                    arrays.append(np.lib.format.read_array(raw))
-    except Exception as error:  # zipfile, its codecs and numpy raise many kinds for a damaged file
-        raise ValueError(f"{path} is not an .npz with x_train, y_train, x_test and y_test: {reason(error)}.") from None
+    arrays, limit = [], max(FEW, RATIO * path.stat().st_size)
+    before = f"{path} is not an .npz with x_train, y_train, x_test and y_test: "
+    with in_a_sentence(before), zipfile.ZipFile(path) as file:
+        members = {name.removesuffix(".npy"): file.getinfo(name) for name in file.namelist()}
+        for part in PARTS:
+            if part not in members:
+                raise ValueError(f"it holds {', '.join(sorted(members)[:9]) or 'nothing'}, and no {part}")
+            if (size := members[part].file_size) > limit:
+                raise ValueError(f"{part} would take {size} bytes, more than the {limit} that are read")
+            with file.open(members[part]) as raw:
+                arrays.append(np.lib.format.read_array(raw))
     x_train, x_test = _features(str(path), arrays[0], arrays[2])
     y_train, y_test, classes = numbered(str(path), arrays[1::2])
     return Loaded((x_train, y_train, x_test, y_test), classes, path.name)

@@ -1,8 +1,8 @@
 """`run(experiment)`: plan groups of models, dispatch them with Dask, write and resume the store, open it as xarray.
 
 A store is a zarr folder, named by the experiment's key and its data's checksum; a chunk is a group of models. A group is
-trained and written whole, then marked complete: that is the whole checkpoint. Facts that differ from run to run (machine,
-seconds) are in a log beside it, so that on a CPU the store's bytes depend on the experiment alone.
+trained and written whole, then marked complete: that is the whole checkpoint. A log beside it holds what differs from run
+to run (machine, seconds). So on a CPU the store's bytes depend on the experiment alone.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ def run(
     >>> dict(runs.sizes)
     {'model': 8, 'example': 1437, 'test': 360}
     """
-    options: dict[str, Any] = {"cluster": cluster, "cache_dir": cache_dir, "progress": progress}
-    return run_pairs({"": {"": experiment}}, minutes=minutes, **options)[""][""]
+    found = run_pairs({"": {"": experiment}}, cluster=cluster, cache_dir=cache_dir, progress=progress, minutes=minutes)
+    return found[""][""]
 
 
 def run_pairs(
@@ -132,17 +132,13 @@ def run_pairs(
         raise ValueError(f"minutes must be a positive number, not {minutes!r}.")
     end = inf if minutes is None else time.monotonic() + 60 * minutes
     data: dict[str, Dataset] = {}
-    stores: dict[str, Store] = {}
-    sources: dict[str, Store] = {}  # of each experiment, by its JSON
-    experiments = [e for pair in pairs.values() for e in pair.values()]
-    # experiments that differ in the number of models alone have one store, of the most
+    stores: dict[str, Store] = {}  # experiments that differ in the number of models alone have one, of the most
+    sources: dict[Experiment, Store] = {}
+    experiments = dict.fromkeys(e for pair in pairs.values() for e in pair.values())
     for experiment in sorted(experiments, key=lambda experiment: experiment.n_models):
-        name = experiment.model_dump_json()
-        if name not in sources:
-            store = open_store(experiment, cache_dir)
-            store.dataset = data.setdefault(store.dataset.checksum, store.dataset)  # one copy in memory
-            sources[name] = stores[str(store.path)] = store
-    named = {key: [sources[e.model_dump_json()] for e in pair.values()] for key, pair in pairs.items()}
+        store = open_store(experiment, cache_dir)
+        store.dataset = data.setdefault(store.dataset.checksum, store.dataset)  # one copy in memory
+        sources[experiment] = stores[str(store.path)] = store
     with ExitStack() as locks:
         try:
             # in one order, so that two processes never wait for each other
@@ -151,31 +147,26 @@ def run_pairs(
                     locks.enter_context(store.locked(progress, max(end - time.monotonic(), 0)))
                     store.prepare()
             if any(store.missing() for store in stores.values()) and time.monotonic() < end:
-                together = [tuple(str(store.path) for store in pair) for pair in named.values()]
-                train_missing(stores, list(dict.fromkeys(together)), cluster, progress, end)
+                together = dict.fromkeys(tuple(str(sources[e].path) for e in pair.values()) for pair in pairs.values())
+                train_missing(stores, [*together], cluster, progress, end)
         except Timeout:
             pass  # another process held a store until the end
     if minutes is None:
-        runs = {name: store.open() for name, store in sources.items()}
-        return {key: {n: runs[e.model_dump_json()] for n, e in pair.items()} for key, pair in pairs.items()}
+        runs = {experiment: store.open() for experiment, store in sources.items()}
+        return {key: {name: runs[e] for name, e in pair.items()} for key, pair in pairs.items()}
     boxed = {key: whole for key, pair in pairs.items() if (whole := _whole(pair, sources))}
     if not boxed:
         raise NothingWhole(f"No pair of models was finished in {minutes:g} minutes; call again to resume.")
     return boxed
 
 
-def _whole(pair: Mapping[str, Experiment], sources: Mapping[str, Store]) -> dict[str, xr.Dataset]:
+def _whole(pair: Mapping[str, Experiment], sources: Mapping[Experiment, Store]) -> dict[str, xr.Dataset]:
     """The runs of one pair with the models that all its members have; empty if there are none."""
-    members, asked = (
-        {name: sources[e.model_dump_json()] for name, e in pair.items()},
-        min(e.n_models for e in pair.values()),
-    )
-    absent = {
-        k for source in members.values() if isinstance(source, Store) for models in source.missing() for k in models
-    }
+    asked = min(e.n_models for e in pair.values())
+    absent = {k for e in pair.values() for models in sources[e].missing() for k in models}
     if not (models := [k for k in range(asked) if k not in absent]):
         return {}
-    runs = {name: source.open(models) if isinstance(source, Store) else source for name, source in members.items()}
+    runs = {name: sources[e].open(models) for name, e in pair.items()}
     common = set.intersection(*({*found.model.values.tolist()} for found in runs.values()))
     for name, found in runs.items():
         there = pair[name].but(n_models=max(models[-1] + 1, 2)).model_dump_json()

@@ -13,9 +13,10 @@ from math import inf
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
-from samlib.data.files import reason
+from samlib.disk import in_a_sentence
 from samlib.host import LOCAL, started
 from samlib.runs.store import Store
 from samlib.training import at_once, machine, train_group
@@ -147,7 +148,6 @@ def _at_once(recipe: dict, data: dict, wanted: int) -> int:
 
 def _train(recipe: dict, data: dict, groups: Sequence[range]) -> tuple[list[dict], float, str]:
     """Train groups on a worker, a task at a time, because its threads share random states and hooks."""
-    import torch
     from distributed import get_worker
 
     with ONE_AT_A_TIME:
@@ -171,13 +171,10 @@ def n_workers() -> int:
     >>> n_workers() >= 1
     True
     """
-    import torch
-
     return torch.cuda.device_count() or getattr(os, "process_cpu_count", os.cpu_count)() or 1
 
 
 def _device() -> str:
-    import torch
     from distributed import get_worker
 
     if not (gpus := torch.cuda.device_count()):
@@ -201,10 +198,8 @@ def client_of(cluster: Any, n_tasks: int) -> AbstractContextManager:
         raise RuntimeError("The Dask client or cluster that was given as cluster is closed; give an open one.")
     if isinstance(cluster, Client):
         return nullcontext(cluster)
-    try:
+    with in_a_sentence(f"No Dask scheduler answers at {cluster!r} (", ").", becomes=RuntimeError):
         return Client(cluster, timeout="10s", set_as_default=False)
-    except Exception as error:  # Dask raises many kinds
-        raise RuntimeError(f"No Dask scheduler answers at {cluster!r} ({reason(error)}).") from None
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import xarray as xr
 import zarr
 from filelock import FileLock, Timeout
@@ -21,6 +22,7 @@ from zarr.codecs import ZstdCodec
 
 from samlib import __version__
 from samlib.data import Dataset, cache_folder, load_dataset
+from samlib.disk import in_a_sentence, reason
 from samlib.experiment import FORMAT, Experiment
 from samlib.models import build_model, image_shape
 from samlib.training import group_size
@@ -44,8 +46,6 @@ def open_store(experiment: Experiment, cache_dir: Folder = None) -> Store:
 
 def check_takes(experiment: Experiment, in_shape: tuple[int, ...], n_classes: int) -> None:
     """Raises ValueError if the experiment's model or its augmentation cannot take examples of a shape."""
-    import torch
-
     with torch.device("meta"):
         build_model(experiment.model, in_shape, n_classes, hidden=experiment.hidden, norm=experiment.norm)
     if experiment.augment:
@@ -53,6 +53,15 @@ def check_takes(experiment: Experiment, in_shape: tuple[int, ...], n_classes: in
             image_shape(in_shape)
         except ValueError as error:
             raise ValueError(f"augment shifts and mirrors images: {error}") from None
+
+
+def layout(n_train: int, n_test: int) -> dict[str, tuple[str, int, type]]:
+    """Dimension beside the models', its size, and type of each array; `complete` is last: it says that all is there."""
+    found: dict[str, tuple[str, int, type]] = {"member": ("example", n_train, bool)}
+    for side, dim, n in (("", "example", n_train), ("test_", "test", n_test)):
+        for name in SIGNALS:
+            found[f"{side}{name}"] = dim, n, bool if name == "correct" else np.float32
+    return found | dict.fromkeys(PER_MODEL, ("", 1, np.float64)) | dict.fromkeys(FLAGS, ("", 1, bool))
 
 
 def stores_of(folder: Path, experiment: Experiment) -> list[Path]:
@@ -79,11 +88,11 @@ def _reading(path: Path) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and error.errno in CANNOT_WRITE:
             raise
-        raise damaged(path, " ".join(str(error).split()) or type(error).__name__) from None
+        raise damaged(path, reason(error)) from None
 
 
 def damaged(path: Path, why: str) -> ValueError:
-    return ValueError(f"The store {path} is damaged ({why.rstrip('.')}); delete that folder and run again.")
+    return ValueError(f"The store {path} is damaged ({why}); delete that folder and run again.")
 
 
 class Store:
@@ -104,6 +113,7 @@ class Store:
         name = f"{experiment.key}-{dataset.checksum[:16]}"
         self.path, self.log, self.lock = (folder / f"{name}.{kind}" for kind in ("zarr", "jsonl", "lock"))
         self.group = group_size(experiment.model_dump())
+        self.layout = layout(len(dataset.y_train), len(dataset.y_test))
 
     @contextmanager
     def locked(self, progress: bool, seconds: float = -1) -> Iterator[None]:
@@ -112,18 +122,14 @@ class Store:
         seconds: how long to wait for another process, without end if negative. Then raises filelock's Timeout.
         """
         lock = FileLock(self.lock)
-        try:
+        with in_a_sentence(f"The cache {self.folder} cannot be written (", "); set SAMLIB_CACHE.", OSError, OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
             with suppress(Timeout):
                 lock.acquire(timeout=0)
-            if not lock.is_locked:
-                if progress:
-                    print(f"{self.experiment}: another process is training it; waiting.", file=sys.stderr, flush=True)
-                lock.acquire(timeout=seconds)
-        except Timeout:  # an OSError, too
-            raise
-        except OSError as error:
-            raise OSError(f"The cache {self.folder} cannot be written ({error}); set SAMLIB_CACHE.") from None
+        if not lock.is_locked:
+            if progress:
+                print(f"{self.experiment}: another process is training it; waiting.", file=sys.stderr, flush=True)
+            lock.acquire(timeout=seconds)
         try:
             yield
         finally:
@@ -133,24 +139,16 @@ class Store:
         """The groups of models that are asked for and not complete."""
         return missing_in(self.path, self.experiment)
 
-    def layout(self) -> dict[str, tuple[str, int, type]]:
-        """Dimension beside the models', its size, and type of each array; `complete` is last: it says that all is there."""
-        found: dict[str, tuple[str, int, type]] = {"member": ("example", len(self.dataset.y_train), bool)}
-        for side, dim, y in (("", "example", self.dataset.y_train), ("test_", "test", self.dataset.y_test)):
-            kinds = {name: bool if name == "correct" else np.float32 for name in SIGNALS}
-            found |= {f"{side}{name}": (dim, len(y), kind) for name, kind in kinds.items()}
-        return found | dict.fromkeys(PER_MODEL, ("", 0, np.float64)) | dict.fromkeys(FLAGS, ("", 0, bool))
-
     def prepare(self) -> None:
         """Make the arrays, or lengthen them, and remove what a killed writer left. Needs the lock."""
         k = -(-self.experiment.n_models // self.group) * self.group
-        try:
+        with in_a_sentence(f"The store {self.path} could not be written (", ").", OSError, OSError):
             for left in self.path.rglob("*.partial"):
                 left.unlink()
             with _reading(self.path):
                 group = zarr.open_group(self.path, mode="a")
-                found = {name: array for name in self.layout() if isinstance(array := group.get(name), zarr.Array)}
-            for name, (dim, size, kind) in self.layout().items():
+                found = {name: array for name in self.layout if isinstance(array := group.get(name), zarr.Array)}
+            for name, (dim, size, kind) in self.layout.items():
                 if name not in found:
                     found[name] = group.create_array(
                         name,
@@ -167,8 +165,6 @@ class Store:
                 about: dict[str, Any] = {"key": self.experiment.key, "experiment": self.experiment.hashed}
                 group.attrs.update(about | {"format": FORMAT, "data_checksum": self.dataset.checksum})
             self._check(dict(group.attrs))
-        except OSError as error:
-            raise OSError(f"The store {self.path} could not be written ({error}).") from None
         self.arrays = found  # kept open: to open them takes half as long as to write a group
 
     def write(self, models: range, result: dict[str, np.ndarray], seconds: float, where: str) -> None:
@@ -195,13 +191,10 @@ class Store:
     def open(self, models: Sequence[int] | None = None) -> xr.Dataset:
         """All models, or those named, without the diverged ones, in memory, checked against their own summaries."""
         chosen = np.arange(self.experiment.n_models) if models is None else np.asarray(models)
-        labels: dict[str, Any] = {
-            "label": ("example", self.dataset.y_train),
-            "test_label": ("test", self.dataset.y_test),
-        }
-        if self.dataset.subclass_train is not None:
-            labels["subclass"] = "example", self.dataset.subclass_train
-            labels["test_subclass"] = "test", self.dataset.subclass_test
+        data = self.dataset
+        labels: dict[str, Any] = {"label": ("example", data.y_train), "test_label": ("test", data.y_test)}
+        if data.subclass_train is not None:
+            labels |= {"subclass": ("example", data.subclass_train), "test_subclass": ("test", data.subclass_test)}
         with _reading(self.path):
             runs = self._opened(chosen.max() + 1)
         self._check(runs.attrs)
@@ -228,7 +221,7 @@ class Store:
         The arrays are read by name: a listing would warn of what file managers hide in the folder.
         """
         group, arrays = zarr.open_group(self.path, mode="r"), {}
-        for name, (dim, _, _) in self.layout().items():
+        for name, (dim, _, _) in self.layout.items():
             arrays[name] = (("model", dim) if dim else ("model",), zarr.open_array(self.path / name, mode="r")[:n])
         return xr.Dataset(arrays, attrs=dict(group.attrs))
 

@@ -65,7 +65,9 @@ def write_parts(
     datasets = {store.dataset.checksum: store.dataset for store in map(open_store, found)}
     if len(datasets) != 1:
         raise ValueError("experiments must be on the same data: write a job for each data set.")
-    listed = [{"key": e.key, "n_models": e.n_models, "recipe": e.model_dump(mode="json")} for e in found]
+    listed = [
+        {"key": e.key, "name": str(e), "n_models": e.n_models, "recipe": e.model_dump(mode="json")} for e in found
+    ]
     ((checksum, dataset),) = datasets.items()
     return write_job(path, {"experiments": listed, "checksum": checksum}, dataset.arrays(), int(max_mb * MB))
 
@@ -107,8 +109,9 @@ def import_groups(
 ) -> list[tuple[Experiment, range]]:
     """Put the groups of files into the stores of their experiments.
 
-    The key, the data's checksum, the shapes and types, the members (derived again) and the summaries (computed again) must
-    be those of the experiment. A file is put in whole or not at all. A group that the store has already stays as it is.
+    The key, the data's checksum, and all shapes and types must be those of the experiment. So must the members, which are
+    derived again, and the summaries, which are computed again. A file is put in whole or not at all. A group that the
+    store has already stays as it is.
 
     Parameters
     ----------
@@ -195,7 +198,7 @@ def _read(file: ZipFile, name: str, start: int, store: Store) -> Group:
     if indices != list(models) or models.start % size or not 0 <= models.start < models.stop <= MOST:
         raise ValueError(f"models {indices[:9]} are not one whole group of {size}")
     result = {}
-    for array, (dim, n, wanted) in store.layout().items():
+    for array, (dim, n, wanted) in store.layout.items():
         if array == "complete":
             continue
         shape, kind = (size, n) if dim else (size,), np.dtype(wanted)

@@ -153,14 +153,12 @@ def train_group(
 
     Examples
     --------
-    >>> recipe = {"model": "mlp", "hidden": (4,), "norm": "batch", "optimizer": "sam", "rho": 0.05, "lr": 0.1,
-    ...           "momentum": 0.9, "weight_decay": 0.0, "epochs": 2, "batch_size": 3, "label_smoothing": 0.0,
-    ...           "m_sharpness": None, "augment": False, "precision": "float32", "seed": 0, "subset_fraction": 0.5}
-    >>> x, y = np.eye(6, dtype=np.float32), np.array([0, 1, 0, 1, 0, 1])
-    >>> data = {"x_train": x, "y_train": y, "x_test": x, "y_test": y, "n_classes": 2}
+    >>> from samlib import Experiment, load_dataset
+    >>> recipe = Experiment(dataset="digits", optimizer="sam", hidden=(8,), epochs=1).model_dump()
+    >>> data = load_dataset("digits").arrays()
     >>> result = train_group(recipe, data, models=range(8))
     >>> result["logit"].shape, str(result["strategy"][0])
-    ((8, 6), 'stacked 8, float32')
+    ((8, 1437), 'stacked 8, float32')
     """
     try:
         return _train_group(recipe, data, models, device, wanted)

@@ -111,17 +111,15 @@ def _train(options, end: float) -> bool:
         result = train_group(about["recipe"], data, [k for group in groups for k in group], options.device)
         seconds = time.monotonic() - started
         rest = {"seconds": seconds / len(groups), "machine": machine(options.device)}
-        parts = []
         for i, group in enumerate(groups):
-            cut = slice(i * size, (i + 1) * size)
-            parts.append((group, {array: values[cut] for array, values in result.items()} | rest))
-        packs.add(name, about, parts, most)
+            result_of = {array: values[i * size : (i + 1) * size] for array, values in result.items()}
+            packs.add(name, about, group, result_of | rest, most)
         box.finished(name, groups, time.monotonic() - started)
-        _say(about["recipe"], groups, seconds, box.left())
+        _say(about["name"], groups, seconds, box.left())
     for pair in pairs:
         asked = min(works[name].n_models for name in pair)
         there = sum(all(k not in works[name].open for name in pair) for k in range(asked))
-        print(f"{' and '.join(_named(given[name].about['recipe']) for name in pair)}: {there} of {asked} pairs.")
+        print(f"{' and '.join(given[name].about['name'] for name in pair)}: {there} of {asked} pairs.")
     files = list(packs.folder.glob("groups-*.npz"))
     print(f"{options.out} holds {len(files)} files, {sum(file.stat().st_size for file in files) / MB:.1f} MB.")
     if box.take():  # there is time for another model, so only room is lacking
@@ -129,18 +127,13 @@ def _train(options, end: float) -> bool:
     return any(work.missing for work in works.values())
 
 
-def _say(recipe: dict, groups: list[range], seconds: float, left: float) -> None:
+def _say(name: str, groups: list[range], seconds: float, left: float) -> None:
     n = sum(map(len, groups))
-    said = f"{_named(recipe)}: models {groups[0].start} to {groups[-1].stop - 1} in {seconds:.1f} s"
+    said = f"{name}: models {groups[0].start} to {groups[-1].stop - 1} in {seconds:.1f} s"
     said += f", {60 * n / seconds:.3g} models a minute"
     said += f", {max(left, 0) / 60:.1f} minutes left." if left < inf else "."
     said += f" It ended {-left:.0f} s late." if left < -0.5 else ""
     print(said, file=sys.stderr, flush=True)
-
-
-def _named(recipe: dict) -> str:
-    rho = f" rho {recipe['rho']:g}" if recipe["rho"] else ""
-    return f"{recipe['dataset']} {recipe['model']} {recipe['optimizer']}{rho}"
 
 
 if __name__ == "__main__":

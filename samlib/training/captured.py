@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from samlib.training.common import Inputs, Training, trained
+from samlib.training.common import Training, on_device, trained
 from samlib.training.each import COMPILED, COMPILERS, OneModel, compile_passes
 from samlib.training.stacked import Stacked, is_stacked
 
@@ -79,24 +79,23 @@ class Engine:
 
     def __init__(self, recipe: Mapping, data: Mapping, n: int, device: str, compiled: bool = False):
         self.recipe, self.data, self.n, self.compiled = recipe, data, n, compiled
-        self.sides = [Inputs(data, side, device) for side in ("train", "test")]
-        self.y = torch.tensor(np.asarray(data["y_train"]), device=device)
+        self.sides, self.y, self.classes = on_device(data, device)
         self.trainings: list[Training] = []
         self.said = self.loose = ""  # the compiler's outcome; the reason why steps are not captured
 
     def resize(self, k: int) -> None:
         """Set the number of models at once to k. Raises OutOfMemoryError if the GPU's memory is too small."""
-        make, classes = (self.recipe, self.sides[0], self.y, self.n), int(self.data["n_classes"])
+        make = self.recipe, self.sides[0], self.y, self.n, self.classes
         gc.collect()  # to free a graph while another is captured would spoil the capture
         torch.cuda.empty_cache()
         if is_stacked(self.recipe):
             if [len(training.order) for training in self.trainings] != [k]:
                 self.trainings = []
-                self.trainings = [self._captured(Stacked(*make, classes, k))]
+                self.trainings = [self._captured(Stacked(*make, k))]
             return
         del self.trainings[k:]
         while len(self.trainings) < k:
-            self.trainings.append(self._captured(OneModel(*make, classes)))
+            self.trainings.append(self._captured(OneModel(*make)))
 
     def _captured(self, training: Training) -> Training:
         before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True

@@ -118,6 +118,12 @@ class Inputs:
         return torch.minimum(at, 2 * (side - 1) - at)
 
 
+def on_device(data: Mapping, device: str) -> tuple[list[Inputs], torch.Tensor, int]:
+    """The examples of both sides, the labels of the pool, and the number of classes."""
+    y = torch.tensor(np.asarray(data["y_train"]), device=device)
+    return [Inputs(data, side, device) for side in ("train", "test")], y, int(data["n_classes"])
+
+
 def cosine(step: float, steps: int) -> float:
     """The cosine factor on the learning rate (Loshchilov and Hutter 2017).
 

@@ -15,7 +15,7 @@ from torch.optim.swa_utils import update_bn
 
 from samlib.models import build_model, image_shape
 from samlib.optim import ASAM, GSAM, SAM, FriendlySAM, LookSAM
-from samlib.training.common import Inputs, Streams, Training, trained
+from samlib.training.common import Inputs, Streams, Training, on_device, trained
 
 SHARPNESS_AWARE = {"sam": SAM, "asam": ASAM, "gsam": GSAM, "looksam": LookSAM, "friendlysam": FriendlySAM}
 # The compiler of each kind of device. On a CPU it gains at most a tenth, and takes as long as training a small model.
@@ -119,19 +119,16 @@ def train_each(recipe: Mapping, data: Mapping, streams, members, device: str):
 
     Examples
     --------
-    >>> recipe = {"model": "mlp", "hidden": (4,), "norm": "batch", "optimizer": "gsam", "rho": 0.05, "alpha": None,
-    ...           "lr": 0.1, "momentum": 0.9, "weight_decay": 0.0, "epochs": 2, "batch_size": 3, "label_smoothing": 0.0,
-    ...           "m_sharpness": None, "augment": False, "precision": "float32"}
-    >>> x, y = np.eye(6, dtype=np.float32), np.array([0, 1, 0, 1, 0, 1])
-    >>> data = {"x_train": x, "y_train": y, "x_test": x, "y_test": y, "n_classes": 2}
+    >>> from samlib import Experiment, load_dataset
+    >>> recipe = Experiment(dataset="digits", optimizer="gsam", hidden=(8,), epochs=1).model_dump()
+    >>> data = load_dataset("digits").arrays()
     >>> stream = Streams(seed=0, k=0)
-    >>> logits, test_logits, said = train_each(recipe, data, [stream], [stream.member(6, 0.5)], "cpu")
+    >>> logits, test_logits, said = train_each(recipe, data, [stream], [stream.member(1437, 0.5)], "cpu")
     >>> logits.shape, said
-    (torch.Size([1, 6, 2]), 'one at a time, channels-last')
+    (torch.Size([1, 1437, 10]), 'one at a time, channels-last')
     """
-    sides = [Inputs(data, side, device) for side in ("train", "test")]
-    y = torch.tensor(np.asarray(data["y_train"]), device=device)
-    one = OneModel(recipe, sides[0], y, int(members[0].sum()), int(data["n_classes"]))
+    sides, y, n_classes = on_device(data, device)
+    one = OneModel(recipe, sides[0], y, int(members[0].sum()), n_classes)
     said = compile_passes(one, COMPILERS.get(one.device.type))
     results = [trained([one], [([s], [m])], sides)[0] for s, m in zip(streams, members, strict=True)]
     return *map(torch.cat, zip(*results, strict=True)), f"one at a time, channels-last{said}{one.trouble()}"

@@ -2,7 +2,7 @@
 
 All are `.npz` files. Each is written under another name first and renamed when it is whole.
 
-A job carries a data set and recipes. Its arrays are laid end to end as one stream of bytes. The stream is cut into parts.
+A job is a zip of a data set and recipes, cut into parts. Each part carries the checksum of the whole.
 A pack carries trained groups as folders, `<name>/<first model>/...`, and their recipe as `<name>/about`. The name joins
 an experiment's key and its data's checksum. Nothing is rounded. Masks are stored as bits. The first bytes of all floats
 lie together, then the second, and so on, since that compresses better.
@@ -16,7 +16,6 @@ import io
 import json
 import os
 import shutil
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import ceil
@@ -24,6 +23,8 @@ from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 
 import numpy as np
+
+from samlib.disk import in_a_sentence, whole
 
 FORMAT = 1
 MB = 10**6
@@ -33,25 +34,10 @@ ENTRY = 400  # most bytes that a zip adds to an array
 
 
 @contextmanager
-def whole(path: str | os.PathLike) -> Iterator[Path]:
-    """Give a path to write to; it replaces `path` once all is written. The folder is made if needed."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-@contextmanager
 def alone(folder: str | os.PathLike) -> Iterator[None]:
     """Lock a folder, and make it if needed. The lock ends with the process. Raises ValueError if it is locked."""
-    try:
+    with in_a_sentence(f"{folder} cannot be made a folder (", "); give another folder.", OSError):
         Path(folder).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"{folder} cannot be made a folder ({error.strerror}); give another folder.") from None
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -64,35 +50,23 @@ def alone(folder: str | os.PathLike) -> Iterator[None]:
 
 def write_job(path: str | os.PathLike, about: Mapping, arrays: Mapping[str, np.ndarray], most: int) -> list[Path]:
     """Write a job to `job.npz`, `job.2.npz`, ..., each of at most `most` bytes, and return their paths. about: JSON."""
-    listed, pieces = [], []
-    for name, values in arrays.items():
-        values = np.asarray(values, order="C")
-        raw = values.tobytes()
-        smaller = zlib.compress(raw, 1)
-        packed = len(smaller) < 0.9 * len(raw)
-        pieces.append(smaller if packed else raw)
-        listed.append([name, values.dtype.str, values.shape, len(pieces[-1]), packed])
-    about, stream = {"format": FORMAT, **about, "arrays": listed}, b"".join(pieces)
-    about["digest"] = _digest(about, stream)
-    room = most - len(_text(about)) - 4 * ENTRY
+    packed = io.BytesIO()
+    with ZipFile(packed, "w", ZIP_DEFLATED, compresslevel=1) as file:
+        for name, values in {"about": _text({"format": FORMAT, **about}), **arrays}.items():
+            _write(file, name, np.asarray(values))
+    stream = packed.getvalue()
+    same = {"format": FORMAT, "digest": hashlib.sha256(stream).hexdigest()}
+    room = most - len(_text(same)) - 4 * ENTRY
     if room < 1:
         raise ValueError(f"A job needs files of at least {(most - room + 1) / MB:.3f} MB.")
     path, paths = Path(path), []
-    parts = max(1, ceil(len(stream) / room))
+    parts = ceil(len(stream) / room)
     for part in range(1, parts + 1):
         paths.append(path if part == 1 else path.with_name(f"{path.stem}.{part}{path.suffix}"))
-        cut = np.frombuffer(stream[(part - 1) * room : part * room], np.uint8)
-        with whole(paths[-1]) as partial, partial.open("wb") as file:  # given a path, savez would change its suffix
-            np.savez(file, about=_text({**about, "part": part, "parts": parts}), bytes=cut)
+        piece = np.frombuffer(stream[(part - 1) * room : part * room], np.uint8)
+        with whole(paths[-1]) as partial, partial.open("wb") as raw:  # given a path, savez would change its suffix
+            np.savez(raw, about=_text({**same, "part": part, "parts": parts}), bytes=piece)
     return paths
-
-
-def _digest(about: Mapping, stream: bytes) -> str:
-    """The sha256 of a job; it does not depend on how the job is cut into parts."""
-    own = {name: value for name, value in about.items() if name not in ("digest", "part", "parts")}
-    digest = hashlib.sha256(json.dumps(own).encode())
-    digest.update(stream)
-    return digest.hexdigest()
 
 
 def read_jobs(paths: Sequence[str | os.PathLike]) -> list[tuple[dict, dict]]:
@@ -104,36 +78,27 @@ def read_jobs(paths: Sequence[str | os.PathLike]) -> list[tuple[dict, dict]]:
     for path in paths:
         with opened(path, "is no job") as file:
             about = described(file, "about")
-            content = entry(file, "bytes", most=os.path.getsize(path))
-            found.setdefault(about["digest"], {})[about["part"]] = about, content, path
+            piece = entry(file, "bytes", most=os.path.getsize(path)).tobytes()
+            found.setdefault(about["digest"], {})[about["part"]] = piece, about["parts"], path
     jobs = []
-    for digest, parts in found.items():
-        about, _, path = next(iter(parts.values()))
-        if absent := sorted({*range(1, about["parts"] + 1)} - parts.keys()):
-            raise ValueError(f"{path} is one of {about['parts']} parts of a job; give part {absent[0]} too.")
-        stream = b"".join(parts[part][1].tobytes() for part in sorted(parts))
-        if _digest(about, stream) != digest:
+    for digest, each in found.items():
+        _, parts, path = next(iter(each.values()))
+        if absent := sorted({*range(1, parts + 1)} - each.keys()):
+            raise ValueError(f"{path} is one of {parts} parts of a job; give part {absent[0]} too.")
+        stream = b"".join(each[part][0] for part in sorted(each))
+        if hashlib.sha256(stream).hexdigest() != digest:
             raise ValueError(f"{path} and the other parts of its job are damaged; copy them again.")
-        arrays, at = {}, 0
-        for name, dtype, shape, size, packed in about["arrays"]:
-            raw = stream[at : at + size]
-            arrays[name] = np.frombuffer(zlib.decompress(raw) if packed else raw, dtype).reshape(shape)
-            at += size
-        jobs.append((about, arrays))
+        with in_a_sentence(f"{path} is no job: "), np.load(io.BytesIO(stream)) as file:
+            arrays = {name: file[name] for name in file.files}
+            jobs.append((json.loads(arrays.pop("about").tobytes()), arrays))
     return jobs
 
 
 @contextmanager
 def opened(path: str | os.PathLike, what: str) -> Iterator[ZipFile]:
     """Open an `.npz` as a zip. Any error inside becomes one ValueError that names the file."""
-    try:
-        with ZipFile(path) as file:
-            yield file
-    except KeyError as error:
-        raise ValueError(f"{path} {what}: it has no {error}.") from None
-    except Exception as error:  # zip, zlib, numpy and json raise many kinds for a damaged file
-        said = getattr(error, "strerror", None) or str(error)  # without the path and the number
-        raise ValueError(f"{path} {what}: {' '.join(said.split()).rstrip('.') or type(error).__name__}.") from None
+    with in_a_sentence(f"{path} {what}: "), ZipFile(path) as file:
+        yield file
 
 
 def entry(file: ZipFile, name: str, most: int = ABOUT) -> np.ndarray:
@@ -195,7 +160,7 @@ class Packs:
     def __init__(self, folder: str | os.PathLike, most: int, files: int):
         self.folder, self.most, self.files = Path(folder), most, files
         self.there: set[tuple[str, int]] = set()
-        for left in self.folder.glob(".groups-*.partial"):  # of a writer that was killed
+        for left in self.folder.glob("groups-*.partial"):  # of a writer that was killed
             left.unlink()
         for path in self.folder.glob("groups-*.npz"):
             with opened(path, "is damaged; move it away") as file:
@@ -211,27 +176,21 @@ class Packs:
         free = self.most - PACKED - last.stat().st_size if last.exists() else 0
         return max(free, 0) // size + max(self.files - self.count, 0) * ((self.most - PACKED) // size)
 
-    def add(self, name: str, about: Mapping, groups: Sequence[tuple[range, Mapping[str, np.ndarray]]], size: int):
-        """Write groups of at most `size` bytes each. Each file is replaced as a whole."""
-        groups = list(groups)
-        while groups:
+    def add(self, name: str, about: Mapping, models: range, result: Mapping[str, np.ndarray], size: int) -> None:
+        """Write a group of at most `size` bytes. The file is replaced as a whole."""
+        last = self.path(self.count)
+        if not last.exists() or last.stat().st_size + size + PACKED > self.most:
+            self.count += 1
             last = self.path(self.count)
-            if not last.exists() or last.stat().st_size + size + PACKED > self.most:
-                self.count += 1
-                last = self.path(self.count)
-            with whole(last) as partial:
-                if last.exists():
-                    shutil.copyfile(last, partial)
-                with ZipFile(partial, "a", ZIP_DEFLATED, compresslevel=1) as file:
-                    if f"{name}/about.npy" not in file.namelist():
-                        _write(file, f"{name}/about", _text({"format": FORMAT, **about}))
-                    full = False
-                    while groups and not full:
-                        models, result = groups.pop(0)
-                        for array, values in {"models": models, **result}.items():
-                            _write(file, f"{name}/{models.start}/{array}", encoded(values))
-                        self.there.add((name, models.start))
-                        full = file.start_dir + ENTRY * len(file.filelist) + size + PACKED > self.most
+        with whole(last) as partial:
+            if last.exists():
+                shutil.copyfile(last, partial)
+            with ZipFile(partial, "a", ZIP_DEFLATED, compresslevel=1) as file:
+                if f"{name}/about.npy" not in file.namelist():
+                    _write(file, f"{name}/about", _text({"format": FORMAT, **about}))
+                for array, values in {"models": models, **result}.items():
+                    _write(file, f"{name}/{models.start}/{array}", encoded(values))
+        self.there.add((name, models.start))
 
 
 def _write(file: ZipFile, name: str, values: np.ndarray) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from samlib.models import build_model
-from samlib.training.common import AVERAGED, Inputs, Streams, Training, trained
+from samlib.training.common import AVERAGED, Inputs, Streams, Training, on_device, trained
 
 OPTIMIZERS = ("sgd", "sam", "asam", *AVERAGED)
 
@@ -107,20 +107,17 @@ def train_stacked(recipe, data, streams, members, device):
 
     Examples
     --------
-    >>> recipe = {"model": "mlp", "hidden": (4,), "norm": "batch", "optimizer": "sam", "rho": 0.05, "lr": 0.1,
-    ...           "momentum": 0.9, "weight_decay": 0.0, "epochs": 2, "batch_size": 3, "label_smoothing": 0.0,
-    ...           "m_sharpness": None, "precision": "float32"}
-    >>> x, y = np.eye(6, dtype=np.float32), np.array([0, 1, 0, 1, 0, 1])
-    >>> data = {"x_train": x, "y_train": y, "x_test": x, "y_test": y, "n_classes": 2}
+    >>> from samlib import Experiment, load_dataset
+    >>> recipe = Experiment(dataset="digits", optimizer="sam", hidden=(8,), epochs=1).model_dump()
+    >>> data = load_dataset("digits").arrays()
     >>> streams = [Streams(seed=0, k=k) for k in range(8)]
-    >>> members = np.stack([stream.member(6, 0.5) for stream in streams])
+    >>> members = [stream.member(1437, 0.5) for stream in streams]
     >>> logits, test_logits, said = train_stacked(recipe, data, streams, members, "cpu")
     >>> logits.shape, said
-    (torch.Size([8, 6, 2]), 'stacked 8')
+    (torch.Size([8, 1437, 10]), 'stacked 8')
     """
-    sides = [Inputs(data, side, device) for side in ("train", "test")]
-    y = torch.tensor(np.asarray(data["y_train"]), device=device)
-    stacked = Stacked(recipe, sides[0], y, int(members[0].sum()), int(data["n_classes"]), len(streams))
+    sides, y, n_classes = on_device(data, device)
+    stacked = Stacked(recipe, sides[0], y, int(members[0].sum()), n_classes, len(streams))
     (logits,) = trained([stacked], [(streams, members)], sides)
     return *logits, f"stacked {len(streams)}{stacked.trouble()}"
 
