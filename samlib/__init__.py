@@ -19,12 +19,13 @@ _NAMES = {
     "optim": ("ASAM", "GSAM", "SAM", "FriendlySAM", "LookSAM"),
     "paper.notebook": ("study",),
     "paper.study": ("from_parameters",),
+    "report": ("audit_file",),
     "runs": ("run", "run_pairs"),
 }
 _HOME = {name: room for room, names in _NAMES.items() for name in names}
 _ROOMS = (
-    "attacks", "audit", "data", "estimators", "evaluation", "experiment", "inference", "models", "optim", "runs",
-    "sharpness", "signals", "training",
+    "attacks", "audit", "data", "estimators", "evaluation", "experiment", "inference", "models", "optim",
+    "report", "runs", "sharpness", "signals", "training",
 )  # fmt: skip
 _PAPER = {
     "claims": "samlib.paper.claims",

@@ -6,6 +6,7 @@ import functools
 import math
 import warnings
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import NamedTuple
 
 import numpy as np
@@ -74,7 +75,7 @@ def _both(pair, *variables: str) -> tuple[xr.Dataset, xr.Dataset]:
     return _whole("pair.sgd", pair.sgd, *variables), _whole("pair.sam", pair.sam, *variables)
 
 
-class _Fold(NamedTuple):
+class Fold(NamedTuple):
     """One target and its shadows: target(name) gives its signal (n,), shadow(name) the `Moments` of the others' signal.
 
     Names are those of signals; "probability" is that of the label. With "test_" they are of test points, which no model saw.
@@ -82,8 +83,8 @@ class _Fold(NamedTuple):
 
     target: Callable[[str], np.ndarray]
     shadow: Callable[[str], attacks.Moments]
-    labels: np.ndarray
-    test_labels: np.ndarray
+    labels: np.ndarray | None
+    test_labels: np.ndarray | None
 
 
 def _lira(mode: str) -> Callable:
@@ -92,7 +93,7 @@ def _lira(mode: str) -> Callable:
 
 
 def _rmia(mode: str) -> Callable:
-    def scores(f: _Fold):
+    def scores(f: Fold):
         # The test set, which no model saw, is the population.
         (target, shadow), (population, others) = (
             (f.target(name), f.shadow(name)) for name in ("probability", "test_probability")
@@ -102,14 +103,14 @@ def _rmia(mode: str) -> Callable:
     return scores
 
 
-def _population(f: _Fold):
+def _population(f: Fold):
     # The rank of an example among the test points of its class, which no model saw.
     return attacks.population(
         f.target("logit"), f.target("test_logit"), target_labels=f.labels, population_labels=f.test_labels
     )
 
 
-def _quantile_regression(f: _Fold):
+def _quantile_regression(f: Fold):
     # The target's logit on the test points, regressed on what the shadows make of them: a difficulty, and how sure it is.
     from sklearn.linear_model import LinearRegression
 
@@ -119,7 +120,7 @@ def _quantile_regression(f: _Fold):
     )
 
 
-ATTACKS: dict[str, Callable[[_Fold], np.ndarray]] = {
+ATTACKS: dict[str, Callable[[Fold], np.ndarray]] = {
     "correctness": lambda f: f.target("correct"),
     "confidence": lambda f: f.target("logit"),
     "entropy": lambda f: -f.target("entropy"),
@@ -158,10 +159,21 @@ def attack_scores(runs: xr.Dataset, names=tuple(ATTACKS)) -> Attacked:
         warnings.warn(
             f"{lost} of {runs.sizes['example']} examples have too few models in or out and are left out.", stacklevel=2
         )
-    signals = {name: v.values[:, kept] for name, v in runs.items() if v.dims == ("model", "example")}
-    signals |= {name: v.values for name, v in runs.items() if v.dims == ("model", "test")}
+    signals = {str(name): v.values[:, kept] for name, v in runs.items() if v.dims == ("model", "example")}
+    signals |= {str(name): v.values for name, v in runs.items() if v.dims == ("model", "test")}
     _whole("runs", runs, "label", "test_label")
     labels = runs.label.values[kept], runs.test_label.values
+
+    fold = folds(signals, member, *labels)
+    found = [[ATTACKS[name](each) for name in names] for each in map(fold, range(len(member)))]
+    return Attacked(dict(zip(names, map(np.stack, zip(*found, strict=True)), strict=True)), member)
+
+
+def folds(signals: Mapping[str, np.ndarray], member, labels, test_labels, test_member=None) -> Callable[[int], Fold]:
+    """The function that gives each model as the target of all others, by its number.
+
+    signals: (models, n) by name. test_member: (models, tests), where models were trained on test points; None if none was.
+    """
 
     @functools.cache
     def signal(name: str) -> np.ndarray:
@@ -173,15 +185,18 @@ def attack_scores(runs: xr.Dataset, names=tuple(ATTACKS)) -> Attacked:
 
     @functools.cache
     def shadows(name: str) -> Callable[[int], attacks.Moments]:
-        values = signal(name)
-        return attacks.leave_one_out(values, np.zeros(values.shape, bool) if name.startswith("test_") else member)
+        seen = member if not name.startswith("test_") else test_member
+        return attacks.leave_one_out(signal(name), np.zeros(signal(name).shape, bool) if seen is None else seen)
 
-    scores: dict[str, list] = {name: [] for name in names}
-    for k in range(len(member)):
-        fold = _Fold(lambda name: signal(name)[k], functools.cache(lambda name: shadows(name)(k)), *labels)  # noqa: B023
-        for name in names:
-            scores[name].append(ATTACKS[name](fold))
-    return Attacked({name: np.stack(rows) for name, rows in scores.items()}, member)
+    def fold(k: int) -> Fold:
+        return Fold(lambda name: signal(name)[k], functools.cache(lambda name: shadows(name)(k)), labels, test_labels)
+
+    return fold
+
+
+def report(source, *, max_gb: float = 64):
+    """`samlib.audit_file`, of a file, of arrays by name, or of what `run` returns."""
+    return import_module("samlib.report").audit_file(source, max_gb=max_gb)  # a door to the room above
 
 
 def usable(runs: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:

@@ -227,6 +227,35 @@ def import_group(
 
 
 @app.command()
+def audit(
+    path: Annotated[Path, typer.Argument(help="file of signals: npz, parquet, or a zarr folder")],
+    output: Annotated[Path | None, typer.Option(help="page to write [beside the file]", show_default=False)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print all tables as JSON; no page without --output")] = False,
+    fail_above: Annotated[
+        list[str] | None, typer.Option(help="end with status 3 above a limit, such as auc=0.6; may be repeated")
+    ] = None,
+    max_gb: Annotated[float, typer.Option(help="the largest array to read, in GB")] = 64,
+):
+    """Audit models of any framework from a file of their signals, and write one HTML page.
+
+    The file holds member and one of logit, loss and probability, each (models, examples). The executed notebook behind the page
+    and its numbers as JSON are written beside it.
+    """
+    from samlib.report import audit_file, limits_of, page
+
+    with one_line():
+        limits = limits_of(fail_above or ())
+        found = audit_file(path, max_gb=max_gb)
+        print(found.json() if as_json else page.risk(found.tables["risk"]).to_string(index=False))
+        if output or not as_json:
+            written = found.page(output or path.absolute().with_name(f"{path.stem}-audit.html"))
+            print(written, file=sys.stderr if as_json else sys.stdout)
+    if above := found.above(limits):
+        print(*(f"samlib: {said}" for said in above), sep="\n", file=sys.stderr)
+        raise typer.Exit(3)
+
+
+@app.command()
 def explore(
     output: Annotated[
         Path | None, typer.Option(help="HTML file to write [a temporary one]", show_default=False)

@@ -166,8 +166,9 @@ def vulnerability(scores, member, *, fpr: float = 0.1) -> Vulnerability:
         own = false / n_out
         expected = pooled * (1 - pooled) / n_out
     known = n_out > 0
+    counts, which = np.unique([false[known], n_out[known]], axis=1, return_inverse=True)  # few, of many examples
     p = np.full(len(own), np.nan)
-    p[known] = [stats.binomtest(int(k), int(n), pooled).pvalue for k, n in zip(false[known], n_out[known], strict=True)]
+    p[known] = np.array([stats.binomtest(int(k), int(n), pooled).pvalue for k, n in counts.T])[which.ravel()]
     spread = ((own - pooled)[known] ** 2).mean()
     with np.errstate(invalid="ignore", divide="ignore"):
         return Vulnerability(

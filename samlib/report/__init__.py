@@ -1,0 +1,178 @@
+"""Audit models from a file of their signals: what can be attacked is, and every number has its interval.
+
+`audit_file` reads any file once, in blocks of examples. It attacks a random sample that fits the memory, and returns tables.
+`Report.page` draws them. What a table says holds together with 95 %.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from samlib import __version__
+from samlib.checks import FAR, as_choice, as_number, as_path, shown
+from samlib.evaluation import Measure, evaluate
+from samlib.report import tables
+from samlib.report.attacking import BEST, CONTROL, Attacked, attack
+from samlib.report.files import read
+from samlib.report.sample import Given, Sample, given, scan
+
+SENTENCES: dict[str, dict[str, str]] = tomllib.loads(
+    Path(__file__).with_name("sentences.toml").read_text(encoding="utf-8")
+)
+
+
+class Report(NamedTuple):
+    """What an audit finds.
+
+    Attributes
+    ----------
+    tables : dict of DataFrame
+        risk, curves, parts, own_rates, exposed, memorization, memorization_bins, influence, more.
+    said : dict of list of str
+        Sentences on what was "given" and what is "assumed".
+    lacking : dict of str
+        Why a table, or some attacks, are missing, and what would make them possible.
+    best : str
+        The attack that parts, examples and the growth with data are measured by.
+    """
+
+    tables: dict[str, pd.DataFrame]
+    said: dict[str, list[str]]
+    lacking: dict[str, str]
+    best: str
+
+    def json(self) -> str:
+        """All of it as JSON; a number that is NaN or infinite is null."""
+        tables = {
+            name: json.loads(frame.to_json(orient="records", double_precision=15))
+            for name, frame in self.tables.items()
+        }
+        return json.dumps(self._asdict() | {"tables": tables, "samlib": __version__}, indent=1)
+
+    def above(self, limits: Mapping[str, float]) -> list[str]:
+        """A sentence on each of `tables.MEASURES` that an attack brings above its limit."""
+        rows, said = self.tables["risk"][self.tables["risk"]["attack"] != CONTROL], []
+        for measure, limit in limits.items():
+            mine = rows[rows["measure"] == as_choice("limit", measure, tables.MEASURES)]
+            worst = mine.loc[mine["value"].idxmax()]
+            if worst["value"] > limit:
+                ends = f"its interval begins at {worst['low']:.3g}"
+                said.append(f"{measure} of {worst['attack']} is {worst['value']:.3g}, above {limit:g}; {ends}.")
+        return said
+
+    def page(self, path) -> Path:
+        """Draw the tables: write one HTML file that needs no network, the executed notebook and the JSON."""
+        from samlib.report.page import write
+
+        return write(self.json(), path)
+
+
+def limits_of(texts: Iterable[str]) -> dict[str, float]:
+    """Limits as `Report.above` takes them, from texts such as "auc=0.6". Raises ValueError for anything else."""
+    limits = {}
+    for measure, _, limit in (text.partition("=") for text in texts):
+        try:
+            limits[as_choice("limit", measure, tables.MEASURES)] = as_number("limit", float(limit), -FAR, FAR)
+        except ValueError:
+            known = ", ".join(tables.MEASURES)
+            raise ValueError(f"limit {measure}={limit} must be a measure and a number; measures are {known}.") from None
+    return limits
+
+
+def opened(path) -> Report:
+    """The report that `Report.json` wrote, or that of a file of signals."""
+    path = as_path("path", path)
+    if path.suffix != ".json":
+        return audit_file(path)
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    tables = {name: pd.DataFrame(rows) for name, rows in kept["tables"].items()}
+    return Report(tables, kept["said"], kept["lacking"], kept["best"])
+
+
+def audit_file(path, *, max_gb: float = 64) -> Report:
+    """Audit models from their signals.
+
+    Parameters
+    ----------
+    path : path, mapping of arrays, or xarray.Dataset
+        An npz file, a parquet file, a zarr folder, or the arrays themselves, such as what `samlib.run` returns. Their
+        names and shapes stand in `samlib.report.files.SCHEMA`: `member` (models, examples) bool, one of `logit`, `loss`
+        and `probability` (models, examples), and what else there is.
+    max_gb : float
+        The largest array that is read, in GB.
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    ValueError
+        For a file that is no such file, and arrays that do not fit; one sentence that names the array.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> member = rng.random((16, 200)) < 0.5
+    >>> found = audit_file({"logit": rng.normal(size=(16, 200)) + member, "member": member})
+    >>> found.best
+    'LiRA online'
+    """
+    arrays, unused = read(path, max_gb=as_number("max_gb", max_gb, 0, strict=True))
+    data = given(arrays)
+    s, numbers, drawn, chosen = scan(data)
+    every = attack(s)
+    found, best = every.only(every.kept < drawn), next(name for name in BEST if name in every.scores)
+    s, at = s.examples(slice(drawn)), np.flatnonzero(np.isin(numbers, chosen))
+    short = {name: data.short[full] for name, full in (("class", "labels"), ("group", "groups")) if full in data.short}
+    of = {name: each[numbers[found.kept]] for name, each in short.items()}
+    several, many = bool(found.shadows) and len(found.targets) >= 8, bool(found.shadows) and len(s.target) >= 8
+    possible: dict[str, tuple[bool, Callable[[], pd.DataFrame]]] = {
+        "risk": (True, lambda: tables.risk(found)),
+        "curves": (True, lambda: tables.curves(found, dict.fromkeys((best, "confidence", CONTROL)))),
+        "parts": (bool(of), lambda: tables.parts(found, best, of)),
+        "own_rates": (several, lambda: tables.own_rates(found, best)),
+        "exposed": (several, lambda: tables.exposed(every, best, at)),
+        "memorization": (many, lambda: tables.memorized(s)),
+        "memorization_bins": (many, lambda: tables.memorization_bins(s)),
+        "influence": (many and bool(s.test_correct.size), lambda: tables.influential(s)),
+        "more": (True, lambda: tables.more(s, best)),
+    }
+    made = {name: make() for name, (able, make) in possible.items() if able}
+    for frame in (made[name] for name in ("exposed", "influence") if len(made.get(name, ()))):
+        frame["example"] = numbers[frame["example"]]
+        for name, each in short.items():
+            frame[name] = each[frame["example"]]
+    able = {name: bool(len(made.get(name, ()))) for name in possible} | {
+        "online": found.shadows == "online", "shadows": bool(found.shadows), "population": bool(s.test_logit.shape[1]),
+    }  # fmt: skip
+    lacking = {name: why for name, why in SENTENCES["lacking"].items() if not able[name]}
+    return Report(made, _said(data, unused, s, found, best), lacking, best)
+
+
+def _said(data: Given, unused: list[str], s: Sample, found: Attacked, best: str) -> dict[str, list[str]]:
+    """Sentences on what was given, and on what is assumed."""
+    drawn, control = s.logit.shape[1], found.scores.get(CONTROL)
+    auc = Measure(0.5, 0.5, 0.5) if control is None else evaluate(control, found.member, fpr=()).auc
+    facts = {
+        "signal": data.signal, "models": data.sizes["models"], "examples": data.sizes["examples"], "tests": s.test_logit.shape[1],
+        "drawn": drawn, "out": drawn - len(found.kept), "targets": len(found.targets), "best": best,
+        "unused": ", ".join(map(shown, unused[:9])), "order": ", ".join(BEST),
+    }  # fmt: skip
+    holds = {
+        "tests": facts["tests"], "drawn": drawn < data.sizes["examples"], "out": facts["out"], "unused": unused,
+        "targets": len(found.targets) < data.short["target"].sum(), "control": control is None,
+        "agrees": control is not None and auc.low <= 0.5 <= auc.high, "differs": not auc.low <= 0.5 <= auc.high,
+        "shadows": found.shadows, "correct": "correct" not in data.matrices,
+    }  # fmt: skip
+    return {
+        part: [said.format(**facts) for name, said in SENTENCES[part].items() if holds.get(name, True)]
+        for part in ("given", "assumed")
+    }

@@ -1,0 +1,89 @@
+"""Every attack of `samlib.audit` that the signals allow, on each target by the other models."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from samlib import attacks
+from samlib.audit import ATTACKS, Fold, folds
+from samlib.report.sample import TESTS, Sample
+
+SCORES, TARGETS = 1 << 21, (16, 128)  # scores of an attack, and so models that are attacked: from 16 to 128 of them
+BEST = ("LiRA online", "LiRA offline", "population", "confidence")  # the first that is possible measures the parts
+CONTROL = "control"  # by the other models alone
+FEW = 10  # points at least that no model saw, to regress on
+
+
+class Attacked(NamedTuple):
+    """What `attack` finds: scores of each attack and membership (targets, examples), and which examples of the sample."""
+
+    scores: dict[str, np.ndarray]
+    member: np.ndarray
+    kept: np.ndarray  # (examples,) in the sample
+    targets: np.ndarray  # (targets,) models
+    shadows: str  # online, offline or none
+
+    def only(self, which) -> Attacked:
+        """These of the kept examples alone."""
+        scores = {name: each[:, which] for name, each in self.scores.items()}
+        return self._replace(scores=scores, member=self.member[:, which], kept=self.kept[which])
+
+
+def attack(s: Sample, names: tuple[str, ...] = ()) -> Attacked:
+    """Every attack that the signals allow, or only those named; on each target, by the other models.
+
+    Examples are kept if, for each target, two other models saw them and two did not; where that leaves fewer than half,
+    if two others did not see them.
+    """
+    targets = np.flatnonzero(s.target)
+    most = min(len(targets), int(np.clip(SCORES // s.logit.shape[1], *TARGETS)))
+    targets = targets[np.linspace(0, len(targets) - 1, most).astype(int)]
+    n_in = s.member.sum(0) - s.member[targets].any(0)
+    n_out = (~s.member).sum(0) - (~s.member[targets]).any(0)
+    offline, online = n_out >= 2, (n_out >= 2) & (n_in >= 2)
+    shadows = "online" if online.mean() >= 0.5 else "offline" if offline.mean() >= 0.5 else ""
+    kept = np.flatnonzero(online if shadows == "online" else offline)
+    if not shadows or not sided(s.member[np.ix_(targets, kept)]):
+        shadows, kept = "", np.arange(len(n_in))
+    s, test = s.examples(kept), s.test_logit
+    possible = ["correctness", "confidence"] + ["population"] * bool(test.size)
+    if shadows:
+        possible += ["quantile regression"] * (test.shape[1] >= FEW)
+        possible += ["difficulty calibration", "LiRA offline", "RMIA offline"]
+        possible += ["LiRA online", "RMIA online", "BASE"] * (shadows == "online") + [CONTROL]
+    labels, test_labels, test_member = s.labels, s.test_labels, None
+    if labels is None or test_labels is None or not np.isin(labels, test_labels).all():
+        labels = test_labels = None
+    elif not shadows and test.shape[1] >= FEW:
+        possible.append("quantile regression")
+    if not test.size:  # RMIA compares with examples then
+        some = np.unique(np.linspace(0, len(kept) - 1, TESTS).astype(int))
+        test, test_member = s.logit[:, some], s.member[:, some]
+    signals = {"logit": s.logit, "correct": s.correct.astype(float), "test_logit": test}
+    fold = folds(signals, s.member, labels, test_labels, test_member)
+    wanted = [name for name in possible if name in (names or possible)]
+    ways = ATTACKS | {CONTROL: lambda f: f.shadow("logit").mean_out}
+    if not shadows:
+        ways["quantile regression"] = _by_class
+    found = [[ways[name](each) for name in wanted] for each in map(fold, targets.tolist())]
+    scores = dict(zip(wanted, map(np.stack, zip(*found, strict=True)), strict=True))
+    return Attacked(scores, s.member[targets], kept, targets, shadows)
+
+
+def _by_class(f: Fold) -> np.ndarray:
+    """Quantile regression without shadow models: on the mean and deviation of the signal over each class of test points."""
+    from sklearn.linear_model import LinearRegression
+
+    test = f.target("test_logit")
+    classes, which, count = np.unique(np.asarray(f.test_labels), return_inverse=True, return_counts=True)
+    centre = np.bincount(which, test) / count
+    known = np.stack([centre, np.sqrt(np.bincount(which, (test - centre[which]) ** 2) / count)], 1)
+    own = known[np.searchsorted(classes, np.asarray(f.labels))]
+    return attacks.quantile_regression(known[which], test, own, f.target("logit"), regressor=LinearRegression())
+
+
+def sided(member: np.ndarray) -> bool:
+    """Whether each model of (models, examples) has members and others."""
+    return bool((member.any(1) & ~member.all(1)).all())

@@ -1,0 +1,309 @@
+"""Read signals from a file that nobody vouches for: no pickle, every size checked before anything of it is allocated.
+
+A large array stays on the disk, and a few of its columns are read at a time. `signals.schema.json` says what a file may hold.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import math
+import os
+import shutil
+import stat
+import tempfile
+import warnings
+import weakref
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from samlib.checks import OneSentence, as_array, as_path
+from samlib.data.files import reason
+
+SCHEMA: dict[str, Any] = json.loads(Path(__file__).with_name("signals.schema.json").read_text(encoding="utf-8"))
+ARRAYS: dict[str, dict[str, Any]] = SCHEMA["properties"]
+OTHER_NAMES = {"label": "labels", "group": "groups", "test_label": "test_labels"} | {
+    "population": "test_{signal}"  # of the same kind as the signal itself
+}
+KINDS = {"signal": "fiu", "mask": "biuf", "labels": "iuf", "names": "iuU"}  # of numpy types
+LETTERS = 64  # of the name of a group, at most
+SMALL = 16 << 20  # bytes of an array that is held in memory
+DESCRIPTION = 16 << 20  # bytes in which a file describes itself
+VECTOR = 256 << 20  # bytes of the longest array with one axis, and of a zarr chunk
+RATIO = 100  # how many times as large as in its file an array above SMALL may be
+MOST_FILES = 100_000  # in a zarr folder
+
+
+class BadFile(OneSentence):
+    """A file of signals cannot be audited."""
+
+
+class Matrix(NamedTuple):
+    """An array in memory or on the disk. `open` gives it; of one on the disk, a new map each time."""
+
+    shape: tuple[int, ...]
+    open: Callable[[], np.ndarray]
+
+    def columns(self, which) -> np.ndarray:
+        """A copy of some columns, a slice or indices. The system gets back what was mapped."""
+        return np.array(self.open()[:, which])
+
+    def as_row(self) -> Matrix:
+        """An array with one axis as that of one model."""
+        return Matrix((1, *self.shape), lambda: self.open()[None])
+
+
+Found = tuple[dict[str, Matrix], list[str]]
+
+
+def read(source, *, max_gb: float) -> Found:
+    """The arrays of a file, or of a mapping of arrays, and the names in it that mean nothing here.
+
+    Raises ValueError for a file of another kind, a damaged one, and an array that is larger than `max_gb` or is no array
+    of numbers.
+    """
+    if isinstance(source, Mapping) or hasattr(source, "data_vars"):
+        arrays = {str(name): getattr(value, "values", value) for name, value in source.items()}
+        names = _names(arrays)
+        found = {name: _array(name, arrays[key]) for key, name in names.items()}
+        return {name: Matrix(a.shape, partial(np.asarray, a)) for name, a in found.items()}, sorted(
+            arrays.keys() - names
+        )
+    path = as_path("path", source)
+    try:
+        mode = path.stat().st_mode
+        with path.open("rb") if stat.S_ISREG(mode) else contextlib.nullcontext() as file:
+            reader = {b"PK\x03\x04": _npz, b"PAR1": _parquet}.get(file.read(4)) if file else None
+    except (OSError, ValueError) as error:
+        raise BadFile(f"path {str(path)!r} cannot be read ({reason(error)}).") from None
+    reader = _zarr if stat.S_ISDIR(mode) else reader
+    if reader is None:
+        raise BadFile(f"path {str(path)!r} is no npz file, parquet file or zarr folder.")
+    with _parsed(path.name), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a parser's remarks on a damaged header
+        return reader(path, max_gb * 1e9)
+
+
+def _array(name: str, value) -> np.ndarray:
+    if ARRAYS[name]["kind"] == "names":
+        return np.asarray(value)
+    return as_array(name, value, infinite=True, missing=True)
+
+
+def _names(found: Iterable[str]) -> dict[str, str]:
+    """The names that mean something, each with that of the schema."""
+    found = list(found)
+    signal = next((name for name in ("logit", "loss", "probability") if name in found), "logit")
+    names = {key: OTHER_NAMES.get(key, key).format(signal=signal) for key in found}
+    names = {key: name for key, name in names.items() if name in ARRAYS}
+    full = [names.get(key, key) for key in found]
+    if twice := [name for name in full if full.count(name) > 1 and name in ARRAYS]:
+        raise BadFile(f"{twice[0]} is given twice, perhaps under another name; keep one.")
+    return names
+
+
+@contextlib.contextmanager
+def _parsed(what: str) -> Iterator[None]:
+    """Let a parser read what it never expected: whatever it raises becomes one sentence."""
+    try:
+        yield
+    except BadFile:
+        raise
+    except Exception as error:  # parsers of hostile bytes raise anything
+        raise BadFile(f"{what} is damaged or has another layout ({reason(error)[:150]}).") from None
+
+
+def _size(name: str, shape: tuple[int, ...], dtype: np.dtype, packed: int, most: float) -> int:
+    """The bytes that an array will take, by what its file says. Raises ValueError where it may not be read."""
+    about, size = ARRAYS[name], math.prod(shape) * dtype.itemsize
+    dims, most = about["dims"], VECTOR if len(about["dims"]) == 1 else most
+    if dtype.kind not in KINDS[about["kind"]] or dtype.itemsize > (4 * LETTERS if dtype.kind == "U" else 8):
+        wanted = {"mask": "True and False", "names": f"whole numbers or texts of at most {LETTERS} letters"}
+        raise BadFile(f"{name} must hold {wanted.get(about['kind'], 'numbers')}, not {dtype}.")
+    if len(shape) not in (len(dims), 1) or min(shape) < 1:
+        raise BadFile(f"{name} must be ({', '.join(dims)}), but its shape is {shape}.")
+    if size > most:
+        raise BadFile(f"{name} takes {size / 1e9:.3g} GB, and at most {most / 1e9:.3g} GB are read.")
+    if size > SMALL and size > RATIO * packed:
+        raise BadFile(f"{name} would grow {size / max(packed, 1):.0f} times; write it without compression.")
+    return size
+
+
+def _disk(size: int) -> Any:
+    """A file of a size that vanishes when it is closed."""
+    file = tempfile.TemporaryFile()  # noqa: SIM115
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)  # a full disk is an error now, and would end the process later
+    else:
+        file.truncate(size)
+    return file
+
+
+def _mapped(file: Any, shape: tuple[int, ...], dtype: np.dtype, order: Any = "C") -> Matrix:
+    """The array in a file, which is closed when nobody can open it any more."""
+
+    def opened() -> np.ndarray:
+        return np.memmap(file, dtype, "r+", 0, shape, order)
+
+    weakref.finalize(opened, file.close)
+    return Matrix(shape, opened)
+
+
+def _room(shape: tuple[int, ...], dtype: np.dtype, size: int) -> Matrix:
+    """An array to write to, in memory or on the disk."""
+    if size <= SMALL or len(shape) == 1:
+        array = np.empty(shape, dtype)
+        return Matrix(shape, lambda: array)
+    return _mapped(_disk(size), shape, dtype)
+
+
+def _npz(path: Path, most: float) -> Found:
+    found = {}
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        keys = [info.filename.removesuffix(".npy") for info in entries]
+        names = _names(keys)
+        for key, info in zip(keys, entries, strict=True):
+            if (name := names.get(key)) is None:
+                continue
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise BadFile(f"{name} must be stored as numpy.savez or savez_compressed writes it.")
+            with _parsed(name), archive.open(info) as file:
+                version = np.lib.format.read_magic(file)
+                header = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}[version[0]]
+                shape, fortran, dtype = header(file)
+                size = _size(name, shape, dtype, info.compress_size, most)
+                if size != info.file_size - file.tell():
+                    raise ValueError(f"its header says {size} bytes, and there are {info.file_size - file.tell()}")
+                found[name] = _npy(path, info, file, size, shape, dtype, "F" if fortran else "C")
+    return found, sorted(set(keys) - names.keys())
+
+
+def _npy(path: Path, info: zipfile.ZipInfo, file, size: int, shape: tuple[int, ...], dtype, order: Any) -> Matrix:
+    """The array whose bytes follow in an entry of an npz file."""
+    if size <= SMALL or len(shape) == 1:
+        array = np.frombuffer(file.read(size + 1), dtype).reshape(
+            shape, order=order
+        )  # to the end, where the checksum is
+        return Matrix(shape, lambda: array)
+    if info.compress_type == zipfile.ZIP_DEFLATED:
+        copy = _disk(size)
+        shutil.copyfileobj(file, copy)  # never more than the entry says
+        copy.flush()
+        return _mapped(copy, shape, dtype, order)
+    with path.open("rb") as raw:
+        raw.seek(info.header_offset + 26)  # of the local header: how long the name and the extra field are
+        lengths = np.frombuffer(raw.read(4), "<u2")
+    start = info.header_offset + 30 + int(lengths.sum()) + file.tell()
+    np.memmap(path, dtype, "r", start, shape, order)  # is it there?
+    return Matrix(shape, lambda: np.memmap(path, dtype, "r", start, shape, order))
+
+
+def _zarr(path: Path, most: float) -> Found:
+    import zarr
+
+    inside = list(itertools.islice(path.rglob("*"), MOST_FILES + 1))
+    if len(inside) > MOST_FILES:
+        raise BadFile(f"path {str(path)!r} holds more than {MOST_FILES} files; write larger chunks.")
+    files = {file: about.st_size for file in inside if not stat.S_ISDIR((about := file.lstat()).st_mode)}
+    if odd := [file.name for file in files if file.is_symlink() or not file.is_file()]:
+        raise BadFile(f"{odd[0]!r} in {path.name!r} is a link or no plain file.")
+    keys = sorted(file.name for file in path.iterdir() if file.is_dir())
+    found: dict[str, Matrix] = {}
+    for key, name in (names := _names(keys)).items():
+        with _parsed(name):
+            own = {file: size for file, size in files.items() if path / key in file.parents}
+            packer = _packer({file.name: file for file in own if file.parent == path / key})
+            array = zarr.open_array(path / key, mode="r")
+            size = _size(name, array.shape, array.dtype, sum(own.values()), most)
+            chunk = math.prod(array.chunks) * array.dtype.itemsize
+            starts = [range(0, n, step) for n, step in zip(array.shape, array.chunks, strict=True)]
+            if chunk > VECTOR or math.prod(map(len, starts)) > max(1000, 10 * len(own)):
+                raise ValueError(f"its chunks of {chunk} bytes are too large, or missing")
+            for file in own:
+                if file.suffix != ".json" and file.name[0] != "." and not _unpacked(file, packer) <= chunk:
+                    raise ValueError(f"chunk {file.name} unpacks to more than {chunk} bytes")
+            found[name] = _room(array.shape, array.dtype, size)
+            for corner in itertools.product(*starts):
+                where = tuple(slice(at, at + step) for at, step in zip(corner, array.chunks, strict=True))
+                found[name].open()[where] = array[where]
+    return found, sorted(set(keys) - names.keys())
+
+
+def _packer(files: Mapping[str, Path]) -> str:
+    """The compressor of a zarr array. Raises ValueError for codecs that could run on their own, or grow without a limit."""
+    file = files.get("zarr.json") or files[".zarray"]
+    if file.stat().st_size > DESCRIPTION:
+        raise ValueError("its description is too long")
+    about = json.loads(file.read_bytes())
+    if about["zarr_format"] == 3:
+        used = [codec["name"] for codec in about["codecs"] if codec["name"] not in ("bytes", "crc32c", "transpose")]
+    else:
+        used = [codec["id"] for codec in [about["compressor"], *(about["filters"] or [])] if codec]
+    if used not in ([], ["zstd"], ["blosc"]) or about.get("dtype") == "|O":
+        raise ValueError(f"it must hold numbers, compressed by zstd, blosc or not at all, not by {', '.join(used)}")
+    return used[0] if used else ""
+
+
+def _unpacked(file: Path, packer: str) -> float:
+    """The bytes that a chunk says it unpacks to; infinite where it does not say."""
+    with file.open("rb") as opened:
+        head = opened.read(18).ljust(18, b"\0")
+    if packer == "blosc":
+        return int.from_bytes(head[4:8], "little")
+    if packer == "zstd":  # RFC 8878, section 3.1.1.1: how long each field is stands in the fifth byte
+        start, width = 5 + (not head[4] & 32) + (0, 1, 2, 4)[head[4] & 3], (head[4] >> 5 & 1, 2, 4, 8)[head[4] >> 6]
+        return int.from_bytes(head[start : start + width], "little") + 256 * (width == 2) if width else math.inf
+    return file.stat().st_size - 4  # of a checksum, maybe
+
+
+def _parquet(path: Path, most: float) -> Found:
+    import pyarrow.parquet
+
+    limits = {"thrift_string_size_limit": DESCRIPTION, "thrift_container_size_limit": 1_000_000}
+    with pyarrow.parquet.ParquetFile(path, **limits) as file:
+        about, schema, columns = file.metadata, file.schema_arrow, {}
+        names = {key: name for key, name in _names(schema.names).items() if "examples" in ARRAYS[name]["dims"]}
+        parts = [about.row_group(g).column(c) for g in range(about.num_row_groups) for c in range(about.num_columns)]
+        for key, name in names.items():
+            mine = [part for part in parts if part.path_in_schema.partition(".")[0] == key]
+            kind, values = schema.field(key).type, sum(part.num_values for part in mine)
+            lists = hasattr(kind, "value_type") and not hasattr(kind, "index_type")
+            if lists and values % max(about.num_rows, 1):
+                raise BadFile(f"{name} must be a list of the same length in each row, one value for each model.")
+            shape = (values // max(about.num_rows, 1), about.num_rows) if lists else (about.num_rows,)
+            kind = kind.value_type if lists else kind
+            dtype = np.dtype(f"U{LETTERS}" if str(kind).endswith("string") else kind.to_pandas_dtype())
+            size = _size(name, shape, dtype, sum(part.total_compressed_size for part in mine), most)
+            columns[key] = name, _room(shape, dtype, size)
+        widest = sum(math.prod(room.shape[:-1]) for _, room in columns.values())
+        at = 0
+        for batch in file.iter_batches(max(1, SMALL // 8 // max(widest, 1)), columns=list(columns), use_threads=False):
+            for key, (name, room) in columns.items():
+                with _parsed(name):
+                    room.open()[..., at : at + len(batch)] = _block(batch.column(key), room.shape)
+            at += len(batch)
+        if at != about.num_rows:
+            raise ValueError(f"it has {at} rows, and says {about.num_rows}")
+    return {name: room for name, room in columns.values()}, sorted(set(schema.names) - names.keys())
+
+
+def _block(column, shape: tuple[int, ...]) -> np.ndarray:
+    """A batch of a parquet column as (examples,), or one of lists as (models, examples)."""
+    flat = column if len(shape) == 1 else column.flatten()
+    if column.null_count or flat.null_count:
+        raise ValueError("it has missing values")
+    values = flat.to_numpy(zero_copy_only=False)
+    if len(shape) == 2:
+        if (column.value_lengths().to_numpy() != shape[0]).any():
+            raise ValueError(f"each row must have {shape[0]} values, one for each model")
+        return values.reshape(-1, shape[0]).T
+    if values.dtype == object and max(map(len, values)) > LETTERS:
+        raise ValueError(f"a text has more than {LETTERS} letters")
+    return values

@@ -1,0 +1,71 @@
+"""The page of an audit: a notebook that papermill executes, as one HTML file that needs no network."""
+
+from __future__ import annotations
+
+import html
+import math
+import warnings
+from pathlib import Path
+
+import pandas as pd
+from IPython.display import HTML, Markdown
+
+from samlib.checks import as_path
+
+HERE = Path(__file__).parent
+
+
+def write(kept: str, path) -> Path:
+    """Write `path` (.html), and beside it the executed notebook (.ipynb) and what it reads (.json)."""
+    import papermill
+    from nbconvert import HTMLExporter
+
+    path = as_path("path", path)
+    page, notebook, tables = (path.with_suffix(suffix) for suffix in (".html", ".ipynb", ".json"))
+    page.parent.mkdir(parents=True, exist_ok=True)
+    tables.write_text(kept, encoding="utf-8")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Jupyter's packages, about each other
+        papermill.execute_notebook(
+            HERE / "report.ipynb", notebook, {"path": str(tables)}, kernel_name="python3", progress_bar=False
+        )
+        body, _ = HTMLExporter(template_name="basic", exclude_input=True).from_filename(str(notebook))
+    page.write_text((HERE / "page.html").read_text(encoding="utf-8").replace("<!-- body -->", body), encoding="utf-8")
+    return page
+
+
+def shown(frame: pd.DataFrame) -> HTML:
+    """A table of texts and numbers. Names in it come from the file, so they are escaped."""
+    return HTML(f'<div class="wide">{frame.to_html(index=False, border=0, escape=True)}</div>')
+
+
+def sentences(*said: str) -> Markdown:
+    """Sentences as a list."""
+    return Markdown("\n".join(f"- {html.escape(each)}" for each in said))
+
+
+def ranges(frame: pd.DataFrame, value: str = "value", digits: int = 3) -> list[str]:
+    """A number with the ends of its interval, a text for each row."""
+    ends = zip(frame[value].astype(float), frame["low"].astype(float), frame["high"].astype(float), strict=True)
+    return ["–" if math.isnan(v) else f"{v:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]" for v, low, high in ends]
+
+
+def risk(frame: pd.DataFrame) -> pd.DataFrame:
+    """The table of risk as people read it: a row for each attack."""
+    cells = pd.Series(ranges(frame), frame.index)
+    cells = cells.where(frame["measure"] != "epsilon", frame["value"].map("at least {:.2f}".format))
+    cells = cells.mask(frame["too_few"].astype(bool), "too few")
+    wide = frame.assign(cell=cells).pivot(index="attack", columns="measure", values="cell")
+    wide = wide.loc[frame["attack"].unique(), frame["measure"].unique()]
+    names = {"auc": "AUC", "balanced_accuracy": "balanced accuracy", "epsilon": "epsilon"}
+    titles = {name: f"found at {float(name[4:]):.1%} false" for name in wide if name.startswith("tpr@")}
+    return wide.rename(columns=names | titles).rename_axis(columns=None).reset_index()
+
+
+def counts(frame: pd.DataFrame, found: str, accused: str) -> dict[str, list[str]]:
+    """Columns of a table of single examples: how many hits of how many models, and the exact interval of the share."""
+    columns = {}
+    for side, title in (("found", found), ("accused", accused)):
+        hits, models, low, high = (frame[f"{side}_{part}"] for part in ("hits", "models", "low", "high"))
+        columns[title] = [f"{h} of {n} [{a:.2f}, {b:.2f}]" for h, n, a, b in zip(hits, models, low, high, strict=True)]
+    return columns

@@ -1,0 +1,179 @@
+"""One pass over a file of signals: everything is checked, and what fits the memory is kept to be attacked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.special import logit
+
+from samlib import attacks
+from samlib.checks import as_labels
+from samlib.report.files import ARRAYS, BadFile, Matrix
+
+ATTACKED = 1 << 24  # signals of the examples that are kept; of a larger file, a random sample
+TESTS = 2000  # points that no model saw, at most
+BLOCK = 1 << 22  # signals that are read at a time
+MOST = 10  # examples that are shown one by one
+SIGNALS = ("logit", "loss", "probability")
+
+
+class Sample(NamedTuple):
+    """The signals that are attacked: models on the first axis, examples on the last."""
+
+    logit: np.ndarray  # (models, examples) float32
+    member: np.ndarray  # bool
+    correct: np.ndarray  # bool
+    target: np.ndarray  # (models,) bool
+    labels: np.ndarray | None  # (examples,)
+    test_logit: np.ndarray  # (models, tests), of points that no model saw; maybe none
+    test_correct: np.ndarray
+    test_labels: np.ndarray | None
+    test_numbers: np.ndarray  # (tests,) in the file
+
+    def examples(self, which) -> Sample:
+        """These examples alone."""
+        cut: dict[str, Any] = {name: getattr(self, name)[:, which] for name in ("logit", "member", "correct")}
+        return self._replace(**cut, labels=None if self.labels is None else self.labels[which])
+
+    def models(self, which) -> Sample:
+        """These models alone, in this order."""
+        fields = ("logit", "member", "correct", "target", "test_logit", "test_correct")
+        cut: dict[str, Any] = {name: getattr(self, name)[which] for name in fields}
+        return self._replace(**cut)
+
+
+class Given(NamedTuple):
+    """What a file holds, checked against the schema: matrices, and the short arrays."""
+
+    signal: str
+    matrices: dict[str, Matrix]
+    short: dict[str, np.ndarray]
+    sizes: dict[str, int]  # of models, examples and tests
+
+    def columns(self, which, side: str = "") -> list[np.ndarray]:
+        """Logits, correctness and, but for the side "test_", membership of some examples: each (models, some)."""
+        names = [side + self.signal, side + "correct"] + ["member"] * (not side)
+        found = {name: self.matrices[name].columns(which) for name in names if name in self.matrices}
+        x = _as_logit(names[0], found.pop(names[0], np.zeros((self.sizes["models"], 0))), which)
+        return [x, *(_mask(name, found[name]) if name in found else x > 0 for name in names[1:])]
+
+
+def given(arrays: Mapping[str, Matrix]) -> Given:
+    """Check that arrays fit together. Raises ValueError, in one sentence that names an array."""
+    signals = [name for name in SIGNALS if name in arrays]
+    if len(signals) != 1 or "member" not in arrays:
+        has = ", ".join(arrays) or "none of these"
+        raise BadFile(f"The file must hold member and one of {', '.join(SIGNALS)}, and it holds {has}.")
+    first: dict[str, tuple[int, str]] = {}
+    matrices, short = {}, {"target": np.ones(1, bool)}
+    for name in sorted(arrays, key=lambda name: name not in (*signals, "member")):
+        dims, array = ARRAYS[name]["dims"], arrays[name]
+        if len(dims) == 2 and len(array.shape) == 1:
+            array = array.as_row()
+        if len(array.shape) != len(dims) or 0 in array.shape:
+            raise BadFile(f"{name} must be ({', '.join(dims)}), but its shape is {array.shape}.")
+        for dim, size in zip(dims, array.shape, strict=True):
+            if first.setdefault(dim, (size, name))[0] != size:
+                raise BadFile(f"{name} holds {size} {dim}, but {first[dim][1]} holds {first[dim][0]}.")
+        if len(dims) == 2:
+            matrices[name] = array
+        else:
+            kind, values = ARRAYS[name]["kind"], array.open()
+            short[name] = (
+                _mask(name, values) if kind == "mask" else as_labels(name, values) if kind == "labels" else values
+            )
+    sizes = {"tests": 0} | {dim: size for dim, (size, _) in first.items()}
+    short["target"] = np.broadcast_to(short["target"], sizes["models"])
+    if not short["target"].any():
+        raise BadFile("target must be True for at least one model.")
+    return Given(signals[0], matrices, short, sizes)
+
+
+def _mask(name: str, values: np.ndarray) -> np.ndarray:
+    if values.dtype != bool and not np.isin(values, (0, 1)).all():
+        raise BadFile(f"{name} must hold only True and False (or 1 and 0).")
+    return values.astype(bool)
+
+
+def _as_logit(name: str, values: np.ndarray, which) -> np.ndarray:
+    """Signals (models, examples) as logits, float32. `which`: the numbers of these examples."""
+    values, kind = values.astype(np.float64), name.removeprefix("test_")
+    low, high = {"loss": (-1e-5, math.inf), "probability": (-1e-5, 1 + 1e-5)}.get(kind, (-math.inf, math.inf))
+    if (bad := ~((values >= low) & (values <= high))).any():  # NaN too
+        k, i = np.argwhere(bad)[0]
+        number = which.start + i if isinstance(which, slice) else which[i]
+        raise BadFile(
+            f"{name} is {values[k, i]:g} for model {k} on example {number}; give a value from {low:.0f} to {high:.0f}."
+        )
+    with np.errstate(divide="ignore", over="ignore"):
+        if kind == "loss":
+            values = -np.log(np.expm1(np.maximum(values, 0)))
+        elif kind == "probability":
+            values = logit(np.clip(values, 0, 1))
+        return values.astype(np.float32)
+
+
+def scan(data: Given) -> tuple[Sample, np.ndarray, int, np.ndarray]:
+    """Read the file once: the sample, the numbers of its examples, how many are drawn, and which are the most exposed.
+
+    The exposed are chosen by the models of even number, from all examples, and follow those drawn. Raises ValueError for
+    NaN, a signal out of range, a model whose signal is constant, and a target without members or non-members.
+    """
+    models, n, tests = (data.sizes[dim] for dim in ("models", "examples", "tests"))
+    rng, size, step = np.random.default_rng(0), max(ATTACKED // models, 100), max(1, BLOCK // models)
+    sampled = np.arange(n) if n <= size else np.sort(rng.choice(n, size, replace=False))
+    low, high, n_in = np.full(models, np.inf), np.full(models, -np.inf), np.zeros(models, int)
+    parts, top, apart = [], np.zeros(0, int), np.zeros(0)
+    for start in range(0, n, step):
+        numbers = np.arange(start, min(start + step, n))
+        x, correct, member = columns = data.columns(slice(start, start + step))
+        low, high, n_in = np.minimum(low, x.min(1)), np.maximum(high, x.max(1)), n_in + member.sum(1)
+        parts.append([each[:, np.isin(numbers, sampled)] for each in columns])
+        numbers, both = np.r_[top, numbers], np.r_[apart, _separation(x[::2], member[::2])]
+        best = np.argsort(-both, kind="stable")[:MOST]
+        top, apart = numbers[best], both[best]
+    if (same := low == high).any():
+        raise BadFile(f"{data.signal} of model {np.argmax(same)} is the same on all examples; leave that model out.")
+    if (alone := data.short["target"] & ((n_in == 0) | (n_in == n))).any():
+        raise BadFile(
+            f"member of model {np.argmax(alone)} must hold members and others; attack other models, by target."
+        )
+    top = np.sort(top[apart > 0])
+    extra = np.setdiff1d(top, sampled)
+    parts.append(data.columns(extra))
+    numbers = np.r_[sampled, extra]
+    x, correct, member = (np.concatenate(each, axis=1) for each in zip(*parts, strict=True))
+    x = _finite(x)
+    labels = data.short["labels"][numbers] if "labels" in data.short else None
+    chosen = np.sort(rng.permutation(tests)[:TESTS])
+    test_x, test_correct = data.columns(chosen, "test_")
+    test_x = _finite(test_x)
+    test_labels = data.short["test_labels"][chosen] if "test_labels" in data.short else None
+    s = Sample(x, member, correct, data.short["target"], labels, test_x, test_correct, test_labels, chosen)
+    never = np.flatnonzero(~member.any(0))[:TESTS]
+    if not tests and len(never) >= 50:  # points that no model saw stand among the examples
+        rest = s.examples(never)
+        s = Sample(*s[:5], rest.logit, rest.correct, rest.labels, numbers[never])
+    return s, numbers, len(sampled), top
+
+
+def _finite(x: np.ndarray) -> np.ndarray:
+    """Infinite logits as the largest and the smallest finite one."""
+    some = x[np.isfinite(x)]
+    return x.clip(some.min(initial=0), some.max(initial=0)) if len(some) < x.size else x
+
+
+def _separation(x: np.ndarray, member: np.ndarray) -> np.ndarray:
+    """How far an example's logit lies higher in models that saw it, in deviations shrunk to the common one."""
+    if len(x) < 4:
+        return np.full(x.shape[1], -np.inf)
+    m = attacks.moments(x, member)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        squares = m.n_in * m.std_in**2 + m.n_out * m.std_out**2
+        common = np.nan_to_num(squares).mean() / len(x)
+        shrunk = (squares + 4 * common) / (len(x) + 4)
+        apart = (m.mean_in - m.mean_out) / np.sqrt(shrunk * (1 / m.n_in + 1 / m.n_out))
+    return np.where(np.isfinite(apart), apart, -np.inf)

@@ -1,0 +1,232 @@
+"""The tables of an audit. What a table says holds together with 95 %."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from scipy.stats import binom
+
+from samlib.estimators import memorization, memorization_terms, top_influences
+from samlib.evaluation import AttackReport, Measure, auc_terms, evaluate, vulnerability
+from samlib.inference import (
+    LEVEL,
+    clopper_pearson,
+    crossing,
+    epsilon_lower_bound,
+    groups,
+    mean,
+    partitions,
+    reliability,
+)
+from samlib.report.attacking import Attacked, attack, sided
+from samlib.report.sample import MOST, Sample
+
+RATES = (0.001, 0.01, 0.1)
+MEASURES = ("auc", "balanced_accuracy", *(f"tpr@{rate:g}" for rate in RATES), "epsilon")
+OWN_RATE = 0.1  # pooled false-positive rate at which each example's own rates are counted
+MOST_PARTS = 50  # classes, or groups, that are shown: the largest
+FEW = 20  # examples, at least, of a class or group with an AUC
+MEMORIZED = 0.25  # Feldman and Zhang (2020) count an example as memorized from here
+
+
+def risk(found: Attacked) -> pd.DataFrame:
+    """A row for each attack and measure: value, low, high, and whether too few non-members stand behind it."""
+    rows, each = [], LEVEL / (len(found.scores) * len(MEASURES))
+    for name, scores in found.scores.items():
+        whole = evaluate(scores, found.member, fpr=RATES, confidence=1 - each)
+        bound = epsilon(scores, found.member, 1 - each)
+        measured = [
+            _auc(whole, 1 - each),
+            whole.balanced_accuracy,
+            *whole.tpr_at_fpr.values(),
+            (bound, bound, math.inf),
+        ]
+        few = [False, False, *(rate in whole.too_few for rate in RATES), False]
+        rows += [(name, m, *values, f) for m, values, f in zip(MEASURES, measured, few, strict=True)]
+    return pd.DataFrame(rows, columns=["attack", "measure", "value", "low", "high", "too_few"])
+
+
+def _auc(whole: AttackReport, confidence: float) -> Measure:
+    """The AUC. One of 1 has no first-order variance: its interval is that of all of the smaller side being found."""
+    auc, n = whole.auc, min(whole.n_members, whole.n_nonmembers)
+    return auc if auc.low < 1 else auc._replace(low=float(clopper_pearson(n, n, confidence)[0]))
+
+
+def epsilon(scores: np.ndarray, member: np.ndarray, confidence: float) -> float:
+    """A lower bound on epsilon: a threshold from half of the targets, or of the examples of a few, and counts from the rest.
+
+    Errors of one model, and on one example, go together. So counts are scaled down to as many as independent ones would
+    have to be for the variance that is found (Korn and Graubard 1998).
+    """
+    by_model = len(scores) >= 4
+    half = groups(np.arange(scores.shape[1 - by_model]), 2) == 1
+    first, rest = ((v[side] if by_model else v[:, side] for v in (scores, member)) for side in (half, ~half))
+    (chosen_by, of), (scores, member) = first, rest
+    if not (sided(of) and sided(member)):
+        return 0.0
+
+    def bound(scores, member, threshold: float) -> float:
+        hit = scores >= threshold
+        counts = [*_independent(hit, member, up=False), *_independent(hit, ~member, up=True)]
+        return epsilon_lower_bound(*counts, confidence=confidence)
+
+    cuts = np.quantile(chosen_by[~of], [1 - rate for rate in (*RATES, 0.5, 0.9)])
+    return bound(scores, member, max(cuts, key=lambda cut: bound(chosen_by, of, cut)))
+
+
+def _independent(hit: np.ndarray, side: np.ndarray, up: bool) -> tuple[int, int]:
+    """Hits among (targets, examples) of one side, and how many there are, as of independent ones."""
+    n = int(side.sum())
+    rate = hit[side].mean()
+    stderr = float(mean(rate + hit.size / n * side * (hit - rate)).stderr)
+    n = max(1, min(n, int(rate * (1 - rate) / stderr**2))) if stderr > 0 else n
+    return (math.ceil if up else math.floor)(rate * n - 1e-9 * (1 if up else -1)), n
+
+
+def curves(found: Attacked, names) -> pd.DataFrame:
+    """ROC curves at rates that allow ten false positives, on a logarithmic grid: attack, fpr, tpr, low, high."""
+    rows, least = [], max(10 / (~found.member).sum(), 1e-6)
+    rates = np.unique(np.geomspace(min(least, 0.5), 0.9, 13).round(8)).tolist()
+    for name in (name for name in names if name in found.scores):
+        whole = evaluate(found.scores[name], found.member, fpr=rates, confidence=1 - LEVEL / len(rates))
+        rows += [(name, rate, *measured) for rate, measured in whole.tpr_at_fpr.items()]
+    return pd.DataFrame(rows, columns=["attack", "fpr", "tpr", "low", "high"])
+
+
+def parts(found: Attacked, best: str, of: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """The risk of each class and group: kind, part, examples, auc, low, high; NaN where a part lacks members or others."""
+    which = []
+    for kind, values in of.items():
+        names, counts = np.unique(values, return_counts=True)
+        which += [(kind, name) for name in names[np.sort(np.argsort(-counts, kind="stable")[:MOST_PARTS])]]
+    rows, confidence = [], 1 - LEVEL / max(len(which), 1)
+    for kind, name in which:
+        inside = of[kind] == name
+        member, scores = found.member[:, inside], found.scores[best][:, inside]
+        usable = member.any(1) & ~member.all(1)
+        auc = (math.nan,) * 3
+        if usable.any() and inside.sum() >= FEW:
+            auc = _auc(evaluate(scores[usable], member[usable], fpr=(), confidence=confidence), confidence)
+        rows.append((kind, str(name), int(inside.sum()), *auc))
+    return pd.DataFrame(rows, columns=["kind", "part", "examples", "auc", "low", "high"])
+
+
+def own_rates(found: Attacked, best: str) -> pd.DataFrame:
+    """Shares of examples by their own false-positive rate: left, right, share, chance, dispersion."""
+    own = vulnerability(found.scores[best], found.member, fpr=OWN_RATE)
+    known = own.n_out > 0
+    pooled, bins = (own.fpr * own.n_out)[known].sum() / own.n_out.sum(), np.linspace(0, 1, 21)
+    sizes, many = np.unique(own.n_out[known], return_counts=True)
+    chance = sum(
+        count * np.histogram(np.arange(n + 1) / n, bins, weights=binom.pmf(np.arange(n + 1), n, pooled))[0]
+        for n, count in zip(sizes, many, strict=True)
+    )
+    share = np.histogram(own.fpr[known], bins)[0]
+    columns = {"left": bins[:-1], "right": bins[1:], "share": share / known.sum(), "chance": chance / known.sum()}
+    return pd.DataFrame(columns).assign(dispersion=own.dispersion)
+
+
+def exposed(found: Attacked, best: str, chosen: np.ndarray) -> pd.DataFrame:
+    """The chosen examples, measured on the targets of odd number: how often they are found, and how often accused.
+
+    Found where they are members, accused where they are not, at a threshold of the even targets. Columns example and those
+    of `_sides`.
+    """
+    odd, at = found.targets % 2 == 1, np.flatnonzero(np.isin(found.kept, chosen))
+    if min(odd.sum(), (~odd).sum()) < 4:
+        return pd.DataFrame()
+    scores, member = found.scores[best], found.member
+    others = np.sort(scores[~odd][~member[~odd]])
+    hit = scores[odd] > others[int(len(others) * (1 - OWN_RATE))]
+    frame = _sides(hit[:, at], member[np.ix_(odd, at)]).assign(example=found.kept[at])
+    return frame.sort_values(["low", "gap"], ascending=False, ignore_index=True)
+
+
+def _sides(hit: np.ndarray, member: np.ndarray) -> pd.DataFrame:
+    """A row for each column of (models, columns): hits, models, low, high of "found" (members) and "accused" (the others).
+
+    Each interval is exact, and all hold at once. `gap` is the difference of the shares; its ends are theirs.
+    """
+    columns: dict[str, np.ndarray] = {}
+    for name, side in (("found", member), ("accused", ~member)):
+        hits, n = (hit & side).sum(0), side.sum(0)
+        low, high = clopper_pearson(hits, np.maximum(n, 1), 1 - LEVEL / (2 * len(n)))
+        low, high = np.where(n > 0, low, 0), np.where(n > 0, high, 1)
+        columns |= {f"{name}_hits": hits, f"{name}_models": n, f"{name}_low": low, f"{name}_high": high}
+    found, accused = (columns[f"{s}_hits"] / np.maximum(columns[f"{s}_models"], 1) for s in ("found", "accused"))
+    ends = {
+        "low": columns["found_low"] - columns["accused_high"],
+        "high": columns["found_high"] - columns["accused_low"],
+    }
+    return pd.DataFrame(columns | {"gap": found - accused} | ends)
+
+
+def memorized(s: Sample) -> pd.DataFrame:
+    """Memorization: what ("mean memorization" and the share above MEMORIZED), value, low, high, and how reliable scores are."""
+    if not len(known := _known(s.member)):
+        return pd.DataFrame()
+    correct, member = s.correct[:, known], s.member[:, known]
+    terms = memorization_terms(correct, member)
+    above = (terms.mean(0) > MEMORIZED) + crossing(terms, MEMORIZED)
+    found = {"mean memorization": mean(terms), f"share above {MEMORIZED:g}": mean(above)}
+    ways = partitions(len(member), 2, 10)[:10] == 0
+    first, second = ([memorization(correct[w], member[w], empty="zero").value for w in each] for each in (ways, ~ways))
+    reliable = reliability(first, second, len(member))
+    rows = [(name, float(each.estimate), *map(float, each.interval(LEVEL / 2))) for name, each in found.items()]
+    frame = pd.DataFrame(rows, columns=["what", "value", "low", "high"])
+    return frame.assign(reliability=reliable.value, models_wanted=reliable.models)
+
+
+def memorization_bins(s: Sample) -> pd.DataFrame:
+    """Shares of examples in bins of memorization: left, right, share."""
+    if not len(known := _known(s.member)):
+        return pd.DataFrame()
+    score = memorization(s.correct[:, known], s.member[:, known]).value
+    count, edges = np.histogram(score, np.linspace(-1, 1, 41))
+    return pd.DataFrame({"left": edges[:-1], "right": edges[1:], "share": count / len(score)})
+
+
+def _known(*members: np.ndarray) -> np.ndarray:
+    """The examples that at least two models saw and two did not, in each of some sets of models."""
+    return np.flatnonzero(np.all([(v.sum(0) > 1) & ((~v).sum(0) > 1) for v in members], axis=0))
+
+
+def influential(s: Sample) -> pd.DataFrame:
+    """Pairs of a test point and the example that helps it most: chosen by even models, measured on odd ones."""
+    even = np.arange(len(s.member)) % 2 == 0
+    if not len(known := _known(s.member[even], s.member[~even])):
+        return pd.DataFrame()
+    labels = None if s.labels is None or s.test_labels is None else (s.test_labels, s.labels[known])
+    best, value = top_influences(s.test_correct[even], s.member[np.ix_(even, known)], 1, labels=labels)
+    tests = np.argsort(-value[:, 0], kind="stable")[:MOST]
+    pairs = known[best[tests, 0]]
+    frame = _sides(s.test_correct[np.ix_(~even, tests)], s.member[np.ix_(~even, pairs)])
+    return frame.assign(test=s.test_numbers[tests], example=pairs)
+
+
+def more(s: Sample, best: str) -> pd.DataFrame:
+    """The interval of the AUC against the number of models, measured up to all of them and projected beyond.
+
+    Columns models, examples, auc, low, high, measured. With one model, the number of examples grows instead.
+    """
+    order, rows, models = np.argsort(~s.target, kind="stable"), [], len(s.member)
+    sizes = [k for k in (2**j for j in range(3, 20)) if k < models] + [models]
+    for k in sizes:
+        found = attack(s.models(order[:k]), (best,))
+        if best not in found.scores or not sided(found.member):
+            continue
+        effect = mean(auc_terms(found.scores[best], found.member))
+        rows.append((k, len(found.kept), float(effect.estimate), *map(float, effect.interval()), True))
+    by_models = float(effect.by_models) if len(found.member) > 1 else 0.0
+    rest = float(effect.stderr) ** 2 - by_models
+    for factor in (2, 4):
+        variance, n = rest + by_models / factor, len(found.kept)
+        if len(found.member) == 1:
+            variance, n = rest / factor, n * factor
+        low, high = effect._replace(stderr=np.sqrt(variance)).interval()
+        grown = models * factor if len(found.member) > 1 else models
+        rows.append((grown, n, float(effect.estimate), float(low), float(high), False))
+    return pd.DataFrame(rows, columns=["models", "examples", "auc", "low", "high", "measured"])

@@ -1,0 +1,244 @@
+"""Audits of signals whose leak is known: what can be attacked, intervals, single examples, limits."""
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+from scipy.special import expit
+from simulated import simulate
+from sklearn.metrics import roc_auc_score
+
+import samlib
+from samlib import attacks, audit
+from samlib.inference import clopper_pearson, epsilon_lower_bound
+from samlib.report import audit_file, limits_of, opened, sample, tables
+from samlib.report.attacking import CONTROL, Attacked, attack
+
+pytestmark = pytest.mark.slow
+
+
+def signals(k=32, n=600, leak=1.0, seed=0, tests=100):
+    """Logits that rise by `leak` where a model was trained on an example."""
+    rng = np.random.default_rng(seed)
+    member = rng.random((k, n)) < 0.5
+    logit = rng.normal(size=(k, n)) + rng.normal(size=n) + leak * member
+    test = rng.normal(size=(k, tests)) + rng.normal(size=tests)
+    return {"logit": logit, "member": member, "test_logit": test}
+
+
+@pytest.fixture(scope="module")
+def leaking():
+    data = signals(40) | {"labels": np.arange(600) % 3, "groups": np.array(["<b>", "$x$"])[np.arange(600) % 2]}
+    data["logit"][:, 7] += 15 * data["member"][:, 7]  # one example that nobody can miss
+    data["logit"][:, data["labels"] == 2] += 2 * data["member"][:, data["labels"] == 2]
+    return data, audit_file(data)
+
+
+def value(found, attack, measure="auc"):
+    rows = found.tables["risk"].set_index(["attack", "measure"])
+    return rows.loc[(attack, measure)]
+
+
+def test_attacks_are_those_of_the_library(leaking):
+    data, found = leaking
+    x, member = data["logit"].astype(np.float32), data["member"]
+    others = np.arange(40) != 5
+    score = attacks.lira(x[5], x[others], member[others], variance="residual")
+    s = sample.scan(sample.given(samlib.report.files.read(data, max_gb=1)[0]))[0]
+    np.testing.assert_allclose(attack(s).scores["LiRA online"][5], score, rtol=1e-5)
+    expected = np.mean([roc_auc_score(m, row) for m, row in zip(member, x, strict=True)])
+    assert value(found, "confidence")["value"] == pytest.approx(expected)
+    assert found.best == "LiRA online"
+    assert value(found, "LiRA online")["low"] > 0.7
+    control = value(found, CONTROL)
+    assert control["low"] < 0.5 < control["high"]
+    assert any("control agrees" in said for said in found.said["assumed"])
+
+
+def test_parts_that_leak_more_stand_out_at_one_level(leaking):
+    data, found = leaking
+    parts = found.tables["parts"].set_index(["kind", "part"])
+    assert list(parts.index.get_level_values("kind")) == ["class"] * 3 + ["group"] * 2
+    assert parts.loc[("class", "2"), "low"] > parts.loc[("class", "0"), "high"]
+    inside = data["labels"] == 1
+    s = attack(sample.scan(sample.given(samlib.report.files.read(data, max_gb=1)[0]))[0])
+    alone = samlib.evaluate(s.scores["LiRA online"][:, inside], data["member"][:, inside], confidence=1 - 0.05 / 5)
+    assert parts.loc[("class", "1"), "low"] == pytest.approx(alone.auc.low)
+
+
+def test_an_exposed_example_is_found_by_models_that_did_not_choose_it(leaking):
+    _, found = leaking
+    shown = found.tables["exposed"].set_index("example")
+    planted = shown.loc[7]
+    assert planted["found_hits"] == planted["found_models"]
+    assert planted["accused_hits"] == 0
+    assert shown["low"].iloc[0] == shown["low"].max()
+    ends = clopper_pearson(planted["found_hits"], planted["found_models"], 1 - 0.05 / (2 * len(shown)))
+    assert (planted["found_low"], planted["found_high"]) == pytest.approx(ends)
+    assert found.tables["memorization"]["low"].min() > 0
+
+
+def test_where_nothing_leaks_nothing_is_found():
+    """By chance alone: no attack beyond a coin, no example sure, no bound on epsilon, no memorization."""
+    for seed in range(3):
+        found = audit_file(signals(24, 300, leak=0, seed=seed))
+        rows = found.tables["risk"]
+        assert (rows["low"][rows["measure"] == "auc"] < 0.5).all()
+        assert (rows["value"][rows["measure"] == "epsilon"] < 0.2).all()
+        assert not (found.tables["exposed"]["low"] > 0).any()
+        assert not (found.tables["influence"]["low"] > 0).any()
+        assert found.tables["memorization"]["low"][0] < 0
+
+
+def test_the_bound_on_epsilon_stays_below_the_truth_and_near_it():
+    """Randomized response: an example's signal tells its membership truly with probability e^eps / (1 + e^eps)."""
+    rng, bounds = np.random.default_rng(0), []
+    for _ in range(30):
+        member = rng.random((8, 400)) < 0.5
+        told = np.where(rng.random(member.shape) < expit(1.0), member, ~member)
+        bounds.append(tables.epsilon(told.astype(float), member, 0.95))
+    assert np.mean(np.array(bounds) <= 1) >= 0.9
+    assert np.median(bounds) > 0.7
+
+
+def test_decisions_that_go_together_count_as_few():
+    """Where all examples of a model are decided alike, a model counts once."""
+    rng = np.random.default_rng(1)
+    member = rng.random((12, 400)) < 0.5
+    shared = np.repeat(rng.random((12, 1)) < 0.5, 400, 1)
+    hits, n = tables._independent(shared, member, up=False)
+    assert n < 40
+    assert hits <= n
+    assert tables.epsilon(shared + 0.0, member, 0.95) < epsilon_lower_bound(300, 400, 100, 400)
+
+
+def test_one_model_is_attacked_by_what_it_says_alone():
+    data = signals(1, 2000, leak=1.5) | {"labels": np.arange(2000) % 4, "test_labels": np.arange(100) % 4}
+    found = audit_file({name: each[0] if each.ndim == 2 else each for name, each in data.items()})
+    assert set(found.tables["risk"]["attack"]) == {"correctness", "confidence", "population", "quantile regression"}
+    assert set(found.lacking) >= {"shadows", "exposed", "memorization", "influence"}
+    assert found.best == "population"
+    assert value(found, "confidence")["low"] > 0.6
+    grown = found.tables["more"]
+    assert list(grown["examples"]) == [2000, 4000, 8000]
+    assert (np.diff(grown["high"] - grown["low"]) < 0).all()
+
+
+def test_a_target_with_shadows_is_the_only_one_that_is_attacked():
+    data = signals(16, 500)
+    found = audit_file(data | {"target": np.arange(16) == 3})
+    others = np.arange(16) != 3
+    kept = (data["member"][others].sum(0) >= 2) & ((~data["member"][others]).sum(0) >= 2)
+    x = data["logit"][:, kept].astype(np.float32)
+    scores = attacks.lira(x[3], x[others], data["member"][others][:, kept], variance="residual")
+    assert value(found, "LiRA online")["value"] == pytest.approx(
+        roc_auc_score(data["member"][3, kept], scores), abs=1e-6
+    )
+    assert {"own_rates", "exposed"} <= set(found.lacking)
+
+
+def test_shadows_without_the_examples_allow_offline_attacks_alone():
+    data = signals(12, 500)
+    data["member"][1:] = False
+    found = audit_file(data | {"target": np.arange(12) == 0})
+    assert found.best == "LiRA offline"
+    assert {"online", "memorization", "influence"} <= set(found.lacking)
+    assert not {"LiRA online", "RMIA online"} & set(found.tables["risk"]["attack"])
+
+
+@pytest.mark.parametrize("kind", ["loss", "probability"])
+def test_any_signal_says_the_same(kind):
+    data = signals(12, 200)
+    p = expit(data["logit"])
+    other = {"loss": -np.log(p), "probability": p}[kind]
+    found, again = (
+        audit_file(data),
+        audit_file({kind: other, "member": data["member"], "population": data["test_logit"] * 0 + 0.5}),
+    )
+    assert value(again, "LiRA online")["value"] == pytest.approx(value(found, "LiRA online")["value"], abs=1e-3)
+
+
+def test_a_saturated_model_is_audited():
+    data = signals(16, 200, leak=3)
+    p = expit(20 * data["logit"]).astype(np.float32)
+    assert (p == 1).any()
+    found = audit_file({"probability": p, "member": data["member"]})
+    assert np.isfinite(found.tables["risk"][["value", "low"]]).all(axis=None)
+
+
+def test_members_from_elsewhere_are_told_by_the_control():
+    """Where easy examples are members more often, the other models alone tell them, and the report says so."""
+    rng = np.random.default_rng(0)
+    ease = rng.normal(size=800)
+    member = rng.random((20, 800)) < expit(1.5 * ease)
+    found = audit_file({"logit": ease + 0.3 * rng.normal(size=(20, 800)), "member": member})
+    assert any("control disagrees" in said for said in found.said["assumed"])
+
+
+def test_points_that_no_model_saw_may_stand_among_the_examples():
+    data = signals(10, 400)
+    data["member"][:, :80] = False
+    del data["test_logit"]
+    found = audit_file(data)
+    assert "population" in set(found.tables["risk"]["attack"])
+    assert any(said.startswith("80 points") for said in found.said["given"])
+
+
+def test_a_large_file_is_sampled_and_searched(monkeypatch):
+    data = signals(32, 3000)
+    data["logit"][:, 2999] += 15 * data["member"][:, 2999]
+    monkeypatch.setattr(sample, "ATTACKED", 32 * 300)
+    monkeypatch.setattr(sample, "BLOCK", 32 * 70)
+    found = audit_file(data)
+    assert found.tables["exposed"]["example"].iloc[0] == 2999
+    assert any("300 examples, drawn at random" in said for said in found.said["given"])
+
+
+def test_what_run_returns_can_be_audited():
+    runs = simulate(1, leak=2.0, skill=0)
+    found = audit.report(runs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scores = audit.attack_scores(runs, ("LiRA online",))
+    whole = samlib.evaluate(scores.scores["LiRA online"], scores.member)
+    assert value(found, "LiRA online")["value"] == pytest.approx(whole.auc.value, abs=1e-6)
+
+
+def test_a_separated_part_is_not_certain():
+    member = np.arange(30)[None] < 15
+    whole = tables._auc(samlib.evaluate(member + 0.0, member), 0.95)
+    assert whole.value == 1
+    assert whole.low == pytest.approx(clopper_pearson(15, 15)[0])
+
+
+def test_limits(leaking):
+    _, found = leaking
+    said = found.above(limits_of(["auc=0.6", "tpr@0.1=1"]))
+    assert len(said) == 1
+    assert said[0].startswith("auc of ")
+    assert "above 0.6; its interval begins at" in said[0]
+    assert not found.above({"auc": 0.9999999})
+    for text in ("auc", "auc=", "auc=x", "auc=nan", "what=1", "auc=1e999"):
+        with pytest.raises(ValueError, match="must be a measure and a number; measures are auc"):
+            limits_of([text])
+
+
+def test_the_json_of_a_report_opens_as_the_same(leaking, tmp_path):
+    _, found = leaking
+    path = tmp_path / "report.json"
+    path.write_text(found.json())
+    again = opened(path)
+    assert json.loads(path.read_text())["samlib"] == samlib.__version__
+    assert again.said == found.said
+    for name, table in found.tables.items():
+        assert list(again.tables[name]["low" if "low" in table else table.columns[0]]) == pytest.approx(
+            list(table["low" if "low" in table else table.columns[0]]), rel=1e-8, nan_ok=True
+        )
+
+
+def test_scores_of_chosen_examples_alone():
+    scores = {"one": np.arange(6.0).reshape(2, 3)}
+    found = Attacked(scores, np.ones((2, 3), bool), np.array([4, 5, 6]), np.arange(2), "").only(np.array([2]))
+    assert found.scores["one"].tolist() == [[2.0], [5.0]]
+    assert found.kept.tolist() == [6]

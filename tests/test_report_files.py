@@ -1,0 +1,183 @@
+"""Files of signals that nobody vouches for: every form reads the same, and what is wrong is one sentence that names it."""
+
+import io
+import json
+import os
+import zipfile
+
+import numpy as np
+import pandas as pd
+import pytest
+import zarr
+from benchmarks import fuzz_audit as fuzz
+
+import samlib
+from samlib.report import files, sample
+from samlib.report.files import SCHEMA, read
+
+jsonschema = pytest.importorskip("jsonschema")
+
+
+def good(k=4, n=30):
+    rng = np.random.default_rng(0)
+    member = rng.random((k, n)) < 0.5
+    logit = (rng.normal(size=(k, n)) + member).astype(np.float32)
+    return {"logit": logit, "member": member, "labels": np.arange(n) % 3}
+
+
+def write(path, found, kind):
+    if kind == "npz":
+        np.savez(path, **found)
+    elif kind == "packed npz":
+        np.savez_compressed(path, **found)
+    elif kind == "turned npz":
+        np.savez(path, **{name: np.asfortranarray(a) for name, a in found.items()})
+    elif kind == "parquet":
+        columns = {name: list(a.T) if a.ndim == 2 else a for name, a in found.items()}
+        pd.DataFrame(columns).to_parquet(path)
+    else:
+        group = zarr.open_group(path, mode="w", zarr_format=int(kind[-1]))
+        for name, a in found.items():
+            group.create_array(name, data=a, chunks=(2, 7)[: a.ndim] if a.ndim == 2 else (7,))
+    return path
+
+
+KINDS = ["npz", "packed npz", "turned npz", "parquet", "zarr 2", "zarr 3"]
+
+
+@pytest.mark.parametrize("held", [True, False], ids=["in memory", "on the disk"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_form_reads_the_same(kind, held, tmp_path, monkeypatch):
+    found = good()
+    path = write(tmp_path / ("signals.npz" if "npz" in kind else "signals"), found, kind)
+    if not held:
+        monkeypatch.setattr(files, "SMALL", 64)
+        monkeypatch.setattr(files, "RATIO", 10**9)
+    arrays, unused = read(path, max_gb=1)
+    assert unused == []
+    assert isinstance(arrays["logit"].open(), np.memmap) is not held
+    for name, a in found.items():
+        np.testing.assert_array_equal(arrays[name].open(), a)
+    np.testing.assert_array_equal(arrays["logit"].columns(slice(3, 9)), found["logit"][:, 3:9])
+
+
+def spoilt(**changes):
+    found = good() | changes
+    return {name: a for name, a in found.items() if a is not None}
+
+
+def put(name, at, value):
+    found = good()
+    found[name] = found[name].astype(float)
+    found[name][at] = value
+    return found
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (put("logit", (2, 5), np.nan), "logit is nan for model 2 on example 5"),
+        (spoilt(logit=None, loss=put("logit", (1, 3), -9)["logit"] ** 3), "loss is -.* for model . on example ."),
+        (
+            spoilt(logit=None, probability=np.full((4, 30), 2.0)),
+            "probability is 2 for model 0 on example 0; give a value",
+        ),
+        (spoilt(logit=np.stack([*good()["logit"][:3], np.ones(30)])), "logit of model 3 is the same on all examples"),
+        (spoilt(member=np.ones((4, 30), bool)), "member of model 0 must hold members and others"),
+        (put("member", (0, 0), 0.5), "member must hold only True and False"),
+        (spoilt(member=None), "must hold member and one of logit, loss, probability, and it holds"),
+        (spoilt(loss=good()["logit"]), "must hold member and one of logit, loss, probability"),
+        (spoilt(labels=np.arange(29)), "labels holds 29 examples, but logit holds 30"),
+        (spoilt(labels=np.arange(30) - 1), "labels must lie in 0 to"),
+        (spoilt(label=np.arange(30)), "labels is given twice"),
+        (spoilt(logit=good()["logit"].astype(complex)), "logit must hold numbers, not complex"),
+        (spoilt(groups=np.array(["x" * 65] * 30)), "groups must hold whole numbers or texts of at most 64 letters"),
+        (spoilt(target=np.zeros(4, bool)), "target must be True for at least one model"),
+        (spoilt(logit=good()["logit"].astype(object)), "logit .*not object"),
+    ],
+)
+def test_what_is_wrong_is_named(found, said, tmp_path):
+    np.savez(tmp_path / "signals.npz", allow_pickle=True, **found)
+    with pytest.raises(ValueError, match=said) as raised:
+        sample.scan(sample.given(read(tmp_path / "signals.npz", max_gb=1)[0]))
+    assert str(raised.value).endswith(".")
+
+
+def test_no_pickle_is_read(tmp_path):
+    """An array of objects, and a zarr filter that would unpickle, run nothing."""
+
+    class Trap:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "sprung"),)
+
+    np.savez(tmp_path / "a.npz", logit=np.array([Trap()], object), member=good()["member"])
+    path = write(tmp_path / "a.zarr", good(), "zarr 2")
+    about = json.loads((path / "logit" / ".zarray").read_text())
+    (path / "logit" / ".zarray").write_text(json.dumps(about | {"filters": [{"id": "pickle"}]}))
+    for name in ("a.npz", "a.zarr"):
+        with pytest.raises(ValueError, match="logit .*(object|pickle)"):
+            read(tmp_path / name, max_gb=1)
+    assert not (tmp_path / "sprung").exists()
+
+
+def npz_entry(shape, content, path, packed=True):
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED) as archive:
+        archive.writestr("logit.npy", head.getvalue() + content)
+    return path
+
+
+def test_sizes_are_checked_before_anything_is_allocated(tmp_path, monkeypatch):
+    path = tmp_path / "signals.npz"
+    with pytest.raises(ValueError, match=r"logit takes 4e\+09 GB, and at most 1 GB are read"):
+        read(npz_entry((10**9, 10**9), b"", path), max_gb=1)
+    with pytest.raises(ValueError, match="logit .*its header says 400 bytes, and there are 8"):
+        read(npz_entry((10, 10), bytes(8), path), max_gb=1)
+    with pytest.raises(ValueError, match="logit would grow .* times; write it without compression"):
+        read(npz_entry((5, 10**6), bytes(20 * 10**6), path), max_gb=1)
+    group = write(tmp_path / "lies.zarr", good(), "zarr 3")
+    about = json.loads((group / "logit" / "zarr.json").read_text())
+    for shape, said in (([10**9, 10**9], "takes 4e"), ([400, 3000], "too large, or missing")):
+        (group / "logit" / "zarr.json").write_text(json.dumps(about | {"shape": shape}))
+        with pytest.raises(ValueError, match=said):
+            read(group, max_gb=1)
+
+
+@pytest.mark.parametrize("packer", ["zstd", "blosc"])
+def test_a_chunk_that_says_it_is_larger_is_not_unpacked(packer, tmp_path):
+    from numcodecs import Blosc, Zstd
+
+    path = write(tmp_path / "a.zarr", good(), "zarr 2" if packer == "blosc" else "zarr 3")
+    chunk = next(file for file in (path / "logit").rglob("*") if file.is_file() and file.name[0] in "0123456789")
+    chunk.write_bytes(bytes({"zstd": Zstd, "blosc": Blosc}[packer]().encode(bytes(10**6))))
+    assert files._unpacked(chunk, packer) == 10**6
+    with pytest.raises(ValueError, match="unpacks to more than 56 bytes"):
+        read(path, max_gb=1)
+
+
+def test_links_and_pipes_in_a_folder_are_refused(tmp_path):
+    path = write(tmp_path / "a.zarr", good(), "zarr 3")
+    os.mkfifo(path / "logit" / "c" / "pipe")
+    with pytest.raises(ValueError, match="'pipe' in 'a.zarr' is a link or no plain file"):
+        read(path, max_gb=1)
+    os.mkfifo(tmp_path / "signals.npz")
+    with pytest.raises(ValueError, match="is no npz file, parquet file or zarr folder"):
+        read(tmp_path / "signals.npz", max_gb=1)
+    with pytest.raises(ValueError, match="cannot be read"):
+        samlib.audit_file(tmp_path / "nowhere.npz")
+
+
+def test_the_schema_describes_what_is_read():
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    found = {name: a.tolist() for name, a in good().items()}
+    jsonschema.validate(found, SCHEMA)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(found | {"loss": [[1.0]]}, SCHEMA)
+
+
+@pytest.mark.slow
+def test_damaged_files_by_the_dozen():
+    """More in `tests/benchmarks/fuzz_audit.py`."""
+    done = [fuzz.try_one(number) for number in range(60)]
+    assert {"audited", "refused"} == set(done)

@@ -1,0 +1,85 @@
+"""`samlib audit`, as an auditor calls it: the page in a browser, JSON, limits, and what is wrong on one line."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.slow
+
+
+def audit(*arguments):
+    return subprocess.run([sys.executable, "-m", "samlib.cli", "audit", *arguments], capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    """Signals with names that would break out of a page, and out of a figure's text."""
+    rng, path = np.random.default_rng(0), tmp_path_factory.mktemp("audit") / "signals.npz"
+    member = rng.random((16, 200)) < 0.5
+    logit = rng.normal(size=(16, 200)) + 2 * member
+    groups = np.array(["<script>document.title = 'x'</script>", r"$\frac{", "a & b"])[np.arange(200) % 3]
+    np.savez(path, logit=logit, member=member, groups=groups, labels=np.arange(200) % 2)
+    return path
+
+
+@pytest.fixture(scope="module")
+def page(file):
+    done = audit(str(file))
+    assert done.returncode == 0, done.stderr
+    written = file.with_name("signals-audit.html")
+    assert done.stdout.strip().endswith(str(written))
+    assert "LiRA online" in done.stdout
+    return written
+
+
+def test_the_page_stands_alone_with_its_notebook_and_numbers(page):
+    import nbformat
+
+    text = page.read_text()
+    assert text.count("image/svg+xml") >= 4
+    notebook = nbformat.read(page.with_suffix(".ipynb"), 4)
+    assert not [o for cell in notebook.cells for o in cell.get("outputs", []) if o["output_type"] == "error"]
+    assert json.loads(page.with_suffix(".json").read_text())["best"] == "LiRA online"
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1100, "light"), (1100, "dark"), (390, "light")])
+def test_the_page_in_a_browser(page, browser, width, scheme):
+    """No network, no script, no error; nothing wider than the window; what comes from the file is text."""
+    opened = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    asked, said = [], []
+    opened.on("request", lambda request: asked.append(request.url))
+    opened.on("pageerror", lambda error: said.append(str(error)))
+    opened.goto(page.as_uri())
+    assert opened.evaluate("document.documentElement.scrollWidth") <= width
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    assert said == []
+    assert opened.title() == "What these models leak"
+    assert opened.locator("script").count() == 0
+    assert "<script>document.title" in opened.locator("table", has_text="a & b").first.inner_text()
+    dark = opened.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(16, 18, 21)"
+    assert dark == (scheme == "dark")
+    opened.close()
+
+
+def test_a_script_gets_json_and_a_status(file):
+    done = audit(str(file), "--json", "--fail-above", "auc=0.6", "--fail-above", "tpr@0.1=1")
+    assert done.returncode == 3
+    assert json.loads(done.stdout)["tables"]["risk"][0]["attack"] == "correctness"
+    assert done.stderr.startswith("samlib: auc of ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_what_is_wrong_is_one_line(tmp_path):
+    (tmp_path / "bad.npz").write_bytes(b"PK\x03\x04 and no more")
+    for arguments, status in (
+        ([str(tmp_path / "bad.npz")], 1),
+        ([str(tmp_path / "bad.npz"), "--fail-above", "auc"], 1),
+        ([], 2),
+    ):
+        done = audit(*arguments)
+        assert done.returncode == status
+        assert "Traceback" not in done.stderr
+        assert status == 2 or done.stderr.count("\n") == 1
