@@ -38,6 +38,8 @@ def leaves(found) -> list:
         return [leaf for each in found for leaf in leaves(each)]
     if isinstance(found, dict):
         return leaves(list(found.values()))
+    if callable(found):  # of a model's number
+        return leaves(found(0))
     if hasattr(found, "__dataclass_fields__"):
         return leaves(list(vars(found).values()))
     return [None if found is None or isinstance(found, slice) else np.asarray(found, float)]

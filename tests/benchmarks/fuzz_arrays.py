@@ -130,6 +130,7 @@ FUNCTIONS = {
     "attacks.label_only": {"target_correct": mask("n", "q"), "shadow_correct": mask("k", "n", "q"), "shadow_member":
         mask("k", "n")},
     "attacks.moments": {"shadow": real("k", "n"), "member": mask("k", "n"), "truncate": FLAG, "medians": FLAG},
+    "attacks.leave_one_out": {"signals": real("k", "n"), "member": mask("k", "n")},
     "attacks.lira": SHADOWED | {"mode": choice("online", "offline", "offline-two-sided"), "variance": choice("example",
         "residual", "reference"), "truncate": FLAG},
     "attacks.rmia": LIKELY | {"population": unit("z"), "population_shadow": unit("k", "z"), "population_member": mask("k",
