@@ -78,7 +78,7 @@ def _both(pair, *variables: str) -> tuple[xr.Dataset, xr.Dataset]:
 class Fold(NamedTuple):
     """One target and its shadows: target(name) gives its signal (n,), shadow(name) the `Moments` of the others' signal.
 
-    Names are those of signals; "probability" is that of the label. With "test_" they are of test points, which no model saw.
+    Names are those of signals; "probability" is that of the label. Those with `test_` are of test points, which no model saw.
     """
 
     target: Callable[[str], np.ndarray]
