@@ -237,3 +237,11 @@ def test_the_scale_is_counted_from_what_was_trained():
     assert f"Digits: 3 + 3 models, mlp of {weights} weights, 50 examples each" in said
     gone = {"experiments": [fields | {"dataset": "gone.npz"}] * 2, "models": [3, 3]}
     assert cards.scale({"gone.npz": gone}).data.endswith("gone.npz: 3 + 3 models, mlp")
+
+
+def test_a_small_card_names_the_data_sets_without_a_statistic():
+    ledger = only(ledger_of(location30={}, digits={"C6": (0.1, 0.01)}), "C6")
+    small = words(cards.cards(ledger, compact=True).html)
+    assert "No statistic on Location-30." in small
+    assert "On Location-30" not in small
+    assert "On Location-30" in words(cards.cards(ledger).html)  # where there is room to say why

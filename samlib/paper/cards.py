@@ -248,7 +248,8 @@ def _markdown(claim: str, part: pd.DataFrame, name: str) -> str:
 def _html(claim: str, part: pd.DataFrame, compact: bool, name: str) -> str:
     anchor = "-".join("".join(c if c.isalnum() else " " for c in claim.lower()).split())
     reach, items = _reach(part), []
-    for dataset, row in part.iterrows():
+    lacking = [_title(dataset) for dataset in part.index[part["estimate"].isna()]] if compact else []
+    for dataset, row in (part.dropna(subset="estimate") if compact else part).iterrows():
         look, half = LOOKS[row["verdict"]], row["models"] // 2
         style = f"background:{look['ground']};color:{look['ink']};border-radius:.6em;padding:.05em .6em"
         size = f" <small>{half} + {half}, {row['source']}</small>" if compact and half else ""
@@ -256,6 +257,10 @@ def _html(claim: str, part: pd.DataFrame, compact: bool, name: str) -> str:
             f'<li><span class="samlib-on">On {escape(_title(dataset))}:{size}</span> <span class="samlib-said" style="{style}">'
             f'<span aria-hidden="true">{look["sign"]}</span> {row["verdict"]}</span> {_strip(row, reach)}'
             + ("</li>" if compact else f' <span class="samlib-numbers">{escape(_numbers(row))}</span></li>')
+        )
+    if lacking:
+        items.append(
+            f'<li><span class="samlib-on"><small>No statistic on {escape(_listed(lacking))}.</small></span></li>'
         )
     links = {"Ledger": f"ledger.html#{anchor}", "Rules": "../preregistration.html"}
     if "section" in part:
