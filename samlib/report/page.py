@@ -27,7 +27,12 @@ def write(kept: str, path) -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Jupyter's packages, about each other
         papermill.execute_notebook(
-            HERE / "report.ipynb", notebook, {"path": str(tables)}, kernel_name="python3", progress_bar=False
+            HERE / "report.ipynb",
+            notebook,
+            {"path": str(tables)},
+            kernel_name="python3",
+            progress_bar=False,
+            extra_arguments=["--log-level=40"],
         )
         body, _ = HTMLExporter(template_name="basic", exclude_input=True).from_filename(str(notebook))
     page.write_text((HERE / "page.html").read_text(encoding="utf-8").replace("<!-- body -->", body), encoding="utf-8")
