@@ -97,7 +97,7 @@ def main() -> int:
     failed = execute(stale, executed)
     (executed / "made.md").write_text(made(pages, executed))
     clock["notebooks"] = time.perf_counter() - start - sum(clock.values())
-    status = build(args.output)
+    status = build(args.output, strict=not failed)
     clock["book"] = time.perf_counter() - start - sum(clock.values())
     say("seconds: " + ", ".join(f"{what} {seconds:.0f}" for what, seconds in clock.items()))
     if status:
@@ -269,8 +269,8 @@ def made(pages: Iterable[str], executed: Path) -> str:
     ])  # fmt: skip
 
 
-def build(output: Path) -> int:
-    """Sphinx, by jupyter-book, warnings as errors; quiet unless it fails."""
+def build(output: Path, strict: bool = True) -> int:
+    """Sphinx, by jupyter-book; quiet unless it fails. If strict, warnings are errors: a page that failed lacks its figures."""
     say("book      building")
     book = ROOT / "book"
     if output != book:  # build from a copy beside the executed notebooks, so that a checkout is never written to
@@ -285,7 +285,8 @@ def build(output: Path) -> int:
             "--config",
             str(ROOT / "_config.yml"),
         ),
-        *("--toc", str(book / "_toc.yml"), "--path-output", str(output / "build"), "-W", "-n", "--keep-going"),
+        *("--toc", str(book / "_toc.yml"), "--path-output", str(output / "build"), "-n", "--keep-going"),
+        *(["-W"] if strict else []),
     ]
     # in ROOT, because _config.yml names the local extension from there
     done = subprocess.run(
