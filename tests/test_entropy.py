@@ -6,8 +6,10 @@ import pandas as pd
 import pytest
 from carried import CLASSES, carried, numbers, permuted
 from scipy.stats import rankdata, spearmanr
+from simulated import simulate
 
 from samlib import estimators
+from samlib.audit import Pair, align
 from samlib.data import Dataset
 from samlib.inference import CONTRADICTED, SUPPORTED, groups, ranks, shares, verdict
 from samlib.paper import buckets, distances, entropy, gallery, panels
@@ -199,6 +201,19 @@ def test_without_the_data_there_is_no_distance_and_indices_stand_for_pictures(pa
     first = next(frames["gallery"].itertuples())
     assert shown.index[0] == f"test point {first.test}"
     assert shown["training examples"].iloc[0].split()[0] == str(first.example)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_half_without_a_group_may_give_no_test_point_an_entropy(tied):
+    """Of six models a half has three: each point may be right in three of its six outcomes, but not without a model."""
+    runs = align({"sgd": simulate(1, leak=0.5, skill=0, tests=1000), "sam": simulate(2, leak=1, skill=0, tests=1000)})
+    six, rng = [each.isel(model=slice(6)) for each in runs[:2]], np.random.default_rng(0)
+    right = np.arange(6)[:, None] < 3
+    given = [right | np.zeros((6, 1000), bool) if tied else rng.random((6, 1000)) < 0.5 for _ in six]
+    six = [each.assign(test_correct=(each.test_correct.dims, own)) for each, own in zip(six, given, strict=True)]
+    frames = entropy.measure(Pair(*six, "SAM"))
+    assert frames["effects"]["estimate"].isna().all()
+    assert frames["histogram"].empty
 
 
 def test_too_few_models_give_no_claim_and_sentences():

@@ -123,9 +123,6 @@ def choose(seen: Seen, place: int, points: np.ndarray) -> Choice:
     """The choice of a set of models; points (tests,): the group of each test point."""
     known = np.flatnonzero(np.isfinite(seen.entropy[place]))
     kept = (points[known] != np.arange(points.max() + 1)[:, None]).astype(float)
-    if not len(known):
-        none = np.empty((len(kept), N_BUCKETS, 0))
-        return Choice(place, known, kept, none, np.empty((len(kept), N_BUCKETS, 2, 0)))
     entropy = seen.entropy[place, known]
     difficulty = shares(seen.accuracy[place].mean(0)[known], N_BUCKETS, kept)
     return Choice(place, known, kept, shares(entropy, N_BUCKETS, kept), shares(entropy, 2, difficulty))
@@ -181,8 +178,12 @@ def correlation(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray
 
 
 def measured(models: Models, seen: Seen) -> dict[str, Effect]:
-    """Effects of the statistics of SHAPES, cross-fitted; none where a half gives too few test points an entropy."""
-    if min(np.isfinite(seen.entropy[place]).sum() for place, _ in seen.halves()) < N_BUCKETS * ENOUGH:
+    """Effects of the statistics of SHAPES, cross-fitted; none where a half gives too few test points an entropy.
+
+    Nor where a half without a group gives none.
+    """
+    known = np.isfinite(seen.entropy)
+    if min(known[place].sum() for place, _ in seen.halves()) < N_BUCKETS * ENOUGH or not known.any(1).all():
         return {}
     points = groups(models.test, min(POINT_GROUPS, len(models.test)))
 

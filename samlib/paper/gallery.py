@@ -46,6 +46,8 @@ def gallery(models: Models, entropy, strength, dataset: Dataset | None, n_bucket
             other = next((j for j in last if label[j] == label[i]), last[0])
             last.remove(other)
             rows += [i, other]
+    if not rows:
+        return pd.DataFrame(columns=columns)
     some = np.flatnonzero(models.member.any(0) & ~models.member.all(0))
     correct, member = np.concatenate(models.test_correct)[:, rows], np.concatenate([models.member[:, some]] * 2)
     found, value = top_influences(correct, member, min(K, len(some)), labels=(label[rows], models.label[some]))
