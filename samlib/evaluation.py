@@ -149,6 +149,22 @@ class Vulnerability(NamedTuple):
     threshold: float
     dispersion: float
 
+    @property
+    def pooled(self) -> float:
+        """The false-positive rate of all examples together."""
+        known = self.n_out > 0
+        return (self.fpr * self.n_out)[known].sum() / self.n_out.sum()
+
+    def shares(self, edges) -> tuple[np.ndarray, np.ndarray]:
+        """Shares of examples in bins of their own FPR, and those that chance alone would give, were all at the pooled one."""
+        known = self.n_out > 0
+        chance = sum(
+            many
+            * np.histogram(np.arange(n + 1) / n, edges, weights=stats.binom.pmf(np.arange(n + 1), n, self.pooled))[0]
+            for n, many in zip(*np.unique(self.n_out[known], return_counts=True), strict=True)
+        )
+        return np.histogram(self.fpr[known], edges)[0] / known.sum(), chance / known.sum()
+
 
 def vulnerability(scores, member, *, fpr: float = 0.1) -> Vulnerability:
     """Does each example's own false-positive rate match the pooled one? scores, member (targets, n).

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from IPython.display import Markdown
-from scipy.stats import binom
 
 from samlib.audit import Attacked, Pair, accuracy_table, attack_scores, compare_attacks, left_out, threshold_table
 from samlib.evaluation import ENOUGH, auc_terms, roc, tpr_terms, vulnerability
@@ -159,14 +158,9 @@ def _own_rates(found: Sequence[Attacked]) -> pd.DataFrame:
     parts, bins = [], np.linspace(0, 1, 21)
     for name, each in zip(("sgd", "sam"), found, strict=True):
         own = vulnerability(each.scores[OWN], each.member, fpr=OWN_FPR)
-        pooled = (own.fpr * own.n_out).sum() / own.n_out.sum()
-        chance = sum(
-            many * np.histogram(np.arange(n + 1) / n, bins, weights=binom.pmf(np.arange(n + 1), n, pooled))[0]
-            for n, many in zip(*np.unique(own.n_out, return_counts=True), strict=True)
-        ) / len(own.fpr)
-        share = np.histogram(own.fpr, bins)[0] / len(own.fpr)
+        share, chance = own.shares(bins)
         part = pd.DataFrame({"left": bins[:-1], "right": bins[1:], "share": share, "chance": chance})
-        parts.append(part.assign(optimizer=name, pooled=pooled, dispersion=own.dispersion))
+        parts.append(part.assign(optimizer=name, pooled=own.pooled, dispersion=own.dispersion))
     return pd.concat(parts, ignore_index=True)
 
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binom
 
 from samlib.estimators import memorization, memorization_terms, top_influences
 from samlib.evaluation import AttackReport, Measure, auc_terms, evaluate, vulnerability
@@ -117,15 +116,9 @@ def parts(found: Attacked, best: str, of: Mapping[str, np.ndarray]) -> pd.DataFr
 def own_rates(found: Attacked, best: str) -> pd.DataFrame:
     """Shares of examples by their own false-positive rate: left, right, share, chance, dispersion."""
     own = vulnerability(found.scores[best], found.member, fpr=OWN_RATE)
-    known = own.n_out > 0
-    pooled, bins = (own.fpr * own.n_out)[known].sum() / own.n_out.sum(), np.linspace(0, 1, 21)
-    sizes, many = np.unique(own.n_out[known], return_counts=True)
-    chance = sum(
-        count * np.histogram(np.arange(n + 1) / n, bins, weights=binom.pmf(np.arange(n + 1), n, pooled))[0]
-        for n, count in zip(sizes, many, strict=True)
-    )
-    share = np.histogram(own.fpr[known], bins)[0]
-    columns = {"left": bins[:-1], "right": bins[1:], "share": share / known.sum(), "chance": chance / known.sum()}
+    bins = np.linspace(0, 1, 21)
+    share, chance = own.shares(bins)
+    columns = {"left": bins[:-1], "right": bins[1:], "share": share, "chance": chance}
     return pd.DataFrame(columns).assign(dispersion=own.dispersion)
 
 
