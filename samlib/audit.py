@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from typing import NamedTuple
 
@@ -165,8 +165,13 @@ def attack_scores(runs: xr.Dataset, names=tuple(ATTACKS)) -> Attacked:
     labels = runs.label.values[kept], runs.test_label.values
 
     fold = folds(signals, member, *labels)
-    found = [[ATTACKS[name](each) for name in names] for each in map(fold, range(len(member)))]
-    return Attacked(dict(zip(names, map(np.stack, zip(*found, strict=True)), strict=True)), member)
+    return Attacked(scored({name: ATTACKS[name] for name in names}, map(fold, range(len(member)))), member)
+
+
+def scored(ways: Mapping[str, Callable[[Fold], np.ndarray]], targets: Iterable[Fold]) -> dict[str, np.ndarray]:
+    """Scores (targets, examples) of each of some attacks, by its name."""
+    found = [[way(each) for way in ways.values()] for each in targets]
+    return dict(zip(ways, map(np.stack, zip(*found, strict=True)), strict=True))
 
 
 def folds(signals: Mapping[str, np.ndarray], member, labels, test_labels, test_member=None) -> Callable[[int], Fold]:

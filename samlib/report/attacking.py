@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from samlib import attacks
-from samlib.audit import ATTACKS, Fold, folds
+from samlib.audit import ATTACKS, Fold, folds, scored
 from samlib.report.sample import TESTS, Sample
 
 SCORES, TARGETS = 1 << 21, (16, 128)  # scores of an attack, and so models that are attacked: from 16 to 128 of them
@@ -67,8 +67,7 @@ def attack(s: Sample, names: tuple[str, ...] = ()) -> Attacked:
     ways = ATTACKS | {CONTROL: lambda f: f.shadow("logit").mean_out}
     if not shadows:
         ways["quantile regression"] = _by_class
-    found = [[ways[name](each) for name in wanted] for each in map(fold, targets.tolist())]
-    scores = dict(zip(wanted, map(np.stack, zip(*found, strict=True)), strict=True))
+    scores = scored({name: ways[name] for name in wanted}, map(fold, targets.tolist()))
     return Attacked(scores, s.member[targets], kept, targets, shadows)
 
 
