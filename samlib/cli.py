@@ -94,6 +94,11 @@ def _help(name: str, field: Any) -> str:
     return DESCRIBED[name] + choices + default
 
 
+def _again() -> str:
+    """How to call the same command once more."""
+    return f"To go on: samlib {shlex.join(sys.argv[1:])}"
+
+
 def _runs(experiments: Pair, cluster: str | None, minutes: float | None = None) -> Mapping[str, Any]:
     from samlib.runs import run_pairs
 
@@ -120,7 +125,7 @@ def train(
         whole = max((runs.attrs["whole"] for runs in found.values()), default=0)
         print(f"{whole} of {experiments['sgd'].n_models} pairs are there.")
         if whole < experiments["sgd"].n_models:
-            print(f"To go on: samlib {shlex.join(sys.argv[1:])}")
+            print(_again())
     for name, runs in found.items():
         print(
             f"{name}: {runs.sizes['model']} models, train accuracy {runs.train_accuracy.mean():.3f}, "
@@ -282,8 +287,7 @@ def confirm(
 
     with one_line():
         pairs = confirm.train(dataset, minutes)
-        again = f"Not all models are there yet. To go on: samlib {shlex.join(sys.argv[1:])}"
-        print(again if pairs is None else confirm.keep(pairs, folder))
+        print(f"Not all models are there yet. {_again()}" if pairs is None else confirm.keep(pairs, folder))
 
 
 if __name__ == "__main__":

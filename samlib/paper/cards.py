@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from samlib.data import shape_of
 from samlib.inference import CONTRADICTED, SUPPORTED
 from samlib.models import build_model
 from samlib.paper.claims import GENERATED, outlook
+from samlib.paper.panels import listed
 from samlib.paper.style import GREY, dataset_title, drawn
 
 TABLE = tomllib.loads(Path(__file__).with_name("cards.toml").read_text())
@@ -123,7 +124,7 @@ def surprise(ledger: pd.DataFrame, name: str = "SAM") -> Markdown:
         for dataset, said in holds.items()
         if said[ACCURACY] and said[list(ATTACKS)].any()
     ]
-    where = f"{_listed(shown)}, out of" if shown else "on none of"
+    where = f"{listed(shown)}, out of" if shown else "on none of"
     said = f"{name} tests better and is easier to attack, both by enough to count, {where} {holds.shape[1]} data sets"
     return Markdown(f"*{said}.*")
 
@@ -260,7 +261,7 @@ def _html(claim: str, part: pd.DataFrame, compact: bool, name: str) -> str:
         )
     if lacking:
         items.append(
-            f'<li><span class="samlib-on"><small>No statistic on {escape(_listed(lacking))}.</small></span></li>'
+            f'<li><span class="samlib-on"><small>No statistic on {escape(listed(lacking))}.</small></span></li>'
         )
     links = {"Ledger": f"ledger.html#{anchor}", "Rules": "../preregistration.html"}
     if "section" in part:
@@ -320,11 +321,7 @@ def _finding(ledger: pd.DataFrame, name: str, claims: Mapping[str, str], holds: 
             said.setdefault(str(verdict), []).append(_title(dataset, which))
     whole = {SUPPORTED: holds.format(name), CONTRADICTED: fails.format(name)}
     phrases = {verdict: phrase.format(whole.get(verdict)) for verdict, phrase in TABLE["phrases"].items()}
-    return " ".join(f"{phrase} {_listed(said[verdict])}." for verdict, phrase in phrases.items() if verdict in said)
-
-
-def _listed(words: Sequence[str]) -> str:
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+    return " ".join(f"{phrase} {listed(said[verdict])}." for verdict, phrase in phrases.items() if verdict in said)
 
 
 def _title(column: Any, more: str = "") -> str:

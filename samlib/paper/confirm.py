@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,9 @@ import pandas as pd
 from samlib.audit import Pair, align
 from samlib.checks import as_choice
 from samlib.experiment import Experiment, pair
-from samlib.paper import claims, lengths, records
+from samlib.paper import claims, records
 from samlib.paper.frames import effects
+from samlib.paper.notebook import measure
 from samlib.paper.study import CONFIRM
 from samlib.runs import NothingWhole, run_pairs
 
@@ -87,9 +87,9 @@ def keep(pairs: Mapping[Key, Pair], folder: str | os.PathLike) -> Path:
     Beside the frames of the sections and of `lengths` there is "seeds" (seed, claim), the effects of other base seeds.
     """
     main = next(two for (kind, _), two in pairs.items() if kind == "main")
-    frames = {section: import_module(f"samlib.paper.{section}").measure(main) for section in SECTIONS}
-    if over := {value: two for (kind, value), two in pairs.items() if kind == "epochs"}:
-        frames["lengths"] = lengths.measure(over)
+    frames = {section: measure(section, main) for section in SECTIONS}
+    if any(kind == "epochs" for kind, _ in pairs):
+        frames["lengths"] = measure("lengths", pairs)
     others = {seed: effects(claims.measured(two)) for (kind, seed), two in pairs.items() if kind == "seed"}
     if others:
         frames["seeds"] = {"effects": pd.concat(others, names=["seed"])}

@@ -169,7 +169,7 @@ class Study:
         with FileLock(folder / f"{mine}-{section}.lock"):
             path = records.find(folder, self._all(dataset))
             if path is None or not (kept := records.load(path, section)):
-                kept = _measure(section, runs)
+                kept = measure(section, runs)
                 with FileLock(folder / f"{mine}.lock"):
                     records.save(folder, {section: kept}, {k: v for k, v in about.items() if k != "live"})
         return kept
@@ -278,7 +278,7 @@ def record(pair: Pair, folder: str | os.PathLike, *, signals: bool = False) -> P
 
     signals: whether to keep which models were right on what as well.
     """
-    frames = {section: _measure(section, pair) for section in (*claims.SECTIONS, "subclasses")}
+    frames = {section: measure(section, pair) for section in (*claims.SECTIONS, "subclasses")}
     return records.save(folder, frames, records.provenance(pair[:2]), pair if signals else None)
 
 
@@ -291,7 +291,7 @@ def record_ablations(folder: str | os.PathLike, **parameters) -> Path:
 
 def save_ablations(folder: str | os.PathLike, pairs: Mapping[Any, Pair], parameters: Mapping[str, Any]) -> Path:
     """Keep the frames of ablations, with the parameters of the page that shows them."""
-    frames = {section: _measure(section, pairs) for section in ("ablations", "lengths")}
+    frames = {section: measure(section, pairs) for section in ("ablations", "lengths")}
     about = records.provenance(runs for pair in pairs.values() for runs in pair[:2])
     return records.save(folder, frames, about | {"parameters": dict(parameters)})
 
@@ -301,8 +301,8 @@ def _dataset(column: str) -> str:
     return column.partition(",")[0]
 
 
-def _measure(section: str, runs: Any) -> Frames:
-    """What a section measures of a pair, or of many settings; "lengths" takes those that differ in their epochs alone."""
+def measure(section: str, runs: Any) -> Frames:
+    """What a section measures of a pair, or of many settings (kind, value); "lengths" takes those of the kind "epochs"."""
     if section == "lengths":
         own = {value: pair for (field, value), pair in runs.items() if field == "epochs"}
         first = next(iter(runs.values()))
