@@ -245,3 +245,11 @@ def test_a_small_card_names_the_data_sets_without_a_statistic():
     assert "No statistic on Location-30." in small
     assert "On Location-30" not in small
     assert "On Location-30" in words(cards.cards(ledger).html)  # where there is room to say why
+
+
+def test_a_row_without_runs_of_several_lengths_asks_for_them():
+    claim = "C2 LiRA at equal train loss, 1/2"
+    ledger = only(ledger_of(location30={}, digits={claim: (0.01, 0.001)}), claim)
+    said = words(cards.cards(ledger).html)
+    assert "On Location-30: ○ inconclusive It takes runs of several lengths" in said
+    assert "too small" not in said

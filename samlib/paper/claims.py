@@ -195,6 +195,8 @@ def outlook(row: pd.Series) -> str:
         A row of `ledger_of`.
     """
     n_models = row["models"] // 2
+    if math.isnan(row["estimate"]) and row.get("section") == "lengths":
+        return "It takes runs of several lengths, near enough to each other, which are not here."
     if math.isnan(row["estimate"]):
         return "These runs are too small to decide it, or their data are not at hand."
     if row["verdict"] == NOT_MEASURABLE:
