@@ -5,12 +5,10 @@ import re
 from pathlib import Path
 
 import pytest
-from simulated import simulate
 from typer.testing import CliRunner
 
-from samlib.audit import align
 from samlib.cli import app
-from samlib.paper import confirm, membership, records, shadows
+from samlib.paper import confirm, records
 from samlib.paper.study import CONFIRM
 
 PAGE = Path(__file__).parents[1] / "book" / "preregistration.md"
@@ -63,17 +61,6 @@ def test_a_call_that_ends_early_says_so_and_the_next_one_keeps_all(few):
     assert sorted(frames["lengths"]["curves"]["epochs"].unique()) == [2, 4]
     assert frames["shadows"]["shadows"].index.get_level_values("models").unique().tolist() == [8, 16]
     assert records.load_signals(path).sgd.sizes["model"] == 16
-    shadows.shadow_curves(frames["shadows"]["shadows"])
-
-
-def test_the_curve_over_models_ends_at_the_attacks_of_all():
-    pair = align({"sgd": simulate(1, leak=0.5, skill=0), "sam": simulate(2, leak=2.5, skill=1.0)})
-    frame = shadows.measure(pair)["shadows"]
-    all_models = membership.measure(pair)["attacks"]
-    for attack in shadows.ATTACKS:
-        last = frame.loc[(pair.sgd.sizes["model"], attack, "AUC")]
-        assert last["difference"] == pytest.approx(all_models.loc[(attack, "AUC"), "difference"], abs=1e-12)
-        assert last["low"] == pytest.approx(all_models.loc[(attack, "AUC"), "low"], abs=1e-12)
 
 
 def test_a_data_set_without_a_fixed_run_is_named():

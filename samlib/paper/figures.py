@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 
 _ROOMS = (
-    "membership", "memorization", "influence", "entropy", "sharpness", "optimizers", "ablations", "lengths", "subclasses",
-    "tables", "mixture_page", "theory_page", "style",
+    "membership", "shadows", "memorization", "influence", "entropy", "sharpness", "optimizers", "ablations", "lengths",
+    "subclasses", "tables", "mixture_page", "theory_page", "style",
 )  # fmt: skip
 
 

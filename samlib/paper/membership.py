@@ -15,12 +15,14 @@ from samlib.inference import mean
 from samlib.paper.frames import EACH, Found, Frames, Section, effects, table
 from samlib.paper.panels import BOTH, comparisons, histograms, label_of, listed, multiples, scroll, sign
 from samlib.paper.style import GREY, dataset_title
+from samlib.report.tables import epsilon
 
 CLAIMED = {"C2 confidence": "confidence", "C2 LiRA": "LiRA online", "C2 RMIA": "RMIA offline"}
 CURVES = ("confidence", "LiRA online", "RMIA online")
 SHOWN = ("correctness", "confidence", "LiRA online", "RMIA offline")  # of twelve attacks, those of the figure
 OWN = "LiRA online"  # the attack whose false accusations are looked at, example by example
 OWN_FPR = 0.1
+EPSILON = "epsilon, at least"
 BINS = 90
 
 
@@ -111,7 +113,10 @@ def _moment_terms(logit, member) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _attacks(found: Sequence[Attacked]) -> pd.DataFrame:
-    """Table 1: index (attack, measure); sgd, sam, difference, each with its ends, and too_few."""
+    """Table 1: index (attack, measure); sgd, sam, difference, each with its ends, and too_few.
+
+    Of EPSILON there are the two lower bounds alone.
+    """
     rows = {}
     for attack, both in compare_attacks(found[0], found[1], confidence=1 - EACH).items():
         measures = {"AUC": (both.b.auc, both.a.auc, both.auc)}
@@ -124,6 +129,8 @@ def _attacks(found: Sequence[Attacked]) -> pd.DataFrame:
             for who, own in (("sgd", sgd), ("sam", sam)):
                 row |= {f"{who}_low": own.low, f"{who}_high": own.high}
             rows[attack, name] = row | {"too_few": name in few}
+        sgd, sam = (epsilon(each.scores[attack], each.member, 1 - EACH) for each in found)
+        rows[attack, EPSILON] = {"sgd": sgd, "sam": sam, "too_few": False}
     return table(rows, "attack", "measure")
 
 
@@ -241,13 +248,13 @@ def dispersion(found: Section) -> Markdown:
 def attack_table(found: Section):
     """Table 1: a row for each data set and attack; in a cell both optimizers and the difference, bold beyond 0."""
     whole = found.stacked("attacks")
-    cells = [
-        "too few"
-        if row.too_few
-        else f"{row.sgd:.3f} → {row.sam:.3f}<br>{'<b>' if sign(row._asdict()) else ''}{row.difference:+.4f}"
-        for row in whole.itertuples()
-    ]
-    shown = pd.Series(cells, whole.index).unstack("measure").reindex(pd.unique(whole.index.droplevel("measure")))
-    return scroll(
-        shown[whole.index.unique("measure")].rename_axis([None, None]).style, f"In a cell: SGD → {found.name}."
-    )
+    shown = whole.apply(_cell, axis=1).unstack("measure").reindex(pd.unique(whole.index.droplevel("measure")))
+    shown = shown[whole.index.unique("measure")].fillna("not measured").rename_axis([None, None])
+    return scroll(shown.style, f"In a cell: SGD → {found.name}.")
+
+
+def _cell(row: pd.Series) -> str:
+    if row["too_few"]:
+        return "too few"
+    both = f"{row['sgd']:.3f} → {row['sam']:.3f}"
+    return both if np.isnan(row["difference"]) else f"{both}<br>{'<b>' if sign(row) else ''}{row['difference']:+.4f}"

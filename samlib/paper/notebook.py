@@ -145,13 +145,17 @@ class Study:
         several = [found] if isinstance(found, Pair) else found.values()
         return {**records.provenance(runs for two in several for runs in two[:2]), "live": True}
 
-    def frames(self, section: str) -> Section:
-        """The frames of a section for each data set, of its record or its live runs, whichever have more models."""
-        shown = {dataset: self._frames(dataset, section) for dataset in self.experiments}
+    def frames(self, section: str, *, optional: bool = False) -> Section:
+        """The frames of a section for each data set, of its record or its live runs, whichever have more models.
+
+        optional: whether a data set whose record lacks the section has no frames; else it raises.
+        """
+        shown = {dataset: self._frames(dataset, section, optional) for dataset in self.experiments}
         return Section(shown, {dataset: self._title(dataset) for dataset in shown}, self.name)
 
-    def _frames(self, dataset: str, section: str) -> Frames:
-        return self._from(dataset, section, self.shown(dataset))
+    def _frames(self, dataset: str, section: str, optional: bool = False) -> Frames:
+        path = self.shown(dataset)
+        return {} if optional and path and not records.load(path, section) else self._from(dataset, section, path)
 
     def _own(self, section: str) -> dict[str, Frames]:
         """The frames of the experiments themselves, though a record have more models."""

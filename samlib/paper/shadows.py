@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import warnings
 
-import matplotlib.pyplot as plt
 import pandas as pd
+from IPython.display import Markdown
 
 from samlib.audit import Pair, attack_scores, compared, usable
 from samlib.evaluation import ENOUGH, auc_terms, tpr_terms
-from samlib.paper.frames import EACH, Frames, table
-from samlib.paper.style import GREY, SAM, SGD, WIDTH, drawn
+from samlib.paper.frames import EACH, Frames, Section, table
+from samlib.paper.panels import BOTH, label_of, listed, multiples, not_shown, zero
+from samlib.paper.style import INK, dataset_title
 
 ATTACKS = ("LiRA offline", "LiRA online", "RMIA offline", "RMIA online", "BASE")
+SHOWN = ("LiRA online", "RMIA offline", "BASE")  # of the figure
 FEWEST = 8
+NEAR = 0.005  # an AUC this near to that with all models counts as reached: the smallest effect of C2
 RATE = 0.001
 AUC, TPR = "AUC", f"TPR at {RATE:.1%} FPR"
 
@@ -36,7 +39,9 @@ def measure(pair: Pair) -> Frames:
     numbers = [n for n in (FEWEST * 2**i for i in range(30)) if n < n_models] + [n_models]
     for n in numbers:
         first = [runs.isel(model=slice(n)) for runs in pair[:2]]
-        if not usable(first[0])[1].size:
+        try:
+            usable(first[0])
+        except ValueError:  # too few models for any example
             continue
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "(?s).*are left out")  # of few models, and the page says so
@@ -46,29 +51,53 @@ def measure(pair: Pair) -> Frames:
             rows[n, attack, AUC] = compared(auc_terms(sgd, member), auc_terms(sam, member), EACH)
             if (~member).sum() * RATE >= ENOUGH:
                 rows[n, attack, TPR] = compared(tpr_terms(sgd, member, RATE), tpr_terms(sam, member, RATE), EACH)
-    return {"shadows": table(rows, "models", "attack", "measure")}
+    return {"shadows": table(rows, "models", "attack", "measure") if rows else pd.DataFrame()}
 
 
-@drawn
-def shadow_curves(shadows: pd.DataFrame, name: str = "SAM"):
-    """An attack's AUC and TPR over the number of models, and below how SAM's differ, with simultaneous intervals."""
-    measures = [of for of in (AUC, TPR) if of in shadows.index.get_level_values("measure")]
-    figure, axes = plt.subplots(2, len(measures), figsize=(WIDTH, 4.4), sharex=True, squeeze=False)
-    for (top, below), of in zip(axes.T, measures, strict=True):
-        for dash, attack in zip(("-", "--", ":"), ("LiRA online", "RMIA offline", "BASE"), strict=True):
-            rows = shadows.xs((attack, of), level=("attack", "measure"))
-            for who, colour, label in (("sgd", SGD, "SGD"), ("sam", SAM, name)):
-                top.plot(rows.index, rows[who], dash, color=colour, marker="o", ms=3, label=f"{label}, {attack}")
-            below.plot(rows.index, rows["difference"], dash, color="black", marker="o", ms=3, label=attack)
-            below.fill_between(rows.index, rows["low"], rows["high"], color=GREY, alpha=0.2, lw=0)
-        below.axhline(0, color=GREY, lw=1)
-        top.set(title=of, xscale="log")
-        below.set(xlabel="models of each optimizer")
-        below.set_xticks(rows.index, [f"{n}" for n in rows.index], minor=False)
-        below.xaxis.set_minor_locator(plt.NullLocator())
-        for ax in (top, below):
+def shadow_curves(found: Section, measure: str = AUC):
+    """A measure of three attacks over the number of models; beside it the difference, with simultaneous intervals."""
+
+    def draw(left, right, rows):
+        for dash, attack in zip(("-", "--", ":"), SHOWN, strict=True):
+            own = rows.xs(attack, level="attack")
+            for who, colour in BOTH:
+                label = f"{label_of(who, found.name)}, {attack}"
+                left.plot(own.index, own[who], dash, color=colour, marker="o", ms=3, label=label)
+            right.plot(own.index, own["difference"], dash, color=INK, marker="o", ms=3)
+            right.fill_between(own.index, own["low"], own["high"], color=INK, alpha=0.12, lw=0)
+        zero(right)
+        for ax, label in ((left, measure), (right, f"{found.name} − SGD")):
+            ax.set(xscale="log", xlabel="models of each optimizer", ylabel=label)
             ax.grid(alpha=0.3)
-    axes[1, 0].set_ylabel(f"{name} − SGD")
-    axes[0, -1].legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
-    axes[1, -1].legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
-    return figure
+            ticks = rows.index.unique("models")[::-2]
+            ax.set_xticks(ticks, ticks)
+            ax.set_xticks([], minor=True)
+
+    return multiples(_of(found, measure), ["shadows"], draw, columns=2, height=1.8)
+
+
+def enough(found: Section) -> Markdown:
+    """How few models bring each attack near to the AUC that it has with all of them, for both optimizers."""
+    said = []
+    for dataset, frames in _of(found, AUC).items():
+        rows, least = frames["shadows"], []
+        for attack in SHOWN if len(rows) else ():
+            own = rows.xs(attack, level="attack")[["sgd", "sam"]]
+            far = ((own - own.iloc[-1]).abs() > NEAR).any(axis=1)
+            least.append(f"{own.index[~far[::-1].cummax()[::-1]].min():,} ({attack})")
+        if least:
+            said.append(
+                f"- **{dataset_title(dataset)}**: {listed(least)} models, of {rows.index.unique('models').max():,}."
+            )
+    return Markdown("\n".join(said)) if said else not_shown(found)
+
+
+def _of(found: Section, measure: str) -> Section:
+    """The rows of a measure; none for a data set whose record or models lack it."""
+    rows = {}
+    for dataset, frames in found.items():
+        whole = frames.get("shadows", pd.DataFrame())
+        rows[dataset] = {
+            "shadows": whole.xs(measure, level="measure") if measure in whole.index.unique(-1) else whole[:0]
+        }
+    return Section(rows, found.titles, found.name)

@@ -72,7 +72,7 @@ def epsilon(scores: np.ndarray, member: np.ndarray, confidence: float) -> float:
         counts = [*_independent(hit, member, up=False), *_independent(hit, ~member, up=True)]
         return epsilon_lower_bound(*counts, confidence=confidence)
 
-    cuts = np.quantile(chosen_by[~of], [1 - rate for rate in (*RATES, 0.5, 0.9)])
+    cuts = np.quantile(chosen_by[~of].astype(float), [1 - rate for rate in (*RATES, 0.5, 0.9)])
     return bound(scores, member, max(cuts, key=lambda cut: bound(chosen_by, of, cut)))
 
 

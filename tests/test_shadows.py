@@ -1,0 +1,70 @@
+"""Attacks against the number of models: what the curves end at, what the sentences count, and what a record lacks."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import stores
+from matplotlib.figure import Figure
+from simulated import simulate
+
+from samlib.audit import align
+from samlib.paper import membership, shadows
+from samlib.paper.frames import Section, table
+from samlib.report.tables import epsilon
+
+
+def test_the_curve_over_models_ends_at_the_attacks_of_all():
+    pair = align({"sgd": simulate(1, leak=0.5, skill=0), "sam": simulate(2, leak=2.5, skill=1.0)})
+    frame = shadows.measure(pair)["shadows"]
+    all_models = membership.measure(pair)["attacks"]
+    for attack in shadows.ATTACKS:
+        last = frame.loc[(pair.sgd.sizes["model"], attack, "AUC")]
+        assert last["difference"] == pytest.approx(all_models.loc[(attack, "AUC"), "difference"], abs=1e-12)
+        assert last["low"] == pytest.approx(all_models.loc[(attack, "AUC"), "low"], abs=1e-12)
+
+
+def test_too_few_models_have_no_curve_and_the_page_says_so():
+    pair = stores.pair(np.random.default_rng(0), 2, 30, 10)
+    found = Section({"digits": shadows.measure(pair)})
+    assert found["digits"]["shadows"].empty
+    for shown in (shadows.shadow_curves(found), shadows.enough(found)):
+        assert shown.data.startswith("*Not shown on Digits")
+
+
+def frame(values):
+    """Models 8, 16, ... of one data set, whose AUC by every attack is that of both optimizers."""
+    rows = {
+        (8 * 2**i, attack, shadows.AUC): {"sgd": v, "sam": v, "difference": 0.0, "low": -0.1, "high": 0.1}
+        for i, v in enumerate(values)
+        for attack in shadows.ATTACKS
+    }
+    return {"shadows": table(rows, "models", "attack", "measure")}
+
+
+@pytest.mark.parametrize(
+    ("values", "least"), [((0.6, 0.6), 8), ((0.5, 0.6), 16), ((0.6, 0.5, 0.6), 32), ((0.5, 0.596, 0.6), 16)]
+)
+def test_enough_is_the_number_from_which_the_curve_stays_near_its_end(values, least):
+    (said,) = shadows.enough(Section({"digits": frame(values)})).data.splitlines()
+    assert said.count(f"{least} (") == len(shadows.SHOWN)
+    assert said.endswith(f"of {8 * 2 ** (len(values) - 1)}.")
+
+
+def test_a_data_set_whose_record_lacks_the_curve_is_named_below_the_others():
+    found = Section({"digits": frame((0.6, 0.6)), "subclasses": {}, "location30": {"shadows": pd.DataFrame()}})
+    figure = shadows.shadow_curves(found)
+    assert isinstance(figure, Figure)
+    (legend,) = figure.legends
+    assert "not shown: Subclasses and Location-30" in [text.get_text() for text in legend.get_texts()]
+    assert "Subclasses" not in shadows.enough(found).data
+
+
+def test_table_one_has_the_bound_on_epsilon_that_an_audit_reports():
+    pair = stores.pair(np.random.default_rng(0), 24, 300, 200)
+    whole, found = membership.measure(pair)["attacks"], [membership.attack_scores(runs) for runs in pair[:2]]
+    for attack in ("correctness", "confidence", "LiRA online"):
+        row = whole.loc[(attack, membership.EPSILON)]
+        wanted = [epsilon(each.scores[attack], each.member, 1 - membership.EACH) for each in found]
+        assert row[["sgd", "sam"]].tolist() == wanted
+    shown = membership.attack_table(Section({"digits": {"attacks": whole}})).data
+    assert f"{wanted[0]:.3f} → {wanted[1]:.3f}</td>" in shown
