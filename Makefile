@@ -23,8 +23,8 @@ help: ## list what make can do
 book: $(READY) ## train, execute every notebook, build the book (PROFILE=quick)
 	@$(BIN)/python book/build.py --profile $(PROFILE)
 
-test: $(READY) ## the whole test suite
-	@$(BIN)/python -m pytest
+test: $(READY) ## the whole test suite, a file after the other in each of two processes
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 quick: $(READY) ## the tests that take seconds: a developer's inner loop
 	@$(BIN)/python -m pytest -q -m "not slow"
