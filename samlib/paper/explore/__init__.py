@@ -3,8 +3,9 @@
 from samlib.paper.explore.draw import draw, normals, uniforms
 from samlib.paper.explore.explorers import MemorizationExplorer, MixtureExplorer, Parameters, TheoryExplorer
 from samlib.paper.explore.page import open_app, write_page
+from samlib.paper.explore.threshold import ThresholdExplorer
 
 __all__ = [
-    "MemorizationExplorer", "MixtureExplorer", "Parameters", "TheoryExplorer", "draw", "normals", "open_app", "uniforms",
-    "write_page",
+    "MemorizationExplorer", "MixtureExplorer", "Parameters", "TheoryExplorer", "ThresholdExplorer", "draw", "normals",
+    "open_app", "uniforms", "write_page",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The two explorers as widgets. What a slider shows is a trait; fits and pictures are made in the reader's browser."""
+"""The explorers of the mixture and the theory as widgets: a slider is a trait; the reader's browser fits and draws."""
 
 import base64
 import io
@@ -55,7 +55,8 @@ class Explorer(anywidget.AnyWidget):
 
     def html(self) -> str:
         """A self-contained piece of HTML at the present setting."""
-        others = {name: page.plain(getattr(self, name)) for name in self.others}
+        ways = {name: self.trait_metadata(name, "to_json", lambda value, _: value) for name in self.others}
+        others = {name: as_json(getattr(self, name), self) for name, as_json in ways.items()}
         self.figure().savefig(drawn := io.BytesIO(), dpi=80)
         picture = base64.b64encode(drawn.getvalue()).decode()
         still = f'<img alt="{self.title}, at its first setting" src="data:image/png;base64,{picture}" style="max-width: 100%">'
