@@ -6,6 +6,7 @@ PROFILE ?= quick
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+LAB := $(VENV)/.lab
 
 # Data files for machines without internet, where such a folder lies beside the checkout.
 ifeq ($(SAMLIB_DATA),)
@@ -15,7 +16,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help book test quick bench lint clean constraints
+.PHONY: help book test lab app quick bench lint clean constraints
 
 help: ## list what make can do
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -23,8 +24,14 @@ help: ## list what make can do
 book: $(READY) ## train, execute every notebook, build the book (PROFILE=quick)
 	@$(BIN)/python book/build.py --profile $(PROFILE)
 
-test: $(READY) ## the whole test suite, a file after the other in each of two processes
+test: $(LAB) ## the whole test suite, a file after the other in each of two processes
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+lab: $(LAB) ## the notebooks in JupyterLab, which is installed on first use
+	@$(BIN)/jupyter lab --ServerApp.root_dir=notebooks
+
+app: $(LAB) ## the explorers as an app, by voila
+	@$(BIN)/voila notebooks/explorer.ipynb
 
 quick: $(READY) ## the tests that take seconds: a developer's inner loop
 	@$(BIN)/python -m pytest -q -m "not slow"
@@ -50,3 +57,8 @@ $(READY): pyproject.toml constraints.txt
 		-c constraints.txt -e '.[book,test]' 2>&1 | tee $(VENV)/install.log \
 		| grep --line-buffered -oE '^(Collecting [^ ]+|Building .*|Installing .{0,60}|ERROR.*)' || { tail -20 $(VENV)/install.log; exit 1; }
 	@touch $@ && echo "Ready."
+
+# A test opens a notebook in JupyterLab; where that cannot be installed it is skipped.
+$(LAB): $(READY)
+	@$(BIN)/pip install -q --disable-pip-version-check --prefer-binary -c constraints.txt -e '.[lab]' && touch $@ \
+		|| echo "JupyterLab could not be installed; the rest works without it."

@@ -41,9 +41,8 @@ def test_environment_yml_has_the_packages_and_bounds_of_pyproject():
 def test_the_constraints_satisfy_pyproject():
     pinned = dict(line.lower().split("==") for line in (ROOT / "constraints.txt").read_text().split())
     project = pyproject()
-    for text in (
-        project["dependencies"] + project["optional-dependencies"]["book"] + project["optional-dependencies"]["test"]
-    ):
+    extras = [text for extra in ("book", "test", "lab") for text in project["optional-dependencies"][extra]]
+    for text in project["dependencies"] + extras:
         requirement = Requirement(text)
         assert requirement.specifier.contains(pinned[requirement.name]), text
 
