@@ -319,7 +319,9 @@ def test_counts_are_whole_numbers_of_any_type(name, argument):
         assert fuzz.one_sentence(str(error.value)), str(error.value)
 
 
-@pytest.mark.parametrize("seed", [-1, 0.5, "a", [0.5], object(), {1}, np.full((40, 40), 0.5)], ids=repr)
+@pytest.mark.parametrize(
+    "seed", [-1, 0.5, "a", [0.5], object(), {1}, np.full((40, 40), 0.5)], ids=lambda v: type(v).__name__
+)
 def test_what_is_no_seed_is_one_sentence(seed):
     scores = np.arange(32) / 8
     with pytest.raises(ValueError, match="^seed ") as error:

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from carried import CLASSES, carried, numbers, permuted
-from scipy.stats import rankdata, spearmanr
+from scipy.stats import binom, rankdata, spearmanr
 from simulated import simulate
 
 from samlib import estimators
@@ -14,7 +14,7 @@ from samlib.data import Dataset
 from samlib.inference import CONTRADICTED, SUPPORTED, groups, ranks, shares, verdict
 from samlib.paper import buckets, distances, entropy, gallery, panels
 from samlib.paper.crossfit import halves
-from samlib.paper.frames import EACH, Section, swapped
+from samlib.paper.frames import EACH, Section, one, swapped
 from samlib.paper.sets import models_of
 
 matplotlib.use("Agg")
@@ -151,6 +151,22 @@ def test_claims_are_seen_and_contrasts_mirror_while_pooled_ones_stay(pair):
         assert found[claim].effect.estimate == pytest.approx(sign * mirrored[claim].effect.estimate, rel=1e-12)
         assert found[claim].effect.stderr == pytest.approx(mirrored[claim].effect.stderr, rel=1e-9)
         assert found[claim].reliability == mirrored[claim].reliability
+
+
+@pytest.mark.slow
+def test_buckets_dealt_at_random_get_a_verdict_no_oftener_than_the_level(pair):
+    """C8 and C10 are pooled: to exchange optimizers changes nothing in them, so their null deals entropies to other points."""
+    models = models_of(pair)
+    seen = buckets.look(models, made(np.arange(30)))
+    always, rng, draws, hits = np.flatnonzero(np.isfinite(seen.entropy).all(0)), np.random.default_rng(3), 24, {}
+    for _ in range(draws):
+        dealt = seen.entropy.copy()
+        dealt[:, always] = seen.entropy[:, rng.permutation(always)]
+        ends = buckets.measured(models, seen._replace(entropy=dealt))["ends"]
+        for claim, value in (("C8", "distance"), ("C10", "memorization")):
+            low, high = one(ends, buckets.VALUES.index(value)).interval(0.05)
+            hits[claim] = hits.get(claim, 0) + int(low > 0 or high < 0)
+    assert max(hits.values()) <= binom.ppf(0.999, draws, 0.05), hits
 
 
 @pytest.mark.slow
