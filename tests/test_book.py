@@ -166,9 +166,9 @@ def is_trouble(message) -> bool:
 def test_every_page_reads_with_no_network_and_no_error(site, browser):
     """No failed request, none that leaves the machine, nothing in the console, every figure drawn and described."""
     address, pages = site
-    figures, sources = {}, []
+    figures, sources, context = {}, [], browser.new_context()  # one for all pages, which share what they load
     for path in pages:
-        page, trouble = browser.new_page(), []
+        page, trouble = context.new_page(), []
         page.on("console", lambda m, t=trouble: t.append(f"{m.text} {m.location['url']}") if is_trouble(m) else None)
         page.on("pageerror", lambda e, t=trouble: t.append(str(e)))
         page.on("requestfailed", lambda r, t=trouble: t.append(f"failed {r.url}"))
@@ -187,6 +187,7 @@ def test_every_page_reads_with_no_network_and_no_error(site, browser):
         assert page.locator(".output.traceback, .cell_output .stderr").count() == 0, path
         assert not trouble, f"{path}: {trouble}"
         page.close()
+    context.close()
     assert {source.rpartition(".")[2] for source in sources} == {"png", "svg"}
     assert all(figures[name] >= 4 for name in maker.SECTIONS), figures
 

@@ -77,11 +77,15 @@ def epsilon(scores: np.ndarray, member: np.ndarray, confidence: float) -> float:
 
 
 def _independent(hit: np.ndarray, side: np.ndarray, up: bool) -> tuple[int, int]:
-    """Hits among (targets, examples) of one side, and how many there are, as of independent ones."""
+    """Hits among (targets, examples) of one side, and how many there are, as of independent ones.
+
+    Where all or none are hit, no variance can be seen: then as many as there are targets or examples, whichever are fewer.
+    """
     n = int(side.sum())
     rate = hit[side].mean()
     stderr = float(mean(rate + hit.size / n * side * (hit - rate)).stderr)
-    n = max(1, min(n, int(rate * (1 - rate) / stderr**2))) if stderr > 0 else n
+    fewest = n if len(hit) == 1 else min(n, *hit.shape)
+    n = max(1, min(n, int(rate * (1 - rate) / stderr**2))) if stderr > 0 else fewest
     return (math.ceil if up else math.floor)(rate * n - 1e-9 * (1 if up else -1)), n
 
 
