@@ -4,6 +4,7 @@ import itertools
 import math
 import re
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import matplotlib.colors
 import numpy as np
@@ -13,6 +14,7 @@ from matplotlib.collections import LineCollection, PolyCollection
 
 from samlib.inference import CONTRADICTED, INCONCLUSIVE, NO_DIFFERENCE, NOT_MEASURABLE, SUPPORTED, VERDICTS
 from samlib.paper import cards, claims
+from samlib.paper.explore.page import STYLE
 
 ABOUT = {"models": 128, "seconds": 1.0, "machine": "m", "source": "live", "confirmatory": False}
 IDS = [claim.id for claim in claims.CLAIMS]
@@ -253,3 +255,10 @@ def test_a_row_without_runs_of_several_lengths_asks_for_them():
     said = words(cards.cards(ledger).html)
     assert "On Location-30: ○ inconclusive It takes runs of several lengths" in said
     assert "too small" not in said
+
+
+def test_cards_share_no_style_with_the_explorers_of_the_same_page():
+    """One name in both gave a card's numbers the place of an explorer's table, and its strip no room."""
+    of_cards = set(re.findall(r"samlib-[a-z]+", Path(cards.__file__).read_text()))
+    assert "samlib-card" in of_cards
+    assert not of_cards & set(re.findall(r"\.(samlib-[a-z]+)", STYLE))

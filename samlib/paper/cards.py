@@ -257,7 +257,7 @@ def _html(claim: str, part: pd.DataFrame, compact: bool, name: str) -> str:
         items.append(
             f'<li><span class="samlib-on">On {escape(_title(dataset))}:{size}</span> <span class="samlib-said" style="{style}">'
             f'<span aria-hidden="true">{look["sign"]}</span> {row["verdict"]}</span> {_strip(row, reach)}'
-            + ("</li>" if compact else f' <span class="samlib-numbers">{escape(_numbers(row))}</span></li>')
+            + ("</li>" if compact else f' <span class="samlib-effect">{escape(_numbers(row))}</span></li>')
         )
     if lacking:
         items.append(

@@ -63,7 +63,8 @@ def multiples(
     used, spare = np.split(grid.ravel(), [columns * len(ready)])
     for row, (dataset, frames) in zip(used.reshape(-1, columns), ready.items(), strict=True):
         draw(*row, *(frames[name] for name in needs))
-        row[0].set_title(found.titles[dataset], loc="left", fontsize="medium", fontweight="bold")
+        title = found.titles[dataset] if columns > 1 else found.titles[dataset].replace(": ", "\n")  # two in a row
+        row[0].set_title(title, loc="left", fontsize="medium", fontweight="bold")
     for k, ax in enumerate(used):
         last = k + across >= len(used)
         ax.tick_params(labelbottom=last or not options.get("sharex"))
