@@ -154,17 +154,16 @@ class Study:
         return Section(shown, {dataset: self._title(dataset) for dataset in shown}, self.name)
 
     def _frames(self, dataset: str, section: str, optional: bool = False) -> Frames:
-        path = self.shown(dataset)
-        return {} if optional and path and not records.load(path, section) else self._from(dataset, section, path)
+        return self._from(dataset, section, self.shown(dataset), optional)
 
     def _own(self, section: str) -> dict[str, Frames]:
         """The frames of the experiments themselves, though a record have more models."""
         return {dataset: self._from(dataset, section, self.record(dataset)) for dataset in self.experiments}
 
-    def _from(self, dataset: str, section: str, path: Path | None) -> Frames:
+    def _from(self, dataset: str, section: str, path: Path | None, optional: bool = False) -> Frames:
         """The frames in a record; without one, of an earlier measurement of the live runs, or measured now."""
         if path:
-            if kept := records.load(path, section):
+            if (kept := records.load(path, section)) or optional:
                 return kept
             raise ValueError(f"{path} holds nothing of the section {section}; record it again.")
         folder, mine = cache_folder() / "frames" / _code(), records.identity(self._all(dataset))
