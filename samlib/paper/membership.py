@@ -129,8 +129,8 @@ def _attacks(found: Sequence[Attacked]) -> pd.DataFrame:
             for who, own in (("sgd", sgd), ("sam", sam)):
                 row |= {f"{who}_low": own.low, f"{who}_high": own.high}
             rows[attack, name] = row | {"too_few": name in few}
-        sgd, sam = (epsilon(each.scores[attack], each.member, 1 - EACH) for each in found)
-        rows[attack, EPSILON] = {"sgd": sgd, "sam": sam, "too_few": False}
+        bounds = [epsilon(each.scores[attack], each.member, 1 - EACH) for each in found]
+        rows[attack, EPSILON] = {"sgd": bounds[0], "sam": bounds[1], "too_few": False}
     return table(rows, "attack", "measure")
 
 
