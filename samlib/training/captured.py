@@ -10,7 +10,8 @@ with batches of 125, augmentation and bfloat16.
 - One H100. In one run a plain loop reached 7,465; four captured models side by side reached 52,200 (SGD) and 51,200 (SAM). In
   another run, compiling raised 52,100 to 62,100 (SGD) and 51,700 to 61,700 (SAM).
 - One H200. One, four and eight models side by side reached 42,700, 58,800 and 57,900 (SGD); compiled, 50,600, 69,600 and 68,700.
-  In the same run, seven pairs of 60 epochs took 60,600, with the start (43 s, 24 s of it compiling) and evaluation.
+  In the same run, seven pairs of 60 epochs reached 60,600, with the start (43 s, 24 s of it compiling) and evaluation. On another
+  day five pairs reached 53,200 so, and 63,200 without the start (66 s, 25 s of it to decode the images).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import gc
 import json
 import time
 from collections.abc import Mapping, Sequence
-from math import ceil
+from math import ceil, inf
 from typing import NamedTuple
 
 import numpy as np
@@ -33,7 +34,7 @@ SIDE_BY_SIDE = (1, 4, 8, 16, 32)  # the numbers of models at once to try
 STACKED = (64, 256, 1024)  # the same, for a stack
 WORTH = 1.05  # try the next number if this one trained at least so many times as fast as the last
 SPARE = 0.3  # share of the GPU's memory to leave for the evaluation
-WARM, TIMED = 2, 20  # steps before a capture, and steps in a measurement
+WARM, TIMED = 2, 20  # steps of each kind before the first capture, and steps in a measurement
 # The compiler's gain (a share) and cost (seconds) for resnet18 on that H100; each process measures the cost again.
 COMPILER_GAINS, COMPILER_TAKES = 0.15, 22.0
 APART = ("optimizer", "rho", "alpha", "m_sharpness")  # fields that may differ within a pair
@@ -48,18 +49,20 @@ class Strategy(NamedTuple):
     said: str
 
 
-def capture(training: Training) -> None:
-    """Let a training replay its step on a stream and in memory of its own. Raises RuntimeError if that fails."""
+def capture(training: Training, first: bool = True) -> None:
+    """Let a training replay its step on a stream and in memory of its own. Raises RuntimeError if that fails.
+
+    first: whether no other training of the recipe has been captured. Later ones take one step before, to make their state.
+    """
     training.stream = torch.cuda.Stream()
     kinds = [(size, taken) for size in sorted(set(training.batches)) for taken in range(min(2, training.period))]
     graphs: dict[tuple[int, int], torch.cuda.CUDAGraph] = {}
     pool: tuple = ()
+    for size, taken in kinds * WARM if first else kinds[:1]:  # on the usual stream, whose memory is used again
+        training.rewind(taken)
+        training.step(size)
     training.stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(training.stream):
-        for size, taken in kinds:
-            for _ in range(WARM):
-                training.rewind(taken)
-                training.step(size)
         for size, taken in kinds:
             training.rewind(taken)
             training.stream.synchronize()
@@ -102,7 +105,7 @@ class Engine:
         try:
             if self.compiled and isinstance(training, OneModel):
                 self.said = compile_passes(training, COMPILERS["cuda"])
-            capture(training)
+            capture(training, first=not self.trainings)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
@@ -131,23 +134,30 @@ class Engine:
         return k * len(batches) / spent
 
     def fit(self, wanted: int) -> tuple[int, float]:
-        """Find the fastest number of models at once, at most `wanted`, and resize to it. Returns it and its speed."""
-        best, fastest = 0, 0.0
-        for k in STACKED if is_stacked(self.recipe) else SIDE_BY_SIDE:
-            k = min(k, wanted)
+        """Find the best number of models at once, at most `wanted`, and resize to it. Returns it and its speed.
+
+        A larger number is tried as long as the gain of the last one, made again, would save more time than to capture costs.
+        """
+        best, fastest, gain, each = 0, 0.0, inf, 0.0
+        for k in sorted({min(k, wanted) for k in (STACKED if is_stacked(self.recipe) else SIDE_BY_SIDE)}):
+            had, more = len(self.trainings), 1 if is_stacked(self.recipe) else k - best
+            if gain < inf and wanted * self.trainings[0].steps / fastest * (1 - 1 / gain) < more * each:
+                break
+            start = time.perf_counter()
             try:
                 self.resize(k)
+                each = (time.perf_counter() - start) / max(len(self.trainings) - had, 1)
                 speed = self.speed()
             except torch.OutOfMemoryError:
                 if not best:
                     raise
                 break
-            if speed > fastest * (WORTH if best else 0):
-                best, fastest = k, speed
-            else:
+            if best and speed <= WORTH * fastest:
                 break
+            gain = speed / fastest if best else inf
+            best, fastest = k, speed
             free, total = torch.cuda.mem_get_info()
-            if k == wanted or self.loose or free < SPARE * total:
+            if self.loose or free < SPARE * total:
                 break
         self.resize(best)
         return best, fastest

@@ -8,9 +8,14 @@ training, the evaluation of all examples and the signals. Beside them is the loo
 DataLoader, bfloat16 by autocast, no graph. The matrix rate is that of two 8192 x 8192 matrices in bfloat16, the bandwidth
 that of a copy, bytes read and written, both in the same run. Takes at most three minutes on an H100.
 
-On one H200 (torch 2.11, 26 November 2026; 792 TFLOP/s, 3.81 TB/s), `--only cnn`: 32 pairs in 18.7 s, 1.71 pairs/s. Steps took
-9.5 s of it (7.2 s at the steady rates, 15,848 of SGD and 8,001 of SAM a second), and capturing 64 models' steps 8.2 s, which
-longer runs take once.
+On one H200 (torch 2.11, 27 November 2026; 784 TFLOP/s, 3.93 TB/s):
+
+- `--only mlp`: 1,000 pairs in 17.0 s.
+- The cnn's 32 pairs, in new processes: 20.1 and 20.2 s, 1.6 pairs/s. The first start of Python and cuDNN takes 5 to 7 s of it,
+  steps 10 to 13 s. The same again in one process: 15.3 and 16.0 s, 2.0 to 2.1 pairs/s.
+- The rate at which the GPU starts kernels limits the cnn: a step has about a hundred. And processes differ, why is not known: in
+  four of five no more than 8 models ran side by side (10,100 SGD steps a second, with 8 as with 32), in one all did (16,100).
+- Another training of the cnn was captured in 17 ms (SGD) and 34 ms (SAM); before its warm-up was cut short, 37 and 66 ms.
 """
 
 import argparse
