@@ -81,7 +81,7 @@ def test_claims_without_a_statistic_are_listed_and_make_no_card():
     assert shown.html.count("<article") == 1
     assert "These runs have no statistic for C2 confidence; " in shown.data
     both = cards.cards(only(ledger_of(digits={"C1": (0.1, 0.01)}, location30={}), "C1"))
-    assert "On Location-30: **inconclusive**. These runs are too small to decide it" in both.data
+    assert "On Location-30: **not measurable**. These runs are too small to decide it" in both.data
     assert both.html.count("<svg") == 1
     control = claims.ledger_of({"digits": pd.DataFrame()}, {"digits": ABOUT}, claims.CONTROLS).assign(
         estimate=0.1, low=0, high=1
@@ -182,17 +182,17 @@ def test_the_findings_say_what_the_data_say_whichever_way_they_fall(sign):
     )
     assert accuracy == (
         f"**Accuracy.** As the paper says, SAM tests better than SGD on {better}. Against the paper, SAM tests worse than SGD on "
-        f"{worse}. Undecided: Subclasses (generated)."
+        f"{worse}. Not measurable: Subclasses (generated)."
     )
     lead = "As the paper says, SAM is easier" if sign > 0 else "Against the paper, SAM is harder"
     assert leakage.startswith(
         f"**Leakage.** {lead} to attack than SGD on Location-30 (LiRA). No difference that counts: "
     )
     assert "No difference that counts: Location-30 (RMIA)." in leakage
-    assert "Undecided: Location-30 (confidence), Digits and Subclasses (generated)." in leakage
+    assert "Undecided: Location-30 (confidence). Not measurable: Digits and Subclasses (generated)." in leakage
     lead = "As the paper says, SAM memorizes more" if sign > 0 else "Against the paper, SAM memorizes less"
     assert f"{lead} than SGD on Location-30. No difference that counts: Digits." in memorization
-    assert "Not measurable: Subclasses (generated; scores below .1)." in memorization
+    assert "Not measurable: Subclasses (generated)." in memorization
     assert "ASAM tests better" in cards.findings(ledger, "ASAM").data
 
 
@@ -253,7 +253,7 @@ def test_a_row_without_runs_of_several_lengths_asks_for_them():
     claim = "C2 LiRA at equal train loss, 1/2"
     ledger = only(ledger_of(location30={}, digits={claim: (0.01, 0.001)}), claim)
     said = words(cards.cards(ledger).html)
-    assert "On Location-30: ○ inconclusive It takes runs of several lengths" in said
+    assert "On Location-30: △ not measurable It takes runs of several lengths" in said
     assert "too small" not in said
 
 

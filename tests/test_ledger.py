@@ -216,11 +216,11 @@ def test_a_row_is_read_from_one_simultaneous_interval():
     assert row["needed"] == math.ceil(64 * (quantile * 0.004 / 0.01) ** 2)
 
 
-def test_a_claim_without_a_statistic_is_inconclusive_and_still_counts():
+def test_a_claim_without_a_statistic_is_not_measurable_and_still_counts():
     claims = [claim_of(), claim_of(id="y"), claim_of(id="z")]
     frame = pd.concat([frame_of(0.02, 0.004), frame_of(np.nan, np.nan, np.nan, np.nan).rename({"x": "y"})])
     rows = ledger.decide(frame, claims, 64)
-    assert [row["verdict"] for row in rows] == [SUPPORTED, INCONCLUSIVE, INCONCLUSIVE]
+    assert [row["verdict"] for row in rows] == [SUPPORTED, NOT_MEASURABLE, NOT_MEASURABLE]
     assert all(row["level"] == frames.EACH for row in rows)
     assert all(math.isnan(row["estimate"]) for row in rows[1:])
 
@@ -256,9 +256,7 @@ def test_what_would_settle_a_row_is_said_and_no_reason_that_does_not_hold(frame,
     """A wide interval far from the smallest effect is not "too near to it"."""
     (row,) = ledger.decide(frame, [claim_of()], 64)
     assert outlook(row) == said
-    assert outlook(row, models=0) == (
-        "" if row["verdict"] == INCONCLUSIVE and not math.isnan(row["estimate"]) else said
-    )
+    assert outlook(row, models=0) == ("" if row["verdict"] == INCONCLUSIVE else said)
 
 
 def test_a_row_says_where_its_models_come_from():
@@ -278,7 +276,7 @@ def ledger_frame(**columns):
 
 def test_across_data_sets_takes_what_is_measurable_and_says_where_signs_differ():
     found = ledger_frame(
-        a=(0.02, 0.004, SUPPORTED), b=(0.03, 0.005, SUPPORTED), c=(9.0, 0.1, NOT_MEASURABLE), d=(np.nan, np.nan, INCONCLUSIVE),
+        a=(0.02, 0.004, SUPPORTED), b=(0.03, 0.005, SUPPORTED), c=(9.0, 0.1, NOT_MEASURABLE), d=(np.nan, np.nan, NOT_MEASURABLE),
         e=(-0.5, 0.01, CONTRADICTED),
     )  # fmt: skip
     line = ledger.across_datasets(found, ["a", "b", "c", "d"]).loc["x"]

@@ -162,7 +162,7 @@ def decide(effects: pd.DataFrame, claims: Sequence[Claim], n_models: int, level:
     rows = []
     for claim in claims:
         row = dict.fromkeys(NUMBERS, math.nan) | {name: getattr(claim, name) for name in KEPT}
-        row |= {"level": level, "verdict": INCONCLUSIVE}
+        row |= {"level": level, "verdict": NOT_MEASURABLE}
         if claim.id in effects.index and (found := effects.loc[claim.id]).notna().all():
             effect, reliability = Effect(*(found[name] for name in Effect._fields)), found["reliability"]
             low, high = (float(end) for end in effect.interval(level))
