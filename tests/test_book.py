@@ -75,7 +75,7 @@ def test_with_no_network_what_cannot_be_had_is_left_out_and_said(book):
     assert f"cifar100-coarse {kept}: cifar100 could not be" in said[1]
     first = text_of(book, "introduction")
     assert "put dataset_location.tgz into $SAMLIB_DATA/location30/" in first
-    assert "Location-30 (512 + 512 models" in first
+    assert "Location-30 (2048 + 2048 models" in first
 
 
 def test_each_section_is_one_page_of_all_data_sets_and_says_where_each_comes_from(book):
