@@ -170,3 +170,23 @@ def test_the_ledger_of_a_study_stands_beside_its_records(tmp_path, monkeypatch):
     assert study.independent() == [largest]
     assert len(ledger) == 3 * len(claims.CLAIMS)
     assert ledger.loc[("C16", "digits"), "verdict"] == claims.NOT_MEASURABLE
+
+
+@pytest.mark.parametrize(("fine", "kept"), [(8, "cifar100-coarse, recorded"), (32, "cifar100, recorded")])
+def test_two_data_sets_of_the_same_images_count_once(tmp_path, monkeypatch, fine, kept):
+    monkeypatch.setattr(claims, "SECTIONS", ("membership",))
+    for dataset, models in (("digits", 16), ("cifar100-coarse", 16), ("cifar100", fine), ("subclasses", 16)):
+        given = {"dataset": dataset, "n_models": models, "seed": 1}
+        runs = [
+            simulate(1, leak=1, skill=0, models=models).assign_attrs(experiment=e.model_dump_json(), key=e.key)
+            for e in samlib.study(given).experiments[dataset].values()
+        ]
+        records.save(tmp_path, {"membership": {"effects": effects(0.1)}}, records.provenance(runs))
+    study = samlib.study({**SMALL, "seed": 1, "epochs": None, "results": str(tmp_path)})
+    assert {name.partition(",")[0] for name in study.largest()} == {
+        "digits",
+        "cifar100-coarse",
+        "cifar100",
+        "subclasses",
+    }
+    assert sorted(study.independent()) == sorted([kept, "digits"])

@@ -18,7 +18,7 @@ from IPython.display import Markdown
 
 from samlib.audit import Pair, align
 from samlib.data import NAMES, Dataset, NotAtHand
-from samlib.data.files import cache_folder
+from samlib.data.files import PUBLISHED, cache_folder
 from samlib.experiment import Experiment, ParameterError, pair
 from samlib.paper import cards, claims, records, tables
 from samlib.paper.distances import dataset_of
@@ -208,8 +208,11 @@ class Study:
         return list(best.values())
 
     def independent(self) -> list[str]:
-        """Those of `largest` that stand on different real data: data sets known by name that were not generated."""
-        return [name for name in self.largest() if _dataset(name) in NAMES and _dataset(name) not in claims.GENERATED]
+        """Those of `largest` that stand on different real data: known by name, not generated, and no two on the same images."""
+        models = {column: sum(about["models"]) for column, about in self.sources().items()}
+        real = [name for name in self.largest() if _dataset(name) in NAMES and _dataset(name) not in claims.GENERATED]
+        sources = {PUBLISHED[_dataset(name)].get("of", _dataset(name)): name for name in sorted(real, key=models.__getitem__)}
+        return [name for name in real if name in sources.values()]
 
     def models(self) -> dict[str, pd.DataFrame]:
         """A frame of each data set with a row for each model: accuracies, train loss, and each attack's AUC."""
