@@ -11,6 +11,7 @@ from simulated import simulate
 from samlib.audit import Pair, align
 from samlib.experiment import Experiment, pair
 from samlib.paper import frames, memorization, records
+from samlib.training.files import Packs
 
 
 def of(experiments, **attributes):
@@ -154,3 +155,16 @@ def test_a_pair_is_no_part_of_a_record_without_signals(runs, tmp_path):
     with pytest.raises(ValueError, match="has no signals"):
         records.load_signals(path)
     assert isinstance(runs, Pair)
+
+
+def test_a_run_that_lacks_models_says_how_many_are_there(tmp_path):
+    assert records.incomplete(None).data == records.incomplete(tmp_path).data == "- none"
+    recipe = Experiment(dataset="digits", hidden=(8,), epochs=1, n_models=24)
+    about = {"key": recipe.key, "n_models": 24, "recipe": recipe.model_dump(mode="json")}
+    (tmp_path / "groups").mkdir()
+    packs = Packs(tmp_path / "groups", 10**6, 8)
+    for start in (0, 8):
+        packs.add("of-digits", about, range(start, start + 8), {"train_loss": np.zeros(8)}, 1000)
+    assert records.incomplete(tmp_path).data == f"- {recipe}: 16 of 24"
+    packs.add("of-digits", about, range(16, 24), {"train_loss": np.zeros(8)}, 1000)
+    assert records.incomplete(tmp_path).data == "- none"

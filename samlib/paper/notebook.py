@@ -211,7 +211,9 @@ class Study:
         """Those of `largest` that stand on different real data: known by name, not generated, and no two on the same images."""
         models = {column: sum(about["models"]) for column, about in self.sources().items()}
         real = [name for name in self.largest() if _dataset(name) in NAMES and _dataset(name) not in claims.GENERATED]
-        sources = {PUBLISHED[_dataset(name)].get("of", _dataset(name)): name for name in sorted(real, key=models.__getitem__)}
+        sources = {
+            PUBLISHED[_dataset(name)].get("of", _dataset(name)): name for name in sorted(real, key=models.__getitem__)
+        }
         return [name for name in real if name in sources.values()]
 
     def models(self) -> dict[str, pd.DataFrame]:

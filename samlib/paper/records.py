@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 import zarr
+from IPython.display import Markdown
 
 from samlib import __version__
 from samlib.audit import Pair
@@ -29,6 +30,7 @@ from samlib.checks import as_path
 from samlib.data import NAMES, load_dataset
 from samlib.experiment import Experiment
 from samlib.paper.frames import Frames
+from samlib.training.files import described, entry, groups_of, opened
 
 ABOUT, SIGNALS = "about.json", "signals.zarr.zip"
 BOOLEANS = ("correct", "test_correct")
@@ -115,6 +117,19 @@ def records(folder: str | os.PathLike | None) -> dict[Path, dict[str, Any]]:
     """All records in a folder, with what each says of itself."""
     paths = sorted(path.parent for path in as_path("folder", folder).glob(f"*/{ABOUT}")) if folder else []
     return {path: read_about(path) for path in paths}
+
+
+def incomplete(folder: str | os.PathLike | None) -> Markdown:
+    """Say which fixed runs lack models: of each pack of groups in the records' folder, how many are there."""
+    there, fixed = dict[str, set[int]](), dict[str, tuple[str, int]]()
+    for path in sorted((as_path("folder", folder) / "groups").glob("*.npz")) if folder else ():
+        with opened(path, "is damaged") as file:
+            for name, start in groups_of(file):
+                about = described(file, f"{name}/about")
+                fixed[name] = str(Experiment(**about["recipe"])), about["n_models"]
+                there.setdefault(name, set()).update(entry(file, f"{name}/{start}/models").tolist())
+    said = [f"- {title}: {len(there[k])} of {n}" for k, (title, n) in fixed.items() if len(there[k]) < n]
+    return Markdown("\n".join(said or ["- none"]))
 
 
 def read_about(path: Path) -> dict[str, Any]:
