@@ -83,3 +83,21 @@ def browser():
         browser = playwright.chromium.launch(executable_path=chromium, args=[*arguments, "--disable-component-update"])
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def faults():
+    """A function that says what axe finds against WCAG 2 A and AA on a page that stands open, as "rule: selector"."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    axe = Axe()
+    # These are alike and many: the first ones stand for the rest, which takes axe minutes.
+    many = ":is(tr, li):nth-child(n + 4), dl.py:nth-of-type(n + 4), pre > :nth-child(n + 200), mjx-assistive-mml"
+    options = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"], "resultTypes": ["violations"]}
+
+    def found(page) -> list[str]:
+        page.evaluate("many => document.querySelectorAll(many).forEach(each => each.remove())", many)
+        violations = axe.run(page, options=options).response["violations"]
+        return [f"{fault['id']}: {' '.join(node['target'])}" for fault in violations for node in fault["nodes"]]
+
+    return found

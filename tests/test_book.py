@@ -192,6 +192,28 @@ def test_every_page_reads_with_no_network_and_no_error(site, browser):
     assert all(figures[name] >= 4 for name in maker.SECTIONS), figures
 
 
+def test_axe_finds_no_fault_on_any_page(site, browser, faults):
+    """In the light on a wide screen and in the dark on a phone. Pages of source code are alike: one stands for all."""
+    address, pages = site
+    # The theme lets the keyboard reach what scrolls 0.3 s after the last change.
+    settled = """async theme => {
+        document.documentElement.dataset.theme = theme;
+        await window.MathJax?.startup?.promise;
+        await new Promise(done => setTimeout(done, 400));
+    }"""
+    found, page = [], browser.new_page()
+    for path in pages:
+        if "_modules" in path.parts and path.stem not in ("index", "cards"):
+            continue
+        page.goto(address + str(path))
+        for theme, width in (("light", 1280), ("dark", 390)):
+            page.set_viewport_size({"width": width, "height": 800})
+            page.evaluate(settled, theme)
+            found += [f"{path}: {theme}: {fault}" for fault in faults(page)]
+    page.close()
+    assert not found, "\n".join(found)
+
+
 def test_cards_fit_a_phone_and_their_links_lead_somewhere(site, browser):
     address, pages = site
     page, ids, links = browser.new_page(viewport={"width": 390, "height": 800}), {}, []

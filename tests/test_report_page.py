@@ -46,8 +46,8 @@ def test_the_page_stands_alone_with_its_notebook_and_numbers(page):
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1100, "light"), (1100, "dark"), (390, "light")])
-def test_the_page_in_a_browser(page, browser, width, scheme):
-    """No network, no script, no error; nothing wider than the window; what comes from the file is text."""
+def test_the_page_in_a_browser(page, browser, faults, width, scheme):
+    """No network, script, error or fault that axe finds; nothing wider than the window; what comes from the file is text."""
     opened = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
     asked, said = [], []
     opened.on("request", lambda request: asked.append(request.url))
@@ -61,6 +61,7 @@ def test_the_page_in_a_browser(page, browser, width, scheme):
     assert "<script>document.title" in opened.locator("table", has_text="a & b").first.inner_text()
     dark = opened.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(16, 18, 21)"
     assert dark == (scheme == "dark")
+    assert faults(opened) == []
     opened.close()
 
 

@@ -1,4 +1,7 @@
-"""Helps to read: a word of the glossary shows its meaning where it first stands on a page; citations bring no brackets."""
+"""Helps to read: a word of the glossary shows its meaning where it first stands on a page; citations bring no brackets.
+
+What other packages write and a screen reader cannot read is mended.
+"""
 
 import re
 
@@ -20,6 +23,15 @@ NOT_PROSE = (
     addnodes.pending_xref,
 )
 
+MENDED = {  # a pattern in the HTML of other packages, and what stands in its place
+    r' role="doc-biblioentry"': ' role="listitem"',  # the list around citations may hold nothing else
+    r' aria-label="Toggle hidden content"': "",  # it hides the words "Show code cell source"
+    r"</li>\s*<ul>": "\n<ul>",  # a list in the index of modules stands in no item: now in the one before it
+    r"</ul>(?=\s*(<li>|</ul>))": "</ul></li>",
+    # The theme lets the keyboard scroll wide outputs, but not those in figures.
+    r'(<figure[^>]*>\s*<div class="output text_html")': r'\1 tabindex="0"',
+}
+
 
 class Bare(AuthorYearReferenceStyle):
     """Author and year; our sentences put them into parentheses."""
@@ -31,6 +43,7 @@ class Bare(AuthorYearReferenceStyle):
 def setup(app):
     register_plugin("sphinxcontrib.bibtex.style.referencing", "bare", Bare)
     app.connect("doctree-resolved", explain)
+    app.connect("html-page-context", mend)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -64,6 +77,11 @@ def explain(app, doctree, docname):
                 link["internal"], end = True, match.end()
         if parts:
             text.parent.replace(text, [*parts, nodes.Text(said[end:])])
+
+
+def mend(app, pagename, templatename, context, doctree):
+    for fault, better in MENDED.items():
+        context["body"] = re.sub(fault, better, context.get("body", ""))
 
 
 def ancestors(node):

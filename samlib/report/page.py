@@ -40,8 +40,9 @@ def write(kept: str, path) -> Path:
 
 
 def shown(frame: pd.DataFrame) -> HTML:
-    """A table of texts and numbers. Names in it come from the file, so they are escaped."""
-    return HTML(f'<div class="wide">{frame.to_html(index=False, border=0, escape=True)}</div>')
+    """A table of texts and numbers, which the keyboard can scroll. Names in it come from the file, so they are escaped."""
+    table = frame.to_html(index=False, border=0, escape=True)
+    return HTML(f'<div class="wide" role="group" aria-label="Table" tabindex="0">{table}</div>')
 
 
 def sentences(*said: str) -> Markdown:
