@@ -6,7 +6,7 @@ from importlib import import_module
 
 _ROOMS = (
     "membership", "shadows", "memorization", "influence", "entropy", "sharpness", "optimizers", "ablations", "lengths",
-    "subclasses", "tables", "mixture_page", "theory_page", "style",
+    "subclasses", "seeds", "tables", "mixture_page", "theory_page", "style",
 )  # fmt: skip
 
 

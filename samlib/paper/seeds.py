@@ -1,0 +1,85 @@
+"""Do other base seeds give the same estimates? A recorded run beside smaller runs that differ in their seed alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from IPython.display import Markdown
+
+from samlib.paper import claims
+from samlib.paper.frames import Frames, Section
+from samlib.paper.panels import listed, multiples
+from samlib.paper.style import INK, dataset_title
+
+if TYPE_CHECKING:
+    from samlib.audit import Pair
+    from samlib.paper.notebook import Study
+
+BAND = 2  # standard errors, within which about 95 of 100 estimates lie if nothing but chance moves them
+MARKS = "osD^v"
+
+
+def measure(pair: Pair) -> Frames:
+    """Nothing: a run of one seed has no others beside it. `samlib.paper.confirm` keeps their effects."""
+    return {}
+
+
+def apart(study: Study) -> Section:
+    """How far each other seed's estimate lies from the recorded one, in standard errors.
+
+    Returns
+    -------
+    Section
+        For each data set the frame "seeds": seed, claim, apart. The error is that part which models bring, in both runs: the
+        examples are the same. It has no rows for a data set that was run with one seed.
+    """
+    repeated, rows = study.frames("seeds", optional=True), {}
+    for dataset, frames in repeated.items():
+        rows[dataset] = {"seeds": pd.DataFrame()}
+        if not frames:
+            continue
+        sections = [study.frames(section)[dataset]["effects"] for section in claims.SECTIONS]
+        others = frames["effects"]
+        others = others[others.index.isin([claim.id for claim in claims.CLAIMS], level="claim")]
+        own = pd.concat(sections).loc[others.index.get_level_values("claim")].set_index(others.index)
+        found = (others["estimate"] - own["estimate"]) / np.sqrt(others["by_models"] + own["by_models"])
+        rows[dataset] = {"seeds": found.rename("apart").dropna().reset_index()}
+    return Section(rows, repeated.titles, repeated.name)
+
+
+def other_seeds(found: Section):
+    """Each other seed's estimate of each claim: how far it lies from the recorded one, and the band of chance."""
+    known = {claim for frames in found.values() if len(frames["seeds"]) for claim in frames["seeds"]["claim"]}
+    order = [claim.id for claim in claims.CLAIMS if claim.id in known]
+
+    def draw(ax, rows):
+        ax.axvspan(-BAND, BAND, color=INK, alpha=0.1, lw=0)
+        for mark, (seed, own) in zip(MARKS, rows.groupby("seed"), strict=False):
+            ax.plot(
+                own["apart"],
+                [-order.index(each) for each in own["claim"]],
+                mark,
+                color=INK,
+                mfc="none",
+                label=f"seed {seed}",
+            )
+        ax.set(yticks=-np.arange(len(order)), yticklabels=order, xlabel="standard errors")
+        ax.grid(axis="y", alpha=0.3)
+
+    return multiples(found, ["seeds"], draw, height=3.2, sharex=True, sharey=True)
+
+
+def moved(found: Section) -> Markdown:
+    """Which claims every other seed moves beyond the band, to the same side."""
+    said = []
+    for dataset, frames in found.items():
+        if len(frames["seeds"]):
+            sides = frames["seeds"].assign(side=lambda rows: np.sign(rows["apart"]) * (rows["apart"].abs() > BAND))
+            same = sides.groupby("claim", sort=False)["side"].agg(
+                lambda side: side.nunique() == 1 and side.iloc[0] != 0
+            )
+            names = [claim.id for claim in claims.CLAIMS if same.get(claim.id, False)]
+            said.append(f"- **{dataset_title(dataset)}**: {listed(names) if names else 'none'}.")
+    return Markdown("\n".join(said) or "- none")
