@@ -195,11 +195,13 @@ def test_every_page_reads_with_no_network_and_no_error(site, browser):
 def test_axe_finds_no_fault_on_any_page(site, browser, faults):
     """In the light on a wide screen and in the dark on a phone. Pages of source code are alike: one stands for all."""
     address, pages = site
-    # The theme lets the keyboard reach what scrolls 0.3 s after the last change.
+    # Some time after the last change, the theme lets the keyboard reach what scrolls: wait for that, but not for ever.
     settled = """async theme => {
         document.documentElement.dataset.theme = theme;
         await window.MathJax?.startup?.promise;
-        await new Promise(done => setTimeout(done, 400));
+        const all = [...document.querySelectorAll("pre, .cell_output > .output")];
+        const out_of_reach = () => all.some(each => each.scrollWidth > each.clientWidth && each.tabIndex < 0);
+        for (let i = 0; i < 50 && (i < 4 || out_of_reach()); i++) await new Promise(done => setTimeout(done, 100));
     }"""
     found, page = [], browser.new_page()
     for path in pages:
