@@ -163,7 +163,7 @@ def parquet(found: dict[str, np.ndarray], rng) -> bytes:
             rows = list(rows)
             if rows and rng.random() < 0.05:
                 rows[0] = None
-            if rows and a.ndim == 2 and rng.random() < 0.05:
+            if rows and a.ndim == 2 and rng.random() < 0.05 and rows[-1] is not None:
                 rows[-1] = rows[-1][:-1]
             try:
                 columns[name] = pa.array(rows)
