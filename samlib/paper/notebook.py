@@ -151,7 +151,7 @@ class Study:
         optional: whether a data set whose record lacks the section has no frames; else it raises.
         """
         shown = {dataset: self._frames(dataset, section, optional) for dataset in self.experiments}
-        return Section(shown, {dataset: self._title(dataset) for dataset in shown}, self.name)
+        return Section(shown, {dataset: _title(dataset, self.about(dataset)) for dataset in shown}, self.name)
 
     def _frames(self, dataset: str, section: str, optional: bool = False) -> Frames:
         return self._from(dataset, section, self.shown(dataset), optional)
@@ -216,6 +216,16 @@ class Study:
         }
         return [name for name in real if name in sources.values()]
 
+    def repeated(self) -> Section:
+        """Of each run of `largest` that was repeated with other base seeds: its frame of effects, and theirs ("seeds")."""
+        paths, sources, found, titles = self._others(), self.sources(), {}, {}
+        for column in self.largest():
+            dataset, path = _dataset(column), paths.get(column) or self.record(_dataset(column))
+            if path and (kept := records.load(path, "seeds")):
+                found[dataset] = {"effects": self._effects(column, path), "seeds": kept["effects"]}
+                titles[dataset] = _title(dataset, sources[column])
+        return Section(found, titles, self.name)
+
     def models(self) -> dict[str, pd.DataFrame]:
         """A frame of each data set with a row for each model: accuracies, train loss, and each attack's AUC."""
         return {dataset: frames["models"] for dataset, frames in self._own("membership").items()}
@@ -249,12 +259,6 @@ class Study:
         about = self.about(dataset)
         experiment = json.dumps(about["experiments"][0])
         return dataset_of(xr.Dataset(attrs={"experiment": experiment, "data_checksum": about["data_checksum"]}))
-
-    def _title(self, dataset: str) -> str:
-        """Data set, networks and models, as they stand over a panel."""
-        about = self.about(dataset)
-        network, models = model_title(about["experiments"][0]["model"]), " + ".join(map(str, about["models"][:2]))
-        return f"{dataset_title(dataset)}: {network}, {models}"
 
     def origin(self) -> Markdown:
         """A line a data set on where its numbers come from. Its metadata `runs` is what captions say of the same."""
@@ -302,6 +306,12 @@ def save_ablations(folder: str | os.PathLike, pairs: Mapping[Any, Pair], paramet
     frames = {section: measure(section, pairs) for section in ("ablations", "lengths")}
     about = records.provenance(runs for pair in pairs.values() for runs in pair[:2])
     return records.save(folder, frames, about | {"parameters": dict(parameters)})
+
+
+def _title(dataset: str, about: Mapping[str, Any]) -> str:
+    """Data set, networks and models, as they stand over a panel."""
+    network, models = model_title(about["experiments"][0]["model"]), " + ".join(map(str, about["models"][:2]))
+    return f"{dataset_title(dataset)}: {network}, {models}"
 
 
 def _dataset(column: str) -> str:

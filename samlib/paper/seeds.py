@@ -2,48 +2,37 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
-import pandas as pd
 from IPython.display import Markdown
 
 from samlib.paper import claims
-from samlib.paper.frames import Frames, Section
+from samlib.paper.frames import Section
 from samlib.paper.panels import listed, multiples
 from samlib.paper.style import INK, dataset_title
-
-if TYPE_CHECKING:
-    from samlib.audit import Pair
-    from samlib.paper.notebook import Study
 
 BAND = 2  # standard errors, within which about 95 of 100 estimates lie if nothing but chance moves them
 MARKS = "osD^v"
 
 
-def measure(pair: Pair) -> Frames:
-    """Nothing: a run of one seed has no others beside it. `samlib.paper.confirm` keeps their effects."""
-    return {}
-
-
-def apart(study: Study) -> Section:
+def apart(repeated: Section) -> Section:
     """How far each other seed's estimate lies from the recorded one, in standard errors.
+
+    Parameters
+    ----------
+    repeated : Section
+        Of each data set the frames "effects" and "seeds", as `Study.repeated` gives them.
 
     Returns
     -------
     Section
         For each data set the frame "seeds": seed, claim, apart. The error is that part which models bring, in both runs: the
-        examples are the same. It has no rows for a data set that was run with one seed.
+        examples are the same.
     """
-    repeated, rows = study.frames("seeds", optional=True), {}
+    rows = {}
     for dataset, frames in repeated.items():
-        rows[dataset] = {"seeds": pd.DataFrame()}
-        if not frames:
-            continue
-        sections = [study.frames(section)[dataset]["effects"] for section in claims.SECTIONS]
-        others = frames["effects"]
+        others = frames["seeds"]
         others = others[others.index.isin([claim.id for claim in claims.CLAIMS], level="claim")]
-        own = pd.concat(sections).loc[others.index.get_level_values("claim")].set_index(others.index)
+        own = frames["effects"].loc[others.index.get_level_values("claim")].set_index(others.index)
         found = (others["estimate"] - own["estimate"]) / np.sqrt(others["by_models"] + own["by_models"])
         rows[dataset] = {"seeds": found.rename("apart").dropna().reset_index()}
     return Section(rows, repeated.titles, repeated.name)
@@ -51,7 +40,9 @@ def apart(study: Study) -> Section:
 
 def other_seeds(found: Section):
     """Each other seed's estimate of each claim: how far it lies from the recorded one, and the band of chance."""
-    known = {claim for frames in found.values() if len(frames["seeds"]) for claim in frames["seeds"]["claim"]}
+    if not found:
+        return Markdown("*No run here was repeated with other seeds.*")
+    known = {claim for frames in found.values() for claim in frames["seeds"]["claim"]}
     order = [claim.id for claim in claims.CLAIMS if claim.id in known]
 
     def draw(ax, rows):
