@@ -166,5 +166,8 @@ def test_a_run_that_lacks_models_says_how_many_are_there(tmp_path):
     for start in (0, 8):
         packs.add("of-digits", about, range(start, start + 8), {"train_loss": np.zeros(8)}, 1000)
     assert records.incomplete(tmp_path).data == f"- {recipe}: 16 of 24"
+    later = Packs(tmp_path / "groups", 2000, 8)  # a file of its own, made when fewer were asked for
+    later.add("of-digits", about | {"n_models": 8}, range(0, 8), {"train_loss": np.zeros(8)}, 1000)
+    assert records.incomplete(tmp_path).data == f"- {recipe}: 16 of 24"
     packs.add("of-digits", about, range(16, 24), {"train_loss": np.zeros(8)}, 1000)
     assert records.incomplete(tmp_path).data == "- none"

@@ -126,7 +126,8 @@ def incomplete(folder: str | os.PathLike | None) -> Markdown:
         with opened(path, "is damaged") as file:
             for name, start in groups_of(file):
                 about = described(file, f"{name}/about")
-                fixed[name] = str(Experiment(**about["recipe"])), about["n_models"]
+                most = max(about["n_models"], fixed.get(name, ("", 0))[1])  # a pack may have been made for fewer
+                fixed[name] = str(Experiment(**about["recipe"])), most
                 there.setdefault(name, set()).update(entry(file, f"{name}/{start}/models").tolist())
     said = [f"- {title}: {len(there[k])} of {n}" for k, (title, n) in fixed.items() if len(there[k]) < n]
     return Markdown("\n".join(said or ["- none"]))
