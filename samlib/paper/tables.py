@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
+from samlib.paper.panels import scroll
 from samlib.paper.style import dataset_title
 
 
@@ -72,7 +73,7 @@ def runs_table(about: Mapping[str, Mapping[str, Any]], models: Mapping[str, pd.D
                 **{name.replace("_", " "): f"{means.loc[who, name]:.3f}" for name in means},
                 "core seconds of both": f"{each['seconds']:.0f}", "machine": ", ".join(each["machine"]),
             }  # fmt: skip
-    return pd.DataFrame.from_dict(rows, orient="index").style
+    return scroll(pd.DataFrame.from_dict(rows, orient="index").style, "A row for each data set and optimizer.")
 
 
 def origins(about: Mapping[str, Mapping[str, Any]], missing: Mapping[str, str] | None) -> Markdown:
