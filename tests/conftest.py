@@ -85,6 +85,27 @@ def browser():
         browser.close()
 
 
+@pytest.fixture
+def offline(browser):
+    """A function that opens a page offline; whatever it complains of, or asks the network for, fails the test."""
+    pages, trouble = [], []
+
+    def opened(address, width, height):
+        page = browser.new_page(viewport={"width": width, "height": height})
+        page.context.set_offline(True)
+        page.on("console", lambda m: trouble.append(m.text) if m.type in ("error", "warning") else None)
+        page.on("pageerror", lambda e: trouble.append(str(e)))
+        page.on("request", lambda r: None if r.url.startswith(("file:", "data:")) else trouble.append(r.url))
+        page.goto(address)
+        pages.append(page)
+        return page
+
+    yield opened
+    for page in pages:
+        page.close()
+    assert not trouble
+
+
 @pytest.fixture(scope="session")
 def faults():
     """A function that says what axe finds against WCAG 2 A and AA on a page that stands open, as "rule: selector"."""

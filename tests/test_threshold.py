@@ -49,16 +49,11 @@ def test_a_bad_setting_is_one_sentence_that_names_it(logits):
 
 
 @pytest.fixture
-def page(browser, logits, tmp_path):
-    page, trouble = browser.new_page(viewport={"width": 1000, "height": 900}), []
-    page.on("console", lambda m: trouble.append(m.text) if m.type in ("error", "warning") else None)
-    page.on("pageerror", lambda e: trouble.append(str(e)))
+def page(offline, logits, tmp_path):
     explorer = ThresholdExplorer(logits, name="ASAM")
-    page.goto(write_page(tmp_path / "threshold.html", [explorer]).as_uri())
+    page = offline(write_page(tmp_path / "threshold.html", [explorer]).as_uri(), 1000, 900)
     page.wait_for_selector(".samlib-threshold .samlib-picture[aria-label]")
-    yield page
-    page.close()
-    assert not trouble
+    return page
 
 
 def cells(page):

@@ -19,18 +19,11 @@ def app(tmp_path_factory):
 
 
 @pytest.fixture
-def page(browser, app):
-    """The page of all explorers, offline; whatever it complains of, or asks the network for, fails the test."""
-    page, trouble = browser.new_page(viewport={"width": 1200, "height": 1400}), []
-    page.context.set_offline(True)
-    page.on("console", lambda m: trouble.append(m.text) if m.type in ("error", "warning") else None)
-    page.on("pageerror", lambda e: trouble.append(str(e)))
-    page.on("request", lambda r: None if r.url.startswith(("file:", "data:")) else trouble.append(r.url))
-    page.goto(app)
+def page(offline, app):
+    """The page of all explorers."""
+    page = offline(app, 1200, 1400)
     page.wait_for_function("document.querySelectorAll('.samlib-picture[aria-label]').length === 3")
-    yield page
-    page.close()
-    assert not trouble
+    return page
 
 
 def settled(page):
