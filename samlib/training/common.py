@@ -15,7 +15,6 @@ from samlib.models import build_model, image_shape
 SWA_START = 0.75  # of the steps; then SWA holds the rate and starts to average (Izmailov et al. 2018, section 4)
 EMA_DECAY = 0.99  # a memory of 100 steps; an average younger than that has a shorter one
 AVERAGED = ("swa", "ema")
-UNPINNED = 2**16  # bytes that CUDA copies without waiting, though the host's memory is not pinned
 EVALUATED = {"cpu": 1024, "cuda": 8192}  # examples that are evaluated at once
 
 
@@ -246,9 +245,7 @@ class Training:
     def put(self, place: torch.Tensor, values: np.ndarray) -> None:
         """Overwrite a tensor without waiting for the device."""
         source = torch.from_numpy(values)
-        if self.device.type == "cuda" and source.nbytes > UNPINNED:
-            source = source.pin_memory()
-        place.copy_(source, non_blocking=True)
+        place.copy_(source.pin_memory() if self.device.type == "cuda" else source, non_blocking=True)
 
     def next(self, size: int) -> torch.Tensor:
         """The places (size,) of the next batch in the epoch's order. Also sets the learning rate and moves on."""
