@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -179,8 +179,7 @@ class Study:
 
     def ledger(self) -> pd.DataFrame:
         """`claims.ledger_of` these data sets, each followed by its records in `results`, from the frames of all sections."""
-        paths = {dataset: self.record(dataset) for dataset in self.experiments} | self._others()
-        effects = {column: self._effects(column, path) for column, path in paths.items()}
+        effects = {column: self._effects(column, path) for column, path in self._paths().items()}
         names = list(dict.fromkeys(map(_dataset, effects)))
         order = sorted(effects, key=lambda column: names.index(_dataset(column)))
         about = self.sources()
@@ -196,39 +195,42 @@ class Study:
 
     def sources(self) -> dict[str, dict[str, Any]]:
         """Where the numbers of each data set's experiments come from, and of each other record in `results`."""
-        own = {dataset: self._about(dataset, self.record(dataset)) for dataset in self.experiments}
-        return own | {name: {**records.read_about(path), "live": False} for name, path in self._others().items()}
+        return {column: self._about(column, path) for column, path in self._paths().items()}
 
     def largest(self) -> list[str]:
         """Columns of `ledger`: of each data set the one of most models."""
-        best: dict[str, str] = {}
-        models = {column: sum(about["models"]) for column, about in self.sources().items()}
-        for column in models:
-            best[_dataset(column)] = max(best.get(_dataset(column), column), column, key=models.__getitem__)
-        return list(best.values())
+        return self._most(self.sources(), _dataset)
 
     def independent(self) -> list[str]:
         """Those of `largest` that stand on different real data: known by name, not generated, and no two on the same images."""
-        models = {column: sum(about["models"]) for column, about in self.sources().items()}
         real = [name for name in self.largest() if _dataset(name) in NAMES and _dataset(name) not in claims.GENERATED]
-        sources = {
-            PUBLISHED[_dataset(name)].get("of", _dataset(name)): name for name in sorted(real, key=models.__getitem__)
-        }
-        return [name for name in real if name in sources.values()]
+        return self._most(real, lambda column: PUBLISHED[_dataset(column)].get("of", _dataset(column)))
+
+    def _most(self, columns: Iterable[str], what: Callable[[str], str]) -> list[str]:
+        """Of the columns that are the same data by `what`, the one of most models."""
+        best: dict[str, str] = {}
+        models = {column: sum(about["models"]) for column, about in self.sources().items()}
+        for column in columns:
+            best[what(column)] = max(best.get(what(column), column), column, key=models.__getitem__)
+        return list(best.values())
 
     def repeated(self) -> Section:
         """Of each run of `largest` that was repeated with other base seeds: its frame of effects, and theirs ("seeds")."""
-        paths, sources, found, titles = self._others(), self.sources(), {}, {}
+        paths, found, titles = self._paths(), {}, {}
         for column in self.largest():
-            dataset, path = _dataset(column), paths.get(column) or self.record(_dataset(column))
+            dataset, path = _dataset(column), paths[column]
             if path and (kept := records.load(path, "seeds")):
                 found[dataset] = {"effects": self._effects(column, path), "seeds": kept["effects"]}
-                titles[dataset] = _title(dataset, sources[column])
+                titles[dataset] = _title(dataset, self._about(column, path))
         return Section(found, titles, self.name)
 
     def models(self) -> dict[str, pd.DataFrame]:
         """A frame of each data set with a row for each model: accuracies, train loss, and each attack's AUC."""
         return {dataset: frames["models"] for dataset, frames in self._own("membership").items()}
+
+    def _paths(self) -> dict[str, Path | None]:
+        """The record of each column of the ledger; None where its runs are live."""
+        return {dataset: self.record(dataset) for dataset in self.experiments} | self._others()
 
     def _others(self) -> dict[str, Path]:
         """Records in `results` of such pairs that are not those of the data sets themselves, each with its column's name."""

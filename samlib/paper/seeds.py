@@ -66,11 +66,9 @@ def moved(found: Section) -> Markdown:
     """Which claims every other seed moves beyond the band, to the same side."""
     said = []
     for dataset, frames in found.items():
-        if len(frames["seeds"]):
-            sides = frames["seeds"].assign(side=lambda rows: np.sign(rows["apart"]) * (rows["apart"].abs() > BAND))
-            same = sides.groupby("claim", sort=False)["side"].agg(
-                lambda side: side.nunique() == 1 and side.iloc[0] != 0
-            )
-            names = [claim.id for claim in claims.CLAIMS if same.get(claim.id, False)]
-            said.append(f"- **{dataset_title(dataset)}**: {listed(names) if names else 'none'}.")
+        apart = frames["seeds"].groupby("claim")["apart"]
+        ends = zip(apart.min().items(), apart.max(), strict=True)
+        beyond = {claim for (claim, low), high in ends if low > BAND or high < -BAND}
+        names = [claim.id for claim in claims.CLAIMS if claim.id in beyond]
+        said.append(f"- **{dataset_title(dataset)}**: {listed(names) if names else 'none'}.")
     return Markdown("\n".join(said) or "- none")
