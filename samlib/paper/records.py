@@ -1,7 +1,8 @@
 """Frames on disk: what a reader sees without training, and what a page need not measure twice.
 
-A record is a folder: `about.json` (provenance, and a digest of every file), `<section>.<frame>.parquet`, and where it was
-asked for `signals.zarr.zip`, which of every model was right on what, so that memorization and influence stay re-analysable.
+A record is a folder. `about.json` has the provenance and a digest of every file; `<section>.<frame>.parquet` are the frames.
+Where it was asked for, `signals.zarr.zip` says which model was right on what, so that memorization and influence can be computed
+again.
 """
 
 from __future__ import annotations
