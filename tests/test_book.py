@@ -218,17 +218,21 @@ def test_axe_finds_no_fault_on_any_page(site, browser, faults):
 
 def test_cards_fit_a_phone_and_their_links_lead_somewhere(site, browser):
     address, pages = site
-    page, ids, links = browser.new_page(viewport={"width": 390, "height": 800}), {}, []
+    page, ids, links = browser.new_page(viewport={"width": 390, "height": 800}), [], []
     for name in ("introduction", "ledger"):
         page.goto(f"{address}notebooks/{name}.html", wait_until="networkidle")
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
-        ids[name] = page.eval_on_selector_all(".samlib-card", "cards => cards.map(e => e.id)")
-        assert len(set(ids[name])) == len(ids[name]) > 0
+        table = page.locator(".samlib-glance").first
+        assert table.evaluate("each => each.scrollWidth <= each.parentElement.clientWidth")
+        assert table.locator("tbody tr").count() > 20
+        assert not table.locator("svg").first.is_visible()
+        ids += page.eval_on_selector_all(".samlib-card", "cards => cards.map(e => e.id)")
         found = "links => links.map(e => [e.href.split('#')[0], e.hash.slice(1), e.checkVisibility()])"
-        links += page.eval_on_selector_all(".samlib-card a", found)
+        links += page.eval_on_selector_all(":is(.samlib-card, .samlib-glance) a", found)
     page.close()
+    assert len(set(ids)) == len(ids) > 0
     assert {target.removeprefix(address) for target, _, _ in links} <= {str(path) for path in pages}
-    assert {name for _, name, _ in links if name} <= set(ids["ledger"])
+    assert {name for _, name, _ in links if name} == set(ids)
     assert all(shown for _, _, shown in links)
 
 

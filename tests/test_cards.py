@@ -69,9 +69,6 @@ def test_a_card_shows_the_numbers_of_its_rows_and_what_would_settle_them():
         assert "About 108 models of each would settle it." in text
         assert "with a 99.78% interval: TPR of online LiRA" in text
         assert "The paper reports 8.8 → 12.5 % on CIFAR-10." in text
-    small = words(cards.cards(ledger, compact=True).html)
-    assert "64 + 64, live" in small
-    assert "interval" not in small
     assert "stands in" not in shown.data
     assert "ASAM stands in SAM's place here." in cards.cards(ledger, name="ASAM").data
 
@@ -241,12 +238,42 @@ def test_the_scale_is_counted_from_what_was_trained():
     assert cards.scale({"gone.npz": gone}).data.endswith("gone.npz: 3 + 3 models, mlp")
 
 
-def test_a_small_card_names_the_data_sets_without_a_statistic():
-    ledger = only(ledger_of(location30={}, digits={"C6": (0.1, 0.01)}), "C6")
-    small = words(cards.cards(ledger, compact=True).html)
-    assert "No statistic on Location-30." in small
-    assert "On Location-30" not in small
-    assert "On Location-30" in words(cards.cards(ledger).html)  # where there is room to say why
+def test_a_card_names_the_data_sets_without_a_statistic_together():
+    ledger = only(ledger_of(location30={}, digits={"C6": (0.1, 0.01)}, subclasses={}), "C6")
+    shown = cards.cards(ledger)
+    assert shown.html.count("<li>") == 2
+    said = "On Location-30 and Subclasses (generated): **not measurable**. These runs are too small to decide it"
+    assert said in shown.data
+
+
+def test_the_table_holds_every_verdict_of_the_ledger_and_leads_to_its_card():
+    given = {
+        "location30": {"C1": (0.1, 0.001), "C16": (0.01, 0.01)},
+        "digits": {"C1": (-0.1, 0.001), "C3": (0.1, 0.01, 0.2)},
+    }
+    ledger = ledger_of(**given)
+    shown = cards.glance(ledger)
+    head, *rows = tree_of(shown).iter("tr")
+    assert ["".join(cell.itertext()) for cell in head] == [
+        "The paper says",
+        "Location-3064 + 64, live",
+        "Digits64 + 64, live",
+    ]
+    assert len(rows) == len(IDS)
+    for claim, row in zip(IDS, rows, strict=True):
+        assert row.find("th/b").text == claim
+        verdicts = [cell.find("span").get("aria-label") for cell in row.findall("td")]
+        assert verdicts == ledger.loc[claim, "verdict"].to_list()
+        strips = [cell.find("svg") is not None for cell in row.findall("td")]
+        assert strips == ledger.loc[claim, "estimate"].notna().to_list()
+    anchors = {card.get("id") for card in tree_of(cards.cards(ledger)).iter("article")}
+    assert {link.get("href") for row in rows for link in row.findall("th/a")} == {
+        f"ledger.html#{name}" for name in anchors
+    }
+    assert "| **C1.** SAM has lower test error than SGD. | supported | contradicted |" in shown.data
+    texts = ["".join(row.find("th").itertext()) for row in rows]
+    assert sum("at equal train loss." in text for text in texts) == 3  # once for each attack
+    assert "with ASAM in SAM's place" in cards.glance(ledger, "ASAM").data
 
 
 def test_a_row_without_runs_of_several_lengths_asks_for_them():

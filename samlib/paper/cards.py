@@ -1,4 +1,4 @@
-"""The first page: what was found in three sentences and one picture; and verdict cards, which every page shows.
+"""The first page: what was found in three sentences, one picture and one table; and verdict cards, which every page shows.
 
 A card keeps two things apart: what the paper says, and what each data set says of it. All is read from a frame of
 `claims.ledger_of`, so no number and no outcome is typed by hand.
@@ -30,7 +30,7 @@ from samlib.paper.style import GREY, dataset_title, drawn
 TABLE = tomllib.loads(Path(__file__).with_name("cards.toml").read_text())
 LOOKS = TABLE["look"]
 ACCURACY, ATTACKS = "C1", TABLE["finding"]["Leakage"]["claims"]
-WIDE, HIGH = 220, 22  # units of a strip
+WIDE, NARROW, HIGH = 220, 110, 22  # units of a strip
 COLOURS = ("#CC79A7", "#0072B2", "#E69F00", "#009E73", "#56B4E9", "#333333")  # of data sets (Okabe and Ito 2008)
 
 
@@ -59,15 +59,48 @@ class Shown(Markdown):
         return self.data.replace("**", "")
 
 
-def cards(ledger: pd.DataFrame, *, compact: bool = False, name: str = "SAM") -> Shown:
-    """A card for each claim, in which a row for each data set shows its verdict and its interval.
+def glance(ledger: pd.DataFrame, name: str = "SAM") -> Shown:
+    """The whole ledger in one table: a row for each claim, a column for each data set, the verdict's sign and strip in a cell.
+
+    Parameters
+    ----------
+    ledger : DataFrame
+        As `claims.ledger_of` gives it, with one column for each data set.
+    name : str
+        The optimizer that stands in SAM's place here.
+
+    Returns
+    -------
+    Shown
+        Shows itself as HTML, or as a table in Markdown.
+    """
+    columns, last = ledger.index.unique("dataset"), ""
+    size = ledger.groupby("dataset")[["models", "source"]].first().loc[columns]
+    heads = [f"{m // 2} + {m // 2}, {source}" for m, source in size.itertuples(index=False)]
+    html = "".join(
+        f'<th scope="col"><span>{escape(_title(column))}</span><br/><small>{head}</small></th>'
+        for column, head in zip(columns, heads, strict=True)
+    )
+    html = f'<table class="samlib-glance"><thead><tr><th scope="col">{_says_who(name)}</th>{html}</tr></thead><tbody>'
+    lines = [" | ".join([_says_who(name), *map(_title, columns)]), " | ".join(["---"] * (1 + len(columns)))]
+    for claim, part in ledger.droplevel("claim").groupby(ledger.index.get_level_values("claim"), sort=False):
+        text = "" if part["text"].iloc[0] == last else part["text"].iloc[0]  # once for a claim's several measures
+        last, reach = part["text"].iloc[0], _reach(part)
+        link = f'<a href="ledger.html#{_anchor(claim)}" style="display:none"><b>{escape(claim)}</b></a>'
+        link *= int(part["estimate"].notna().any())  # to a card, if there is one
+        html += f'<tr><th scope="row">{link}<b>{escape(claim)}</b>{". " * bool(text)}{escape(text)}</th>'
+        html += "".join(f"<td>{_sign(row)}{_strip(row, reach, NARROW)}</td>" for _, row in part.iterrows()) + "</tr>"
+        lines.append(" | ".join([f"**{claim}.** {text}", *part["verdict"]]))
+    return Shown(f"{html}</tbody></table>", "\n".join(f"| {line} |" for line in lines))
+
+
+def cards(ledger: pd.DataFrame, *, name: str = "SAM") -> Shown:
+    """A card for each claim, in which a row for each data set shows its verdict, its interval and its numbers.
 
     Parameters
     ----------
     ledger : DataFrame
         As `claims.ledger_of` gives it. Claims without a statistic on any data set are listed at the end.
-    compact : bool
-        Whether to leave out numbers and method, which the ledger's own page has.
     name : str
         The optimizer that stands in SAM's place here.
 
@@ -78,8 +111,7 @@ def cards(ledger: pd.DataFrame, *, compact: bool = False, name: str = "SAM") -> 
     """
     parts = {str(claim): part.droplevel("claim") for claim, part in ledger.groupby("claim", sort=False)}
     known = {claim: part for claim, part in parts.items() if part["estimate"].notna().any()}
-    html = "".join(_html(claim, part, compact, name) for claim, part in known.items())
-    html = f'<div class="samlib-cards{" samlib-compact" if compact else ""}">{html}</div>'
+    html = f'<div class="samlib-cards">{"".join(_html(claim, part, name) for claim, part in known.items())}</div>'
     markdown = "\n\n".join(_markdown(claim, part, name) for claim, part in known.items())
     if rest := [claim for claim in parts if claim not in known]:
         said = f"These runs have no statistic for {'; '.join(rest)}."
@@ -241,40 +273,58 @@ def _says(row: pd.Series) -> str:
     return f"{'Reviewers ask whether this holds' if row.get('control') else 'The paper says'}: {row['text']}"
 
 
+def _says_who(name: str) -> str:
+    return "The paper says" if name == "SAM" else f"The paper says, with {name} in SAM's place"
+
+
+def _rows(part: pd.DataFrame) -> list[tuple[str, pd.Series]]:
+    """The rows of a card, each with its data set; those without an estimate stand last, together where they lack the same."""
+    lacking = part[part["estimate"].isna()]
+    rows = [(_title(dataset), row) for dataset, row in part.dropna(subset="estimate").iterrows()]
+    why = lacking.apply(outlook, axis=1) if len(lacking) else pd.Series(dtype=str)
+    return rows + [
+        (listed(list(map(_title, same.index))), same.iloc[0]) for _, same in lacking.groupby(why, sort=False)
+    ]
+
+
 def _markdown(claim: str, part: pd.DataFrame, name: str) -> str:
-    rows = [f"- On {_title(dataset)}: **{row['verdict']}**. {_numbers(row)}" for dataset, row in part.iterrows()]
+    rows = [f"- On {where}: **{row['verdict']}**. {_numbers(row)}" for where, row in _rows(part)]
     return "\n".join([f"**{claim}.** {_says(part.iloc[0])}", "", *rows, "", _method(part, name)])
 
 
-def _html(claim: str, part: pd.DataFrame, compact: bool, name: str) -> str:
-    anchor = "-".join("".join(c if c.isalnum() else " " for c in claim.lower()).split())
-    reach, items = _reach(part), []
-    lacking = [_title(dataset) for dataset in part.index[part["estimate"].isna()]] if compact else []
-    for dataset, row in (part.dropna(subset="estimate") if compact else part).iterrows():
-        look, half = LOOKS[row["verdict"]], row["models"] // 2
-        style = f"background:{look['ground']};color:{look['ink']};border-radius:.6em;padding:.05em .6em"
-        size = f" <small>{half} + {half}, {row['source']}</small>" if compact and half else ""
-        items.append(
-            f'<li><span class="samlib-on">On {escape(_title(dataset))}:{size}</span> <span class="samlib-said" style="{style}">'
-            f'<span aria-hidden="true">{look["sign"]}</span> {row["verdict"]}</span> {_strip(row, reach)}'
-            + ("</li>" if compact else f' <span class="samlib-effect">{escape(_numbers(row))}</span></li>')
-        )
-    if lacking:
-        items.append(
-            f'<li><span class="samlib-on"><small>No statistic on {escape(listed(lacking))}.</small></span></li>'
-        )
-    links = {"Ledger": f"ledger.html#{anchor}", "Rules": "../preregistration.html"}
+def _html(claim: str, part: pd.DataFrame, name: str) -> str:
+    reach = _reach(part)
+    items = "".join(
+        f'<li><span class="samlib-on">On {escape(where)}:</span> {_sign(row, row["verdict"])} {_strip(row, reach)} '
+        f'<span class="samlib-effect">{escape(_numbers(row))}</span></li>'
+        for where, row in _rows(part)
+    )
+    links = {"Ledger": f"ledger.html#{_anchor(claim)}", "Rules": "../preregistration.html"}
     if "section" in part:
         section = part["section"].iloc[0]
         links |= {"Figures": f"{TABLE['pages'][section]}.html", "Code": f"../_modules/samlib/paper/{section}.html"}
     # A page of the book shows these; elsewhere they would lead nowhere, and its style sheet alone brings them out.
     linked = " · ".join(f'<a href="{address}">{word}</a>' for word, address in links.items())
     return (
-        f'<article class="samlib-card" id="{anchor}">'
-        f'<p class="samlib-claim"><b>{escape(claim)}.</b> {escape(_says(part.iloc[0]))}</p><ul>{"".join(items)}</ul>'
-        + ("" if compact else f'<p class="samlib-method">{escape(_method(part, name))}</p>')
-        + f'<p class="samlib-links" style="display:none">{linked}</p></article>'
+        f'<article class="samlib-card" id="{_anchor(claim)}">'
+        f'<p class="samlib-claim"><b>{escape(claim)}.</b> {escape(_says(part.iloc[0]))}</p><ul>{items}</ul>'
+        f'<p class="samlib-method">{escape(_method(part, name))}</p>'
+        f'<p class="samlib-links" style="display:none">{linked}</p></article>'
     )
+
+
+def _anchor(claim: str) -> str:
+    return "-".join("".join(c if c.isalnum() else " " for c in claim.lower()).split())
+
+
+def _sign(row: pd.Series, word: str = "") -> str:
+    """The sign of a row's verdict on its ground, alone or before the word; what is not shown is there to be read aloud."""
+    look = LOOKS[row["verdict"]]
+    style = f"background:{look['ground']};color:{look['ink']};border-radius:.6em;padding:.05em .6em"
+    sign = f'<span aria-hidden="true">{look["sign"]}</span>'
+    if not word:
+        return f'<span class="samlib-said" style="{style}" role="img" aria-label="{row["verdict"]}">{sign}</span>'
+    return f'<span class="samlib-said" style="{style}">{sign} {word}</span>'
 
 
 def _reach(part: pd.DataFrame) -> float:
@@ -283,28 +333,28 @@ def _reach(part: pd.DataFrame) -> float:
     return 1.15 * max(min(ends.max(), 3 * ends.median()), 1.5 * part["smallest"].iloc[0])
 
 
-def _strip(row: pd.Series, reach: float) -> str:
+def _strip(row: pd.Series, reach: float, wide: int = WIDE) -> str:
     """A row's interval as inline SVG, with zero, the band of effects that do not count, and the side that the paper claims."""
     if math.isnan(row["estimate"]) or not row["smallest"]:
         return ""
 
     def at(value: float) -> float:
-        return WIDE / 2 + max(-1.0, min(1.0, value / reach)) * (WIDE / 2 - 12)
+        return wide / 2 + max(-1.0, min(1.0, value / reach)) * (wide / 2 - 12)
 
     def arrow(tip: float, side: int, more: str) -> str:
         return f'<path d="M{tip:.1f} {HIGH / 2}l{-side * 6}-4v8z" {more}/>'
 
-    band, look, side = at(row["smallest"]) - WIDE / 2, LOOKS[row["verdict"]], row["direction"]
+    band, look, side = at(row["smallest"]) - wide / 2, LOOKS[row["verdict"]], row["direction"]
     colour = look["line"]
     ends = ((row["low"], -1), (row["high"], 1))
     cut = "".join(arrow(at(end) + 6 * s, s, f'fill="{colour}"') for end, s in ends if s * end > reach)
     return (
-        f'<svg viewBox="0 0 {WIDE} {HIGH}" width="{WIDE}" height="{HIGH}" role="img">'
+        f'<svg viewBox="0 0 {wide} {HIGH}" width="{wide}" height="{HIGH}" role="img">'
         f"<title>{row['estimate']:+.4f}, {row['verdict']}</title>"
         f"<desc>Interval {row['low']:+.4f} to {row['high']:+.4f}; effects within {row['smallest']:g} of zero do not count.</desc>"
-        f'<path d="M{WIDE / 2 - band:.1f} 2h{2 * band:.1f}v{HIGH - 4}h{-2 * band:.1f}z" fill="currentColor" opacity=".15"/>'
-        f'<path d="M{WIDE / 2} 0v{HIGH}M8 {HIGH / 2}H{WIDE - 8}" stroke="currentColor" opacity=".4"/>'
-        + arrow(WIDE / 2 + side * (WIDE / 2 - 1), side, 'fill="currentColor" opacity=".55"')
+        f'<path d="M{wide / 2 - band:.1f} 2h{2 * band:.1f}v{HIGH - 4}h{-2 * band:.1f}z" fill="currentColor" opacity=".15"/>'
+        f'<path d="M{wide / 2} 0v{HIGH}M8 {HIGH / 2}H{wide - 8}" stroke="currentColor" opacity=".4"/>'
+        + arrow(wide / 2 + side * (wide / 2 - 1), side, 'fill="currentColor" opacity=".55"')
         + f'<path d="M{at(row["low"]):.1f} {HIGH / 2}H{at(row["high"]):.1f}" stroke="{colour}" stroke-width="3"/>{cut}'
         f'<g transform="translate({at(row["estimate"]):.1f} {HIGH / 2})">{look["mark"].format(colour)}</g></svg>'
     )

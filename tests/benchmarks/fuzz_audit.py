@@ -62,7 +62,7 @@ def arrays(rng) -> dict[str, np.ndarray]:
 def spoil(found: dict[str, np.ndarray], rng) -> None:
     """Make one array wrong, or strange."""
     name = str(rng.choice(list(found)))
-    a = found[name]
+    a = np.atleast_1d(found[name])
     numbers = a.astype("f8") if a.dtype.kind in "biuf" else np.arange(a.size, dtype="f8").reshape(a.shape)
     with np.errstate(all="ignore"):
         ways = {
