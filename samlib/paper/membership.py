@@ -242,7 +242,7 @@ def dispersion(found: Section) -> Markdown:
     for dataset, frames in found.items():
         sgd, sam = frames["own_rates"].groupby("optimizer")["dispersion"].first()[["sgd", "sam"]]
         said.append(f"{sgd:.1f} (SGD) and {sam:.1f} ({found.name}) on {dataset_title(dataset)}")
-    return Markdown(f"The variance of these rates is that of chance times {listed(said)}.")
+    return Markdown(f"The variance of these rates, in multiples of what chance alone gives: {listed(said)}.")
 
 
 def attack_table(found: Section):
