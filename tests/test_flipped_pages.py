@@ -1,0 +1,174 @@
+"""Whole pages on data that flip: each is executed on a record, and on the same with the optimizers exchanged."""
+
+import json
+import re
+import tomllib
+import warnings
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+import stores
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output
+
+from samlib.audit import Pair
+from samlib.experiment import pair as experiments
+from samlib.inference import CONTRADICTED, SUPPORTED
+from samlib.paper import cards, claims, distances, notebook, panels, records
+from samlib.paper.frames import swapped
+
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+TOLD = tomllib.loads(Path(panels.__file__).with_name("told.toml").read_text())
+PAGES = {
+    "membership_risk": "membership",
+    "memorization": "memorization",
+    "influence": "influence",
+    "influence_entropy": "entropy",
+}
+MODELS, N = 48, 240
+OPPOSITE = {SUPPORTED: CONTRADICTED, CONTRADICTED: SUPPORTED}
+EITHER = (
+    ("supported", "contradicted"),
+    ("As the paper says", "Against the paper"),
+    ("better", "worse"),
+    ("easier", "harder"),
+    ("more", "less", "fewer"),
+    ("higher", "lower"),
+    ("+", "-"),
+)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Records of a pair whose SAM generalizes, leaks and memorizes more, and of the same pair exchanged."""
+    found, points = {}, stores.points(np.random.default_rng(7), N, N)
+    sam = {"leak": 1.8, "skill": 0.25, "scale": 0.9}
+    pair = stores.pair(np.random.default_rng(0), MODELS, N, N, carries=4.0, sam=sam)
+    two = experiments(dataset="digits", n_models=MODELS)
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "(?s).*(are left out|no estimate)")
+        for room in (distances, *(import_module(f"samlib.paper.{section}") for section in claims.SECTIONS)):
+            if hasattr(room, "dataset_of"):
+                patch.setattr(room, "dataset_of", lambda runs: points)
+        for name, each in (("as it is", pair), ("exchanged", swapped(pair))):
+            runs = {k: part.assign_attrs(experiment=two[k].model_dump_json(), key=two[k].key)
+                    for k, part in zip(two, each, strict=False)}  # fmt: skip
+            found[name] = tmp_path_factory.mktemp("records")
+            notebook.record(Pair(**runs, name=pair.name), found[name])
+    return found
+
+
+@pytest.fixture(scope="module")
+def executed(folders):
+    """What a page says on a record: the texts of its outputs, without pictures and scripts. Each page runs once for each."""
+    done: dict[tuple[str, str], str] = {}
+
+    def said(page: str, which: str) -> str:
+        if (page, which) not in done:
+            shell, given = InteractiveShell.instance(), {"datasets": ["digits"], "results": str(folders[which])}
+            shell.reset(new_session=False)
+            parts = []
+            for cell in json.loads((NOTEBOOKS / f"{page}.ipynb").read_text())["cells"]:
+                if cell["cell_type"] == "code":
+                    with capture_output() as shown:
+                        result = shell.run_cell("".join(cell["source"]))
+                    result.raise_error()
+                    outputs = [output.data for output in shown.outputs]
+                    if result.result is not None:
+                        outputs += [shell.display_formatter.format(result.result)[0]]
+                    parts += [data["text/markdown"] for data in outputs if "text/markdown" in data]
+                    if "parameters" in cell["metadata"].get("tags", ()):
+                        shell.push(given | {"n_models": MODELS})
+            done[page, which] = "\n".join(parts)
+        return done[page, which]
+
+    yield said
+    InteractiveShell.clear_instance()
+
+
+def verdicts_on(text: str) -> dict[str, str]:
+    """The claims of a page's cards, and what each says of the one data set."""
+    return dict(re.findall(r"\*\*(C[^*]+)\.\*\* [^\n]*\n\n- On Digits: \*\*([^*]+)\*\*", text))
+
+
+def recorded(folder, section) -> dict:
+    (path,) = records.records(folder)
+    return records.load(path, section)
+
+
+def neutral(text: str) -> str:
+    """A page's sentences without numbers and tables, and one word for either side of what may flip."""
+    text = re.sub(r"(?s)<(style|table).*?</\1>", "", text)
+    for reasons in TOLD.values():
+        for why in reasons["because"].values():
+            text = text.replace(why, "")
+    for words in EITHER:
+        text = re.sub("|".join(map(re.escape, words)), words[0], text)
+    return re.sub(r"\s+", " ", re.sub(r"[\d.,]+", "#", text))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_cards_of_a_page_say_what_the_record_holds_and_flip_with_it(page, executed, folders):
+    kinds = {claim.id: claim.kind for claim in claims.EVERY}
+    found = {}
+    for which, folder in folders.items():
+        found[which] = verdicts_on(executed(page, which))
+        about = {"digits": claims.cost({"models": [MODELS] * 2, "seconds": 1.0, "machine": [], "live": False})}
+        ledger = claims.ledger_of({"digits": recorded(folder, PAGES[page])["effects"]}, about, claims.EVERY)["verdict"]
+        assert found[which]
+        assert found[which] == {claim: ledger[claim, "digits"] for claim in found[which]}
+    first, other = found.values()
+    for claim, verdict in first.items():
+        assert other[claim] == (OPPOSITE.get(verdict, verdict) if kinds[claim] == "contrast" else verdict), claim
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_sentences_of_a_page_follow_the_signs_of_the_record(page, executed, folders):
+    source = (NOTEBOOKS / f"{page}.ipynb").read_text()
+    asked = re.findall(r'panels\.told\(found, \\"(\w+)\\"\)', source)
+    assert asked
+    for which, folder in folders.items():
+        text, frames = executed(page, which), recorded(folder, PAGES[page])
+        verdicts, told = verdicts_on(text), "\n".join(re.findall(r"(?m)^On .*", text))
+        directions = {claim.id: claim.direction for claim in claims.EVERY}
+        for each in (row for what in asked for row in TOLD[what]["rows"]):
+            if each["frame"] == "effects":
+                sign = {SUPPORTED: 1, CONTRADICTED: -1}.get(verdicts[each["row"]], 0) * directions[each["row"]]
+            else:
+                key = tuple(each["row"]) if isinstance(each["row"], list) else each["row"]
+                row = frames[each["frame"]].loc[key]
+                sign = int(row["low"] > 0) - int(row["high"] < 0)
+            word = {1: "higher", -1: "lower", 0: "open"}[int(sign)]
+            assert [k for k in ("higher", "lower", "open") if each[k] in told] == [word], (which, each)
+
+
+@pytest.mark.parametrize("page", [*PAGES, "introduction"])
+def test_nothing_else_of_a_page_changes(page, executed):
+    first, other = (neutral(executed(page, which)) for which in ("as it is", "exchanged"))
+    if page == "introduction":
+        first, other = (re.sub(r"\*SAM tests better [^*]*\*", "", text) for text in (first, other))
+    assert first == other
+
+
+def test_the_first_page_flips(executed):
+    up, down = (executed("introduction", which) for which in ("as it is", "exchanged"))
+    for what in ("Accuracy", "Leakage", "Memorization"):
+        assert f"**{what}.** As the paper says, SAM " in up
+        assert f"**{what}.** Against the paper, SAM " in down
+    assert "by enough to count, on Digits (" in up
+    assert "by enough to count, on none of 1 data sets" in down
+    for claim in (cards.ACCURACY, *cards.ATTACKS):
+        assert re.search(rf"\*\*{claim}\.\*\* .* \| supported \|", up)
+        assert re.search(rf"\*\*{claim}\.\*\* .* \| contradicted \|", down)
+
+
+def test_sentences_name_the_side_that_the_data_take(executed):
+    """In words of its own, since the others of these tests read theirs from where the pages do."""
+    up, down = (executed("membership_risk", which) for which in ("as it is", "exchanged"))
+    assert "On Digits SAM tests better and leaks more to online LiRA." in up
+    assert "On Digits SAM tests worse and leaks less to online LiRA." in down
+    up, down = (executed("memorization", which) for which in ("as it is", "exchanged"))
+    assert "On Digits SAM memorizes more in the mean and has fewer examples of memorization below .1." in up
+    assert "On Digits SAM memorizes less in the mean and has more examples of memorization below .1." in down
