@@ -170,5 +170,5 @@ def test_sentences_name_the_side_that_the_data_take(executed):
     assert "On Digits SAM tests better and leaks more to online LiRA." in up
     assert "On Digits SAM tests worse and leaks less to online LiRA." in down
     up, down = (executed("memorization", which) for which in ("as it is", "exchanged"))
-    assert "On Digits SAM memorizes more in the mean and has fewer examples of memorization below .1." in up
-    assert "On Digits SAM memorizes less in the mean and has more examples of memorization below .1." in down
+    assert "On Digits SAM memorizes more in the mean and is not shown to differ" in up
+    assert "On Digits SAM memorizes less in the mean and is not shown to differ" in down
