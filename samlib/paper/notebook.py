@@ -274,7 +274,7 @@ class Study:
             kind, machines = "Live" if about["live"] else "Recorded", ", ".join(about["machine"])
             models = f"{each['models']} models of each optimizer"
             said.append(f"*{kind}: {models} on {title} ({how}), trained by {by}, on {machines}.*")
-            short.append(f"{title} ({how}, {models}, {kind.lower()})")
+            short.append(f"{title} ({how}, {kind.lower()}: {each['models']} of each)")
         return Markdown("\n\n".join(said), metadata={"runs": "; ".join(short)})
 
     def provenance(self, found: Section) -> Markdown:
