@@ -288,7 +288,3 @@ def confirm(
     with one_line():
         pairs = confirm.train(dataset, minutes)
         print(f"Not all models are there yet. {_again()}" if pairs is None else confirm.keep(pairs, folder))
-
-
-if __name__ == "__main__":
-    app()

@@ -299,7 +299,7 @@ def test_a_notebook_whose_data_cannot_be_had_says_what_to_do_and_nothing_else(tm
 
 
 def test_the_command_line_says_the_same_and_plans_without_data(env):
-    command = [sys.executable, "-m", "samlib.cli"]
+    command = [sys.executable, "-m", "samlib"]
     train = subprocess.run([*command, "train", "--n-models", "2"], capture_output=True, text=True, env=env)
     assert train.returncode == 1
     assert train.stderr.startswith("samlib: location30 could not be downloaded (")

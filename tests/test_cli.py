@@ -15,9 +15,7 @@ from samlib.paper.claims import SECTIONS
 
 def samlib(*arguments, cache=None):
     environment = os.environ | ({"SAMLIB_CACHE": str(cache)} if cache else {})
-    return subprocess.run(
-        [sys.executable, "-m", "samlib.cli", *arguments], capture_output=True, text=True, env=environment
-    )
+    return subprocess.run([sys.executable, "-m", "samlib", *arguments], capture_output=True, text=True, env=environment)
 
 
 @pytest.mark.slow

@@ -78,7 +78,7 @@ def test_trained_models_are_found_again_from_another_folder(home, monkeypatch, s
 def test_a_page_at_home(home):
     assert samlib.widgets.write_page("~/page/x.html") == home / "page" / "x.html"
     done = subprocess.run(
-        [sys.executable, "-m", "samlib.cli", "explore", "--no-open", "--output", "~/y.html"],
+        [sys.executable, "-m", "samlib", "explore", "--no-open", "--output", "~/y.html"],
         capture_output=True,
         text=True,
         check=True,

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.slow
 
 
 def audit(*arguments):
-    return subprocess.run([sys.executable, "-m", "samlib.cli", "audit", *arguments], capture_output=True, text=True)
+    return subprocess.run([sys.executable, "-m", "samlib", "audit", *arguments], capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")

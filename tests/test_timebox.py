@@ -281,7 +281,7 @@ def test_a_late_end_is_said(small_npz, client, tmp_path, capsys):
 
 def command(*arguments, cache):
     return subprocess.run(
-        [sys.executable, "-m", "samlib.cli", *arguments],
+        [sys.executable, "-m", "samlib", *arguments],
         capture_output=True,
         text=True,
         env=os.environ | {"SAMLIB_CACHE": str(cache)},
