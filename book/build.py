@@ -245,6 +245,8 @@ def execute_page(page: str, todo: dict, executed: Path) -> tuple[float, str | No
     for cell in notebook.cells:
         if "injected-parameters" in cell.metadata.get("tags", ()):
             cell.metadata["tags"].append("remove-input")  # the table at the page's end says what was run
+        if "## Run this yourself" in cell.source:
+            cell.source += command(todo)
         if figure := cell.metadata.get("mystnb", {}).get("figure"):
             figure["caption"] = figure["caption"].replace("{runs}", next(filter(None, runs), ""))
     if error is None:
@@ -253,6 +255,14 @@ def execute_page(page: str, todo: dict, executed: Path) -> tuple[float, str | No
     said = "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stderr")
     warned = dict.fromkeys(line.partition("Warning: ")[2] for line in said.splitlines() if "Warning: " in line)
     return time.perf_counter() - start, error, list(warned)
+
+
+def command(todo: dict) -> str:
+    """How to make a page by hand, as Markdown that follows its section "Run this yourself"."""
+    parameters = json.dumps(todo["parameters"] | {"results": str(RESULTS.relative_to(ROOT))})
+    source = Path(todo["source"]).relative_to(ROOT)
+    line = f"papermill {source} page.ipynb \\\n    -y '{parameters}'"
+    return f"\n\nThis page itself, from the repository's folder:\n\n```\n{line}\n```\n"
 
 
 def made(pages: Iterable[str], executed: Path) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 import tomllib
 import warnings
 from importlib import import_module
@@ -15,7 +16,7 @@ from IPython.utils.capture import capture_output
 
 from samlib.audit import Pair
 from samlib.experiment import pair as experiments
-from samlib.inference import CONTRADICTED, SUPPORTED
+from samlib.inference import CONTRADICTED, NO_DIFFERENCE, SUPPORTED
 from samlib.paper import cards, claims, distances, notebook, panels, records
 from samlib.paper.frames import swapped
 
@@ -28,6 +29,8 @@ PAGES = {
     "influence_entropy": "entropy",
 }
 MODELS, N = 48, 240
+WORDS = {1: "higher", -1: "lower", 0: "open"}
+ALL = (*WORDS.values(), "small")
 OPPOSITE = {SUPPORTED: CONTRADICTED, CONTRADICTED: SUPPORTED}
 EITHER = (
     ("supported", "contradicted"),
@@ -84,8 +87,10 @@ def executed(folders):
             done[page, which] = "\n".join(parts)
         return done[page, which]
 
+    main = sys.modules["__main__"]
     yield said
     InteractiveShell.clear_instance()
+    sys.modules["__main__"] = main  # the shell put its own there, which a process cannot be spawned from
 
 
 def verdicts_on(text: str) -> dict[str, str]:
@@ -136,12 +141,12 @@ def test_sentences_of_a_page_follow_the_signs_of_the_record(page, executed, fold
         for each in (row for what in asked for row in TOLD[what]["rows"]):
             if each["frame"] == "effects":
                 sign = {SUPPORTED: 1, CONTRADICTED: -1}.get(verdicts[each["row"]], 0) * directions[each["row"]]
+                words = dict(WORDS) | ({0: "small"} if verdicts[each["row"]] == NO_DIFFERENCE else {})
             else:
                 key = tuple(each["row"]) if isinstance(each["row"], list) else each["row"]
                 row = frames[each["frame"]].loc[key]
-                sign = int(row["low"] > 0) - int(row["high"] < 0)
-            word = {1: "higher", -1: "lower", 0: "open"}[int(sign)]
-            assert [k for k in ("higher", "lower", "open") if each[k] in told] == [word], (which, each)
+                sign, words = int(row["low"] > 0) - int(row["high"] < 0), WORDS
+            assert [word for word in each if word in ALL and each[word] in told] == [words[int(sign)]], (which, each)
 
 
 @pytest.mark.parametrize("page", [*PAGES, "introduction"])

@@ -29,7 +29,8 @@ from samlib.paper.style import GREY, dataset_title, drawn
 
 TABLE = tomllib.loads(Path(__file__).with_name("cards.toml").read_text())
 LOOKS = TABLE["look"]
-ACCURACY, ATTACKS = "C1", TABLE["finding"]["Leakage"]["claims"]
+ACCURACY, SURE = "C1", "C16"  # SURE: members that are found with hardly a false accusation
+ATTACKS = {claim: word for claim, word in TABLE["finding"]["Leakage"]["claims"].items() if claim != SURE}  # by AUC
 WIDE, NARROW, HIGH = 220, 110, 22  # units of a strip
 COLOURS = ("#CC79A7", "#0072B2", "#E69F00", "#009E73", "#56B4E9", "#333333")  # of data sets (Okabe and Ito 2008)
 
@@ -132,9 +133,14 @@ def findings(ledger: pd.DataFrame, name: str = "SAM") -> Markdown:
     Returns
     -------
     Markdown
-        Three paragraphs. A measure is named where the verdicts of one data set differ.
+        Three paragraphs, and a line on which data sets are exploratory. A measure is named where the verdicts of one data
+        set differ.
     """
-    return Markdown("\n\n".join(f"**{what}.** {_finding(ledger, name, **of)}" for what, of in TABLE["finding"].items()))
+    said = [f"**{what}.** {_finding(ledger, name, **of)}" for what, of in TABLE["finding"].items()]
+    fixed = ledger["confirmatory"].groupby("dataset").first()[ledger.index.unique("dataset")]
+    if len(tried := list(map(_title, fixed.index[~fixed.astype(bool)]))) < len(fixed) and tried:
+        said.append(f"*Exploratory: {listed(tried)}. The other runs were fixed in writing before they were made.*")
+    return Markdown("\n\n".join(said))
 
 
 def surprise(ledger: pd.DataFrame, name: str = "SAM") -> Markdown:
@@ -148,7 +154,7 @@ def surprise(ledger: pd.DataFrame, name: str = "SAM") -> Markdown:
     Returns
     -------
     Markdown
-        One sentence, which names the data sets and the attacks.
+        A sentence on AUC, which names the data sets and the attacks, and one on C16.
     """
     holds = (ledger["verdict"] == SUPPORTED).unstack("dataset")[ledger.index.unique("dataset")]
     shown = [
@@ -157,8 +163,10 @@ def surprise(ledger: pd.DataFrame, name: str = "SAM") -> Markdown:
         if said[ACCURACY] and said[list(ATTACKS)].any()
     ]
     where = f"{listed(shown)}, out of" if shown else "on none of"
-    said = f"{name} tests better and is easier to attack, both by enough to count, {where} {holds.shape[1]} data sets"
-    return Markdown(f"*{said}.*")
+    said = f"{name} tests better and is easier to attack by AUC, both by enough to count, {where} {holds.shape[1]} data sets"
+    sure = [_title(dataset) for dataset, said in holds.items() if said[ACCURACY] and said[SURE]]
+    other = f"it does both {f'on {listed(sure)}' if sure else 'on none'}"
+    return Markdown(f"*{said}. By the members found while one non-member in a thousand is accused, {other}.*")
 
 
 def scale(about: Mapping[str, Mapping[str, Any]]) -> Markdown:
@@ -250,9 +258,10 @@ def _numbers(row: pd.Series) -> str:
     said = [f"{row['estimate']:+.4f} ({row['low']:+.4f} to {row['high']:+.4f})"]
     if row["models"]:
         stage = "confirmatory" if row["confirmatory"] else "exploratory"
-        said.append(f"{row['models'] // 2} models of each, {row['source']}, {stage}")
+        models = "runs of many lengths" if row.get("section") == "lengths" else f"{row['models'] // 2} models of each"
+        said.append(f"{models}, {row['source']}, {stage}")
     if row.get("reliability", 1) < 1:
-        said.append(f"its scores have a reliability of {row['reliability']:.2f}")
+        said.append(f"its scores have a reliability of {row['reliability']:.3f}")
     return f"{'; '.join(said)}. {outlook(row)}".strip()
 
 
@@ -264,7 +273,8 @@ def _method(part: pd.DataFrame, name: str) -> str:
         said += f" {rule}"
     elif row["smallest"]:
         more = "more" if row["direction"] > 0 else "less"
-        said += f" The paper claims {more} than zero; effects within {row['smallest']:g} do not count."
+        who = "It is asked whether this is" if row.get("control") else "The paper claims"
+        said += f" {who} {more} than zero; effects within {row['smallest']:g} do not count."
     said += f" {name} stands in SAM's place here." if name != "SAM" else ""
     return said + (f" The paper reports {row['reported']}." if row["reported"] else "")
 
@@ -299,7 +309,8 @@ def _html(claim: str, part: pd.DataFrame, name: str) -> str:
         f'<span class="samlib-effect">{escape(_numbers(row))}</span></li>'
         for where, row in _rows(part)
     )
-    links = {"Ledger": f"ledger.html#{_anchor(claim)}", "Rules": "../preregistration.html"}
+    ledger = {} if part.iloc[0].get("control") else {"Ledger": f"ledger.html#{_anchor(claim)}"}
+    links = ledger | {"Rules": "../preregistration.html"}
     if "section" in part:
         section = part["section"].iloc[0]
         links |= {"Figures": f"{TABLE['pages'][section]}.html", "Code": f"../_modules/samlib/paper/{section}.html"}

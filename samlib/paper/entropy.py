@@ -230,7 +230,7 @@ def hardest(found: Section) -> Markdown:
         + (
             ""
             if hard == 1
-            else " There low entropy does not mean hard, as the paper's reading of bucket 1 would have it."
+            else " The hardest points there are not those of lowest entropy, as the paper's reading of bucket 1 would have it."
         )
         for (hard, most), names in groups.items()
     ]

@@ -18,8 +18,10 @@ import pandas as pd
 from samlib.audit import Pair, attack_scores, usable
 from samlib.evaluation import auc_terms
 from samlib.inference import mean
+from samlib.paper import claims
 from samlib.paper.draw import gaps, panels
-from samlib.paper.frames import EACH, Found, Frames, contrast, effects, table
+from samlib.paper.frames import EACH, Found, Frames, Section, contrast, effects, table
+from samlib.paper.panels import multiples
 from samlib.paper.style import GREY, SAM, SGD, WIDTH, drawn
 
 ATTACKS = {"confidence": "confidence", "LiRA": "LiRA online", "RMIA": "RMIA offline"}
@@ -294,6 +296,37 @@ def equal_loss_bands(equal_loss: pd.DataFrame, equal_accuracy: pd.DataFrame, nam
     for ax in axes[:, 0]:
         ax.set_ylabel(f"AUC, {name} − SGD")
     return figure
+
+
+def along_loss(found: Section):
+    """The difference in each attack's AUC at equal train loss, over the loss: a row for each data set, a column for each attack.
+
+    The band holds along all losses at once. Marked are the ledger's rows, hollow where they have no verdict.
+    """
+
+    smallest = next(claim.smallest for claim in claims.CLAIMS if claim.section == "lengths")
+
+    def draw(*axes_and_rows):
+        *axes, rows = axes_and_rows
+        for attack, ax in zip(ATTACKS, axes, strict=True):
+            own = rows.loc[attack]
+            ax.fill_between(own[TRAIN_LOSS], own["band_low"], own["band_high"], color=SAM, alpha=0.2, lw=0)
+            ax.plot(own[TRAIN_LOSS], own["difference"], color=SAM)
+            named = own[own.index.isin(FRACTIONS.values())]
+            gaps(ax, named[TRAIN_LOSS], named, filled=named["note"] == "")
+            ax.axhspan(-smallest, smallest, color=GREY, alpha=0.15, lw=0)
+            ax.set(
+                xscale="log",
+                xlabel=f"{TRAIN_LOSS}: {attack}",
+                ylabel=f"AUC, {found.name} − SGD" if ax is axes[0] else "",
+            )
+            ax.grid(axis="y", alpha=0.3)
+            ax.invert_xaxis()
+
+    shown = {dataset: {"equal_loss": frames.get("equal_loss", pd.DataFrame())} for dataset, frames in found.items()}
+    return multiples(
+        Section(shown, found.titles, found.name), ["equal_loss"], draw, columns=len(ATTACKS), height=2.0, sharey="row"
+    )
 
 
 def matched_sentence(equal_loss: pd.DataFrame, attack: str, name: str = "SAM") -> str:

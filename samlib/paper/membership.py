@@ -12,8 +12,9 @@ from IPython.display import Markdown
 from samlib.audit import Attacked, Pair, accuracy_table, attack_scores, compare_attacks, left_out, threshold_table
 from samlib.evaluation import ENOUGH, auc_terms, roc, tpr_terms, vulnerability
 from samlib.inference import mean
+from samlib.paper import claims
 from samlib.paper.frames import EACH, Found, Frames, Section, effects, table
-from samlib.paper.panels import BOTH, comparisons, histograms, label_of, listed, multiples, scroll, sign
+from samlib.paper.panels import BOTH, DASHES, comparisons, histograms, label_of, listed, multiples, scroll, sign
 from samlib.paper.style import GREY, dataset_title
 from samlib.report.tables import epsilon
 
@@ -196,7 +197,7 @@ def _moments(pair: Pair) -> pd.DataFrame:
 
 def attack_differences(found: Section):
     """Table 1 as a picture: the AUC of some attacks by both optimizers, and the paired difference, with intervals."""
-    shared = {"sharex": "col", "sharey": True}
+    shared = {"sharex": "col", "sharey": True, "band": next(c.smallest for c in claims.CLAIMS if c.id in CLAIMED)}
     return comparisons(
         found, "attacks", "AUC", lambda whole: whole.xs("AUC", level=1).loc[list(SHOWN)], height=1.6, **shared
     )
@@ -206,11 +207,11 @@ def roc_curves(found: Section):
     """ROC curves of three attacks on logarithmic axes, all targets pooled; grey, guessing."""
 
     def draw(ax, curves):
-        for dash, attack in zip(("--", "-", ":"), CURVES, strict=True):
+        for attack in CURVES:
             for who, colour in BOTH:
                 part = curves[(curves["attack"] == attack) & (curves["optimizer"] == who)]
                 label = f"{label_of(who, found.name)}, {attack}"
-                ax.plot(part["fpr"], part["tpr"], dash, color=colour, lw=1.4, label=label)
+                ax.plot(part["fpr"], part["tpr"], DASHES[attack], color=colour, lw=1.4, label=label)
         line = np.geomspace(curves["fpr"].min(), 1, 50)
         ax.plot(line, line, color=GREY, lw=1, label="guessing")
         ax.set(xscale="log", yscale="log", xlabel="false-positive rate", ylabel="true-positive rate")

@@ -301,10 +301,10 @@ def memorization_scatter(found: Section):
     def draw(ax, examples, agreement):
         value, ends = agreement["value"], np.array([examples[["sgd", "sam"]].min().min(), 1.0])
         ax.scatter(examples["sgd"], examples["sam"], s=6, alpha=0.25, color=INK, lw=0, rasterized=True)
-        ax.plot(ends, ends, color=RED, lw=1.3, label="identity")
-        for kind, dash in (("least squares", "-"), ("orthogonal", "--")):
+        for kind, dash, width in (("least squares", "-", 3.2), ("orthogonal", "--", 1.8)):
             line = value[f"slope, {kind}"] * ends + value[f"intercept, {kind}"]
-            ax.plot(ends, line, dash, color=GREEN, lw=1.6, label=kind)
+            ax.plot(ends, line, dash, color=GREEN if dash == "-" else INK, lw=width, label=kind)
+        ax.plot(ends, ends, color=RED, lw=0.9, label="identity")
         ax.set(xlabel="memorization, SGD", ylabel=f"memorization, {found.name}", aspect="equal")
 
     return multiples(found, ["examples", "agreement"], draw, height=2.9, sharex=True, sharey=True)
@@ -358,6 +358,7 @@ def link_curve(found: Section):
         left.axhline(0.5, color=GREY, lw=1, ls=":")
         zero(right)
         left.set(xlabel="memorization", ylabel=f"AUC, {OWN}")
+        right.locator_params(axis="x", nbins=4)
         right.set(xlabel=f"memorization, {found.name} − SGD", ylabel=f"AUC, {found.name} − SGD")
 
-    return multiples(found, ["link_bins"], draw, columns=2, height=1.8, sharex="col", sharey="col")
+    return multiples(found, ["link_bins"], draw, columns=2, height=2.1, sharey="col")

@@ -148,7 +148,7 @@ class Study:
     def frames(self, section: str, *, optional: bool = False) -> Section:
         """The frames of a section for each data set, of its record or its live runs, whichever have more models.
 
-        optional: whether a data set whose record lacks the section has no frames; else it raises.
+        optional: whether a data set whose record or runs lack the section has no frames; else it raises.
         """
         shown = {dataset: self._frames(dataset, section, optional) for dataset in self.experiments}
         return Section(shown, {dataset: _title(dataset, self.about(dataset)) for dataset in shown}, self.name)
@@ -166,6 +166,8 @@ class Study:
             if (kept := records.load(path, section)) or optional:
                 return kept
             raise ValueError(f"{path} holds nothing of the section {section}; record it again.")
+        if section == "lengths" and optional and isinstance(self._runs(dataset), Pair):
+            return {}  # one length alone
         folder, mine = cache_folder() / "frames" / _code(), records.identity(self._all(dataset))
         folder.mkdir(parents=True, exist_ok=True)
         runs, about = self._runs(dataset), self._about(dataset, None)
@@ -284,6 +286,8 @@ class Study:
             counts = frames.get("counts")
             own = counts if counts is not None and "number" in counts else None
             columns[dataset_title(dataset)] = tables.provenance(self.about(dataset), own).data
+            if path := self.shown(dataset):
+                columns[dataset_title(dataset)].loc["record"] = path.name
         return scroll(pd.concat(columns, axis=1).fillna("").style, "A column for each experiment.")
 
 

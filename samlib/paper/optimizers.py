@@ -142,12 +142,11 @@ def pattern_sentence(frames: Frames, optimizer: str) -> str:
             f"more than a factor of {COMPARABLE} apart."
         )
     rows = optimizer_ledger(frames).loc[optimizer]
-    kind = "" if optimizer.partition(",")[0] in SHARPNESS_AWARE else ", which averages weights and seeks no sharpness,"
+    kind = "" if optimizer.partition(",")[0] in SHARPNESS_AWARE else ", which averages weights and seeks no sharpness"
     parts = "; ".join(
         f"{of} {row.estimate:+.4f} ({row.low:+.4f} to {row.high:+.4f}): {row.verdict}" for of, row in rows.iterrows()
     )
-    start = f"**{pattern(rows).capitalize()}, by its weakest part.** {optimizer.upper()}{kind}"
-    return f"{start} tests better than SGD and is easier to attack. {parts}."
+    return f"**{optimizer.upper()}{kind}: {pattern(rows)}.** Does it test better than SGD, and is it easier to attack? {parts}."
 
 
 def optimizer_comparison(frames: Frames):

@@ -17,12 +17,20 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from samlib.data import Dataset
+from samlib.inference import CONTRADICTED, NO_DIFFERENCE, SUPPORTED
 from samlib.paper import claims
 from samlib.paper.frames import Section
 from samlib.paper.style import GREY, INK, SAM, SGD, dataset_title, drawn
 
 BOTH = (("sgd", SGD), ("sam", SAM))
 NARROW = 5.8  # inches; a page widens it, so that a phone can show its text
+DASHES = {
+    "LiRA online": "-",
+    "RMIA online": "--",
+    "RMIA offline": "--",
+    "confidence": ":",
+    "BASE": "-.",
+}  # of attacks
 SIGNS = {1: "higher", -1: "lower", 0: "open"}
 _TOLD = tomllib.loads(Path(__file__).with_name("told.toml").read_text())
 
@@ -103,11 +111,14 @@ def interval_points(
     ax.errorbar(*places, **{"xerr" if flat else "yerr": error, "ms": 4.5, "lw": 1.2, "fmt": "o", **shown})
 
 
-def comparisons(found: Section, frame: str, value: str, pick: Callable | None = None, *, at=None, axis=None, **options):
+def comparisons(
+    found: Section, frame: str, value: str, pick: Callable | None = None, *, at=None, axis=None, band=0.0, **options
+):
     """A row for each data set: both optimizers' values, and beside them the difference with its interval.
 
     pick: from the frame to its rows to draw (sgd, sam, difference, low, high). at: from these to their places on the
-    horizontal axis; None: one below the other, with their names. axis: what is set on both axes. options: of `multiples`.
+    horizontal axis; None: one below the other, with their names. axis: what is set on both axes. band: the smallest difference
+    that counts, shaded around 0. options: of `multiples`.
     """
 
     def draw(left, right, whole):
@@ -118,6 +129,7 @@ def comparisons(found: Section, frame: str, value: str, pick: Callable | None = 
             interval_points(left, places + move, rows, who, (f"{who}_low", f"{who}_high"), **shown)
         interval_points(right, places, rows, "difference", fmt="D", color=INK, flat=flat)
         zero(right, flat)
+        (right.axvspan if flat else right.axhspan)(-band, band, color=GREY, alpha=0.15, lw=0)
         for ax, label in ((left, value), (right, f"{found.name} − SGD")):
             ax.set(**{"xlabel" if flat else "ylabel": label}, **(axis or {}))
             ax.grid(axis="x" if flat else "y", alpha=0.3)
@@ -190,10 +202,14 @@ def across(found: Section, frame: str, column: str, form: str = "{:+.2f}"):
 
 
 def reliability_table(found: Section):
-    """How reliable the scores of a section are, and how many models would bring them to .8."""
+    """How reliable the scores of a section are, and how many models would bring them to .5 and to .8."""
     shown = found.stacked("reliability").rename({"sgd": "SGD", "sam": found.name})
-    models = shown["models"].map(lambda n: f"{n:,.0f}" if np.isfinite(n) else "none can be told")
-    return pd.DataFrame({"reliability": shown["value"].map("{:.2f}".format), "models for .8": models}).style
+    columns = {"reliability": shown["value"].map("{:.3f}".format)}
+    for goal, times in ((".5, for a verdict", 0.25), (".8", 1)):  # by the formula of Spearman and Brown
+        columns[f"models for {goal}"] = (
+            (shown["models"] * times).map("{:,.0f}".format).replace("inf", "none can be told")
+        )
+    return pd.DataFrame(columns).style
 
 
 def listed(names: Sequence[str]) -> str:
@@ -236,13 +252,13 @@ def told(found: Section, what: str) -> Markdown:
     said = []
     for signs, names in groups.items():
         words = " and ".join(each[one] for each, one in zip(telling["rows"], signs, strict=True))
-        why = telling["because"].get(" ".join(signs), "")
+        why = telling["because"].get(" ".join(signs).replace("small", "open"), "")
         said.append(f"On {listed(names)} {telling.get('subject', found.name)} {words}. {why}".strip())
     return Markdown(" ".join(said) or "*These runs are too small to say it.*")
 
 
 def _sign_in(frame: pd.DataFrame, row: str | list[str]) -> str | None:
-    """One of SIGNS for a row, None where there is none; of a frame "effects" by the verdict on the claim."""
+    """What `told.toml` has for a row: one of SIGNS, or "small"; None where there is none. Of "effects" by the claim's verdict."""
     key = tuple(row) if isinstance(row, list) else row
     if key not in frame.index or frame.loc[key].isna().any():
         return None
@@ -250,4 +266,6 @@ def _sign_in(frame: pd.DataFrame, row: str | list[str]) -> str | None:
         return SIGNS[sign(frame.loc[key])]
     claim = next(each for each in claims.EVERY if each.id == key)
     verdict = claims.decide(frame, [claim], 1)[0]["verdict"]
-    return SIGNS[claim.direction * {claims.SUPPORTED: 1, claims.CONTRADICTED: -1}.get(verdict, 0)]
+    if verdict == NO_DIFFERENCE:
+        return "small"
+    return SIGNS[claim.direction * {SUPPORTED: 1, CONTRADICTED: -1}.get(verdict, 0)]

@@ -10,7 +10,7 @@ from IPython.display import Markdown
 from samlib.audit import Pair, attack_scores, compared, usable
 from samlib.evaluation import ENOUGH, auc_terms, tpr_terms
 from samlib.paper.frames import EACH, Frames, Section, table
-from samlib.paper.panels import BOTH, label_of, listed, multiples, not_shown, zero
+from samlib.paper.panels import BOTH, DASHES, label_of, listed, multiples, not_shown, zero
 from samlib.paper.style import INK, dataset_title
 
 ATTACKS = ("LiRA offline", "LiRA online", "RMIA offline", "RMIA online", "BASE")
@@ -58,7 +58,8 @@ def shadow_curves(found: Section, measure: str = AUC):
     """A measure of three attacks over the number of models; beside it the difference, with simultaneous intervals."""
 
     def draw(left, right, rows):
-        for dash, attack in zip(("-", "--", ":"), SHOWN, strict=True):
+        for attack in SHOWN:
+            dash = DASHES[attack]
             own = rows.xs(attack, level="attack")
             for who, colour in BOTH:
                 label = f"{label_of(who, found.name)}, {attack}"

@@ -148,7 +148,8 @@ def subclass_densities(found: Section):
 def subclass_differences(found: Section, frame: str):
     """One of the frames as a picture: both optimizers in each group, and the difference with its interval."""
     height = 0.3 * max((len(frames[frame]) for frames in found.values()), default=0) + 0.4
-    return comparisons(known(found), frame, frame, height=height, sharey=True)
+    label = {"attacks": "AUC", "memorization": "memorization, accuracy"}.get(frame, frame)
+    return comparisons(known(found), frame, label, height=height, sharey=True)
 
 
 def subclass_sentences(found: Section, frame: str) -> Markdown:

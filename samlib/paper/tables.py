@@ -15,7 +15,9 @@ from samlib.paper.style import dataset_title
 
 def table(frame: pd.DataFrame, *, digits: int = 3, name: str = "SAM"):
     """A frame of sgd, sam, difference, low, high: the interval in one column, differences whose interval is beyond 0 in bold."""
-    shown = frame[["examples"]].copy() if "examples" in frame else pd.DataFrame(index=frame.index)
+    shown = pd.DataFrame(index=frame.index)
+    if "examples" in frame:
+        shown["examples"] = frame["examples"].map("{:,.0f}".format)
     for column, title in (("sgd", "SGD"), ("sam", name)):
         shown[title] = frame[column].map(f"{{:.{digits}f}}".format)
     shown["difference"] = frame["difference"].map(f"{{:+.{digits + 1}f}}".format)
@@ -55,7 +57,9 @@ def provenance(about: Mapping[str, Any], counts: pd.DataFrame | None = None):
     shown = pd.DataFrame(columns)
     for name in ("machine", "samlib", "seconds", "data_checksum"):
         value = about[name]
-        shown.loc[name.replace("_", " ")] = ", ".join(value) if isinstance(value, list) else str(value)[:16]
+        shown.loc[{"seconds": "core seconds, both together"}.get(name, name.replace("_", " "))] = (
+            ", ".join(value) if isinstance(value, list) else str(value)[:16]
+        )
     for name, number in () if counts is None else counts["number"].items():
         shown.loc[name] = str(number)
     return shown.style
@@ -84,7 +88,9 @@ def origins(about: Mapping[str, Mapping[str, Any]], missing: Mapping[str, str] |
         for name, each in about.items()
         if not each["live"]
     ]
-    lines = ["- **Live**, trained by this build or an earlier one: " + ", ".join(live) + "."] if live else []
+    lines = (
+        ["- **Live**, smaller runs that this build or an earlier one trained: " + ", ".join(live) + "."] if live else []
+    )
     lines += ["- **Recorded**, from longer runs: " + ", ".join(kept) + "."] if kept else []
     lines += [f"- **Left out**, {what}: {reason}".replace("$", r"\$") for what, reason in (missing or {}).items()]
     return Markdown("\n".join(lines))
