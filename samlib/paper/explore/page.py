@@ -20,6 +20,7 @@ PARTS = {
     "mixture": ("panel.js", "contour.js", "mixture.js", "mixture_view.js"),
     "theory": ("panel.js", "normal.js", "theory.js", "theory_view.js"),
     "memory": ("panel.js", "contour.js", "mixture.js", "normal.js", "memory.js", "memory_view.js"),
+    "examples": ("panel.js", "examples_view.js"),
     "threshold": ("panel.js", "threshold.js", "threshold_view.js"),
 }
 
