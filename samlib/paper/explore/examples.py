@@ -53,7 +53,7 @@ class ExamplesExplorer(Explorer):
     name = "examples"
     title = "What is memorized of each example"
     hint = "Point at an example, tap it, or move the slider, which begins with the examples that differ most."
-    chosen = page.slider(traitlets.Int, 1, 1, DRAWN, 1, "Place, by difference")
+    chosen = page.slider(traitlets.Int, 1, 1, DRAWN, 1, "By difference")
     points = traitlets.Dict(help="what is drawn of each example, and the pictures").tag(sync=True)
     sliders, others = page.sliders(vars()), ("points",)
     _esm = page.module(name, sliders)

@@ -11,22 +11,23 @@ function examplesExplorer([slider]) {
       ring: shape("circle", { class: "samlib-shown", r: 9 }) };
     ui.svg.append(...Object.values(marks));
     const tile = element("div", { class: "samlib-tile", role: "img" }), words = element("p");
+    const example = element("div", { class: "samlib-example" }, ...(pictured ? [tile] : []), words);
     const numbers = table("Memorized", ["", "Score"], ["SGD", name, `${name} \u2212 SGD`]);
     const drawn = n < points.examples
       ? `${n} of ${points.examples} examples are drawn: the ${points.first} that differ most, and of the others a random part.`
       : `All ${n} examples are drawn.`;
     const green = shape("svg", { width: 26, height: 14, "aria-hidden": "true" }, shape("path", { class: "samlib-dots samlib-good", d: "M13 7h0" }));
     ui.root.append(
-      element("div", { class: "samlib-show" }, ui.frame, element("ul", { class: "samlib-legend" }, element("li", {}, drawn),
+      element("div", { class: "samlib-show" }, ui.frame, example, element("ul", { class: "samlib-legend" }, element("li", {}, drawn),
         element("li", {}, ...(pictured ? [green, `${pictured} with a picture`] : ["No pictures: these data are none, or not at hand."])))),
       element("div", { class: "samlib-controls" }, ui.sliders.chosen, ui.buttons()),
-      element("div", { class: "samlib-numbers" }, element("div", { class: "samlib-example" }, ...(pictured ? [tile] : []), words), numbers.node),
+      element("div", { class: "samlib-numbers" }, numbers.node),
       ui.status);
 
     const range = [Math.min(0, ...sgd, ...sam) - 0.05, Math.max(0, ...sgd, ...sam) + 0.05];
     let place, chosen = 0;
     function lay(width) {
-      const s = (place = scales(width, 1.2, range, range)), [left, right] = range;
+      const s = (place = scales(width, 1.5, range, range)), [left, right] = range;
       attribute(ui.svg, { viewBox: `0 0 ${width} ${s.height}`, width, height: s.height });
       marks.diagonal.setAttribute("d", `M${s.x(left)} ${s.y(left)}L${s.x(right)} ${s.y(right)}`);
       const dots = (from, to) => sgd.slice(from, to).map((x, i) => `M${s.x(x).toFixed(1)} ${s.y(sam[from + i]).toFixed(1)}h0`).join("");
