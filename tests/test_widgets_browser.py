@@ -293,12 +293,13 @@ def test_the_kernel_s_module_follows_its_model_and_leaves_nothing_behind(browser
           model.set(name, value);
           await frame();
           const shown = Number(document.querySelector(`input[name=${name}]`).value), changed = numbers() !== before;
+          const linked = document.body.textContent.includes("Copy link"); // the address is not this page's
           close();
-          return { shown, changed, left: [...heard.values()].flat().length };
+          return { shown, changed, linked, left: [...heard.values()].flat().length };
         }""",
         [kind._esm, kind().setting | {"kept": []}, name, kind.sliders[name].max],
     )
-    assert found == {"shown": kind.sliders[name].max, "changed": True, "left": 0}
+    assert found == {"shown": kind.sliders[name].max, "changed": True, "linked": False, "left": 0}
     page.close()
 
 

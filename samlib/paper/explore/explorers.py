@@ -29,7 +29,7 @@ class Parameters(Page):
 
 
 class Explorer(anywidget.AnyWidget):
-    """A widget of ipywidgets that also shows itself, with no kernel, as plain HTML.
+    """A widget of ipywidgets that also shows itself, with no kernel, as plain HTML, whose address then holds what is moved.
 
     Subclasses set `name`, `title`, `hint`, `sliders` (traits by name) and `others` (names of further synced traits), and draw
     `figure` for where there is no JavaScript. Each slider is a synced trait: ipywidgets' layouts hold an explorer, and its

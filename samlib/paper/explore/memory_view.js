@@ -12,7 +12,6 @@ const KINDS = ["samlib-remembered samlib-red", "samlib-remembered samlib-red sam
 function memoryExplorer(controls) {
   return ({ model, el }) => {
     const ui = panel({ model, el }, { name: "memory", controls, paint });
-    const first = Object.fromEntries(controls.map((control) => [control.name, control.default]));
     const mark = (name) => element("span", { class: `samlib-mark-${name.toLowerCase()}` }, name);
     const numbers = ["Memorized, mean", "Exposed to LiRA, mean AUC"].map((title) =>
       table(title, ["", mark("SGD"), mark("SAM"), "SAM \u2212 SGD"], GROUPS));
@@ -28,7 +27,7 @@ function memoryExplorer(controls) {
       element("div", { class: "samlib-controls" }, element("fieldset", {}, element("legend", {}, "Fit and draw"),
         ...controls.map(({ name }) => ui.sliders[name]))),
       element("div", { class: "samlib-numbers" }, ...numbers.map((one) => one.node),
-        element("p", { class: "samlib-buttons" }, element("button", { type: "button", onclick: () => ui.change(first) }, "Start over"))),
+        ui.buttons()),
       ui.status);
 
     let work, place, frame = 0;

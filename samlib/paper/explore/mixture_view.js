@@ -13,7 +13,6 @@ const MOST_KEPT = 6;
 function mixtureExplorer(controls) {
   return ({ model, el }) => {
     const cache = {};
-    const first = Object.fromEntries(controls.map((control) => [control.name, control.default]));
     const byName = Object.fromEntries(controls.map((control) => [control.name, control]));
     const ui = panel({ model, el }, { name: "mixture", controls, extra: ["kept"], paint });
     const marks = layers(ui.svg);
@@ -26,7 +25,6 @@ function mixtureExplorer(controls) {
       const s = scales(ui.frame.clientWidth, VIEW.aspect, VIEW.x, VIEW.y);
       ui.change({ atypical_x: onto(byName.atypical_x, s.fromX(px)), atypical_y: onto(byName.atypical_y, s.fromY(py)) });
     });
-    const button = (text, onclick, extra = {}) => element("button", { type: "button", onclick, ...extra }, text);
     const group = (title, ...names) =>
       element("fieldset", {}, element("legend", {}, title), ...names.map((name) => ui.sliders[name]));
     ui.root.append(
@@ -36,7 +34,7 @@ function mixtureExplorer(controls) {
         group("Draw", "n_typical", "n_atypical", "n_blue", "seed"),
         group("Atypical cluster", "atypical_x", "atypical_y", "spread")),
       element("div", { class: "samlib-numbers" }, numbers.node,
-        element("p", { class: "samlib-buttons" }, button("Keep this setting", keep), button("Start over", () => ui.change(first)))),
+        ui.buttons(button("Keep this setting", keep))),
       kept,
       ui.status);
 

@@ -20,6 +20,7 @@ PARTS = {
     "mixture": ("panel.js", "contour.js", "mixture.js", "mixture_view.js"),
     "theory": ("panel.js", "normal.js", "theory.js", "theory_view.js"),
     "memory": ("panel.js", "contour.js", "mixture.js", "normal.js", "memory.js", "memory_view.js"),
+    "examples": ("panel.js", "examples_view.js"),
     "threshold": ("panel.js", "threshold.js", "threshold_view.js"),
 }
 
@@ -85,7 +86,8 @@ def script(name: str, traits: dict) -> str:
          "default": trait.default_value}
         for trait_name, trait in traits.items()
     ]  # fmt: skip
-    return "\n".join([*map(_part, PARTS[name]), f"const render = {name}Explorer({json.dumps(controls)});\n"])
+    last = f"const controls = {json.dumps(controls)}, render = {name}Explorer(controls);\n"
+    return "\n".join([*map(_part, PARTS[name]), last])
 
 
 def module(name: str, traits: dict) -> str:
@@ -101,7 +103,8 @@ def fragment(name: str, traits: dict, values: dict, still: str) -> str:
     state = json.dumps(values).replace("</", "<\\/")
     return (
         f"<div><style>{STYLE}</style><script>(() => {{\nconst el = document.currentScript.parentElement;\n"
-        f"{script(name, traits)}\n{_part('stand_in.js')}\nrender({{ model: standIn({state}), el }});\n}})();</script>"
+        f"{script(name, traits)}\n{_part('stand_in.js')}\n"
+        f"render({{ model: standIn('{name}', controls, {state}, el), el }});\n}})();</script>"
         f"<noscript>{still}</noscript></div>"
     )
 

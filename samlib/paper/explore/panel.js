@@ -29,6 +29,8 @@ const minus = (text) => text.replace("-", "\u2212");
 const decimals = (value, digits) => (Number.isFinite(value) ? minus(value.toFixed(digits)) : value > 0 ? "\u221e" : "\u2212\u221e");
 const signed = (value, digits) => (value.toFixed(digits) > 0 ? "+" : "") + decimals(Number(value.toFixed(digits)) || 0, digits);
 
+const button = (text, onclick, extra = {}) => element("button", { type: "button", onclick, ...extra }, text);
+
 // A number of any size: fixed while that shows three digits, else a power of ten.
 function compact(value) {
   if (!Number.isFinite(value) || value === 0 || (Math.abs(value) >= 0.001 && Math.abs(value) < 1000)) return decimals(value, 3);
@@ -88,6 +90,17 @@ function panel({ model, el }, { name, controls, extra = [], paint }) {
   const observer = new ResizeObserver(schedule);
   observer.observe(frame);
 
+  // An explorer's own buttons, then those that all have; a link where the page's address is ours.
+  const first = Object.fromEntries(controls.map((control) => [control.name, model.opening?.[control.name] ?? control.default]));
+  const buttons = (...own) => element("p", { class: "samlib-buttons" }, ...own, button("Start over", () => change(first)),
+    ...(model.link ? [button("Copy link", copy)] : []));
+  async function copy({ currentTarget: pressed }) {
+    const link = model.link();
+    const copied = await navigator.clipboard?.writeText(link).then(() => true, () => false);
+    pressed.textContent = status.textContent = copied ? "Link copied" : "The link is in the address bar";
+    setTimeout(() => (pressed.textContent = "Copy link"), 2000);
+  }
+
   // Drag `handle`: calls move(x, y) with the pointer in CSS pixels of the picture.
   function draggable(handle, move) {
     const follow = (event) => {
@@ -111,7 +124,7 @@ function panel({ model, el }, { name, controls, extra = [], paint }) {
     clearTimeout(speaking);
     for (const trait of traits) model.off(`change:${trait}`, schedule);
   };
-  return { root, svg, frame, status, sliders, read, change, draggable, close };
+  return { root, svg, frame, status, sliders, buttons, read, change, draggable, close };
 }
 
 // Pixels of data coordinates on a picture of this width; `aspect` is width / height.

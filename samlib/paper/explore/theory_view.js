@@ -6,7 +6,6 @@ const STRIP = { from: -2.5, to: 2.5, height: 64 };
 function theoryExplorer(controls) {
   return ({ model, el }) => {
     const byName = Object.fromEntries(controls.map((control) => [control.name, control]));
-    const first = Object.fromEntries(controls.map((control) => [control.name, control.default]));
     const ui = panel({ model, el }, { name: "theory", controls, paint });
     const rows = ["Test error", "Attacker\u2019s advantage", "Error slope, per unit of A", "Advantage slope, per unit of A",
       "Window, low end", "Price s\u00b2 log((1 \u2212 \u03c0) \u03ba / \u03c0)", "Window, high end"];
@@ -34,7 +33,7 @@ function theoryExplorer(controls) {
       element("div", { class: "samlib-controls" }, element("fieldset", {}, element("legend", {}, "Point and path"),
         ...controls.map(({ name }) => ui.sliders[name]))),
       element("div", { class: "samlib-numbers" }, verdict, numbers.node,
-        element("p", { class: "samlib-buttons" }, element("button", { type: "button", onclick: () => ui.change(first) }, "Start over"))),
+        ui.buttons()),
       ui.status);
 
     function paint(setting, width) {

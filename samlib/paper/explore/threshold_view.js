@@ -5,7 +5,7 @@ const BOTH = ["sgd", "sam"], BESIDE = 560, GAP = 10; // pixels
 function thresholdExplorer(controls) {
   return ({ model, el }) => {
     const [control] = controls, { edges, name, ...counts } = model.get("logits");
-    const first = { fpr: control.default }, titles = { sgd: "SGD", sam: name };
+    const titles = { sgd: "SGD", sam: name };
     const ui = panel({ model, el }, { name: "threshold", controls, paint });
     const mark = (who) => element("span", { class: `samlib-mark-${who}` }, titles[who]);
     const numbers = table("At this line", ["", mark("sgd"), mark("sam"), `${name} \u2212 SGD`],
@@ -35,7 +35,7 @@ function thresholdExplorer(controls) {
         key("outline", "others", "M1 12V4H13V8H25V12"), key("accused", "called members", "M1 1H25V13H1Z"))),
       element("div", { class: "samlib-controls" }, element("fieldset", {}, element("legend", {}, "The line"), ui.sliders.fpr)),
       element("div", { class: "samlib-numbers" }, numbers.node,
-        element("p", { class: "samlib-buttons" }, element("button", { type: "button", onclick: () => ui.change(first) }, "Start over"))),
+        ui.buttons()),
       ui.status);
 
     function lay(width) {

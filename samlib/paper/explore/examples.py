@@ -1,0 +1,120 @@
+"""Which examples are memorized, as a widget: a point of the scatter shows its picture, or its class where there is none."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import traitlets
+from matplotlib.figure import Figure
+from PIL import Image
+
+from samlib.data import Dataset
+from samlib.paper.explore import page
+from samlib.paper.explore.explorers import Explorer
+from samlib.paper.panels import classes_of
+from samlib.paper.style import INK, RED
+
+DRAWN, FIRST = 1500, 500  # points at most; so many of them differ most, the others are a random part of the rest
+PICTURED, ACROSS, SIDE = 200, 20, 32  # pictures, those in a row of the sheet that holds them, and their pixels at most
+
+
+class ExamplesExplorer(Explorer):
+    """Look at each example: its memorization by SGD and by another optimizer, and its picture where the data are images.
+
+    The slider goes through the examples, from those that differ most. At most 1,500 are drawn, so that a page stays light.
+
+    Parameters
+    ----------
+    examples : DataFrame
+        The frame "examples" of `samlib.paper.memorization.measure`: label, sgd and sam of each example.
+    data : Dataset, optional
+        What the examples are. Without it, or where it holds no images, an example shows its class and its number.
+    name : str
+        Of the optimizer beside SGD, as people write it.
+    **setting
+        `chosen`, the place of the example that is shown.
+
+    Raises
+    ------
+    TypeError, traitlets.TraitError
+        As for `MixtureExplorer`.
+
+    Examples
+    --------
+    >>> examples = pd.DataFrame({"label": [0, 1, 1], "sgd": [0.1, 0.5, np.nan], "sam": [0.2, 0.1, np.nan]})
+    >>> ExamplesExplorer(examples).frame()["sgd"].to_dict()
+    {1: 0.5, 0: 0.1}
+    """
+
+    name = "examples"
+    title = "What is memorized of each example"
+    hint = "Point at an example, tap it, or move the slider, which begins with the examples that differ most."
+    chosen = page.slider(traitlets.Int, 1, 1, DRAWN, 1, "By difference")
+    points = traitlets.Dict(help="what is drawn of each example, and the pictures").tag(sync=True)
+    sliders, others = page.sliders(vars()), ("points",)
+    _esm = page.module(name, sliders)
+
+    def __init__(self, examples: pd.DataFrame, data: Dataset | None = None, name: str = "SAM", **setting):
+        known = examples.dropna(subset=["sgd", "sam"])
+        order = np.argsort(-(known["sam"] - known["sgd"]).abs().to_numpy(), kind="stable")
+        if len(order) > DRAWN:
+            rest = np.random.default_rng(0).choice(order[FIRST:], DRAWN - FIRST, replace=False)
+            order = order[:FIRST].tolist() + order[np.isin(order, rest)].tolist()
+        drawn = known.iloc[order]
+        classes, labels = pd.factorize(drawn["label"])
+        images = data is not None and (data.x_train.ndim == 3 or data.x_train.shape[3:] in ((1,), (3,)))
+        shown = drawn.index[: PICTURED if images else 0]
+        super().__init__(
+            points={
+                "name": name,
+                "index": drawn.index.tolist(),
+                "class": classes.tolist(),
+                "classes": [each.replace("_", " ") for each in classes_of(data, labels)],
+                "sgd": drawn["sgd"].astype(float).round(3).tolist(),
+                "sam": drawn["sam"].astype(float).round(3).tolist(),
+                "examples": len(known),
+                "first": FIRST,
+                "pictured": len(shown),
+                "across": ACROSS,
+                "sheet": _sheet(data.x_train[shown]) if data is not None and len(shown) else "",
+            },
+            **setting,
+        )
+
+    def frame(self) -> pd.DataFrame:
+        """The examples that are drawn, in the slider's order: class, sgd and sam, to three digits."""
+        points = self.points
+        columns = {"class": [points["classes"][k] for k in points["class"]], "sgd": points["sgd"], "sam": points["sam"]}
+        return pd.DataFrame(columns, pd.Index(points["index"], name="example"))
+
+    def figure(self) -> Figure:
+        """The scatter, drawn by Python, for where there is no JavaScript."""
+        frame = self.frame()
+        figure, ax = plt.subplots(figsize=(5, 4))
+        ax.scatter(frame["sgd"], frame["sam"], s=6, alpha=0.3, color=INK, lw=0)
+        ax.axline((0, 0), slope=1, color=RED, lw=1)
+        ax.set(xlabel="memorization, SGD", ylabel=f"memorization, {self.points['name']}")
+        plt.close(figure)
+        return figure
+
+
+def _sheet(pictures: np.ndarray) -> str:
+    """Pictures (n, height, width), or so with 1 or 3 channels, beside and below each other, as the address of an image."""
+    pictures = pictures[..., 0] if pictures.shape[3:] == (1,) else pictures
+    pixels = pictures if pictures.dtype == np.uint8 else (255 * np.clip(pictures, 0, 1)).round().astype(np.uint8)
+    step = -(-max(pixels.shape[1:3]) // SIDE)
+    n, height, width, *colours = (pixels := pixels[:, ::step, ::step]).shape
+    down = -(-n // ACROSS)
+    whole = np.zeros((down * ACROSS, height, width, *colours), np.uint8)
+    whole[:n] = pixels
+    whole = whole.reshape(down, ACROSS, height, width, *colours).swapaxes(1, 2)
+    sheet = whole.reshape(down * height, ACROSS * width, *colours)
+    kind, options = (
+        ("JPEG", {"quality": 75}) if colours else ("PNG", {"optimize": True})
+    )  # grey as in the other figures
+    Image.fromarray(sheet if colours else 255 - sheet).save(kept := io.BytesIO(), kind, **options)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(kept.getvalue()).decode()}"
