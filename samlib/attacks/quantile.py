@@ -23,7 +23,7 @@ def quantile_regression(
 ) -> np.ndarray:
     """The quantile-regression attack (Bertran et al. 2023): regress the score's distribution on features.
 
-    It needs no shadow models.
+    It needs no shadow models. A point scores high if its score exceeds what the regression predicts for a non-member.
 
     Parameters
     ----------
