@@ -91,7 +91,7 @@ def run_pairs(
     progress: bool = True,
     minutes: float | None = None,
 ) -> dict[Hashable, dict[str, xr.Dataset]]:
-    """Run every experiment of many pairs, and what several of them share once.
+    """Run every experiment of many pairs. An experiment that several pairs share runs once.
 
     Models k of all members of a pair are trained together, k from 0 upward.
 
@@ -102,8 +102,8 @@ def run_pairs(
     cluster, cache_dir, progress
         As for `run`.
     minutes : float, optional
-        A time box, counted from the call. A model begins only if it is expected to end in time, as the slowest of its kind
-        did. Call again to resume.
+        A time box, counted from the call. A model begins only if one as slow as the slowest of its kind would end in time.
+        Call again to resume.
 
     Returns
     -------
@@ -177,7 +177,7 @@ def _whole(pair: Mapping[str, Experiment], sources: Mapping[Experiment, Store]) 
 
 @contextmanager
 def workers(experiments: Iterable[Experiment], *, cluster: Any = None, cache_dir: Folder = None) -> Iterator:
-    """Start one set of workers for several calls of `run`, which each would pay the seconds that it takes.
+    """Start one set of workers for several calls of `run`. Otherwise each call takes some seconds to start its own.
 
     Parameters
     ----------
