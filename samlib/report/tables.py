@@ -57,10 +57,8 @@ def _auc(whole: AttackReport, confidence: float) -> Measure:
 def epsilon(scores: np.ndarray, member: np.ndarray, confidence: float) -> float:
     """A lower bound on epsilon. Half of the targets set the threshold; the rest give the counts.
 
-    If there are fewer than 4 targets, the examples are halved instead.
-
-    Errors of one model, and errors on one example, are correlated. So counts are scaled down to the number of independent ones
-    with the same variance (Korn and Graubard 1998).
+    If there are fewer than 4 targets, the examples are halved instead. Errors of one model, and errors on one example, are
+    correlated. So counts are scaled down to the number of independent ones with the same variance (Korn and Graubard 1998).
     """
     by_model = len(scores) >= 4
     half = groups(np.arange(scores.shape[1 - by_model]), 2) == 1
