@@ -290,7 +290,7 @@ def landscapes(experiments: Mapping[str, Experiment], models: Sequence[int], *, 
 def valley(a, b):
     """The loss (ab - 1)^2 / 2 of the smallest deep net, x to abx, which should map 1 to 1.
 
-    It is 0 where ab = 1, and there the net is always the same function.
+    It is 0 where ab = 1; all these weights give the same function.
 
     Parameters
     ----------
