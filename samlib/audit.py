@@ -22,7 +22,7 @@ from samlib.evaluation import Comparison, compare
 from samlib.inference import LEVEL, deletions, groups, jackknife, mean
 
 FPR = (0.001, 0.01, 0.1)
-GROUPS = 20  # of examples, that a jackknife leaves out in turn
+GROUPS = 20  # groups of examples that a jackknife leaves out in turn
 THRESHOLD_SHADOWS = 8  # models that the thresholds of one target come from; 8 whole pools of examples are plenty
 
 
@@ -169,7 +169,7 @@ def attack_scores(runs: xr.Dataset, names=tuple(ATTACKS)) -> Attacked:
 
 
 def scored(ways: Mapping[str, Callable[[Fold], np.ndarray]], targets: Iterable[Fold]) -> dict[str, np.ndarray]:
-    """Scores (targets, examples) of each of some attacks, by its name."""
+    """Make the attacks `ways` on targets. Returns the scores (targets, examples) of each attack, by its name."""
     found = [[way(each) for way in ways.values()] for each in targets]
     return dict(zip(ways, map(np.stack, zip(*found, strict=True)), strict=True))
 

@@ -267,7 +267,7 @@ def _at(curve, rate: float) -> float:
 
 
 def _effects(many: Sequence[np.ndarray], member, fpr) -> list[dict]:
-    """The effects of all measures: of each score matrix, and last of the difference of the first two."""
+    """The effects of all measures: for each score matrix, and then for the first matrix minus the last."""
     found: list[dict] = [{} for _ in range(len(many) + 1)]
     measures: dict = {"auc": auc_terms, "advantage": advantage_terms}
     if len(member) > 1 or len(many) > 1:  # one target alone has Clopper and Pearson's interval

@@ -16,7 +16,7 @@ from scipy import stats
 
 from samlib.checks import FAR, as_array, as_labels, as_number, same_shape
 
-LEVEL = 0.05  # of a whole family of claims
+LEVEL = 0.05  # the level of a whole family of claims
 RELIABLE, WELL = 0.5, 0.8  # below RELIABLE nothing is decided; WELL is the reliability to aim at
 SUPPORTED, CONTRADICTED, NO_DIFFERENCE, INCONCLUSIVE, NOT_MEASURABLE = VERDICTS = (
     "supported", "contradicted", "no difference that counts", "inconclusive", "not measurable",
@@ -58,7 +58,7 @@ def mean(terms) -> Effect:
     Parameters
     ----------
     terms : array (..., models, examples)
-        Leading axes are separate statistics. With one model or one example, the other alone varies.
+        Leading axes are separate statistics. With one model, only examples vary; with one example, only models.
 
     Returns
     -------

@@ -24,7 +24,7 @@ from samlib.runs.store import check_takes, layout, missing_in, stores_of
 from samlib.training import at_once, group_size, machine, train_group
 from samlib.training.common import sizes, subset_size
 
-SLOW = 0.5  # seconds that the first batch may take on a CPU; after more, smaller batches stand for the recipe's
+SLOW = 0.5  # seconds that the first batch may take on a CPU; if it takes longer, smaller batches are measured
 FEW = 32  # examples of such a batch
 PERIOD = 5  # LookSAM takes one expensive step in so many
 MEASURED = 0.5  # seconds of steps, and of evaluation, that are enough to measure

@@ -28,7 +28,7 @@ TOLERANCE, LANCZOS = 1e-4, 10  # the relative tolerance of the eigenvalue; the n
 
 
 class Effort(NamedTuple):
-    """The most models, examples of each, and epochs. It takes seconds on one core."""
+    """Limits on the models, the examples of each, and the epochs. Within them, a measurement takes seconds on one core."""
 
     models: int
     examples: int

@@ -114,7 +114,7 @@ def leave_one_out(signals, member) -> Callable[[int], Moments]:
     lows, highs = (np.sort(each).tolist() for each in (x.min(1), x.max(1)))
 
     def without(k: int) -> Moments:
-        if max(-lows[0], highs[-1]) > _FAR:  # what stands for an infinite signal depends on the others
+        if max(-lows[0], highs[-1]) > _FAR:  # the others decide what replaces an infinite signal
             return _moments(np.delete(x, k, 0), np.delete(member, k, 0))
         row, low, high = x[k].astype(float), x[k].min(), x[k].max()
         inside = _without(row, member[k], whole.mean_in, whole.std_in, whole.n_in)

@@ -49,7 +49,7 @@ def quantile_regression(
     Returns
     -------
     (n,) array; (levels, n) if alpha has an axis
-        Higher = more likely a member. Without alpha it is (score - mean) / deviation. With alpha it is the score less the
+        Higher = more likely a member. Without alpha it is (score - mean) / deviation. With alpha it is the score minus the
         quantile: call a member at that rate if this is at least 0.
 
     Raises

@@ -31,8 +31,8 @@ ORIENTATION = 0x0112  # the EXIF tag
 class Encoded:
     """The pictures of both sides as they are stored, and their labels.
 
-    `stamp` names the bytes that the decoded copy comes from; `pictures[side]()` yields what an error calls each picture,
-    and its file; `labels` are those of train and test; `left_out` names what of the folder is not used.
+    `stamp` identifies the bytes that the decoded copy comes from. `pictures[side]()` yields each picture's name, for errors,
+    and its file. `labels` are those of train and test. `left_out` names the parts of the folder that are not used.
     """
 
     folder: Path

@@ -198,7 +198,7 @@ def from_folder(folder: Path, label: str | None = None) -> Encoded:
     placed = [path.relative_to(folder).parts for path in stats]
     while len({parts[0] for parts in placed}) == 1 and placed[0][1:] and placed[0][0].lower() not in EVERY:
         home, placed = home / placed[0][0], [parts[1:] for parts in placed]
-    # the images by the folder in `home` that they are in, and by the folder in that one, "" if there is none
+    # the images by their first folder below `home`, and by the second, each "" if there is none
     tree: dict[str, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
     for path, parts in zip(stats, placed, strict=True):
         top, below, *_ = *parts[:-1], "", ""

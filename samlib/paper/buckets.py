@@ -25,7 +25,7 @@ VALUES = (
     "sgd", "sam", "memorization", "distance", "distance, without exact duplicates", "near duplicate", "is the nearest",
     "distance of the nearest", "features that differ", "features that differ from the nearest",
 )  # fmt: skip
-SHAPES = {  # of the statistics of one choice: means in buckets, the first bucket less the last, and so on
+SHAPES = {  # of the statistics of one choice: means in buckets, the first bucket minus the last, and so on
     "means": (N_BUCKETS, len(VALUES) + 1), "points": (N_BUCKETS, len(VALUES)), "ends": (len(VALUES) + 1,),
     "low gain": (), "difficulty": (N_BUCKETS, 2, 3), "beyond": (), "follows": (2,),
 }  # fmt: skip

@@ -1,7 +1,7 @@
 """The claims ledger: what the paper claims, how it is decided here, and what the effects on each data set say about it.
 
-The table, `claims.toml` beside this file, was written before the runs that it decides. A verdict is read from one interval,
-which holds at the same time for all rows of a data set.
+The table, `claims.toml` beside this file, was written before the runs that it decides. A verdict is read from one interval.
+The intervals of all rows of a data set hold at once.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Claim:
     control: bool = False
 
 
-# The columns of the ledger: what a row holds of its claim, and what was measured.
+# The columns of the ledger: those that come from the claim, and those that are measured.
 KEPT = ("statistic", "direction", "smallest", "text", "reported", "section", "control")
 NUMBERS = ("estimate", "low", "high", "stderr", "p", "reliability", "needed")
 _TABLE = tomllib.loads(Path(__file__).with_name("claims.toml").read_text())["claim"]

@@ -20,7 +20,7 @@ from samlib.paper.style import GREY, INK, RED, dataset_title
 BINS = np.linspace(-0.3, 1, 14)  # of Figures 4b and 4c; scores outside fall into the end bins
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 BUCKET = "bucket of entropy (1 = lowest)"
-ENDS = "1 − 5"  # the first bucket less the last
+ENDS = "1 − 5"  # the first bucket minus the last
 FOLLOWED = ("the error of other models on the test point", "the memorization of its most influential example")
 
 

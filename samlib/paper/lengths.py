@@ -180,7 +180,7 @@ def matched(loss: np.ndarray, terms: np.ndarray, drift: np.ndarray, at: float) -
     Returns
     -------
     float array (models, examples) or None
-        First-order terms of the AUC; None where a model does not reach this loss.
+        First-order terms of the AUC; None if a model does not reach this loss.
     """
     every, order = np.arange(loss.shape[1]), loss.argsort(0, kind="stable")
     below = (loss < at).sum(0)
@@ -208,7 +208,7 @@ def at_loss(both: list[tuple[np.ndarray, np.ndarray, np.ndarray]], fraction: flo
     -------
     row : dict
     found : Found or None
-        None where the lengths do not reach this loss or are too far apart.
+        None if the lengths do not reach this loss or are too far apart.
     """
     means = [loss.mean(1) for loss, *_ in both]
     first, last = min(each.max() for each in means), max(each.min() for each in means)

@@ -20,7 +20,7 @@ from samlib.report.tables import epsilon
 CLAIMED = {"C2 confidence": "confidence", "C2 LiRA": "LiRA online", "C2 RMIA": "RMIA offline"}
 CURVES = ("confidence", "LiRA online", "RMIA online")
 SHOWN = ("correctness", "confidence", "LiRA online", "RMIA offline")  # the attacks in the figure, of twelve
-OWN = "LiRA online"  # the attack of which each example's own false-positive rate is measured
+OWN = "LiRA online"  # the attack for which each example's own false-positive rate is measured
 OWN_FPR = 0.1
 EPSILON = "epsilon, at least"
 BINS = 90
@@ -71,7 +71,7 @@ def _terms(found: Attacked, attack: str) -> np.ndarray:
 
 
 def tpr(found: Sequence[Attacked], attack: str = "LiRA online", rate: float = 0.001) -> Found | None:
-    """C16: the difference in TPR at a low FPR; None where that allows fewer than ENOUGH false positives."""
+    """C16: the difference in TPR at a low FPR; None if it allows fewer than ENOUGH false positives."""
     if (~found[0].member).sum() * rate < ENOUGH:
         return None
     return Found(mean(_gap([tpr_terms(each.scores[attack], each.member, rate) for each in found])))
@@ -90,7 +90,7 @@ def output_spread(pair: Pair) -> Found | None:
 
 
 def _log_terms(terms: np.ndarray) -> np.ndarray:
-    """First-order terms of the log of a mean; 0 all over where the mean is 0."""
+    """First-order terms of the log of a mean; all 0 if the mean is not positive."""
     value = terms.mean()
     return np.log(value) + (terms - value) / value if value > 0 else np.zeros(terms.shape)
 

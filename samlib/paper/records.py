@@ -147,14 +147,14 @@ def read_about(path: Path) -> dict[str, Any]:
 
 
 def load(path: Path, section: str) -> Frames:
-    """The frames of a section in a record, maybe none. Raises ValueError if a file was changed."""
+    """The frames of a section in a record; empty if it lacks the section. Raises ValueError if a file was changed."""
     digests = read_about(path)["files"]
     names = [name for name in digests if name.startswith(f"{section}.") and name.endswith(".parquet")]
     return {name.split(".")[1]: pd.read_parquet(_checked(path / name, digests)) for name in names}
 
 
 def load_signals(path: Path) -> Pair:
-    """The runs of a record as a pair with `member`, `correct`, `test_correct`, and each model's loss and accuracies alone."""
+    """The runs of a record as a pair: only `member`, `correct`, `test_correct`, and each model's loss and accuracies."""
     about = read_about(path)
     with zarr.storage.ZipStore(_checked(path / SIGNALS, about["files"]), mode="r") as store:
         whole = xr.open_zarr(store, consolidated=False).load()

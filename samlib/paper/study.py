@@ -1,6 +1,6 @@
 """The paper's own settings: its profiles, its ablations, and the experiments that a notebook's parameters ask for.
 
-The values stand in `study.toml` beside this file.
+The values are in `study.toml`, beside this file.
 """
 
 from __future__ import annotations

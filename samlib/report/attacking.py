@@ -26,7 +26,7 @@ class Attacked(NamedTuple):
     shadows: str  # online, offline or none
 
     def only(self, which) -> Attacked:
-        """These of the kept examples alone."""
+        """The same with only these of the kept examples."""
         scores = {name: each[:, which] for name, each in self.scores.items()}
         return self._replace(scores=scores, member=self.member[:, which], kept=self.kept[which])
 

@@ -185,7 +185,7 @@ def _npz(path: Path, most: float) -> Found:
 
 
 def _npy(path: Path, info: zipfile.ZipInfo, file, size: int, shape: tuple[int, ...], dtype, order: Any) -> Matrix:
-    """The array whose bytes follow in an entry of an npz file."""
+    """The array in an entry of an npz file. `file`: the open entry, read up to the end of the array's header."""
     if size <= SMALL or len(shape) == 1:
         array = np.frombuffer(file.read(size + 1), dtype).reshape(
             shape, order=order
@@ -197,7 +197,7 @@ def _npy(path: Path, info: zipfile.ZipInfo, file, size: int, shape: tuple[int, .
         copy.flush()
         return _mapped(copy, shape, dtype, order)
     with path.open("rb") as raw:
-        raw.seek(info.header_offset + 26)  # of the local header: how long the name and the extra field are
+        raw.seek(info.header_offset + 26)  # in the local header: the lengths of the name and the extra field
         lengths = np.frombuffer(raw.read(4), "<u2")
     start = info.header_offset + 30 + int(lengths.sum()) + file.tell()
     np.memmap(path, dtype, "r", start, shape, order)  # raises now if the array is not there
@@ -256,7 +256,7 @@ def _unpacked(file: Path, packer: str) -> float:
         head = opened.read(18).ljust(18, b"\0")
     if packer == "blosc":
         return int.from_bytes(head[4:8], "little")
-    if packer == "zstd":  # RFC 8878, section 3.1.1.1: how long each field is stands in the fifth byte
+    if packer == "zstd":  # RFC 8878, section 3.1.1.1: the fifth byte gives the lengths of the fields
         start, width = 5 + (not head[4] & 32) + (0, 1, 2, 4)[head[4] & 3], (head[4] >> 5 & 1, 2, 4, 8)[head[4] >> 6]
         return int.from_bytes(head[start : start + width], "little") + 256 * (width == 2) if width else math.inf
     return file.stat().st_size - 4  # of a checksum, maybe

@@ -34,12 +34,12 @@ class Sample(NamedTuple):
     test_numbers: np.ndarray  # (tests,) in the file
 
     def examples(self, which) -> Sample:
-        """These examples alone."""
+        """The sample with only these examples."""
         cut: dict[str, Any] = {name: getattr(self, name)[:, which] for name in ("logit", "member", "correct")}
         return self._replace(**cut, labels=None if self.labels is None else self.labels[which])
 
     def models(self, which) -> Sample:
-        """These models alone, in this order."""
+        """The sample with only these models, in this order."""
         fields = ("logit", "member", "correct", "target", "test_logit", "test_correct")
         cut: dict[str, Any] = {name: getattr(self, name)[which] for name in fields}
         return self._replace(**cut)

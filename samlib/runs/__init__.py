@@ -1,8 +1,8 @@
 """`run(experiment)`: plan groups of models, dispatch them with Dask, write and resume the store, open it as xarray.
 
 A store is a zarr folder, named by the experiment's key and its data's checksum; a chunk is a group of models. A group is
-trained and written whole, then marked complete: that is the whole checkpoint. A log beside it holds what differs from run
-to run (machine, seconds). So on a CPU the store's bytes depend on the experiment alone.
+trained and written whole, then marked complete; there is no other checkpoint. A log file beside the store holds what differs
+from run to run (machine, seconds). So on a CPU the store's bytes depend only on the experiment.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def run_pairs(
         raise ValueError(f"minutes must be a positive number, not {minutes!r}.")
     end = inf if minutes is None else time.monotonic() + 60 * minutes
     data: dict[str, Dataset] = {}
-    stores: dict[str, Store] = {}  # experiments that differ in the number of models alone have one, of the most
+    stores: dict[str, Store] = {}  # experiments that differ only in n_models share the largest one's
     sources: dict[Experiment, Store] = {}
     experiments = dict.fromkeys(e for pair in pairs.values() for e in pair.values())
     for experiment in sorted(experiments, key=lambda experiment: experiment.n_models):

@@ -226,7 +226,7 @@ class Store:
         return xr.Dataset(arrays, attrs=dict(group.attrs))
 
     def _attributes(self, models: np.ndarray, diverged: list[int]) -> dict[str, Any]:
-        entries = {}  # the last of each group: one that was written before a kill is written again
+        entries = {}  # by group, the last one: after a kill, a group is written again
         for line in self.log.read_text().splitlines() if self.log.exists() else ():
             with suppress(json.JSONDecodeError):
                 entry = json.loads(line)

@@ -148,7 +148,7 @@ def _import(
     stores: dict[str, Store],
     cache_dir: str | PathLike | None,
 ) -> list[tuple[Experiment, range]]:
-    """All groups of a file are checked before the first is written; each is read again then, so that memory holds one."""
+    """Check all groups of a file, then write them. Each is read again to be written, so that memory holds only one."""
     found = []
     with opened(path, "cannot be imported") as file:
         names = groups_of(file) or [("", 0)]

@@ -67,7 +67,7 @@ def features(x, degree: int = 2, origin=(0.0, 0.0), scale: float = 2.0) -> np.nd
     Raises
     ------
     ValueError
-        Where an argument lies outside its range.
+        If an argument is outside its range.
 
     Examples
     --------
@@ -137,7 +137,7 @@ def fit(x, y, *, rho: float = 0.0, degree: int = 2, solver: str = "newton", orig
     Raises
     ------
     ValueError
-        Where an argument lies outside its range.
+        If an argument is outside its range.
 
     Examples
     --------
@@ -210,7 +210,7 @@ def fit_mlp(x, y, *, rho: float = 0.0, width: int = 32, activation: str = "tanh"
     Raises
     ------
     ValueError
-        Where an argument lies outside its range.
+        If an argument is outside its range.
 
     Examples
     --------

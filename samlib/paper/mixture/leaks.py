@@ -59,7 +59,7 @@ def exposure(x, y, member, **options) -> np.ndarray:
     Raises
     ------
     ValueError
-        Where all shadow fits saw a point, or none did.
+        If all shadow fits saw a point, or none did.
 
     References
     ----------

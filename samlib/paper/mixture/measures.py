@@ -1,4 +1,4 @@
-"""What fits of the mixture get wrong and what they leak: exact errors, paired comparisons (claim C11), the failure map."""
+"""Errors and leakage of fits to the mixture: exact errors, paired comparisons (claim C11), the failure map."""
 
 import functools
 from collections.abc import Callable
@@ -16,7 +16,7 @@ LEVEL = 0.05 / 2  # of every interval, so that the ledger's two rows on the mixt
 
 
 def errors(predictor, mixture: Mixture, x=None, y=None, atypical=None) -> dict[str, float]:
-    """What a predictor gets wrong on the population, by `quadrature`; all are shares in 0 to 1.
+    """A predictor's errors on the population, by `quadrature`. All are shares, from 0 to 1.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ def errors(predictor, mixture: Mixture, x=None, y=None, atypical=None) -> dict[s
     Raises
     ------
     ValueError
-        Where the draw's parts do not agree.
+        If the draw's parts do not agree.
 
     Examples
     --------
@@ -169,7 +169,7 @@ def paired_test(sgd, sam, *, level: float = LEVEL) -> PairedTest:
     Raises
     ------
     ValueError
-        For different shapes, or fewer than 2 draws.
+        If shapes differ, or there are fewer than 2 draws.
 
     Examples
     --------

@@ -70,7 +70,7 @@ def lr_interval(m, sd_out, nu) -> tuple[np.ndarray, np.ndarray]:
     Raises
     ------
     ValueError
-        Where nu is not positive and below sd_out.
+        If nu is not positive, or not below sd_out.
 
     Examples
     --------

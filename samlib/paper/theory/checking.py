@@ -23,7 +23,7 @@ class Check:
     measured, allowed : str
         What `worst` is, and what it may be.
     worst, slack : float
-        The least favourable value, and how far it is from what is not allowed.
+        The least favourable value, and its distance from the bound, negative on the wrong side.
     holds : bool
         Whether `worst` is allowed. NaN never is.
     """

@@ -57,7 +57,7 @@ class DataModel:
     Raises
     ------
     ValueError
-        Where a parameter lies outside its range.
+        If a parameter is outside its range.
 
     Examples
     --------
@@ -150,7 +150,7 @@ def alignments(w, model: DataModel) -> Alignments:
     Raises
     ------
     ValueError
-        Where the last axis of `w` does not hold d coordinates.
+        If the last axis of `w` does not hold d coordinates.
 
     Examples
     --------
@@ -291,7 +291,7 @@ def gaps(w, sample: Sample, model: DataModel, subclass: str = "maj") -> Gaps:
     Raises
     ------
     ValueError
-        For another subclass.
+        If the subclass is neither.
 
     Examples
     --------

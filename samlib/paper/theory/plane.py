@@ -43,7 +43,7 @@ def match_g(sample: Sample, model: DataModel, M: float) -> float:
     Raises
     ------
     ValueError
-        Where no g in [1e-3, 1e4] attains M.
+        If no g in [1e-3, 1e4] attains M.
 
     Examples
     --------
@@ -133,7 +133,7 @@ def reduction(V, D, model: DataModel) -> Reduction:
     Raises
     ------
     ValueError
-        Where sigma_par is not 0.
+        If sigma_par is not 0.
 
     Examples
     --------
@@ -166,7 +166,7 @@ def reduction_bound(epsilon, D, model: DataModel) -> float:
     Raises
     ------
     ValueError
-        Where epsilon is not in [0, 1).
+        If epsilon is not in [0, 1).
 
     Examples
     --------
@@ -226,7 +226,7 @@ def proposition4_rate(model: DataModel) -> float:
     Raises
     ------
     ValueError
-        Where c is 0.
+        If c is 0.
 
     Examples
     --------

@@ -71,7 +71,7 @@ def diagonal_net(z, *, rho: float, lr: float, steps: int, init: float, full_batc
     Raises
     ------
     ValueError
-        Where the number of seeds is not that of the runs.
+        If the number of seeds differs from the number of runs.
 
     Examples
     --------
@@ -167,7 +167,7 @@ def e1(row: str, model: DataModel | None = None, seeds: Iterable[int] = range(6)
     Raises
     ------
     ValueError
-        For another row.
+        If the row is unknown.
 
     Examples
     --------

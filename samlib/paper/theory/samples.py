@@ -75,7 +75,7 @@ def near_orthogonality(n: int, dim: int, delta: float, sigma: float = 1.0) -> Ne
     Raises
     ------
     ValueError
-        Where a number lies outside its range.
+        If a number is outside its range.
 
     Examples
     --------
