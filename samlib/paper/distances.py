@@ -32,7 +32,7 @@ def dataset_of(runs: xr.Dataset) -> Dataset | None:
 
 
 class Distances(NamedTuple):
-    """For each test point: its distance to `example`, to the `nearest` of its class, and the `typical` (median) one to it."""
+    """Distances of each test point: to its `example`, to the `nearest` of its class, and the `typical` (median) one."""
 
     example: np.ndarray
     nearest: np.ndarray

@@ -30,7 +30,7 @@ def curves(axes: Axes, x, named: Mapping[str, Any], looks: Iterable = THREE, **s
 
 
 def gaps(axes: Axes, place, found, colours="black", filled=True, *, across: bool = False) -> None:
-    """Differences with vertical intervals and a line at 0. With `across`, intervals are horizontal, one in a row.
+    """Differences with vertical intervals and a line at 0. With `across`, intervals are horizontal, one to a row.
 
     `found` has columns difference, low and high. `place`: positions on the other axis. A marker is filled if `filled` is true.
     """

@@ -1,4 +1,4 @@
-"""Influence entropy (Figures 3 and 4; C8, C9, C10): low if few training examples carry a test point. What goes with it?"""
+"""Influence entropy (Figures 3 and 4; C8, C9, C10), which is low if few training examples carry a test point."""
 
 from __future__ import annotations
 

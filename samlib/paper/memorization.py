@@ -147,7 +147,7 @@ def lower_scores(pair: Pair, scores: Scores) -> Effect | None:
 
 
 def more_memorized(pair: Pair, scores: Scores, data: Dataset | None = None) -> Effect | None:
-    """C5: the mean atypicality of the examples with the largest differences in memorization, minus that of the smallest.
+    """C5: mean atypicality of the examples with the largest differences in memorization, minus that at the other end.
 
     The difference is SAM - SGD, and each end holds the share MORE of all examples. Noise puts examples of high variance at both
     ends, and these are atypical. So one end is compared with the other, not with all examples. data: those of the runs if None.

@@ -1,4 +1,4 @@
-"""Which training points a fit memorizes, and which an attacker finds. Both refit many times; a fit takes milliseconds."""
+"""Which training points a fit memorizes, and which an attacker finds. Both measures need many fits, of milliseconds each."""
 
 import numpy as np
 from scipy.special import expit, ndtr

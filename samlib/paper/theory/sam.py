@@ -222,12 +222,12 @@ def e2(rho: float, model: DataModel | None = None, seeds: Iterable[int] = range(
         g = match_g(model.sample(seed), model, M)
         found.append(np.array([g, *diagonal_alignments(model.sample(seed), model, g)]))
     g, _, A, s = np.stack(found, axis=1)
-    formula = advantage(result["M"], result["A"], result["s"], model.pi)  # the formula for interpolators, as for those
+    formula = advantage(result["M"], result["A"], result["s"], model.pi)  # by the formula for interpolators
     return result | {"g": g, "A_gap": result["A"] - A, "s_gap": result["s"] - s, "advantage": formula}
 
 
 def check_proposition5(problems):
-    """Proposition 5: (a) SGD and SAM stay in the row space and share a limit; (b) eq. (13) gives batch-1 SAM's gradient."""
+    """Proposition 5: (a) SGD and SAM stay in w_init + row(X) and share a limit; (b) eq. (13) gives batch-1 SAM's gradient."""
     rng = problems.rng
     for _ in range(problems.count(8)):
         x, y, start = rng.standard_normal((4, 12)), rng.choice([-1.0, 1.0], 4), rng.standard_normal(12)
