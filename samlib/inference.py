@@ -1,6 +1,6 @@
 """Every interval and every verdict: effects with their standard errors, families, equivalence, reliability.
 
-Two things vary: the models (their subsets and seeds) and the examples. `mean` gives the exact variance of a mean over both.
+Two things vary: the models (their subsets and seeds) and the examples. `mean` estimates the variance of a mean over both.
 `jackknife` serves all other statistics. Intervals depend on no seed and not on the order of models or examples.
 """
 

@@ -57,7 +57,7 @@ class Report(NamedTuple):
         return json.dumps(self._asdict() | {"tables": tables, "samlib": __version__}, indent=1)
 
     def above(self, limits: Mapping[str, float]) -> list[str]:
-        """A sentence for each of `limits`, by `tables.MEASURES`, that an attack exceeds."""
+        """A sentence for each limit that an attack exceeds. limits: from one of `tables.MEASURES` to a number."""
         rows, said = self.tables["risk"][self.tables["risk"]["attack"] != CONTROL], []
         for measure, limit in limits.items():
             mine = rows[rows["measure"] == as_choice("limit", measure, tables.MEASURES)]
