@@ -115,9 +115,8 @@ def jackknife(values, factors: int = 2, *, extra=0.0, crossed: bool = False) -> 
     -------
     Effect
         Its variance is the sum over single factors, minus the interactions, which single factors count twice. It is at least
-        the variance of all factors left out together, or, if `crossed`, of all but the models. Leaving out groups of models
-        counts what is quadratic in the models twice, and higher orders more often (Efron and Stein 1981). If a value is NaN,
-        the standard error is NaN.
+        that of all factors left out together; if `crossed`, that of all but the models. Leaving out groups of models counts
+        what is quadratic in them twice, and higher orders more often (Efron and Stein 1981). A NaN gives a NaN stderr.
 
     Raises
     ------
