@@ -161,7 +161,7 @@ def scan(data: Given) -> tuple[Sample, np.ndarray, int, np.ndarray]:
 
 
 def _finite(x: np.ndarray) -> np.ndarray:
-    """Replace infinite logits by the largest and the smallest finite one."""
+    """Replace infinite logits by the largest and the smallest finite one, or by 0 if that is further out."""
     some = x[np.isfinite(x)]
     return x.clip(some.min(initial=0), some.max(initial=0)) if len(some) < x.size else x
 
