@@ -50,7 +50,7 @@ def __dir__():
 
 
 class _PaperRooms(MetaPathFinder, Loader):
-    """Lets `import samlib.claims` find `samlib.paper.claims`, the same module: the paper's rooms keep their short names."""
+    """Let `import samlib.claims` find `samlib.paper.claims`, the same module. So the paper's modules keep short names."""
 
     def find_spec(self, name, path=None, target=None):
         first, _, rest = name.removeprefix("samlib.").partition(".")
@@ -64,7 +64,7 @@ class _PaperRooms(MetaPathFinder, Loader):
         return module
 
     def exec_module(self, module):
-        module.__spec__ = module.__spec__.loader_state  # its own again, under which it was loaded
+        module.__spec__ = module.__spec__.loader_state  # the spec under which it was loaded
 
 
 sys.meta_path.insert(0, _PaperRooms())

@@ -1,4 +1,4 @@
-"""From `Runs` to what an audit reports: every model once the target, the others its shadows; SGD beside SAM, paired."""
+"""From runs to an audit's tables. Each model is the target once, with the others as its shadows. SGD and SAM are paired."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from samlib.evaluation import Comparison, compare
 from samlib.inference import LEVEL, deletions, groups, jackknife, mean
 
 FPR = (0.001, 0.01, 0.1)
-GROUPS = 20  # of examples, that a jackknife leaves out in turn
+GROUPS = 20  # groups of examples that a jackknife leaves out in turn
 THRESHOLD_SHADOWS = 8  # models that the thresholds of one target come from; 8 whole pools of examples are plenty
 
 
@@ -35,9 +35,9 @@ class Pair(NamedTuple):
 
 
 def align(runs: Mapping[str, xr.Dataset]) -> Pair:
-    """`{"sgd": runs, other: runs}` as a Pair of the models that both hold (a model that diverged in one leaves both).
+    """Make a Pair of `{"sgd": runs, other: runs}`, with the models that both hold. A model that diverged in one leaves both.
 
-    Raises ValueError where the two are not paired: other data, other subsets, fewer than 2 models in common.
+    Raises ValueError if the two are not paired: other data, other subsets, or fewer than 2 models in common.
     """
     if not isinstance(runs, Mapping) or len(runs) != 2 or "sgd" not in runs:
         given = ", ".join(map(repr, runs)) if isinstance(runs, Mapping) else f"a {type(runs).__name__}"
@@ -78,7 +78,7 @@ def _both(pair, *variables: str) -> tuple[xr.Dataset, xr.Dataset]:
 class Fold(NamedTuple):
     """One target and its shadows: target(name) gives its signal (n,), shadow(name) the `Moments` of the others' signal.
 
-    Names are those of signals; "probability" is that of the label. Those with `test_` are of test points, which no model saw.
+    Names are those of signals; "probability" is that of the label. Signals with the prefix `test_` are on test points.
     """
 
     target: Callable[[str], np.ndarray]
@@ -88,7 +88,7 @@ class Fold(NamedTuple):
 
 
 def _lira(mode: str) -> Callable:
-    variance = "residual" if mode == "online" else "example"  # with few models, in deviations want pooling most
+    variance = "residual" if mode == "online" else "example"  # with few models, the in deviations need pooling most
     return lambda f: attacks.lira(f.target("logit"), f.shadow("logit"), mode=mode, variance=variance)
 
 
@@ -111,7 +111,7 @@ def _population(f: Fold):
 
 
 def _quantile_regression(f: Fold):
-    # The target's logit on the test points, regressed on what the shadows make of them: a difficulty, and how sure it is.
+    # Regress the target's logit on the test points on the shadows' out mean and deviation: a point's difficulty and its spread.
     from sklearn.linear_model import LinearRegression
 
     public, features = (np.stack([m.mean_out, m.std_out], 1) for m in (f.shadow("test_logit"), f.shadow("logit")))
@@ -145,10 +145,10 @@ class Attacked(NamedTuple):
 
 
 def attack_scores(runs: xr.Dataset, names=tuple(ATTACKS)) -> Attacked:
-    """Every attack on every model, the target never among its shadows.
+    """Make every attack on every model. A target is never among its own shadows.
 
-    Examples with fewer than 3 models in or out are left out, with a warning that counts them: without one of them, a
-    target's shadows hold 2 on each side. Raises ValueError for an unknown attack, and where no example is left.
+    Examples with fewer than 3 models in or out are left out, and a warning counts them. So each target has at least 2 shadows
+    on either side. Raises ValueError for an unknown attack, or if no example is left.
     """
     if not isinstance(names, (list, tuple)):
         raise ValueError(f"names must be a list of attacks, not a {type(names).__name__}.")
@@ -169,15 +169,16 @@ def attack_scores(runs: xr.Dataset, names=tuple(ATTACKS)) -> Attacked:
 
 
 def scored(ways: Mapping[str, Callable[[Fold], np.ndarray]], targets: Iterable[Fold]) -> dict[str, np.ndarray]:
-    """Scores (targets, examples) of each of some attacks, by its name."""
+    """Make the attacks `ways` on targets. Returns the scores (targets, examples) of each attack, by its name."""
     found = [[way(each) for way in ways.values()] for each in targets]
     return dict(zip(ways, map(np.stack, zip(*found, strict=True)), strict=True))
 
 
 def folds(signals: Mapping[str, np.ndarray], member, labels, test_labels, test_member=None) -> Callable[[int], Fold]:
-    """The function that gives each model as the target of all others, by its number.
+    """A function from the number of a model to its `Fold`, with the model as the target and all others as shadows.
 
-    signals: (models, n) by name. test_member: (models, tests), where models were trained on test points; None if none was.
+    signals: from a name to an array (models, n). test_member: (models, tests), True where a model was trained on a test point;
+    None if none was.
     """
 
     @functools.cache
@@ -200,8 +201,8 @@ def folds(signals: Mapping[str, np.ndarray], member, labels, test_labels, test_m
 
 
 def report(source, *, max_gb: float = 64):
-    """`samlib.audit_file`, of a file, of arrays by name, or of what `run` returns."""
-    return import_module("samlib.report").audit_file(source, max_gb=max_gb)  # a door to the room above
+    """Call `samlib.audit_file` on a file, on arrays by name, or on what `run` returns."""
+    return import_module("samlib.report").audit_file(source, max_gb=max_gb)  # here, since that module imports this one
 
 
 def usable(runs: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
@@ -222,7 +223,7 @@ def left_out(runs: xr.Dataset) -> int:
 def compare_attacks(sgd: Attacked, sam: Attacked, fpr=FPR, confidence: float = 0.95) -> dict[str, Comparison]:
     """`evaluation.compare` of each attack, SAM minus SGD, with both reports (`.a` is SAM's, `.b` SGD's).
 
-    Raises ValueError where the two do not hold the same attacks, and as `compare`.
+    Raises ValueError if the two do not hold the same attacks, and as `compare`.
     """
     if not (isinstance(sgd, Attacked) and isinstance(sam, Attacked) and sgd.scores.keys() == sam.scores.keys()):
         raise ValueError("sgd and sam must be what attack_scores returns, with the same attacks.")
@@ -248,9 +249,9 @@ def membership_table(comparisons: Mapping[str, Comparison]) -> pd.DataFrame:
 
 
 def threshold_table(pair: Pair, level: float = LEVEL) -> pd.DataFrame:
-    """Accuracy of the threshold attacks, thresholds from shadow models (Song and Mittal 2021), global and per class.
+    """Balanced accuracy of the threshold attacks (Song and Mittal 2021), with global and with class-dependent thresholds.
 
-    Rows (attack, thresholds); columns sgd, sam, difference, low, high; balanced over members and non-members.
+    Thresholds come from shadow models. Rows (attack, thresholds); columns sgd, sam, difference, low, high.
     """
     rows, both = {}, _both(pair, "label", *(signal for signal, _ in THRESHOLDED.values()))
     for attack, (signal, sign) in THRESHOLDED.items():
@@ -263,7 +264,7 @@ def threshold_table(pair: Pair, level: float = LEVEL) -> pd.DataFrame:
 
 
 def _balanced_hits(runs: xr.Dataset, signal: str, sign: int, kind: str) -> np.ndarray:
-    """Terms (targets, examples) whose mean is the balanced accuracy of decisions by thresholds from the next few models."""
+    """First-order terms (targets, examples) of the balanced accuracy. A target's thresholds come from the next few models."""
     runs = runs.sortby("model")
     scores, member, labels = sign * runs[signal].values, runs.member.values, runs.label.values
     if member.all(1).any() or not member.any(1).all():
@@ -300,7 +301,7 @@ def memorization_table(pair: Pair, level: float = LEVEL) -> pd.DataFrame:
 def compared(sgd: np.ndarray, sam: np.ndarray, level: float = LEVEL) -> dict[str, float]:
     """Means of two matrices of terms (models, examples), and their difference with the interval of `inference.mean`.
 
-    A column with NaN in either is left out of all. Raises ValueError where the shapes disagree or no column is left.
+    A column with NaN in either matrix is left out of both. Raises ValueError if the shapes disagree or no column is left.
     """
     sgd = as_array("sgd", sgd, ndim=2, missing=True).astype(float, copy=False)
     sam = as_array("sam", sam, ndim=2, missing=True).astype(float, copy=False)
@@ -314,10 +315,10 @@ def compared(sgd: np.ndarray, sam: np.ndarray, level: float = LEVEL) -> dict[str
 
 
 class Link(NamedTuple):
-    """Memorization of each example, from the even models, and how well an attack tells its in from its out models, from the odd.
+    """Memorization of each example, by even-numbered models, and an attack's success on it, by odd-numbered models.
 
-    `success` is an AUC over the odd targets, one example at a time; all (examples,), whose numbers are `example`.
-    `correlation` is Spearman's, with a 95 % interval over examples.
+    `success` is an AUC over the odd targets: how well the attack tells those trained on the example from the others. Arrays are
+    (examples,); `example` holds the examples' numbers. `correlation` is Spearman's, with a 95 % interval over examples.
     """
 
     memorization: np.ndarray
@@ -329,10 +330,10 @@ class Link(NamedTuple):
 
 
 def link(runs: xr.Dataset, attack: str = "LiRA online") -> Link:
-    """Is an example that is memorized an example that is found? Scores and attack come from different models.
+    """Does an attack find the examples that are memorized? Different models measure memorization and the attack's success.
 
-    Otherwise the same accident of training would show in both. `correlation` is NaN where either is constant; its interval
-    leaves out groups of examples in turn. Raises as `attack_scores`.
+    With the same models, an accident of training would show in both. `correlation` is NaN if either is constant. Its interval
+    is a jackknife over groups of examples. Raises as `attack_scores`.
     """
     _whole("runs", runs, "correct")
     even, odd = (runs.isel(model=runs.model.values % 2 == part) for part in (0, 1))

@@ -42,7 +42,7 @@ def one_line() -> Iterator[None]:
 
 
 def command(make: Callable[..., Any] = pair) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a function of what `make` makes of the fields of an experiment, which are options of the command.
+    """Register a command. Its options are the fields of an experiment; `make` turns them into the function's first argument.
 
     The function's other arguments are the command's own options.
     """
@@ -70,7 +70,7 @@ def command(make: Callable[..., Any] = pair) -> Callable[[Callable[..., None]], 
 
 
 def _given(**fields: Any) -> list[Experiment]:
-    """The experiments that options may mean: SGD alone, or with another optimizer; none without options."""
+    """The experiments that options describe: SGD alone, or SGD and another optimizer; none without options."""
     if fields.get("optimizer") == "sgd":
         return [Experiment(**fields)]
     return list(pair(**fields).values()) if fields else []
@@ -84,7 +84,7 @@ def _plain(annotation: Any) -> type:
 
 
 def _help(name: str, field: Any) -> str:
-    """What a field is, which values it may have, and what it is if left out."""
+    """What a field is, which values it may have, and its value if left out."""
     choices = f": {', '.join(get_args(field.annotation))}" if get_origin(field.annotation) is Literal else ""
     default = f" [{field.default}]" if field.default is not None else ""
     if name == "optimizer":
@@ -184,7 +184,7 @@ def record(
     signals: Annotated[bool, typer.Option("--signals", help="keep which models were right on what, too")] = False,
     cluster: Cluster = None,
 ):
-    """Measure what every page of the paper shows of these models, and keep it with its provenance for the book to show."""
+    """Measure these models for every page of the paper, and keep the results and their provenance for the book to show."""
     from samlib import audit
     from samlib.paper import notebook
 
@@ -197,7 +197,7 @@ def record_ablations(
     changed: Annotated[list[str] | None, typer.Option(help="a field to change; may be repeated [all]")] = None,
     folder: Folder = Path("book/results"),
 ):
-    """Run these models with one field changed at a time, and keep what the book's page of ablations reads."""
+    """Run these models with one field changed at a time, and keep the results for the book's page of ablations."""
     from samlib.paper import notebook
 
     defaults = {name: Experiment.model_fields[name].default for name in ("dataset", "n_models")}
@@ -282,7 +282,7 @@ def confirm(
     ] = None,
     folder: Folder = Path("book/results"),
 ):
-    """Make the recorded runs that were fixed for a data set, in as many calls as it takes, and keep their record."""
+    """Train the runs that were fixed beforehand for a data set, over as many calls as it takes, and keep their record."""
     from samlib.paper import confirm
 
     with one_line():

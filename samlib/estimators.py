@@ -1,8 +1,8 @@
 """Memorization, influence, influence entropy and entropy buckets (Feldman and Zhang 2020), from correctness and masks alone.
 
-The influence of 50,000 examples on 10,000 test points never stands in memory: it is made in blocks of test points, from
-an exact integer product of 0/1 matrices. (The room is not called memorization, because `samlib.memorization` is the function.)
-Counts are exact, so that an influence of 0 is 0: in float32 up to 4,096 models, in float64 up to 2^24; more are refused.
+The influence of 50,000 examples on 10,000 test points is never whole in memory. It is computed in blocks of test points, by an
+exact integer product of 0/1 matrices. Counts are exact, so an influence of 0 is exactly 0: in float32 up to 4,096 models, in
+float64 up to 2^24; more are refused. (The module is not called memorization, because `samlib.memorization` is the function.)
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ WHOLE = 1 << 24  # float32 holds every whole number up to it; `influence_blocks`
 
 
 class Estimate(NamedTuple):
-    """Estimates of many differences of two shares of right models.
+    """Estimates of many differences between the share of in models that are right and that of out models.
 
     Attributes
     ----------
@@ -131,7 +131,7 @@ def _written(path: Path, correct_test, member, empty: str):
                     partial, shape=(n_tests, n), chunks=(min(64, n_tests), n), dtype="float32", fill_value=np.nan
                 )
                 for rows, block in influence_blocks(correct_test, member, empty=empty):
-                    for i in range(0, len(block), 64):  # a chunk at a time: of several, some go on where one fails
+                    for i in range(0, len(block), 64):  # one chunk at a time: of several, others go on if one fails
                         array[rows.start + i : min(rows.start + i + 64, rows.stop)] = block[i : i + 64]
     return zarr.open_array(path, mode="r+")
 
@@ -167,8 +167,8 @@ def influence_blocks(correct_test, member, *, empty: str = "nan") -> Iterator[tu
     seen, scale = n_in.astype(exact), np.full(len(n_in), np.nan, np.float32)
     scale[~void] = 1 / (n_in * n_out)[~void]
     for rows, block in _products(correct_test, member):
-        # Whole numbers until they are scaled: no influence is 0, not rounding noise, which would have an entropy and a
-        # largest element of its own.
+        # Whole numbers until they are scaled. So a zero influence is exactly 0, and rounding noise enters neither the entropy
+        # nor the largest element.
         value = np.multiply(block, len(member), dtype=exact, casting="unsafe")
         value -= right[rows, None] * seen
         value = value.astype(np.float32, copy=False)
@@ -261,7 +261,7 @@ def influence_entropy(influence) -> np.ndarray:
     Raises
     ------
     ValueError
-        If `influence` has not two dimensions, or is infinite.
+        If `influence` does not have two dimensions, or is infinite.
 
     Examples
     --------
@@ -349,7 +349,7 @@ def _products(correct_test, member) -> Iterator[tuple[slice, np.ndarray]]:
 
 
 def memorization_terms(correct, member) -> np.ndarray:
-    """Compute terms whose means over models are the values of `memorization`, linear to first order.
+    """Compute the first-order terms of `memorization`. Their means over models are its values.
 
     Parameters
     ----------
@@ -359,7 +359,7 @@ def memorization_terms(correct, member) -> np.ndarray:
     Returns
     -------
     (models, examples) float64 array
-        `inference.mean` of them has the interval. NaN if there is no estimate.
+        `inference.mean` of them gives the interval. NaN if there is no estimate.
 
     Raises
     ------

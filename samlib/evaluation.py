@@ -1,8 +1,8 @@
-"""Scores and membership to AUC, balanced accuracy, advantage and TPR at FPR, with intervals, paired differences and epsilon.
+"""Evaluate attacks: AUC, balanced accuracy, advantage and TPR at FPR, with intervals, paired differences and epsilon.
 
-Conventions: a higher score means more likely a member; "member" is decided by score >= threshold, and all of a tie goes one
-way, so a rate that no threshold attains is never interpolated. With one target, scores (n,), intervals are over examples;
-with several, (targets, n), over targets and examples together, since another training run would have given another model.
+A higher score means a likelier member. An attack calls a member if score >= threshold. Tied scores go the same way, so rates
+that no threshold attains are never interpolated. With one target, scores are (n,), and intervals are over examples. With
+several, scores are (targets, n), and intervals are over targets and examples, since another run would have given other models.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Measure(NamedTuple):
 
 @dataclass(frozen=True)
 class AttackReport:
-    """What `evaluate` finds, or, from `compare`, differences of it; `tpr_at_fpr` is keyed by the rate.
+    """The measures of `evaluate`, or their differences in `compare`. `tpr_at_fpr` is keyed by the false-positive rate.
 
     `too_few` names the rates that allow fewer than 10 false positives: shown, but not to be relied on.
     """
@@ -60,7 +60,7 @@ class AttackReport:
 
 @dataclass(frozen=True)
 class Comparison(AttackReport):
-    """Paired differences, a minus b, in the fields of an `AttackReport`; the reports of each beside."""
+    """Paired differences, a minus b, in the fields of an `AttackReport`; and the reports of `a` and `b`."""
 
     a: AttackReport
     b: AttackReport
@@ -73,18 +73,18 @@ def evaluate(
     fpr: float | Sequence[float] = (0.001, 0.01, 0.1),
     confidence: float = 0.95,
 ) -> AttackReport:
-    """How well scores tell members from non-members: (n,) for one target or (targets, n), `member` alike, bool.
+    """Measure how well scores tell members from non-members. scores: (n,) for one target, or (targets, n). member: bool, alike.
 
     `auc` counts a tie as one half. `advantage` is the largest TPR - FPR over thresholds (Yeom et al. 2018, def. 4, at the
-    best threshold), and `balanced_accuracy` (1 + advantage) / 2. With several targets these are means over targets, each
+    best threshold). `balanced_accuracy` is (1 + advantage) / 2. With several targets these are means over targets, each
     with a threshold of its own. `tpr_at_fpr` is the largest TPR of a threshold whose FPR is at most the rate, with the scores
     of all targets pooled (Carlini et al. 2022, section 4). `fpr` is a rate or any sequence or array of rates.
 
-    Intervals are the t intervals of `inference.mean`, of first-order terms. For one target, TPR's is Clopper and Pearson's,
-    at the threshold found.
+    Intervals are the t intervals of `inference.mean` on first-order terms. For one target, the interval of a TPR is Clopper and
+    Pearson's at the chosen threshold.
 
-    Raises ValueError for NaN, shapes that disagree, a target without members or non-members, a rate or a confidence
-    outside (0, 1).
+    Raises ValueError for NaN, for shapes that disagree, for a target without members or non-members, and for a rate or a
+    confidence outside (0, 1).
     """
     (scores, member), fpr = _checked(member, scores=scores), as_rates("fpr", fpr)
     confidence = as_number("confidence", confidence, 0, 1, strict=True)
@@ -99,7 +99,7 @@ def compare(
     fpr: float | Sequence[float] = (0.001, 0.01, 0.1),
     confidence: float = 0.95,
 ) -> Comparison:
-    """Paired differences of all that `evaluate` measures, a minus b: both attacks (or targets) on the same examples.
+    """Paired differences, a minus b, of all measures of `evaluate`, for two attacks (or targets) on the same examples.
 
     Row k of a and of b is a pair (same members). What both share cancels in the difference, so its interval is narrow.
     Shapes, conventions and errors as `evaluate`.
@@ -116,7 +116,7 @@ def compare(
 
 
 def roc(scores, member) -> tuple[np.ndarray, np.ndarray]:
-    """The ROC curve as (fpr, tpr), one point for each distinct score, from (0, 0) to (1, 1); several targets are pooled.
+    """The ROC curve as (fpr, tpr), with a point for each distinct score, from (0, 0) to (1, 1). Several targets are pooled.
 
     For log-log axes leave out the points of rate 0. Raises as `evaluate`.
     """
@@ -135,10 +135,10 @@ def tpr_at(scores, member, fpr: float) -> float:
 
 
 class Vulnerability(NamedTuple):
-    """Per-example rates at one pooled threshold; all (n,) but `threshold` and `dispersion`.
+    """Rates of each example at one pooled threshold. All are (n,) but `threshold` and `dispersion`.
 
-    `p` is the probability, were an example's own FPR the pooled one, of a count of false positives at least as unlikely.
-    `dispersion`: the variance of the examples' own FPR over what binomial chance alone would give; 1 where they all match.
+    `p` tests whether an example's own FPR is the pooled one: a two-sided binomial p-value of its count of false positives.
+    `dispersion` is the variance of the examples' own FPR, over that of binomial chance; it is near 1 if all FPRs are equal.
     """
 
     tpr: np.ndarray
@@ -156,7 +156,7 @@ class Vulnerability(NamedTuple):
         return (self.fpr * self.n_out)[known].sum() / self.n_out.sum()
 
     def shares(self, edges) -> tuple[np.ndarray, np.ndarray]:
-        """Shares of examples in bins of their own FPR, and those that chance alone would give, were all at the pooled one."""
+        """Shares of examples in bins of their own FPR, and the shares by chance if every FPR were the pooled one."""
         known = self.n_out > 0
         chance = sum(
             many
@@ -169,8 +169,8 @@ class Vulnerability(NamedTuple):
 def vulnerability(scores, member, *, fpr: float = 0.1) -> Vulnerability:
     """Does each example's own false-positive rate match the pooled one? scores, member (targets, n).
 
-    An attack whose FPR of 0.1 % is an average of examples at 0 and at 10 % accuses the same non-members in every model.
-    Rates of an example that was never in (or never out) are NaN. Raises as `evaluate`.
+    An FPR of 0.1 % may be an average of examples at 0 and at 10 %. Then the attack accuses the same non-members in every model.
+    The rates of an example that was never in (or never out) are NaN. Raises as `evaluate`.
     """
     scores, member = _checked(member, scores=scores)
     threshold = _threshold(scores, _place(roc(scores, member), as_number("fpr", fpr, 0, 1, strict=True)))
@@ -193,10 +193,10 @@ def vulnerability(scores, member, *, fpr: float = 0.1) -> Vulnerability:
 
 
 def auc_terms(scores, member) -> np.ndarray:
-    """A matrix like scores (targets, n) whose row means are the targets' AUCs, linear in the examples (DeLong et al. 1988).
+    """First-order terms (targets, n) of the AUC: the mean of each row is the target's AUC (DeLong et al. 1988).
 
-    To first order the AUC varies over examples as the mean of its columns: the term of a member is AUC + (n / members)
-    (share of non-members below it - AUC), and alike for a non-member. Raises as `evaluate`.
+    To first order, the AUC varies over examples as a row's mean does. The term of a member is AUC + (n / members) (share of
+    non-members below it - AUC), and that of a non-member is alike. Raises as `evaluate`.
     """
     scores, member = _checked(member, scores=scores)
     terms = np.empty(scores.shape)
@@ -212,7 +212,7 @@ def auc_terms(scores, member) -> np.ndarray:
 
 
 def advantage_terms(scores, member) -> np.ndarray:
-    """As `auc_terms`, of the advantage at each target's best threshold (which, being best, does not move to first order)."""
+    """As `auc_terms`, for the advantage at each target's best threshold, which does not move to first order."""
     scores, member = _checked(member, scores=scores)
     terms = np.empty(scores.shape)
     for row, s, m in zip(terms, scores, member, strict=True):
@@ -228,10 +228,10 @@ def advantage_terms(scores, member) -> np.ndarray:
 
 
 def tpr_terms(scores, member, fpr: float) -> np.ndarray:
-    """As `auc_terms`, of the TPR at an FPR with all targets pooled; the mean of the whole matrix is what `tpr_at` gives.
+    """As `auc_terms`, for the TPR at an FPR with all targets pooled. The mean of the whole matrix is what `tpr_at` gives.
 
-    A non-member above the threshold raises it, which costs as many members as the ROC curve is steep (Hsieh and Turnbull
-    1996). The slope is measured across twice the binomial deviation of the number of false positives, on either side.
+    A non-member above the threshold raises the threshold, which loses members in proportion to the slope of the ROC curve
+    (Hsieh and Turnbull 1996). The slope is taken across two binomial standard deviations of the FPR to either side.
     """
     scores, member = _checked(member, scores=scores)
     fpr = as_number("fpr", fpr, 0, 1, strict=True)
@@ -267,7 +267,7 @@ def _at(curve, rate: float) -> float:
 
 
 def _effects(many: Sequence[np.ndarray], member, fpr) -> list[dict]:
-    """The effects of all measures: of each score matrix, and last of the difference of the first two."""
+    """The effects of all measures: for each score matrix, and then for the first matrix minus the last."""
     found: list[dict] = [{} for _ in range(len(many) + 1)]
     measures: dict = {"auc": auc_terms, "advantage": advantage_terms}
     if len(member) > 1 or len(many) > 1:  # one target alone has Clopper and Pearson's interval

@@ -236,7 +236,7 @@ def _plain(value: Any) -> Any:
 
 
 def in_words(error: ValidationError, model: type[BaseModel]) -> str:
-    """Everything that is wrong with a pydantic model's fields, a sentence for each, which names the field."""
+    """Everything that is wrong with a pydantic model's fields, in a sentence for each error."""
     said = []
     for problem in error.errors():
         name = ".".join(str(part) for part in problem["loc"])

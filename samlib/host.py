@@ -27,7 +27,7 @@ START = "import sys; sys.path[:] = sys.argv[2:]; from samlib.host import serve; 
 def started(n_workers: int) -> Iterator[str]:
     """Start a Dask scheduler with n workers on this machine, of one thread each; they end with the context.
 
-    Their messages on stderr are passed on until they are closed. After that Dask prints what nobody needs.
+    Their messages on stderr are passed on until they are closed. What Dask prints after that is dropped.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ def _forward(pipe: int, closing: threading.Event) -> None:
 
 
 def serve(n_workers: int) -> None:
-    """Start the workers, print the scheduler's address, and close them when a line comes in; without one, end at once."""
+    """Start the workers, print the scheduler's address, and close them when a line comes in. If stdin closes, end at once."""
     from distributed import LocalCluster
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the asking process, which then closes this one

@@ -1,8 +1,7 @@
 """Every interval and every verdict: effects with their standard errors, families, equivalence, reliability.
 
-Two things vary: the models (their subsets and seeds) and the examples. `mean` takes the exact variance of a mean over both;
-`jackknife` serves every other statistic. No random number enters, so neither a seed nor the order of models or examples
-moves an interval.
+Two things vary: the models (their subsets and seeds) and the examples. `mean` estimates the variance of a mean over both.
+`jackknife` serves all other statistics. Intervals depend on no seed and not on the order of models or examples.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ from scipy import stats
 
 from samlib.checks import FAR, as_array, as_labels, as_number, same_shape
 
-LEVEL = 0.05  # of a whole family of claims
-RELIABLE, WELL = 0.5, 0.8  # reliability below which nothing is decided, and the one that figures ask for
+LEVEL = 0.05  # the level of a whole family of claims
+RELIABLE, WELL = 0.5, 0.8  # below RELIABLE nothing is decided; WELL is the reliability to aim at
 SUPPORTED, CONTRADICTED, NO_DIFFERENCE, INCONCLUSIVE, NOT_MEASURABLE = VERDICTS = (
     "supported", "contradicted", "no difference that counts", "inconclusive", "not measurable",
 )  # fmt: skip
@@ -59,7 +58,7 @@ def mean(terms) -> Effect:
     Parameters
     ----------
     terms : array (..., models, examples)
-        Leading axes are separate statistics. With one model or one example, the other alone varies.
+        Leading axes are separate statistics. With one model, only examples vary; with one example, only models.
 
     Returns
     -------
@@ -98,31 +97,31 @@ def mean(terms) -> Effect:
 
 
 def jackknife(values, factors: int = 2, *, extra=0.0, crossed: bool = False) -> Effect:
-    """An effect from the values that a statistic takes when groups are left out, for statistics that are no means.
+    """The effect of any statistic, from its values with groups left out. For statistics that are not means of terms.
 
     Parameters
     ----------
     values : array (groups + 1, ..., groups + 1, ...)
-        One axis a factor, the models first. Index 0 leaves nothing out, index g leaves out group g. More axes are
+        One axis for each factor, the models first. Index 0 leaves nothing out, index g leaves out group g. More axes are
         separate statistics.
     factors : int
-        How many of the first axes are factors: models and examples, and test points where they vary too.
+        How many of the first axes are factors: models and examples, and test points if they vary too.
     extra : float or array
-        Variance to add, of what no group is: the partitions that a statistic averages over.
+        Variance to add from other sources, such as the partitions that a statistic averages over.
     crossed : bool
-        Whether the statistic multiplies what some models say by what others say, or lets some choose what others measure.
+        Whether the statistic multiplies results of some models by results of others, or lets some choose what others measure.
 
     Returns
     -------
     Effect
-        The variances of single factors, less those of their interactions, which the single ones count twice. Never below the
-        variance of all factors together; where models are crossed, of all but the models: leaving out groups of them counts
-        the part that is quadratic in the models twice, and one of a higher order oftener (Efron and Stein 1981).
+        Its variance is the sum over single factors, minus the interactions, which single factors count twice. It is at least
+        that of all factors left out together; if `crossed`, that of all but the models. Leaving out groups of models counts
+        what is quadratic in them twice, and higher orders more often (Efron and Stein 1981). A NaN gives a NaN stderr.
 
     Raises
     ------
     ValueError
-        For a factor of fewer than 2 groups. Where a value is NaN the effect has no standard error: it is NaN.
+        If a factor has fewer than 2 groups.
 
     Examples
     --------
@@ -148,11 +147,11 @@ def jackknife(values, factors: int = 2, *, extra=0.0, crossed: bool = False) -> 
 
 
 def crossing(terms, cut: float) -> np.ndarray:
-    """How far each model alone moves each example over a cut: (models, examples), the rows' deviations times a slope.
+    """How far each model moves each example's score over a cut, to first order: (models, examples).
 
-    An example's score is the mean of its column of `terms` (models, examples). Whether it lies above `cut` is a step, so
-    leaving out models says little. The slope is that of the step smoothed over twice the scores' standard error. A column with
-    NaN moves nothing. To be added to what has no terms, before `mean`:
+    An example's score is the mean of its column of `terms` (models, examples). Whether the score lies above `cut` is a step
+    function, which has no first-order terms. So the step is smoothed over two standard errors to either side, and the models'
+    deviations are multiplied by its slope. A column with NaN gives 0. Add the result to the step before `mean`:
 
     >>> terms = np.array([[0.0, 1.0, 0.5], [0.5, 1.0, 0.0], [0.25, 1.0, 1.0]])
     >>> moved = crossing(terms, 0.5)
@@ -177,7 +176,7 @@ def deletions(statistic: Callable, *groups: int) -> np.ndarray:
 
 
 def _effect(value, parts: dict, extra=0.0, least=None) -> Effect:
-    """`parts`: the variance and degrees of freedom of each set of factors, by inclusion and exclusion; `least`: a floor's."""
+    """Add up variances by inclusion and exclusion. parts: variance and df of each set of factors. least: the floor's set."""
     variance = sum((-1) ** (len(axes) + 1) * part for axes, (part, _) in parts.items())
     variance = np.maximum(variance, parts[least or max(parts, key=len)][0])  # NaN stays NaN
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -190,7 +189,7 @@ def _effect(value, parts: dict, extra=0.0, least=None) -> Effect:
 
 
 def groups(ids, n_groups: int) -> np.ndarray:
-    """Groups 1 to `n_groups` of nearly equal size, by what each id is and not by where it stands: ids (n,) to ints (n,)."""
+    """The group of each of ids (n,), from 1 to `n_groups`, of nearly equal size. The order of the ids does not matter."""
     ids = as_labels("ids", ids, ndim=1).astype(np.uint64)
     n_groups = as_number("n_groups", n_groups, 1, len(ids), whole=True)
     mixed = ids * np.uint64(0x9E3779B97F4A7C15)  # Steele et al. 2014, SplitMix64's finalizer
@@ -202,9 +201,9 @@ def groups(ids, n_groups: int) -> np.ndarray:
 
 
 def partitions(n_groups: int, parts: int, number: int = 20) -> np.ndarray:
-    """`number` ways to deal groups into equal parts, each in every rotation: ints (number * parts, n_groups) below `parts`.
+    """`number` fixed random ways to split groups into equal parts: the part of each group, ints (number * parts, n_groups).
 
-    Every group is equally often in each part.
+    Each way comes in every rotation of the parts, so every group is equally often in each part.
     """
     rng, dealt = np.random.default_rng(0), np.arange(n_groups) % parts
     drawn = np.array([rng.permutation(dealt) for _ in range(number)])
@@ -212,9 +211,9 @@ def partitions(n_groups: int, parts: int, number: int = 20) -> np.ndarray:
 
 
 def shares(scores, n_buckets: int, weights=None) -> np.ndarray:
-    """Weights of equal-count buckets of scores (n,), the lowest first: (n_buckets, n). Tied scores share their places.
+    """The weight of each of scores (n,) in buckets of equal count, the lowest first: (n_buckets, n). Ties share their places.
 
-    weights (..., n): how often each score counts, 1 if None; then (..., n_buckets, n), and buckets are of equal weight.
+    weights (..., n): how often each score counts, 1 if None. With weights, buckets have equal weight: (..., n_buckets, n).
 
     >>> shares([3, 1, 1, 2], 2)
     array([[0., 1., 1., 0.],
@@ -231,7 +230,7 @@ def shares(scores, n_buckets: int, weights=None) -> np.ndarray:
 
 
 def ranks(scores, weights) -> np.ndarray:
-    """The middle of each score's places in their order, from 0: scores (n,) and how often each counts (..., n) to (..., n).
+    """The rank of each of scores (n,): the middle of its places in sorted order. weights (..., n): how often each score counts.
 
     >>> ranks([3, 1, 1, 2], np.ones(4))
     array([3.5, 1. , 1. , 2.5])
@@ -244,7 +243,7 @@ def ranks(scores, weights) -> np.ndarray:
 
 
 def _places(scores, weights):
-    """Of each distinct score, in order: where its places start and how many it has, (..., distinct); and whose each is."""
+    """For each distinct score, in order: the start and the number of its places, (..., distinct). Then each score's index."""
     _, which = np.unique(scores, return_inverse=True)
     order = np.argsort(which, kind="stable")
     first = np.flatnonzero(np.diff(which[order], prepend=-1))
@@ -253,7 +252,7 @@ def _places(scores, weights):
 
 
 class Reliability(NamedTuple):
-    """How far scores of this many models would agree with new ones: `value`, and the `models` that bring it to .8."""
+    """`value`: the correlation of scores with those of as many new models. `models`: the number that brings it to the goal."""
 
     value: float
     models: float
@@ -282,13 +281,13 @@ def reliability(first, second, n_models: int, goal: float = WELL) -> Reliability
 
 
 def from_half(half: float, n_models: int, goal: float = WELL) -> Reliability:
-    """The reliability of scores from all n_models, from the correlation of their halves'; 0 where that is not positive."""
+    """The reliability of scores from all n_models, given the correlation between two halves; 0 if that is not positive."""
     whole = 2 * half / (1 + half) if half > 0 else 0.0
     return Reliability(whole, needed_models(whole, n_models, goal))
 
 
 def needed_models(whole: float, n_models: int, goal: float) -> float:
-    """Models that bring a reliability of `whole`, with n_models, to `goal`; infinite where it is 0."""
+    """The number of models with reliability `goal`, if `n_models` have reliability `whole`; infinite if that is 0."""
     return n_models * goal / (1 - goal) * (1 - whole) / whole if whole > 0 else math.inf
 
 
@@ -314,7 +313,7 @@ def verdict(estimate: float, low: float, high: float, direction: int, smallest: 
 
 
 def models_to_decide(found: Effect, smallest: float, level: float, n_models: int) -> float:
-    """Models with which the interval would leave zero or lie within the smallest effect; NaN where only examples help."""
+    """How many models would move the interval off zero, or into the smallest effect; NaN if only more examples would."""
     size = abs(float(found.estimate))
     target = (size if size >= smallest else smallest - size) / stats.t.isf(level / 2, max(float(found.df), 1))
     rest = float(found.stderr) ** 2 - float(found.by_models)
@@ -324,7 +323,7 @@ def models_to_decide(found: Effect, smallest: float, level: float, n_models: int
 
 
 class Across(NamedTuple):
-    """The random-effects mean with its interval; the sd between data sets, and the share of the scatter that it makes."""
+    """The random-effects mean with its interval; tau, the deviation between data sets; i2, its share of the scatter."""
 
     estimate: float
     low: float
@@ -359,9 +358,9 @@ def across(estimates, stderrs, level: float = LEVEL) -> Across:
 
 
 def clopper_pearson(successes, trials, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """The exact binomial interval (low, high) of a rate (Clopper and Pearson 1934), for counts of any one shape, or one number.
+    """The exact binomial interval (low, high) of a rate (Clopper and Pearson 1934). Counts have one shape, or are numbers.
 
-    Raises ValueError for counts that are no counts, or a confidence outside (0, 1).
+    Raises ValueError if a count is not a whole number in range, or the confidence lies outside (0, 1).
 
     >>> low, high = clopper_pearson(0, 10)
     >>> float(low), round(float(high), 3)
@@ -383,8 +382,9 @@ def epsilon_lower_bound(
 ) -> float:
     """The differential-privacy epsilon that an attack's counts refute, at least 0 (Jagielski et al. 2020; Nasr et al. 2023).
 
-    (epsilon, delta)-DP forces TPR <= e^epsilon FPR + delta, and the same of the other two rates. Both are taken at Clopper and
-    Pearson's worst ends, which hold at once. The threshold must come from other data. Raises as `clopper_pearson`.
+    (epsilon, delta)-DP implies TPR <= e^epsilon FPR + delta, and the same for 1 - FPR and 1 - TPR. TPR and FPR are taken at the
+    worst ends of Clopper and Pearson's intervals, which hold at once. The threshold must come from other data. Raises as
+    `clopper_pearson`.
     """
     n_members = as_number("n_members", n_members, 1, _COUNTS, whole=True)
     n_nonmembers = as_number("n_nonmembers", n_nonmembers, 1, _COUNTS, whole=True)

@@ -1,4 +1,4 @@
-"""`plan(experiments)`: how many models would be trained, how many exist, how long the rest takes here, on how much disk.
+"""`plan(experiments)`: how many models would be trained, how many exist, and the time and disk that the rest takes here.
 
 Seconds are measured by a few real steps of `train_group` and an evaluation, on random data of the set's shape. So nothing
 is downloaded, decoded or written, and data that are not here are planned alike.
@@ -24,7 +24,7 @@ from samlib.runs.store import check_takes, layout, missing_in, stores_of
 from samlib.training import at_once, group_size, machine, train_group
 from samlib.training.common import sizes, subset_size
 
-SLOW = 0.5  # seconds that the first batch may take on a CPU; after more, smaller batches stand for the recipe's
+SLOW = 0.5  # seconds that the first batch may take on a CPU; if it takes longer, smaller batches are measured
 FEW = 32  # examples of such a batch
 PERIOD = 5  # LookSAM takes one expensive step in so many
 MEASURED = 0.5  # seconds of steps, and of evaluation, that are enough to measure
@@ -206,7 +206,7 @@ def probe(experiment: Experiment, shape: Shape) -> Speed:
     True
     """
     threads = torch.get_num_threads()
-    recipe = experiment.model_dump() | {"lr": 1e-3, "subset_fraction": 0.5}  # noise is not to diverge
+    recipe = experiment.model_dump() | {"lr": 1e-3, "subset_fraction": 0.5}  # noise must not diverge
     batch = _sizes(experiment, shape)[0]
     if torch.cuda.device_count():
         return _probe_gpu(recipe, shape, batch, experiment.n_models)
@@ -233,7 +233,7 @@ def probe(experiment: Experiment, shape: Shape) -> Speed:
 
 
 def _probe_gpu(recipe: dict, shape: Shape, batch: int, wanted: int) -> Speed:
-    """As many models at once as a run would train; the second run counts, because the first one captures."""
+    """Train as many models at once as a run would. The second run is measured, because the first one captures."""
     steps = 20
     data = _noise(shape._replace(n_train=2 * steps * batch, n_test=1))
     models = range(at_once(recipe, data, "cuda:0", wanted))
@@ -251,7 +251,7 @@ def _probe_gpu(recipe: dict, shape: Shape, batch: int, wanted: int) -> Speed:
 
 
 def _slope(seconds: Callable[[int], float], n: int, most: int) -> float:
-    """Seconds of one, from as many as take long enough to measure."""
+    """The seconds for one, measured on as many as take long enough."""
     while (spent := seconds(n)) < MEASURED and n < most:
         n *= 4
     return max(spent, 0) / n

@@ -28,7 +28,7 @@ TOLERANCE, LANCZOS = 1e-4, 10  # the relative tolerance of the eigenvalue; the n
 
 
 class Effort(NamedTuple):
-    """The most models, examples of each, and epochs. It takes seconds on one core."""
+    """Limits on the models, the examples of each, and the epochs. Within them, a measurement takes seconds on one core."""
 
     models: int
     examples: int
@@ -290,7 +290,7 @@ def landscapes(experiments: Mapping[str, Experiment], models: Sequence[int], *, 
 def valley(a, b):
     """The loss (ab - 1)^2 / 2 of the smallest deep net, x to abx, which should map 1 to 1.
 
-    It is 0 where ab = 1, and there the net is always the same function.
+    It is 0 where ab = 1; all these weights give the same function.
 
     Parameters
     ----------

@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 import samlib
 from samlib import attacks, audit
 from samlib.inference import clopper_pearson, epsilon_lower_bound
-from samlib.report import audit_file, limits_of, opened, sample, tables
+from samlib.report import attacking, audit_file, limits_of, opened, sample, tables
 from samlib.report.attacking import CONTROL, Attacked, attack
 
 pytestmark = pytest.mark.slow
@@ -204,6 +204,14 @@ def test_a_large_file_is_sampled_and_searched(monkeypatch):
     found = audit_file(data)
     assert found.tables["exposed"]["example"].iloc[0] == 2999
     assert any("300 examples, drawn at random" in said for said in found.said["given"])
+
+
+def test_where_some_models_alone_are_attacked_as_many_are_of_odd_number_as_of_even(monkeypatch):
+    """Every second of 31 would all be even, and no model would be left to measure single examples on."""
+    monkeypatch.setattr(attacking, "SCORES", 1)
+    found = audit_file(signals(31, 600))
+    assert any("16 of them are attacked" in said or "16 " in said for said in found.said["given"])
+    assert len(found.tables["exposed"]) > 0
 
 
 def test_what_run_returns_can_be_audited():

@@ -80,9 +80,9 @@ def moments(shadow, member, *, truncate=False, medians=False) -> Moments:
 
 
 def leave_one_out(signals, member) -> Callable[[int], Moments]:
-    """Prepare the moments of all models but one, for each model as the target of an attack by the others.
+    """Prepare moments that leave out one model, for attacks on each model with the others as shadows.
 
-    Sums over all models are taken once, so that a target costs as much as one model, not as much as all of them.
+    Sums over all models are taken once. So a target costs as much as one model, not as much as all of them.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ def leave_one_out(signals, member) -> Callable[[int], Moments]:
     Returns
     -------
     function
-        Of a model's number; returns the `Moments` of the others, equal to those of `moments` to rounding.
+        From a model's number to the `Moments` of the others, equal to those of `moments` to rounding.
 
     Raises
     ------
@@ -114,7 +114,7 @@ def leave_one_out(signals, member) -> Callable[[int], Moments]:
     lows, highs = (np.sort(each).tolist() for each in (x.min(1), x.max(1)))
 
     def without(k: int) -> Moments:
-        if max(-lows[0], highs[-1]) > _FAR:  # what stands for an infinite signal depends on the others
+        if max(-lows[0], highs[-1]) > _FAR:  # the others decide what replaces an infinite signal
             return _moments(np.delete(x, k, 0), np.delete(member, k, 0))
         row, low, high = x[k].astype(float), x[k].min(), x[k].max()
         inside = _without(row, member[k], whole.mean_in, whole.std_in, whole.n_in)
@@ -136,11 +136,11 @@ class _Side(NamedTuple):
     mean: np.ndarray
     std: np.ndarray
     n: np.ndarray
-    lost: np.ndarray  # where rounding would show in std
+    lost: np.ndarray  # True where rounding spoils std
 
 
 def _without(row, own, mean, std, n) -> _Side:
-    """The mean and deviation of n signals, of which `row` is one where `own`, without it."""
+    """Take `row` out of n signals where `own` is True: the mean and deviation of the rest."""
     left = n - own
     away = np.where(own, row - mean, 0)
     with np.errstate(invalid="ignore", divide="ignore"):  # 0 / 0 gives NaN on a side without models

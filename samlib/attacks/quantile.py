@@ -23,7 +23,7 @@ def quantile_regression(
 ) -> np.ndarray:
     """The quantile-regression attack (Bertran et al. 2023): regress the score's distribution on features.
 
-    It needs no shadow models.
+    It needs no shadow models. A point scores high if its score exceeds what the regression predicts for a non-member.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ def quantile_regression(
     Returns
     -------
     (n,) array; (levels, n) if alpha has an axis
-        Higher = more likely a member. Without alpha it is (score - mean) / deviation. With alpha it is the score less the
+        Higher = more likely a member. Without alpha it is (score - mean) / deviation. With alpha it is the score minus the
         quantile: call a member at that rate if this is at least 0.
 
     Raises

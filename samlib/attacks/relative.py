@@ -44,7 +44,7 @@ def rmia(
         "offline": P = ((1 + a) P_out + 1 - a) / 2, as in the authors' code. P_out is the mean over models that did not
         see the point.
     gamma : float
-        How many times as large as the population's ratio the example's must be, above 0.
+        The factor, above 0, by which the example's ratio must exceed a population point's.
     a : float
         The offline correction, from 0 to 1.
 

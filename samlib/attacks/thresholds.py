@@ -237,7 +237,7 @@ def _best_threshold(scores, member) -> np.number:
     s, m = scores.ravel()[order], member.ravel()[order]
     below = np.flatnonzero(np.r_[True, s[1:] != s[:-1]])  # scores below each candidate, since tied ones move together
     in_below = np.r_[0, np.cumsum(m)][below]
-    gain = (below - in_below) * m.sum() - in_below * (~m).sum()  # as the balanced accuracy, in whole numbers
+    gain = (below - in_below) * m.sum() - in_below * (~m).sum()  # orders as the balanced accuracy, in whole numbers
     return s[below[gain.argmax()]]
 
 

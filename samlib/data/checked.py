@@ -22,7 +22,7 @@ class Loaded(NamedTuple):
 
 
 def check(where: str, arrays: Arrays, classes: Sequence[str]) -> None:
-    """Raises ValueError, in one sentence, unless models can be trained and tested on the arrays.
+    """Raise ValueError, in one sentence, unless models can be trained and tested on the arrays.
 
     x (n, ...) is finite and of one shape on both sides; y (n,) is as `check_labels` says.
     """
@@ -39,7 +39,7 @@ def check(where: str, arrays: Arrays, classes: Sequence[str]) -> None:
 
 
 def check_labels(where: str, y_train: np.ndarray, y_test: np.ndarray, classes: Sequence[str]) -> None:
-    """Raises ValueError unless labels are in 0 .. len(classes) - 1, and training has two classes and all of the test's."""
+    """Raise ValueError unless labels are in 0 .. len(classes) - 1, and training has two classes and all of the test's."""
     for side, y in zip(SIDES, (y_train, y_test), strict=True):
         if y.min() < 0 or y.max() >= len(classes):
             raise ValueError(

@@ -24,7 +24,7 @@ from samlib.disk import in_a_sentence, reason, whole
 
 PUBLISHED: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_name("published.toml").read_text())
 CACHE_FORMAT = 1
-PATIENCE = 10  # seconds that a server has for its first answer
+PATIENCE = 10  # seconds to wait for a server's first answer
 
 
 class NotAtHand(OneSentence):
@@ -137,7 +137,7 @@ def no_answer(url: str) -> str | None:
             # an opener of its own: the shared one keeps the proxies of its first use
             urllib.request.build_opener().open(request, timeout=PATIENCE).close()
         except urllib.error.HTTPError:
-            pass  # it answers; the download will hear what it says about the file
+            pass  # it answers; the download will find out about the file
         except Exception as error:
             reason = getattr(error, "reason", error)
         # the download may know a certificate that this library does not

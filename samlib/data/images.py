@@ -29,10 +29,10 @@ ORIENTATION = 0x0112  # the EXIF tag
 
 @dataclass(frozen=True)
 class Encoded:
-    """The pictures of both sides as they lie on the disk, and their labels.
+    """The pictures of both sides as they are stored, and their labels.
 
-    `stamp` names the bytes that the decoded copy comes from; `pictures[side]()` yields what an error calls each picture,
-    and its file; `labels` are those of train and test; `left_out` names what of the folder is not used.
+    `stamp` identifies the bytes that the decoded copy comes from. `pictures[side]()` yields each picture's name, for errors,
+    and its file. `labels` are those of train and test. `left_out` names the parts of the folder that are not used.
     """
 
     folder: Path
@@ -61,7 +61,7 @@ def _opened(where: str, file: Path | BinaryIO) -> Iterator[Any]:
 
 
 def _turn(image: Any) -> int:
-    """How the EXIF data that stand before the pixels turn the picture: 1 not at all, 5 to 8 on its side."""
+    """How the EXIF data before the pixels turn the picture: 1 not at all, 5 to 8 on its side."""
     return image.getexif().get(ORIENTATION, 1) if "exif" in image.info else 1
 
 

@@ -56,17 +56,17 @@ def listed(names: Iterable, most: int = 9) -> str:
 
 
 def _entries(folder: Path) -> list[str]:
-    """The names in a folder that are no hidden ones."""
+    """The names in a folder that are not hidden."""
     return [path.name for path in folder.iterdir() if _seen(path.name)]
 
 
 def _seen(name: str) -> bool:
-    """Whether a name is none that file managers and notebooks hide in a folder."""
+    """Whether a name is not one of those that file managers and notebooks hide in a folder."""
     return not name.startswith(".") and name != "__MACOSX"
 
 
 def parquet_parts(folder: Path) -> dict[str, list[Path]]:
-    """The parquet files of each side, by its name in lower case: in the folder, or as near below it as they come.
+    """The parquet files of each side, by its name in lower case: from the folder, else one level below it, else two.
 
     They are called `train.parquet`, `train-00000-of-00002.parquet` or anything in a folder `train`. Raises ValueError if
     parts are missing or two places hold files.
@@ -189,8 +189,8 @@ def _class_names(schema: Any, column: str) -> list[str] | None:
 def from_folder(folder: Path, label: str | None = None) -> Encoded:
     """Image files in one folder a class: in `train` and `test` or `val`, or right in the folder; then a fifth is for test.
 
-    That fifth is random and fixed. Images at any depth below a class's folder are of that class. A folder whose images are
-    all in one folder is that folder. Files are in a fixed random order, so that a pool is a fair sample.
+    That fifth is random and fixed. Images at any depth below a class's folder are of that class. If all images are in one
+    subfolder, that one is read instead. Files are in a fixed random order, so that a pool is a fair sample.
     """
     if label is not None:
         raise ValueError(f"In an image folder the class is the folder's name: {folder} has no label {label!r}.")
@@ -198,7 +198,7 @@ def from_folder(folder: Path, label: str | None = None) -> Encoded:
     placed = [path.relative_to(folder).parts for path in stats]
     while len({parts[0] for parts in placed}) == 1 and placed[0][1:] and placed[0][0].lower() not in EVERY:
         home, placed = home / placed[0][0], [parts[1:] for parts in placed]
-    # the images by the folder in `home` that they are in, and by the folder in that one, "" if there is none
+    # the images by their first folder below `home`, and by the second, each "" if there is none
     tree: dict[str, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
     for path, parts in zip(stats, placed, strict=True):
         top, below, *_ = *parts[:-1], "", ""
@@ -253,7 +253,7 @@ def from_folder(folder: Path, label: str | None = None) -> Encoded:
 
 
 def _images(folder: Path) -> dict[Path, tuple[int, int]]:
-    """Size and time of the image files at any depth below a folder, sorted; links to folders are followed once, never up."""
+    """Size and time of the image files at any depth below a folder, sorted. Links to folders are followed once, but not up."""
     found, seen = {}, {os.path.realpath(path) for path in (folder, *folder.absolute().parents)}
 
     def refuse(error: OSError) -> None:

@@ -66,7 +66,7 @@ def _bits(name: str, path: Path, **options) -> Arrays:
 def _numbers(name: str, archive: Path, member: str, *, limit: int = LONGEST, alone: bool = False) -> np.ndarray:
     """The comma-separated numbers of a file in an archive, (rows, columns); they may stand in quotes."""
     with open_member(archive, member, limit=limit, alone=alone) as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a file without rows, which the number of rows shows
+        warnings.simplefilter("ignore")  # numpy warns of a file without rows; a check follows
         try:
             return np.loadtxt(file, delimiter=",", dtype=PUBLISHED[name]["dtype"], ndmin=2, quotechar='"')
         except ValueError as error:

@@ -47,7 +47,7 @@ def buffers_kept() -> Iterator[None]:
     clones: list[tuple[list[torch.Tensor], list[torch.Tensor]]] = []
     seen: dict[int, torch.Tensor] = {}  # by id, since modules may share a buffer
 
-    @torch._disable_dynamo  # else torch traces it after `model.compile()`
+    @torch._disable_dynamo  # otherwise torch traces it after `model.compile()`
     @torch.no_grad()
     def before(module, _):
         if get_ident() != thread:

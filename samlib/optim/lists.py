@@ -54,7 +54,7 @@ def ratio(a: float | torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 def add_(to: Tensors, tensors: Tensors, factor: torch.Tensor) -> None:
     """Add a multiple of tensors to others, in place. factor: without dimensions."""
     factor = factor.to(to[0])
-    if to[0].is_cuda:  # on a GPU the second way, which rounds once and not twice, takes a kernel for each tensor
+    if to[0].is_cuda:  # the second way rounds once, not twice, but on a GPU it takes a kernel for each tensor
         torch._foreach_add_(to, torch._foreach_mul(tensors, factor))
     else:
         torch._foreach_addcmul_(to, tensors, [factor] * len(to))
@@ -76,5 +76,5 @@ def gradients(params: Tensors) -> list[torch.Tensor]:
 
 
 def share(of: Lists, along: Lists) -> torch.Tensor:
-    """The factor c with c `along` the projection of `of` on `along`: exactly 1 if they are equal, 0 if `along` is 0."""
+    """The factor c such that c times `along` projects `of` on `along`: exactly 1 if they are equal, 0 if `along` is 0."""
     return ratio(dot(of, along), dot(along, along))

@@ -187,7 +187,8 @@ class LookSAM(SAM):
 class FriendlySAM(SAM):
     """Friendly SAM (Li et al. 2024, Algorithm 1): move along the part of the gradient that is the batch's own.
 
-    m <- lmbda m + (1 - lmbda) g, which starts at 0, estimates the full gradient. The move follows g - sigma m, not g.
+    m estimates the full gradient: it starts at 0, and each step sets m <- lmbda m + (1 - lmbda) g. The move follows
+    g - sigma m, not g.
 
     Parameters
     ----------
@@ -196,7 +197,7 @@ class FriendlySAM(SAM):
     sigma : float
         The share of the full gradient to take out.
     lmbda : float
-        The memory of its estimate.
+        The weight of the old m, from 0 (no memory) to 1.
 
     Notes
     -----

@@ -1,4 +1,4 @@
-"""One thing changed at a time, and whether test accuracy alone explains how well an attack succeeds."""
+"""Ablations: change one setting at a time, and ask whether test accuracy alone explains an attack's success."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ FEWEST = 6  # settings that a line needs
 
 
 def measure(pairs: Mapping[tuple[str, Any], Pair]) -> Frames:
-    """Measure the gains in each setting, and whether accuracy explains those of the attack.
+    """Measure the gains in each setting, and whether gains in accuracy explain gains in attack success.
 
     Parameters
     ----------
     pairs : mapping
-        Pairs keyed by (field, value), as those of `ablation_pairs`.
+        Pairs keyed by (field, value), as in `ablation_pairs`.
 
     Returns
     -------
     dict of DataFrame
         "ablations" (field, value, measure): differences with intervals that hold for all settings at once; `own`, whether the
         value is the recipe's; `comparable`, whether the train losses are within a factor of 2. Values are text.
-        "explained": what `explained` returns, of the comparable settings. "stores": what was trained.
+        "explained": what `explained` returns for the comparable settings. "stores": what was trained.
     """
     named = {(field, label(value)): pair for (field, value), pair in pairs.items()}
     losses, own, rows = train_losses(named, "field", "value"), _recipe(pairs), {}
@@ -58,7 +58,7 @@ def measure(pairs: Mapping[tuple[str, Any], Pair]) -> Frames:
 
 
 def _recipe(pairs: Mapping[tuple[str, Any], Pair]) -> dict[str, str]:
-    """The value that each ablated field has where another one is changed; where none is, what the data set's recipe has."""
+    """The recipe's value of each ablated field: that of settings that change other fields, else the data set's default."""
     settings = [(field, json.loads(pair.sam.attrs["experiment"])) for (field, _), pair in pairs.items()]
     own = {}
     for name in TITLES:
@@ -70,12 +70,13 @@ def _recipe(pairs: Mapping[tuple[str, Any], Pair]) -> dict[str, str]:
 
 
 def explained(pairs: Mapping[tuple[str, Any], Pair]) -> pd.DataFrame:
-    """Does test accuracy alone explain attack success? A line through AUC gains over accuracy gains, one point a setting.
+    """Does test accuracy alone explain attack success? Fit a line to AUC gains over accuracy gains, one point for each setting.
 
-    One row: settings, `reliability` of their accuracy gains, slope, the fields of `inference.Effect` and the ends low and
-    high of the line at equal accuracy, and the `share` of the variance between settings that accuracy explains. A setting
-    that several fields share (the recipe) counts once; the number of models is no setting of training. This question is a
-    family of its own. NaN for fewer than `FEWEST` settings, and where noise makes more than half of the spread in accuracy.
+    One row: settings, their number; `reliability` of their accuracy gains; slope; the line's height at equal accuracy, as the
+    fields of `inference.Effect` and the ends low and high; `share`, the part of the variance between settings that accuracy
+    explains. A setting that several fields share (the recipe) counts once. Changes in the number of models do not count. This
+    question is a family of its own. NaN for fewer than `FEWEST` settings, or if noise makes more than half of the spread in
+    accuracy.
     """
     alone = {
         tuple(runs.attrs["key"] for runs in pair[:2]): pair for (field, _), pair in pairs.items() if field != "n_models"
@@ -94,9 +95,9 @@ def explained(pairs: Mapping[tuple[str, Any], Pair]) -> pd.DataFrame:
 
 
 class Line(NamedTuple):
-    """A line through settings: its slope, the effect of its height at 0, and the reliability of the settings' x.
+    """A line through settings: its slope, the effect of its height at x = 0, and the reliability of the settings' x.
 
-    Where that is below RELIABLE there is no line.
+    If the reliability is below RELIABLE, the slope is NaN and the height is None.
     """
 
     slope: float
@@ -107,15 +108,15 @@ class Line(NamedTuple):
 def line(x: np.ndarray, y: np.ndarray) -> Line:
     """Fit a line of y over x through settings, correcting for the noise of few models and few test points.
 
-    Noise in x would bend a least-squares line away from the origin. First-order terms of the line's height, (models,
-    settings), go to `inference.mean`; points that all settings share add their part.
+    Noise in x flattens a least-squares line and so shifts its height at 0. The height's variance comes from `inference.mean` of
+    first-order terms (models, settings). The variance from points that all settings share is added to it.
 
     Parameters
     ----------
     x : float array (settings, models, tests)
-        Terms of each setting's place: their mean over models and points.
+        First-order terms; a setting's x is their mean over models and tests.
     y : float array (settings, models, examples)
-        Terms of each setting's height.
+        First-order terms; a setting's y is their mean over models and examples.
 
     Returns
     -------
@@ -125,7 +126,7 @@ def line(x: np.ndarray, y: np.ndarray) -> Line:
     ----------
     Fuller (1987), Measurement Error Models; MacKinnon and White (1985), for HC2.
     """
-    noise = mean(x - x.mean(0)).stderr ** 2  # of each setting; what settings share moves no slope
+    noise = mean(x - x.mean(0)).stderr ** 2  # of each setting; noise that settings share moves no slope
     of_models = [each.mean(2) - each.mean((0, 2)) for each in (x, y)]
     of_models = [each - each.mean(1, keepdims=True) for each in of_models]
     shared = (of_models[0] * of_models[1]).sum(1) / (x.shape[1] * (x.shape[1] - 1))
@@ -140,11 +141,11 @@ def line(x: np.ndarray, y: np.ndarray) -> Line:
     rest, lever = up - height - slope * at, at.mean() / spread
 
     def moved(dx, dy):
-        """How far the height moves with what moves each setting's place."""
+        """How far the height moves if the settings' x and y move by dx and dy."""
         return (dy - slope * dx) * (1 - lever * away[:, None]) - lever * rest[:, None] * dx
 
     scatter = rest * (1 - lever * away) + lever * (shared - slope * noise)
-    scatter = scatter / np.sqrt(1 - away**2 / (away**2).sum())  # a line lies too near to far settings (HC2)
+    scatter = scatter / np.sqrt(1 - away**2 / (away**2).sum())  # a fitted line lies too near to outlying settings (HC2)
     terms = (scatter - scatter.mean())[:, None] + moved(x.mean(2) - at[:, None], y.mean(2) - up[:, None])
     found, n = mean(terms.T), len(at)
     square = found.stderr**2
@@ -156,7 +157,7 @@ def line(x: np.ndarray, y: np.ndarray) -> Line:
 
 
 def _shared(terms: np.ndarray) -> float:
-    """The variance that points add to a mean over settings, since these share them: terms (settings, points)."""
+    """The variance of a mean over settings that comes from the points they share. terms: (settings, points)."""
     n_settings, n = terms.shape
     common = terms.mean(0)
     rest = ((terms - common) ** 2).sum() / ((n_settings - 1) * (n - 1) * n_settings)
@@ -193,9 +194,10 @@ def left_out_sentence(frame: pd.DataFrame, name: str = "SAM") -> str:
 
 @drawn
 def ablations(frame: pd.DataFrame, name: str = "SAM"):
-    """Gains over SGD in each setting: a column for each field, a row for each measure; the recipe's own value is filled.
+    """Gains over SGD in each setting: a column for each field, a row for each measure.
 
-    Settings of train losses that are not comparable are grey. A column is as wide as its values, or its title.
+    The marker of the recipe's own value is filled. Grey settings have train losses that are not comparable. A column is wide
+    enough for its values and its title.
     """
     fields = [field for field in TITLES if field in frame.index.get_level_values("field")]
     widths = [max(len(frame.loc[field]) // 2 + 2, 6) for field in fields]
@@ -232,6 +234,6 @@ def gain_against_gain(frame: pd.DataFrame, found: pd.DataFrame, name: str = "SAM
     ax.axhline(0, color=GREY, lw=0.8)
     ax.axvline(0, color=GREY, lw=0.8)
     ax.set(xlabel=f"{ACCURACY}, {name} − SGD", ylabel=f"{AUC}, {name} − SGD")
-    ax.xaxis.set_major_locator(plt.MaxNLocator(4))  # labels of four decimals stand clear of each other
+    ax.xaxis.set_major_locator(plt.MaxNLocator(4))  # so that labels of four decimals do not overlap
     ax.legend(title="what was changed", fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     return figure

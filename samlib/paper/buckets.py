@@ -1,6 +1,6 @@
-"""Buckets of test points by influence entropy, which one half of the models makes, and what the other half sees in them.
+"""Buckets of test points by influence entropy. One half of the models makes them; the other half measures in them.
 
-A test point that fewer than FEWEST models get right, or wrong, has no entropy and lies in no bucket.
+A test point has no entropy, and lies in no bucket, if fewer than FEWEST models are right on it or fewer than FEWEST are wrong.
 """
 
 from __future__ import annotations
@@ -19,27 +19,29 @@ from samlib.paper.sets import Influences, Models, dealt, memorization_by
 
 FEWEST = 3  # models that must be right on a test point, and wrong, for it to have an entropy
 N_BUCKETS = 5
-MODEL_GROUPS = 12  # at most, and two equal halves of them
-TINY = np.float32(1e-30)  # stands for no influence: its part of an entropy is 0
+MODEL_GROUPS = 12  # at most; an even number, for two equal halves
+TINY = np.float32(1e-30)  # replaces an influence of 0 or less; its part of an entropy is 0
 VALUES = (
     "sgd", "sam", "memorization", "distance", "distance, without exact duplicates", "near duplicate", "is the nearest",
     "distance of the nearest", "features that differ", "features that differ from the nearest",
 )  # fmt: skip
-SHAPES = {  # of the statistics of one choice: means in buckets, the first bucket less the last, and so on
+SHAPES = {  # of the statistics of one choice: means in buckets, the first bucket minus the last, and so on
     "means": (N_BUCKETS, len(VALUES) + 1), "points": (N_BUCKETS, len(VALUES)), "ends": (len(VALUES) + 1,),
     "low gain": (), "difficulty": (N_BUCKETS, 2, 3), "beyond": (), "follows": (2,),
 }  # fmt: skip
 
 
 class Seen(NamedTuple):
-    """What many sets of models say; the last set holds all models.
+    """What many sets of models measure. The last set holds all models.
 
-    entropy (sets, tests), pooled over both optimizers, NaN where a test point has none; top (sets, tests), its most
-    influential example, of its class, by place; strength (tests,), the influence of that by all models; accuracy
-    (sets, 2, tests) of SGD and SAM; memorized (sets, examples), pooled. far (sets, tests) is the distance of `top` and nearest
-    (tests,) that of the nearest example of the class, both over `typical` (tests,), the median one of the class; NaN where
-    the data are not at hand. binary: whether their features are 0 and 1. group (models,). places: where each set stands, by
-    the bytes of its models (bool).
+    entropy (sets, tests): pooled over both optimizers; NaN if a test point has none.
+    top (sets, tests): the place of the test point's most influential example of its class.
+    strength (tests,): the influence of that example, by all models.
+    accuracy (sets, 2, tests): of SGD and SAM. memorized (sets, examples): memorization, pooled over both.
+    far (sets, tests): the distance of `top`. nearest (tests,): that of the nearest example of the class. Both are over
+    typical (tests,): the median distance of the class. NaN if the data are not at hand.
+    binary: whether the features of the data are 0 and 1.
+    group (models,): the group of each model. places: from the bytes of a set's mask (models,) to its place.
     """
 
     entropy: np.ndarray
@@ -55,14 +57,14 @@ class Seen(NamedTuple):
     places: dict[bytes, int]
 
     def halves(self) -> list[tuple[int, int]]:
-        """The places of both halves of each partition, in either order."""
+        """The places of the two halves of each partition: every pair in both orders."""
         size = self.group.max() // 2 + 1
         firsts = np.arange(PARTITIONS) * 2 * size
         return [(i + a, i + size - a) for a in (0, size) for i in firsts]
 
 
 def look(models: Models, dataset: Dataset | None) -> Seen:
-    """What halves of the models, halves without a group, and all models say."""
+    """Measure with halves of the models, with halves that lack one group, and with all models."""
     n_groups = min(MODEL_GROUPS, len(models.model) // 2 * 2)
     group = groups(models.model, n_groups)
     sets = np.concatenate([dealt(n_groups, 2)[0].reshape(-1, n_groups), np.ones((1, n_groups), bool)])
@@ -98,18 +100,18 @@ def look(models: Models, dataset: Dataset | None) -> Seen:
 
 
 def entropies(value: np.ndarray) -> np.ndarray:
-    """`estimators.influence_entropy` of float32 influences (sets, examples), some of them positive, which it overwrites."""
+    """`estimators.influence_entropy` of float32 influences (sets, examples), some positive in each set. Overwrites them."""
     np.maximum(value, TINY, out=value)
     total = value.sum(1)
     return np.log(total) - np.einsum("ij,ij->i", value, np.log(value)) / total
 
 
 class Choice(NamedTuple):
-    """What one set of models chooses, among the test points to which it gives an entropy, with groups of points left out.
+    """What one set of models chooses among its test points with an entropy: first with all, then without each group of them.
 
-    place, of the set; known, the test points; kept (groups + 1, points), 0 in the group left out; bucket (groups + 1,
-    N_BUCKETS, points) and cell (groups + 1, N_BUCKETS, 2, points): weights of buckets, and of low and high entropy within
-    fifths by difficulty, the hardest first.
+    place: that of the set. known (points,): the test points. kept (groups + 1, points): 0 in the group left out, else 1.
+    bucket (groups + 1, N_BUCKETS, points): weights of the points in each bucket. cell (groups + 1, N_BUCKETS, 2, points):
+    weights for low and high entropy within fifths by difficulty, the hardest first.
     """
 
     place: int
@@ -120,7 +122,7 @@ class Choice(NamedTuple):
 
 
 def choose(seen: Seen, place: int, points: np.ndarray) -> Choice:
-    """The choice of a set of models; points (tests,): the group of each test point."""
+    """The choice of the set of models at `place`. points (tests,): the group of each test point."""
     known = np.flatnonzero(np.isfinite(seen.entropy[place]))
     kept = (points[known] != np.arange(points.max() + 1)[:, None]).astype(float)
     entropy = seen.entropy[place, known]
@@ -129,9 +131,10 @@ def choose(seen: Seen, place: int, points: np.ndarray) -> Choice:
 
 
 def values_of(seen: Seen, choice: Choice, place: int) -> np.ndarray:
-    """VALUES (values, points) of the chosen test points by the set of models at `place`; NaN where there is none.
+    """VALUES (values, points) of the chosen test points, measured by the set of models at `place`; NaN if there is none.
 
-    The most influential example is the choosing models' own for its memorization, and the measuring ones' for distances.
+    Memorization is that of the example that the choosing models find most influential. Distances are those of the example that
+    the measuring models find most influential.
     """
     at = choice.known
     far, nearest, typical = seen.far[place, at], seen.nearest[at], seen.typical[at]
@@ -164,7 +167,7 @@ def statistics(seen: Seen, choice: Choice, place: int) -> np.ndarray:
 
 
 def correlation(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Spearman's correlation of x and y (points,), each point counted as weights (..., points) say; NaN counts nowhere."""
+    """Spearman's correlation of x and y (points,) with weights (..., points). Points where y is NaN do not count."""
     there = np.isfinite(y)
     if not there.any():
         return np.full(weights.shape[:-1], np.nan)
@@ -178,9 +181,9 @@ def correlation(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray
 
 
 def measured(models: Models, seen: Seen) -> dict[str, Effect]:
-    """Effects of the statistics of SHAPES, cross-fitted; none where a half gives too few test points an entropy.
+    """The cross-fitted effects of the statistics of SHAPES.
 
-    Nor where a half without a group gives none.
+    Empty if a half of the models gives an entropy to too few test points, or if any set of models gives it to none.
     """
     known = np.isfinite(seen.entropy)
     if min(known[place].sum() for place, _ in seen.halves()) < N_BUCKETS * ENOUGH or not known.any(1).all():
@@ -202,7 +205,7 @@ def measured(models: Models, seen: Seen) -> dict[str, Effect]:
 
 
 def entropy_reliability(models: Models, seen: Seen) -> Reliability:
-    """How reliable the entropy is with all models, among test points that both halves of a partition give one."""
+    """The reliability of the entropy by all models, over test points with an entropy in both halves of a partition."""
     agreements = []
     for first, second in seen.halves()[:PARTITIONS]:
         known = np.isfinite(seen.entropy[first] + seen.entropy[second])

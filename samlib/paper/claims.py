@@ -1,7 +1,7 @@
-"""The claims ledger: what the paper claims, how it is decided here, and what the effects of a data set say of it.
+"""The claims ledger: what the paper claims, how it is decided here, and what the effects on each data set say about it.
 
-The table, `claims.toml` beside this file, was written before the runs that it decides. A verdict is read from one interval,
-which holds at the same time for all rows of a data set.
+The table, `claims.toml` beside this file, was written before the runs that it decides. A verdict is read from one interval.
+The intervals of all rows of a data set hold at once.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ __all__ = [
     "CLAIMS", "CONTRADICTED", "CONTROLS", "INCONCLUSIVE", "LEVEL", "NOT_MEASURABLE", "NO_DIFFERENCE", "SUPPORTED", "VERDICTS",
     "Claim", "across_datasets", "decide", "ledger", "ledger_of", "outlook", "verdict",
 ]  # fmt: skip
-SECTIONS = ("membership", "memorization", "influence", "entropy")  # those that decide claims of a single pair
-GENERATED = ("subclasses",)  # a data set whose truth we made is no evidence of real data
-FEASIBLE = 50  # times the models that a run has: beyond, more models are no advice
+SECTIONS = ("membership", "memorization", "influence", "entropy")  # they decide the claims on a single pair
+GENERATED = ("subclasses",)  # generated data, which are no evidence about real data
+FEASIBLE = 50  # times the models of a run; beyond that, more models are not suggested
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,9 @@ class Claim:
     section : str
         The module of `samlib.paper` that measures it.
     kind : str
-        A "contrast" is a difference of the optimizers: exchanging them turns its sign. In a "pooled" claim both enter alike.
+        A "contrast" is a difference of the optimizers: exchanging them changes its sign. A "pooled" claim treats both alike.
     scale : bool
-        Whether the statistic stays the same when all logits of an optimizer are multiplied.
+        Whether the statistic stays the same if all logits of an optimizer are multiplied by a positive number.
     reported : str
         The paper's numbers, SGD → SAM, second-hand.
     """
@@ -79,13 +79,13 @@ class Claim:
     control: bool = False
 
 
-# The columns of the ledger: what a row holds of its claim, and what was measured.
+# The columns of the ledger: those that come from the claim, and those that are measured.
 KEPT = ("statistic", "direction", "smallest", "text", "reported", "section", "control")
 NUMBERS = ("estimate", "low", "high", "stderr", "p", "reliability", "needed")
 _TABLE = tomllib.loads(Path(__file__).with_name("claims.toml").read_text())["claim"]
 EVERY = tuple(Claim(**row) for row in _TABLE)
 CLAIMS = tuple(claim for claim in EVERY if not claim.control)
-CONTROLS = tuple(claim for claim in EVERY if claim.control)  # questions that reviewers asked: no rows of the ledger
+CONTROLS = tuple(claim for claim in EVERY if claim.control)  # reviewers' questions, not rows of the ledger
 
 
 def ledger(
@@ -122,7 +122,7 @@ def ledger(
 
 
 def measured(pair: Pair) -> dict[str, Any]:
-    """What decides each claim of a pair, from every section."""
+    """What decides each claim on a pair, from every one of SECTIONS."""
     found: dict[str, Any] = {}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "(?s).*are left out")  # the pages count them
@@ -146,9 +146,9 @@ def ledger_of(
     Returns
     -------
     DataFrame
-        Rows (claim, dataset). Columns of the claim: `KEPT`. Of the effect: estimate, low, high (the simultaneous interval),
-        stderr, level, p, reliability, verdict, and needed (models of each that would settle it; NaN where only examples
-        would). Of the runs: as `cost`. Where the runs are too small for a statistic its numbers are NaN.
+        Rows (claim, dataset). Columns on the claim: `KEPT`. On the effect: estimate, low, high (the simultaneous interval),
+        stderr, level, p, reliability, verdict, and needed (the models of each optimizer that would settle an open row; NaN if
+        only more examples would). On the runs: as `cost`. If the runs are too small for a statistic, its numbers are NaN.
     """
     rows = []
     for dataset, frame in effects.items():
@@ -158,7 +158,7 @@ def ledger_of(
 
 
 def decide(effects: pd.DataFrame, claims: Sequence[Claim], n_models: int, level: float = EACH) -> list[dict[str, Any]]:
-    """The rows of one data set, in the order of `claims`: `level` is that of each interval, .05 over the size of the family."""
+    """The rows of one data set, in the order of `claims`. level: of each interval; by default .05 over the family's size."""
     rows = []
     for claim in claims:
         row = dict.fromkeys(NUMBERS, math.nan) | {name: getattr(claim, name) for name in KEPT}
@@ -187,7 +187,7 @@ def decide(effects: pd.DataFrame, claims: Sequence[Claim], n_models: int, level:
 
 
 def outlook(row: pd.Series) -> str:
-    """Say what would settle a row of the ledger, in one sentence; nothing where it is settled.
+    """Say what would settle a row of the ledger, in one sentence. The text is empty if the row is settled.
 
     Parameters
     ----------
@@ -212,20 +212,20 @@ def outlook(row: pd.Series) -> str:
 
 
 def across_datasets(found: pd.DataFrame, datasets: Sequence[str]) -> pd.DataFrame:
-    """One row a claim over independent data sets: the random-effects mean, its interval, heterogeneity, and what agrees.
+    """Combine each claim over independent data sets: random-effects mean, interval, heterogeneity, and agreement.
 
     Parameters
     ----------
     found : DataFrame
         A ledger.
     datasets : sequence of str
-        Columns of it that stand on different real data. Rows that are not measurable are left out.
+        Data sets of the ledger with different real data. Rows that are not measurable are left out.
 
     Returns
     -------
     DataFrame
-        Index claim; columns estimate, low, high, tau, i2, datasets (how many), and agree: "yes", or "no" where the claim is
-        supported on one and contradicted on another.
+        Index claim; columns estimate, low, high, tau, i2, datasets (how many), and agree: "no" if the claim is supported on one
+        data set and contradicted on another, else "yes".
     """
     rows = {}
     for claim, part in found[found.index.get_level_values("dataset").isin(datasets)].groupby("claim", sort=False):
@@ -240,7 +240,7 @@ def across_datasets(found: pd.DataFrame, datasets: Sequence[str]) -> pd.DataFram
 
 
 def cost(about: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the ledger's columns on where a row comes from.
+    """Return the ledger's columns on the runs behind a row.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The recorded runs that decide: what `study.toml` fixed before they were made, trained in blocks and kept as records."""
+"""The confirmatory runs, which `study.toml` fixed beforehand. They are trained in blocks and kept as records."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def experiments(dataset: str) -> dict[Key, dict[str, Experiment]]:
 
 
 def train(dataset: str, minutes: float | None = None) -> dict[Key, Pair] | None:
-    """Train what was fixed for a data set, in as many calls as it takes; None where a call ended before all was there.
+    """Train the fixed runs of a data set, over as many calls as it takes. Returns None as long as models are missing.
 
     Parameters
     ----------
@@ -84,7 +84,8 @@ def train(dataset: str, minutes: float | None = None) -> dict[Key, Pair] | None:
 def keep(pairs: Mapping[Key, Pair], folder: str | os.PathLike) -> Path:
     """Measure what `train` returned, and keep the frames and the boolean signals as a record in a folder.
 
-    Beside the frames of the sections and of `lengths` there is "seeds" (seed, claim), the effects of other base seeds.
+    The record has the frames of SECTIONS. If they were trained, it also has those of "lengths", and "seeds" (seed, claim): the
+    effects of other base seeds.
     """
     main = next(two for (kind, _), two in pairs.items() if kind == "main")
     frames = {section: measure(section, main) for section in SECTIONS}

@@ -1,4 +1,4 @@
-"""Some models select and others measure, over many partitions of the models: nothing is chosen by its own noise."""
+"""Cross-fitting: some models select and others measure, over many partitions. So no noise is both selected and measured."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ MODEL_GROUPS, POINT_GROUPS = 20, 20  # left out in turn
 
 
 def model_groups(pair: Pair, most: int = MODEL_GROUPS) -> np.ndarray:
-    """The group, 1 to an even number of at most `most`, of each model, by its number: (models,)."""
+    """The group of each model (models,), from 1 to an even number of at most `most`. It depends on the models' numbers."""
     models = pair.sgd.model.values
     return groups(models, min(most, len(models) // 2 * 2))
 
 
 def point_groups(pair: Pair, side: str = "example", most: int = POINT_GROUPS) -> np.ndarray:
-    """The group of each example, or of each test point (side "test"), by its number: (n,)."""
+    """The group of each example, or of each test point (side "test"): (n,). It depends on the points' numbers."""
     ids = pair.sgd[side].values
     return groups(ids, min(most, len(ids)))
 
 
 def crossfit(group: np.ndarray, select: Callable, measure: Callable, statistic: Callable) -> Effect:
-    """The effect of a statistic whose selection and measurement come from the two halves of the models, in turn.
+    """The effect of a statistic for which one half of the models selects and the other measures, in both directions.
 
     Parameters
     ----------
     group : int array (models,)
-        What `model_groups` returns. Partitions deal whole groups, and the jackknife leaves out one at a time.
+        What `model_groups` returns. Partitions split whole groups, and the jackknife leaves out one group at a time.
     select, measure : functions of a mask (models,)
-        What these models choose, and what those see.
+        What the models in the mask choose, and what they measure.
     statistic : function of (selection, measurement)
         Its values, with all points and without each group of points: (point groups + 1, ...).
 
     Returns
     -------
     Effect
-        The mean over partitions and both directions. Its variance has a part for models, one for points and one for the
-        partitions, of which there are only so many.
+        The mean over partitions and both directions. Its variance has a part for models, one for points, and one for the
+        finite number of partitions.
     """
     n_groups = int(group.max())
     deals = partitions(n_groups, 2, PARTITIONS)
@@ -68,5 +68,5 @@ def each_left_out(statistic: Callable[[np.ndarray], Any], points: np.ndarray) ->
 
 
 def halves(group: np.ndarray) -> list[np.ndarray]:
-    """One half of the models (bool) of each partition; the rest are the other."""
+    """For each partition, one half of the models as a mask (models,). The other half is the rest."""
     return [deal[group - 1] == 0 for deal in partitions(int(group.max()), 2, PARTITIONS)[:PARTITIONS]]

@@ -1,8 +1,7 @@
-"""SAM's step, and the loss that it descends one example at a time, in numpy: for the mixture's fits and the theory.
+"""SAM's step, and the loss that batch-1 SAM descends, in numpy. The mixture's fits and the theory use them.
 
-A test holds the step to `samlib.SAM`.
-
-These models have a few weights and take thousands of steps, where torch's own overhead would be most of the time.
+A test compares the step with `samlib.SAM`. These models have few weights and take thousands of steps. In torch, most of the
+time would be overhead.
 """
 
 import math
@@ -18,7 +17,7 @@ def sam_gradient(gradient: Callable, w, rho: float) -> np.ndarray:
     Parameters
     ----------
     gradient : callable
-        Of weights, to an array of their shape.
+        Function from weights to an array of their shape.
     w : (..., p) array
         Weights, of one model or of many.
     rho : float
@@ -46,13 +45,13 @@ def descend(gradient: Callable, w, batches, *, rho: float, lr: float, momentum=0
     Parameters
     ----------
     gradient : callable
-        (w, batch) to the gradient of the batch's mean loss, of the shape of w.
+        Function from (w, batch) to the gradient of the batch's mean loss, of w's shape.
     w : (..., p) array_like
         Initial weights, of one model or of many.
     batches : sequence
         A batch for each step.
     rho, lr, momentum, l2 : float
-        Radius, learning rate, heavy-ball momentum and weight decay. The decay acts at w alone: SAM's move does not see it.
+        Radius, learning rate, heavy-ball momentum and weight decay. The decay is taken at w; SAM's move leaves it out.
     cosine : bool
         Whether the learning rate falls to 0 along a cosine.
 
@@ -69,7 +68,7 @@ def descend(gradient: Callable, w, batches, *, rho: float, lr: float, momentum=0
     velocity = np.zeros_like(w)
     for step, batch in enumerate(batches):
         g = sam_gradient(lambda v, batch=batch: gradient(v, batch), w, rho)
-        if l2 or momentum:  # else two passes over the weights for nothing
+        if l2 or momentum:  # else this would be two passes over the weights for nothing
             velocity = g = momentum * velocity + g + l2 * w
         w -= (lr * (0.5 * (1 + math.cos(math.pi * step / len(batches))) if cosine else 1)) * g
     return w
@@ -78,7 +77,7 @@ def descend(gradient: Callable, w, batches, *, rho: float, lr: float, momentum=0
 def offset_loss(w, phi, y, rho: float, l2: float = 0.0, mass=None) -> float:
     """Eq. (13) with the logistic loss and a penalty: mean log(1 + exp(rho ||phi|| - y <w, phi>)) + l2 ||w||^2 / 2.
 
-    Norm and penalty count the constant feature too.
+    The norm and the penalty include the constant feature.
 
     Parameters
     ----------
@@ -91,7 +90,7 @@ def offset_loss(w, phi, y, rho: float, l2: float = 0.0, mass=None) -> float:
     rho, l2 : float
         SAM's radius, and the penalty.
     mass : (n,) array, optional
-        Weights of the examples, of sum 1; equal by default.
+        Weights of the examples, which sum to 1; equal by default.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Distances between data points, which no model changes, though models choose whose: the tools of C5 and C8."""
+"""Distances between data points, for C5 and C8. Models choose the points, but distances depend on the data alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from samlib.data import Dataset, load_dataset
 
 @functools.lru_cache(2)
 def _dataset(name: str, pool: int | None, image_size: int | None, checksum: str) -> Dataset:
-    """The data set of that checksum. What raises is not kept, so that data are found once they are there."""
+    """The data set, if it has that checksum. Errors are not cached, so data are found as soon as they are there."""
     found = load_dataset(name, pool=pool, image_size=image_size)
     if found.checksum != checksum:
         raise ValueError(f"{name} holds other data now.")
@@ -32,7 +32,7 @@ def dataset_of(runs: xr.Dataset) -> Dataset | None:
 
 
 class Distances(NamedTuple):
-    """Of each test point: distance to `example`, to the `nearest` of its class, and the `typical` (median) one in it."""
+    """Distances of each test point: to its `example`, to the `nearest` of its class, and the `typical` (median) one."""
 
     example: np.ndarray
     nearest: np.ndarray
@@ -40,9 +40,9 @@ class Distances(NamedTuple):
 
 
 def between(dataset: Dataset, test: np.ndarray, example: np.ndarray) -> np.ndarray:
-    """Euclidean distances of test points (m,) from examples (n,): float64 (m, n), and exactly 0 where the two are the same.
+    """Euclidean distances of test points (m,) from examples (n,), both by index: float64 (m, n), exactly 0 for equal points.
 
-    Pixels of uint8 count as 0 to 1.
+    uint8 pixels are scaled to 0 to 1.
     """
     scale = 255 if dataset.x_train.dtype == np.uint8 else 1
     a, b = (x.reshape(len(x), -1).astype(np.float64) / scale for x in (dataset.x_test[test], dataset.x_train[example]))
@@ -54,7 +54,7 @@ def between(dataset: Dataset, test: np.ndarray, example: np.ndarray) -> np.ndarr
 
 
 def distances(dataset: Dataset, test: np.ndarray, example: np.ndarray) -> Distances:
-    """Euclidean distances of test points (m,) to an example each (m,) and to all examples of their class."""
+    """Euclidean distances of test points (m,), by index: each to its own example (m,) and to all examples of its class."""
     result = np.empty((3, len(test)))
     for label in np.unique(dataset.y_test[test]):
         rows = np.flatnonzero(dataset.y_test[test] == label)
@@ -66,9 +66,9 @@ def distances(dataset: Dataset, test: np.ndarray, example: np.ndarray) -> Distan
 
 
 def atypicality(dataset: Dataset) -> np.ndarray:
-    """How atypical each training example is of its class, (n,): the share of it nearer to the class mean; 1 = the farthest.
+    """How atypical each training example is, (n,): the share of its class that is nearer to the class mean; 1 = the farthest.
 
-    Examples that are equally far share their places.
+    Examples at equal distances get the mean of their ranks.
     """
     x, y = dataset.x_train.reshape(len(dataset.y_train), -1), dataset.y_train
     share = np.empty(len(y))

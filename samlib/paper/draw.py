@@ -1,4 +1,4 @@
-"""What several figures draw alike: curves by name, and differences with their intervals."""
+"""Parts that several figures share: named curves, and differences with their intervals."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def curves(axes: Axes, x, named: Mapping[str, Any], looks: Iterable = THREE, **s
 
 
 def gaps(axes: Axes, place, found, colours="black", filled=True, *, across: bool = False) -> None:
-    """Differences with their intervals and a line at 0: up, or `across` with a row each.
+    """Differences with vertical intervals and a line at 0. With `across`, intervals are horizontal, one to a row.
 
-    `found` has columns difference, low and high. A marker is filled where `filled` is true.
+    `found` has columns difference, low and high. `place`: positions on the other axis. A marker is filled if `filled` is true.
     """
     difference, low, high = (np.asarray(found[name], float) for name in ("difference", "low", "high"))
     (axes.axvline if across else axes.axhline)(0, color=GREY, lw=1)

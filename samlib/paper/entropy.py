@@ -1,4 +1,4 @@
-"""Influence entropy (Figures 3 and 4; C8, C9, C10): whether a few training examples carry a test point, and what goes with it."""
+"""Influence entropy (Figures 3 and 4; C8, C9, C10), which is low if few training examples carry a test point."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from samlib.paper.panels import comparisons, interval_points, listed, multiples,
 from samlib.paper.sets import Models, models_of
 from samlib.paper.style import GREY, INK, RED, dataset_title
 
-BINS = np.linspace(-0.3, 1, 14)  # of Figures 4b and 4c, scores beyond in the last ones
+BINS = np.linspace(-0.3, 1, 14)  # of Figures 4b and 4c; scores outside fall into the end bins
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 BUCKET = "bucket of entropy (1 = lowest)"
-ENDS = "1 − 5"  # the first bucket less the last
+ENDS = "1 − 5"  # the first bucket minus the last
 FOLLOWED = ("the error of other models on the test point", "the memorization of its most influential example")
 
 
@@ -66,7 +66,7 @@ def _decided(found: dict[str, Effect], reliable: Reliability) -> dict[str, Found
 
 
 def _buckets(found: dict[str, Effect]) -> pd.DataFrame:
-    """Figure 4a: index bucket; accuracy sgd, sam, difference, low, high, and how many test points."""
+    """Figure 4a: a row for each bucket; accuracies sgd, sam, difference, low, high, and the number of test points."""
     rows = {}
     for b in range(N_BUCKETS) if found else ():
         parts = (one(found["means"], b, column) for column in (0, 1, -1))
@@ -101,7 +101,7 @@ def _tops(found: dict[str, Effect]) -> pd.DataFrame:
 
 
 def _follows(found: dict[str, Effect]) -> pd.DataFrame:
-    """Rank correlations of the entropy with FOLLOWED, by models that did not make it: correlation, low, high."""
+    """Rank correlations of the entropy with FOLLOWED, which other models measure: correlation, low, high."""
     if not found:
         return pd.DataFrame(columns=["correlation", "low", "high"])
     columns = dict(zip(("low", "high"), found["follows"].interval(EACH), strict=True))
@@ -131,7 +131,7 @@ def _spreads(seen: Seen, halves: list[tuple[int, int]]) -> tuple[pd.DataFrame, p
 
 
 def _counts(models: Models, seen: Seen) -> pd.DataFrame:
-    """How many test points have an entropy, by half of the models and by all: index what; columns half, all."""
+    """How many test points have an entropy, and why the others have none. Columns: by half of the models, and by all."""
     columns = {}
     n_all = 2 * len(models.model)
     for name, places, n in (("half", [a for a, _ in seen.halves()], n_all / 2), ("all", [-1], n_all)):
@@ -166,9 +166,9 @@ def gain_by_difficulty(found: Section):
 
 
 def top_memorization(found: Section):
-    """Figures 4b and 4c: pooled memorization of the most influential example, in the first and the last bucket and all.
+    """Figures 4b and 4c: pooled memorization of the most influential example, in the first, the last and all buckets.
 
-    Each test point's example is the choosing models' own, and its memorization is by the models that did not choose.
+    One half of the models chooses each test point's example. The other half measures its memorization.
     """
 
     def draw(first, last, each, tops, histogram):
@@ -186,9 +186,9 @@ def top_memorization(found: Section):
 
 
 def bucket_distances(found: Section):
-    """How far the most influential example is, by bucket: its quantiles, and the mean with simultaneous intervals.
+    """The distance of the most influential example, by bucket: quantiles, and the mean with simultaneous intervals.
 
-    1 is the typical distance of the test point from its class; dotted, below it are near duplicates.
+    1 is the test point's typical (median) distance from its class. Examples below the dotted line are near duplicates.
     """
 
     def draw(ax, tops, quantiles):
@@ -206,7 +206,7 @@ def bucket_distances(found: Section):
 
 
 def distance_table(found: Section):
-    """The frame "tops" as people read it: the most influential examples of the buckets, and how near they are."""
+    """The frame "tops" as a table: memorization and distances of the most influential examples in each bucket."""
     tops = found.stacked("tops")
     if tops.empty:
         return not_shown(found)
@@ -218,7 +218,7 @@ def distance_table(found: Section):
 
 
 def hardest(found: Section) -> Markdown:
-    """Which bucket is the hardest for SGD on each data set, and whether that is where the other optimizer gains most."""
+    """Which bucket is the hardest for SGD on each data set, and in which one the other optimizer gains most."""
     groups: dict[tuple, list[str]] = {}
     for dataset, frames in found.items():
         if len(buckets := frames["buckets"]):
@@ -238,7 +238,7 @@ def hardest(found: Section) -> Markdown:
 
 
 def duplicates(found: Section) -> Markdown:
-    """How often the most influential example is a near duplicate, among all test points of a bucket and among those drawn."""
+    """How often the most influential example is a near duplicate: among all test points of a bucket, and among those drawn."""
     said = []
     for dataset, frames in found.items():
         tops, drawn = frames["tops"], frames["gallery"].drop_duplicates("row")

@@ -13,22 +13,22 @@ from samlib.inference import LEVEL, Effect, Reliability
 from samlib.paper.style import dataset_title
 
 FAMILY = 23  # rows that each data set has in the ledger; one without a statistic counts too
-EACH = LEVEL / FAMILY  # the level of each interval on a page, so that all of a data set hold at once
+EACH = LEVEL / FAMILY  # the level of each interval on a page; then all intervals of a data set hold at once
 
 Frames = dict[str, pd.DataFrame]
 
 
 class Section(dict[str, Frames]):
-    """The frames of one section for each data set, beside each other.
+    """The frames of one section, for each data set.
 
     Parameters
     ----------
     frames : mapping
-        For each data set its frames.
+        From a data set to its frames.
     titles : mapping, optional
-        What stands over each data set's panels; their names if None.
+        The titles over each data set's panels; by default the data sets' names.
     name : str
-        Of the optimizer beside SGD, as people write it.
+        The name of the optimizer that is compared with SGD, as people write it.
 
     Examples
     --------
@@ -41,13 +41,13 @@ class Section(dict[str, Frames]):
         self.titles, self.name = dict(titles or {dataset: dataset_title(dataset) for dataset in frames}), name
 
     def stacked(self, name: str) -> pd.DataFrame:
-        """One frame of every data set, one below the other: the first level of the index names the data set."""
+        """One frame, concatenated over data sets. The first level of the index names the data set."""
         parts = {dataset_title(dataset): frames[name] for dataset, frames in self.items() if len(frames[name])}
         return pd.concat(parts) if parts else pd.DataFrame()
 
 
 class Found(NamedTuple):
-    """What decides a claim: an effect, and the reliability of the scores that it stands on, where it stands on any."""
+    """What decides a claim: an effect and, if it is computed from scores of examples, the reliability of these scores."""
 
     effect: Effect
     reliability: Reliability | None = None
@@ -78,12 +78,12 @@ def contrast(sgd: Effect, sam: Effect, gap: Effect) -> dict[str, float]:
 
 
 def one(effect: Effect, *at) -> Effect:
-    """The effect at a place of arrays of effects."""
+    """One effect of an `Effect` of arrays, at an index."""
     return Effect(*(part[at] for part in effect))
 
 
 def table(rows: Mapping, *names: str) -> pd.DataFrame:
-    """A frame of rows keyed by tuples, the levels of whose index have these names."""
+    """A frame from rows keyed by tuples, or by single values. `names` are those of the index levels."""
     frame = pd.DataFrame.from_dict(rows, orient="index")
     frame.index = (
         pd.MultiIndex.from_tuples(frame.index, names=names) if len(names) > 1 else frame.index.rename(names[0])
@@ -92,9 +92,10 @@ def table(rows: Mapping, *names: str) -> pd.DataFrame:
 
 
 def swapped(pair: Pair, which: np.ndarray | None = None) -> Pair:
-    """The pair with the two optimizers exchanged, in the models `which` (bool) or in all: what differs not, must not show.
+    """The pair with the two optimizers exchanged, in the models `which` (bool) or in all.
 
-    For the tests of the ledger, and for readers who want to see what chance alone gives.
+    For the tests of the ledger, and for readers who want to see what chance alone gives. An exchange at random removes every
+    difference between the optimizers, so no difference should show.
     """
     if which is None:
         return Pair(pair.sam, pair.sgd, pair.name)

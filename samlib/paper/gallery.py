@@ -17,20 +17,20 @@ from samlib.paper.panels import classes_of, image, not_shown
 from samlib.paper.sets import Models
 from samlib.paper.style import INK, RED, WIDTH, drawn
 
-NEAR = 0.25  # of the class's typical distance: below, two examples are called near duplicates
+NEAR = 0.25  # of the class's typical distance; nearer examples are called near duplicates
 K = 10  # examples shown beside each test point
-EACH_END = 3  # test points shown of each end of the entropies
+EACH_END = 3  # test points shown from each end of the entropies
 
 
 def gallery(models: Models, entropy, strength, dataset: Dataset | None, n_buckets: int = 5) -> pd.DataFrame:
-    """What Figure 3 shows: in turn a test point of the first bucket and one of the last, of the same class if there is one.
+    """The rows of Figure 3: in turn a test point of the first bucket and one of the last, of the same class if there is one.
 
-    In both buckets those whose most influential example has the largest influence, `strength` (tests,), at most EACH_END of
-    different classes; by all models of both optimizers. entropy: (tests,), NaN where there is none.
+    Test points with the largest `strength` come first, at most EACH_END of each bucket. Those of the first bucket differ in
+    class. entropy (tests,): NaN if there is none. strength (tests,): the influence of the most influential example.
 
-    A row for each of a test point's K most influential examples of its class, best first: row, test, label, bucket, entropy,
-    example, influence, distance and nearest (of the example, and of the nearest one of the class, over the typical distance;
-    NaN where the data are not at hand).
+    There is a row for each of a test point's K most influential examples of its class, the strongest first, by all models of
+    both optimizers. Columns: row, test, label, bucket, entropy, example, influence, distance (of the example), nearest (the
+    distance of the nearest example of the class). Distances are over the typical distance; NaN if the data are not at hand.
     """
     known = np.flatnonzero(np.isfinite(entropy))
     columns = ["row", "test", "label", "bucket", "entropy", "example", "influence", "distance", "nearest"]
@@ -63,7 +63,7 @@ def gallery(models: Models, entropy, strength, dataset: Dataset | None, n_bucket
 
 
 def figure_3(found: Section, data: Mapping[str, Dataset | None]) -> list:
-    """Figure 3: for each data set pictures where the data are images and at hand, else a table of influences and distances."""
+    """Figure 3 for each data set: pictures if the data are images and at hand, else a table of influences and distances."""
     shown = []
     for dataset, frames in found.items():
         rows, own = frames["gallery"], data[dataset]
@@ -80,8 +80,8 @@ def figure_3(found: Section, data: Mapping[str, Dataset | None]) -> list:
 def influential_images(gallery: pd.DataFrame, dataset: Dataset, title: str):
     """Boxed test images, each followed by its most influential training images with their influence.
 
-    A red frame flags a training image that is a near duplicate of the test image (NEAR of the class's typical distance), or
-    the same to the pixel.
+    A red frame marks a training image that is a near duplicate of the test image (nearer than NEAR times the class's typical
+    distance), or equal to it.
     """
     parts = [part for _, part in gallery.groupby("row")]
     figure, axes = plt.subplots(len(parts), K + 1, figsize=(WIDTH, 1.05 * len(parts) + 0.3), squeeze=False)

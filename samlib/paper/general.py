@@ -19,9 +19,9 @@ from samlib.paper.theory import order
 from samlib.paper.theory.model import advantage, error
 from samlib.paper.theory.problems import Problems
 
-LEAST_GAIN = 0.01  # a gain that counts: ours, set after trial runs
-YARDSTICK = 0.002  # "coincide": the error's excess over the Bayes rule, fixed before any run
-PROVED = "proved under our conditions"  # what stands in a theorem's place of a verdict
+LEAST_GAIN = 0.01  # the smallest gain that counts; our choice, made after trial runs
+YARDSTICK = 0.002  # rules "coincide" up to this excess of error over the Bayes rule; fixed before any run
+PROVED = "proved under our conditions"  # a theorem has this in place of a verdict
 FEW, MANY = (40, 2, 40), (1600, 400, 2000)  # typical, atypical and blue samples of a draw
 MIXTURE, THEORY = "the mixture", "random alignments"
 
@@ -29,8 +29,11 @@ MIXTURE, THEORY = "the mixture", "random alignments"
 def general_ledger(
     frames: Mapping[str, Frames], *, n_draws: int = 60, trials: int = 100_000, seed: int = 0
 ) -> pd.DataFrame:
-    """All of them: C11 on `n_draws` draws with few atypical samples and a third as many with many, the theorems on `trials`
-    random pairs, and C14 on `frames`, those of `optimizers.measure` for each data set."""
+    """The rows of all general claims, C11 to C14.
+
+    C11 is measured on `n_draws` draws with few atypical samples, and on a third as many draws with many. C12 and C13 are tried
+    on `trials` random pairs. C14 is read from `frames`: what `optimizers.measure` returns, for each data set.
+    """
     few, many = (
         paired_draws(n, n_typical=typical, n_atypical=atypical, n_blue=blue, seed=seed)
         for n, (typical, atypical, blue) in ((n_draws, FEW), (max(n_draws // 3, 2), MANY))
@@ -40,10 +43,10 @@ def general_ledger(
 
 
 def mixture_ledger(few: PairedDraws, many: PairedDraws, mixture: Mixture) -> pd.DataFrame:
-    """C11 of draws with few and with many atypical samples, as rows of `ledger`; both intervals hold at once.
+    """C11 on draws with few and with many atypical samples, as rows of `ledger`. Both intervals hold at once.
 
-    "Coincide" is read from one side, since no rule errs less than Bayes's: supported where the excess's interval ends at or
-    below the yardstick, contradicted where it begins above.
+    "Coincide" is one-sided, since no rule has a lower error than the Bayes rule. It is supported if the interval of the excess
+    ends at or below the yardstick, and contradicted if it begins above.
     """
     gain, (excess, low, high) = few.summary()["atypical_accuracy"], many.excess(mixture)
     rows = {
@@ -65,10 +68,11 @@ def mixture_ledger(few: PairedDraws, many: PairedDraws, mixture: Mixture) -> pd.
 
 
 def theorem_ledger(trials: int = 100_000, seed: int = 0) -> pd.DataFrame:
-    """C12 and C13, which are theorems and get no verdict: how often each fails without its condition, as rows of `ledger`.
+    """C12 and C13 as rows of `ledger`. They are theorems and get no verdict; the rows say how often the bare statements fail.
 
-    The estimate is the share of random pairs ordered by Definition 2 in which the statement fails, with the exact interval of
-    Clopper and Pearson. A pair that broke a theorem under its condition would make it "contradicted".
+    The estimate is a share of random pairs ordered by Definition 2: those for which the statement fails, whether or not they
+    meet the theorem's condition. Its interval is Clopper and Pearson's. If the statement fails for a pair that meets the
+    condition, the verdict is "contradicted".
     """
     drawn = Problems(seed).pairs(trials)
     M1, A1, M2, A2, s, pi = drawn.values()
@@ -91,9 +95,9 @@ def theorem_ledger(trials: int = 100_000, seed: int = 0) -> pd.DataFrame:
 
 
 def optimizers_ledger(frames: Frames, dataset: str) -> pd.DataFrame:
-    """C14: what each comparable sharpness-aware optimizer other than SAM gains over SGD, as rows of `ledger`, a claim a measure.
+    """C14 as rows of `ledger`: the gains over SGD of each comparable sharpness-aware optimizer other than SAM.
 
-    frames: of `optimizers.measure`.
+    Each measure is a claim of its own. frames: what `optimizers.measure` returns.
     """
     rows = {}
     for (name, measure), row in optimizer_ledger(frames).iterrows():
@@ -105,13 +109,13 @@ def optimizers_ledger(frames: Frames, dataset: str) -> pd.DataFrame:
 
 
 def verdict_few(draws: PairedDraws) -> str:
-    """Of draws with few atypical samples: does SAM do better on the atypical cluster? One of `VERDICTS`."""
+    """The verdict, one of `VERDICTS`: with few atypical samples, does SAM do better on the atypical cluster?"""
     gain = draws.summary()["atypical_accuracy"]
     return verdict(gain.difference, gain.low, gain.high, 1, LEAST_GAIN)
 
 
 def verdict_many(draws: PairedDraws, mixture: Mixture) -> str:
-    """Of draws with many: is the larger excess over the Bayes error at most the yardstick? From its interval alone."""
+    """The verdict on many samples: is the larger excess over the Bayes error at most the yardstick? From its interval alone."""
     _, low, high = draws.excess(mixture)
     return SUPPORTED if high <= YARDSTICK else CONTRADICTED if low > YARDSTICK else INCONCLUSIVE
 

@@ -1,8 +1,9 @@
-"""Influence (Figure 2; C6, C7): whose influence on test points of their class is large, and over which memorization it lies.
+"""Influence (Figure 2; C6, C7): which examples have a large influence on test points of their class, by their memorization.
 
-A squared influence would count its own noise. So the energy of an example is the product of its influences by two thirds
-of the models, summed over the test points of its class, and the remaining third tells its memorization. Given the data this
-is unbiased for a sum of squares, it chooses no test point, and subsets that both optimizers share do no harm.
+A squared influence would count its own noise. So the energy of an example is a product: its influence by one third of the
+models times its influence by another third, summed over the test points of its class. The last third measures the example's
+memorization. Given the data, the energy is an unbiased estimate of a sum of squares. No test point is selected. Training
+subsets that both optimizers share do no harm.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from samlib.paper.style import GREEN, INK, dataset_title
 EDGES = np.linspace(0, 1, 6)  # of the intervals of memorization
 INTERVALS = [f"{low:.1f} to {high:.1f}" for low, high in zip(EDGES[:-1], EDGES[1:], strict=True)]
 LOWEST, MIDDLE, HIGHEST = 0, slice(2, 4), 4  # what C6 and C7 compare
-MODEL_GROUPS, POINT_GROUPS = 48, 40  # at most; of the models, three equal thirds
-FEWEST = 12  # models below which a third has too few
+MODEL_GROUPS, POINT_GROUPS = 48, 40  # at most; those of models form three equal thirds
+FEWEST = 12  # models; with fewer, a third has too few
 CHUNK = 128  # examples at a time, so that their influences stay in the processor's cache
 PER_INTERVAL = 20  # examples that Figure 2 draws
 MEASURES = "share of all energy", "energy of an example"
@@ -54,7 +55,7 @@ def decided(pair: Pair) -> dict[str, Found | None]:
 
 
 def pooled_reliability(models: Models) -> Reliability:
-    """How reliable memorization is with all models, pooled over both optimizers."""
+    """The reliability of memorization by all models, pooled over both optimizers."""
     n_models = len(models.model)
     group = groups(models.model, min(20, n_models // 2 * 2))
     kept = np.array([np.isin(np.arange(group.max()) + 1, group[half]) for half in halves(group)])
@@ -68,9 +69,9 @@ def pooled_reliability(models: Models) -> Reliability:
 class Energies(NamedTuple):
     """Effects of the energy of influence.
 
-    share, each: Effects (3, intervals) of SGD, SAM and SAM - SGD: the share of all energy that lies in an interval of
-    memorization, and the mean energy of an example in it, the mean of all examples being 1. middle: Effect, C7. examples
-    (intervals,): how many lie in it.
+    share, each: Effects (3, intervals) of SGD, SAM and SAM - SGD. share is the part of all energy that lies in an interval of
+    memorization. each is the mean energy of an example in it, divided by the mean over all examples and both optimizers.
+    middle: Effect, C7. examples (intervals,): the number of examples in each interval.
     """
 
     share: Effect
@@ -80,7 +81,7 @@ class Energies(NamedTuple):
 
 
 def energies(models: Models) -> Energies | None:
-    """The energy of influence by interval of memorization; None for few models, or where either optimizer's may be 0 in all."""
+    """The energy of influence by interval of memorization. None for fewer than FEWEST models, or if a total may be 0."""
     if len(models.model) < FEWEST:
         return None
     sums = _sums(models)
@@ -98,7 +99,7 @@ def energies(models: Models) -> Energies | None:
 
 
 def _statistics(energy, count) -> np.ndarray:
-    """What `Energies` holds, in the last axis, from energy (2, intervals, ...) and numbers of examples (intervals, ...)."""
+    """The statistics of `Energies`, along the last axis. energy (2, intervals, ...); count of examples (intervals, ...)."""
     with np.errstate(invalid="ignore", divide="ignore"):
         total = energy.sum(1)
         one = total.sum(0) / (2 * count.sum(0))
@@ -109,11 +110,11 @@ def _statistics(energy, count) -> np.ndarray:
 
 
 class Sums(NamedTuple):
-    """Energy in intervals of memorization, summed over partitions and over the third that tells memorization.
+    """Energy in intervals of memorization, summed over partitions and over the choices of the third for memorization.
 
-    energy (2, intervals, model groups + 1, example groups, test groups), index g of the models without group g; counts of
-    examples alike (intervals, model groups + 1, example groups). With all models: energy_of (2, intervals, partitions),
-    counts_of (intervals, partitions).
+    energy (2, intervals, model groups + 1, example groups, test groups): index 0 uses all models, index g leaves out group g.
+    counts (intervals, model groups + 1, example groups): numbers of examples, alike. With all models: energy_of (2, intervals,
+    partitions), counts_of (intervals, partitions).
     """
 
     energy: np.ndarray
@@ -123,7 +124,7 @@ class Sums(NamedTuple):
 
 
 def _sums(models: Models) -> Sums:
-    """The energies of classes, a few examples at a time."""
+    """Sum the energies over all classes, a few examples at a time."""
     n_groups = min(MODEL_GROUPS, len(models.model) // 3 * 3)
     group, of_example, of_test = (
         groups(ids, min(most, len(ids)))
@@ -167,10 +168,10 @@ def _sums(models: Models) -> Sums:
 
 
 def _products(influences: Influences, correct, rows, size: int) -> np.ndarray:
-    """Products of influences by two thirds, summed over groups of test points: rows (tests,) their places.
+    """Products of the influences by two thirds, summed over each group of test points. rows (tests,): the points' groups.
 
-    (test groups, partitions, thirds that tell memorization, sets, examples); sets: whole thirds, then without each group of
-    the first, then of the second.
+    Returns (test groups, partitions, thirds for memorization, sets, examples). The sets are: both thirds whole, then without
+    each group of the first, then without each group of the second.
     """
     found = np.zeros((len(set(rows)), PARTITIONS, 3, 2 * size - 1, influences.member.shape[1]), np.float32)
     for row, answers in zip(rows, correct.T, strict=True):
@@ -183,14 +184,14 @@ def _products(influences: Influences, correct, rows, size: int) -> np.ndarray:
 
 
 def _by_code(values: np.ndarray, code: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The codes that occur, and the sums of values (..., n) over the places of each."""
+    """The codes that occur, and for each the sum of values (..., n) over its places."""
     order = np.argsort(code, kind="stable")
     present, starts = np.unique(code[order], return_index=True)
     return present, np.add.reduceat(values[..., order], starts, axis=-1)
 
 
 def _chunks(models: Models):
-    """Of each class, some examples at a time and all test points: (examples, tests)."""
+    """Yield (examples, tests), by place: for each class, some of its examples at a time and all its test points."""
     for label in np.unique(models.label):
         own, tests = np.flatnonzero(models.label == label), np.flatnonzero(models.test_label == label)
         if len(tests):
@@ -221,11 +222,11 @@ def _intervals(found: Energies | None) -> pd.DataFrame:
 
 
 def _chosen(models: Models, k: int = PER_INTERVAL) -> pd.DataFrame:
-    """What Figure 2 draws: the k examples of largest influence in each interval of memorization, chosen by even models.
+    """The rows of Figure 2: the k examples of largest influence in each interval of memorization, chosen by even models.
 
-    Columns: by, who chose ("sgd", "sam", or "both" by their mean); example, test, the point of its class that the example
-    influences most; interval of memorization, 0 the lowest; memorization_sgd, memorization_sam and chosen_by, the largest
-    influence, all of even models; sgd, sam, the influence of the same two by odd models, which chose nothing.
+    Columns: by, who chose ("sgd", "sam", or "both" by their mean); example; test, the point of its class that the example
+    influences most; interval of memorization, 0 the lowest. From even models: memorization_sgd, memorization_sam, and
+    chosen_by, the largest influence. From odd models, which chose nothing: sgd and sam, the influence of the example on test.
     """
     halves_of = [models.model % 2 == parity for parity in (0, 1)]
     columns = ["by", "example", "test", "interval", "memorization_sgd", "memorization_sam", "chosen_by", "sgd", "sam"]
@@ -278,9 +279,9 @@ def influence_scatter(found: Section):
 
 
 def influence_differences(found: Section):
-    """Figure 2c: SAM - SGD in influence (odd models) over the same in memorization (even models), with the regression line.
+    """Figure 2c: differences, SAM - SGD, in influence (odd models) over those in memorization (even models); a regression line.
 
-    A picture alone: both axes change sign when the optimizers are exchanged, so the slope cannot say who amplifies.
+    Only a picture: both axes change sign if the optimizers are exchanged, so the slope cannot say which optimizer amplifies.
     """
 
     def draw(ax, chosen):
@@ -308,7 +309,7 @@ def _line(ax, x, y) -> None:
 
 
 def influence_energy(found: Section, measure: str = MEASURES[0]):
-    """Where influence lies: one of MEASURES in each interval of memorization, and its difference with its interval.
+    """One of MEASURES in each interval of memorization, for both optimizers, and the difference with its confidence interval.
 
     The share of all energy decides C6; the energy of an example, in units of the mean over all, decides C7.
     """

@@ -1,7 +1,7 @@
-"""Both optimizers at equal train loss (C2), from pairs of several lengths of training.
+"""Both optimizers at equal train loss (C2), from pairs trained for several lengths (numbers of epochs).
 
-Each length is a run of its own with its own schedule. How much leaks depends on how far training went, so each model's AUC
-is interpolated, over the lengths, in the logarithm of its own train loss.
+Each length is a run of its own with its own schedule. Leakage depends on how far training went. So each model's AUC is
+interpolated between lengths, along the logarithm of its own train loss.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ATTACKS = {"confidence": "confidence", "LiRA": "LiRA online", "RMIA": "RMIA offl
 # of the way from the highest train loss that both reach to the lowest, in logarithms
 FRACTIONS = {"1/4": 0.25, "1/2": 0.5, "3/4": 0.75}
 CLAIMED = {f"C2 {a} at equal train loss, {said}": (a, f) for a in ATTACKS for said, f in FRACTIONS.items()}
-GRID = np.linspace(0, 1, 17)  # where the band stands
+GRID = np.linspace(0, 1, 17)  # the fractions at which the band is computed
 SPARSE, UNREACHED = "lengths too far apart", "not every model reaches this loss"
 UNSEEN = "for these runs keep no outputs on test points"
 COLUMNS = ("sgd", "sam", "difference", "low", "high", "band_low", "band_high", "moved")
@@ -47,10 +47,10 @@ def measure(pairs: Mapping[Any, Pair]) -> Frames:
     Returns
     -------
     dict of DataFrame
-        "equal_loss" (attack, fraction): the difference at one train loss, the ends low and high of its interval, those of
-        the band that holds along all fractions at once, how far the row `moved` without a length, and a note where nothing
-        can be said. "effects": the rows of `FRACTIONS`. "equal_accuracy" (attack, fraction): differences for the eye alone.
-        "curves": means over models at each number of epochs.
+        "equal_loss" (attack, fraction): the difference at one train loss; the ends low and high of its interval; band_low and
+        band_high, which hold for all fractions at once; moved, the largest change if one length is left out; note, why nothing
+        can be said. "effects": the rows of `FRACTIONS`. "equal_accuracy" (attack, fraction): differences without intervals, to
+        look at. "curves": means over models at each number of epochs.
     """
     trained = _trained(pairs)
     keys = [(attack, f) for attack in ATTACKS for f in GRID]
@@ -64,7 +64,7 @@ def measure(pairs: Mapping[Any, Pair]) -> Frames:
 
 
 def decided(pairs: Mapping[Any, Pair]) -> dict[str, Found | None]:
-    """Return what decides the rows of C2 at equal train loss; None where the lengths do not tell.
+    """Return what decides the rows of C2 at equal train loss; None if the lengths cannot decide a row.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ class _Trained(NamedTuple):
         return at_loss(both, fraction)
 
     def at_accuracy(self, attack: str, fraction: float) -> dict[str, float]:
-        """A row of "equal_accuracy", for a figure alone: AUCs at one mean test accuracy, while both accuracies still rise."""
+        """A row of "equal_accuracy", only for a figure: AUCs at one mean test accuracy, while both accuracies still rise."""
         rising, auc = [_leading(each) for each in self.right], self.terms[attack].mean((2, 3), dtype=float)
         curves = [(x[m], y[m]) for x, y, m in zip(self.right, auc, rising, strict=True)]
         first, last = max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves)
@@ -121,13 +121,13 @@ class _Trained(NamedTuple):
 def _trained(pairs: Mapping[Any, Pair]) -> _Trained:
     keyed = [(*key, pair) if isinstance(key, tuple) else ("epochs", key, pair) for key, pair in pairs.items()]
     over = {value: pair for field, value, pair in keyed if field == "epochs"}
-    over = over or {0: keyed[0][-1]}  # one alone, which is compared with nothing
+    over = over or {0: keyed[0][-1]}  # a single length, which is compared with nothing
     epochs = sorted(over)
     aligned = common_models([over[e] for e in epochs])
     both = [pair.sgd for pair in aligned], [pair.sam for pair in aligned]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "(?s).*are left out")  # the page counts them
-        tested = all("test_logit" in runs for one in both for runs in one)  # which some records do not keep
+        tested = all("test_logit" in runs for one in both for runs in one)  # some records do not keep these
         known = tuple(kind for kind in ATTACKS.values() if tested or not kind.startswith("RMIA"))
         found = [[attack_scores(runs, known) for runs in one] for one in both]
 
@@ -146,7 +146,7 @@ def _trained(pairs: Mapping[Any, Pair]) -> _Trained:
 
 
 def common_models(pairs: Sequence[Pair]) -> list[Pair]:
-    """The pairs with the models that all of them hold."""
+    """The pairs, each with only the models that all of them hold."""
     common = sorted(set.intersection(*(set(pair.sgd.model.values.tolist()) for pair in pairs)))
     return [Pair(pair.sgd.sel(model=common), pair.sam.sel(model=common), pair.name) for pair in pairs]
 
@@ -160,7 +160,7 @@ def _loss_terms(runs) -> np.ndarray:
 
 
 def _leading(values: np.ndarray) -> np.ndarray:
-    """Which values, from the first on, are reached while they still rise."""
+    """A mask of the first values, as long as each exceeds the one before."""
     return np.r_[True, np.cumprod(np.diff(values) > 0).astype(bool)]
 
 
@@ -182,7 +182,7 @@ def matched(loss: np.ndarray, terms: np.ndarray, drift: np.ndarray, at: float) -
     Returns
     -------
     float array (models, examples) or None
-        First-order terms of the AUC; None where a model does not reach this loss.
+        First-order terms of the AUC; None if a model does not reach this loss.
     """
     every, order = np.arange(loss.shape[1]), loss.argsort(0, kind="stable")
     below = (loss < at).sum(0)
@@ -204,13 +204,13 @@ def at_loss(both: list[tuple[np.ndarray, np.ndarray, np.ndarray]], fraction: flo
     both : list of two tuples
         (loss, terms, drift) of SGD and of the other optimizer, as for `matched`.
     fraction : float
-        How far down from the highest loss that both reach to the lowest, in logarithms of means.
+        How far down from the highest loss that both reach to the lowest, in means over models of the log loss.
 
     Returns
     -------
     row : dict
     found : Found or None
-        None where the lengths do not reach this loss or are too far apart.
+        None if the lengths do not reach this loss or are too far apart.
     """
     means = [loss.mean(1) for loss, *_ in both]
     first, last = min(each.max() for each in means), max(each.min() for each in means)
@@ -223,14 +223,14 @@ def at_loss(both: list[tuple[np.ndarray, np.ndarray, np.ndarray]], fraction: flo
     sgd, sam, gap = mean(found[0]), mean(found[1]), mean(found[1] - found[0])
     low, high = gap.interval(EACH / len(GRID))
     row |= contrast(sgd, sam, gap) | {"band_low": float(low), "band_high": float(high)}
-    # Without a length its spacing doubles, so the row's own error is at most half of what it moves by then.
+    # Leaving out a length doubles the spacing there. So the row's own error is at most half of how far it then moves.
     row["moved"] = max(_moved(*one, at) for one in both)
     dense = row["moved"] < (row["high"] - row["low"]) / 3
     return row | {"note": "" if dense else SPARSE}, Found(gap) if dense else None
 
 
 def _moved(loss: np.ndarray, terms: np.ndarray, drift: np.ndarray, at: float) -> float:
-    """How far the AUC at a loss moves, at most, when one interior length is left out; infinite where that leaves it open."""
+    """The largest move of the AUC at a loss if one interior length is left out; infinite if the AUC is then unknown."""
     auc = terms.mean(2, keepdims=True)
     still, found = np.zeros_like(auc), []
     for left_out in ([], *([j] for j in range(1, len(loss) - 1))):
@@ -245,8 +245,8 @@ def _moved(loss: np.ndarray, terms: np.ndarray, drift: np.ndarray, at: float) ->
 def matched_curves(curves: pd.DataFrame, name: str = "SAM", attack: str = "confidence"):
     """An attack's AUC over train loss and over test accuracy, a point for each number of epochs, joined in order.
 
-    Filled points are those that are compared: the loss still falls, or the accuracy still rises. The fewest and the most
-    epochs stand beside their points.
+    Only filled points are compared: there the loss still falls, or the accuracy still rises. The first and the last point are
+    labelled with their epochs.
     """
     figure, axes = panels(2, 3.1, sharey=True)
     curves = curves[curves["attack"] == attack]
@@ -274,8 +274,8 @@ def matched_curves(curves: pd.DataFrame, name: str = "SAM", attack: str = "confi
 def equal_loss_bands(equal_loss: pd.DataFrame, equal_accuracy: pd.DataFrame, name: str = "SAM"):
     """The difference in each attack's AUC, above at equal train loss and below at equal mean test accuracy.
 
-    Above, the band holds along all losses at once, and the marked rows are those of the ledger, hollow where they have no
-    verdict. Below is no interval: accuracies are compared for the eye alone.
+    Above, the band holds for all losses at once. Markers are rows of the ledger; a hollow one has no verdict. Below there are
+    no intervals: the comparison at equal accuracy is only to look at.
     """
     figure, axes = plt.subplots(2, len(ATTACKS), figsize=(WIDTH, 4.6), sharex="row", sharey=True)
     axes[0, 0].set_xscale("log")

@@ -20,8 +20,8 @@ from samlib.report.tables import epsilon
 
 CLAIMED = {"C2 confidence": "confidence", "C2 LiRA": "LiRA online", "C2 RMIA": "RMIA offline"}
 CURVES = ("confidence", "LiRA online", "RMIA online")
-SHOWN = ("correctness", "confidence", "LiRA online", "RMIA offline")  # of twelve attacks, those of the figure
-OWN = "LiRA online"  # the attack whose false accusations are looked at, example by example
+SHOWN = ("correctness", "confidence", "LiRA online", "RMIA offline")  # the attacks in the figure, of twelve
+OWN = "LiRA online"  # the attack for which each example's own false-positive rate is measured
 OWN_FPR = 0.1
 EPSILON = "epsilon, at least"
 BINS = 90
@@ -49,7 +49,7 @@ def measure(pair: Pair) -> Frames:
 
 
 def decided(pair: Pair, found: Sequence[Attacked] | None = None) -> dict[str, Found | None]:
-    """The claims of this section; `found`, of `audit.attack_scores` of both runs, made here if None."""
+    """What decides the claims of this section. found: `audit.attack_scores` of both runs, made here if None."""
     if found is None:
         found = [attack_scores(runs, tuple(CLAIMED.values())) for runs in pair[:2]]
     correct = [runs.test_correct.values.astype(float) for runs in pair[:2]]
@@ -72,16 +72,16 @@ def _terms(found: Attacked, attack: str) -> np.ndarray:
 
 
 def tpr(found: Sequence[Attacked], attack: str = "LiRA online", rate: float = 0.001) -> Found | None:
-    """C16: the difference in TPR at a low FPR; None where that allows fewer than ENOUGH false positives."""
+    """C16: the difference in TPR at a low FPR; None if it allows fewer than ENOUGH false positives."""
     if (~found[0].member).sum() * rate < ENOUGH:
         return None
     return Found(mean(_gap([tpr_terms(each.scores[attack], each.member, rate) for each in found])))
 
 
 def output_spread(pair: Pair) -> Found | None:
-    """C15: log of the outputs' deviation over models that did not see an example, over the gap between in and out; SAM - SGD.
+    """C15: the difference, SAM - SGD, in the log of a ratio: the logits' deviation over out models to the gap of in and out.
 
-    Both are means over examples of logits, so multiplying all logits of an optimizer changes nothing. None where the
+    Deviation and gap are means over examples, in logits. So a factor on all logits of an optimizer changes nothing. None if the
     interval of a gap reaches 0.
     """
     spread, apart = zip(*(_moment_terms(runs.logit.values, runs.member.values) for runs in pair[:2]), strict=True)
@@ -91,15 +91,15 @@ def output_spread(pair: Pair) -> Found | None:
 
 
 def _log_terms(terms: np.ndarray) -> np.ndarray:
-    """First-order terms of the log of a mean; 0 all over where the mean is 0."""
+    """First-order terms of the log of a mean; all 0 if the mean is not positive."""
     value = terms.mean()
     return np.log(value) + (terms - value) / value if value > 0 else np.zeros(terms.shape)
 
 
 def _moment_terms(logit, member) -> tuple[np.ndarray, np.ndarray]:
-    """First-order terms (models, examples) of the deviation over models out, and of the mean in less the mean out.
+    """First-order terms (models, examples) of each logit's deviation over out models, and of its in mean minus its out mean.
 
-    Of examples that at least 2 models saw and 2 did not.
+    Only examples that at least 2 models saw and at least 2 did not.
     """
     known = (member.sum(0) > 1) & ((~member).sum(0) > 1)
     logit, member = logit[:, known].astype(float), member[:, known]
@@ -116,7 +116,7 @@ def _moment_terms(logit, member) -> tuple[np.ndarray, np.ndarray]:
 def _attacks(found: Sequence[Attacked]) -> pd.DataFrame:
     """Table 1: index (attack, measure); sgd, sam, difference, each with its ends, and too_few.
 
-    Of EPSILON there are the two lower bounds alone.
+    For EPSILON there are only the two lower bounds.
     """
     rows = {}
     for attack, both in compare_attacks(found[0], found[1], confidence=1 - EACH).items():
@@ -137,7 +137,7 @@ def _attacks(found: Sequence[Attacked]) -> pd.DataFrame:
 
 def _curves(found: Sequence[Attacked]) -> pd.DataFrame:
     """ROC curves on a logarithmic grid: attack, optimizer, fpr, tpr."""
-    parts, floor = [], ENOUGH / (~found[0].member).sum()  # where ten false positives stand
+    parts, floor = [], ENOUGH / (~found[0].member).sum()  # the rate of ENOUGH false positives
     for attack in CURVES:
         for name, each in zip(("sgd", "sam"), found, strict=True):
             fpr, tpr = roc(each.scores[attack], each.member)
@@ -183,7 +183,7 @@ def _models(pair: Pair, found: Sequence[Attacked]) -> pd.DataFrame:
 
 
 def _moments(pair: Pair) -> pd.DataFrame:
-    """Of each example: how many models saw it, and mean and deviation of its logit over those that did and did not."""
+    """For each example: how many models saw it, and the mean and deviation of its logit over in and over out models."""
     inside, columns = pair.sgd.member.values, {"n_in": pair.sgd.member.values.sum(0).astype(np.int32)}
     for name, runs in zip(("sgd", "sam"), pair[:2], strict=True):
         for mask, where in ((inside, "in"), (~inside, "out")):
@@ -238,7 +238,7 @@ def own_rates(found: Section):
 
 
 def dispersion(found: Section) -> Markdown:
-    """How many times the variance of chance the examples' own false-positive rates have, on each data set."""
+    """The variance of the examples' own false-positive rates, in multiples of chance, on each data set."""
     said = []
     for dataset, frames in found.items():
         sgd, sam = frames["own_rates"].groupby("optimizer")["dispersion"].first()[["sgd", "sam"]]

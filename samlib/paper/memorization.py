@@ -1,4 +1,4 @@
-"""Memorization (Figure 1; C3, C4, C5): which examples each optimizer memorizes, and whether those are the ones that are found."""
+"""Memorization (Figure 1; C3, C4, C5): which examples each optimizer memorizes, and whether attacks find these."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from samlib.paper.frames import EACH, Found, Frames, Section, effects
 from samlib.paper.panels import BOTH, classes_of, image, interval_points, label_of, multiples, scroll, stairs, zero
 from samlib.paper.style import GREEN, GREY, INK, RED, SAM, SGD, dataset_title
 
-LOWEST, LOW = 0.1, 0.5  # memorization below the one is "the lowest range", between them "the lower score range"
-MORE = 0.05  # the share of examples at either end of what SAM memorizes more, whose atypicality C5 compares
-BINS = np.linspace(-0.2, 1, 21)  # of Figure 1a, scores beyond in the last ones
+LOWEST, LOW = 0.1, 0.5  # scores below LOWEST are "the lowest range", from LOWEST to LOW "the lower score range"
+MORE = 0.05  # C5 compares this share of examples at each end of the difference in memorization
+BINS = np.linspace(-0.2, 1, 21)  # of Figure 1a; scores outside fall into the end bins
 PICTURES = 5  # of the examples that differ most
-OWN = "LiRA online"  # the attack that a link is made with
+OWN = "LiRA online"  # the attack whose success is linked to memorization
 
 
 def measure(pair: Pair) -> Frames:
@@ -61,7 +61,7 @@ def measure(pair: Pair) -> Frames:
 
 
 def decided(pair: Pair, scores: Scores | None = None) -> dict[str, Found | None]:
-    """The claims of this section; `scores` of the pair, made here if None."""
+    """What decides the claims of this section. `scores`: those of the pair, made here if None."""
     scores = scores or Scores(pair)
     reliable = scores.reliable()
     return {
@@ -76,14 +76,14 @@ def _found(effect: Effect | None, reliable: Reliability) -> Found | None:
 
 
 class Scores:
-    """Memorization scores of a pair by any of its models, a mean of no models taken for 0 as in the published code."""
+    """Memorization scores of a pair by any of its models. A mean over no models counts as 0, as in the published code."""
 
     def __init__(self, pair: Pair):
         self.of_models, self.member = model_groups(pair), pair.sgd.member.values
         self.correct = [runs.correct.values for runs in pair[:2]]
 
     def __call__(self, models: np.ndarray) -> np.ndarray:
-        """Scores (2, examples) of SGD and of SAM by the models of a mask."""
+        """Scores (2, examples) of SGD and of SAM by the models in a mask (models,)."""
         member = self.member[models]
         return np.array([memorization(correct[models], member, empty="zero").value for correct in self.correct])
 
@@ -126,9 +126,10 @@ def _below(score, terms, cut: float) -> np.ndarray:
 
 
 def lower_scores(pair: Pair, scores: Scores) -> Effect | None:
-    """C4: memorization, SAM - SGD, of examples whose pooled score by the other half of the models is LOWEST to LOW.
+    """C4: the difference in memorization, SAM - SGD, of examples with a pooled score from LOWEST to LOW.
 
-    The mean over many halves, with first-order terms for the models that measure and for those that choose.
+    One half of the models chooses the examples; the other half measures the difference. This is the mean over many halves.
+    Both the choosing and the measuring models have first-order terms. None if fewer than ENOUGH examples are chosen.
     """
     parts = []
     for half in halves(scores.of_models):
@@ -146,10 +147,11 @@ def lower_scores(pair: Pair, scores: Scores) -> Effect | None:
 
 
 def more_memorized(pair: Pair, scores: Scores, data: Dataset | None = None) -> Effect | None:
-    """C5: mean atypicality of the share MORE of examples that SAM memorizes more by most, less that of the other end.
+    """C5: mean atypicality of the examples with the largest differences in memorization, minus that at the other end.
 
-    Both ends of a noisy difference hold examples of high variance, which are atypical: so the ends are compared, not one
-    of them with all. None where the data, those of the runs if not given, are not at hand, or too few.
+    The difference is SAM - SGD, and each end holds the share MORE of all examples. Noise puts examples of high variance at both
+    ends, and these are atypical. So one end is compared with the other, not with all examples. data: those of the runs if None.
+    Returns None if the data are not at hand or too few.
     """
     dataset = data or dataset_of(pair.sgd)
     n_ends = round(1 / MORE)
@@ -162,7 +164,7 @@ def more_memorized(pair: Pair, scores: Scores, data: Dataset | None = None) -> E
 
     def end(weight, cut, sign):
         moved = crossing(terms, cut)
-        at = away[(moved != 0).any(0) | (difference == cut)].mean()  # who enters or leaves
+        at = away[(moved != 0).any(0) | (difference == cut)].mean()  # of examples that enter or leave the end
         return at + (weight + sign * moved) * (away - at) / weight.mean()
 
     top = end(highest, difference[highest > 0].min(), 1)
@@ -180,11 +182,12 @@ def _density(pair: Pair, scores: Scores) -> pd.DataFrame:
 
 
 def _agreement(scores: Scores) -> pd.DataFrame:
-    """Figure 1b's numbers: how SAM's scores go with SGD's. Index name, column value.
+    """The numbers of Figure 1b: how SAM's scores relate to SGD's. Index name, column value.
 
-    Noise in SGD's scores alone bends the least-squares line; the orthogonal one treats both alike. The corrected correlation
-    is that of one optimizer's scores with the other's from other models, over the root of both halves' own correlations
-    (Spearman 1904): what it would be without the noise of few models. NaN where one of these is not positive.
+    Only noise in SGD's scores biases the least-squares line; the orthogonal line treats both optimizers alike. The corrected
+    correlation is what it would be without the noise of few models (Spearman 1904). It correlates SGD's scores by one half of
+    the models with SAM's by the other half, and divides by the geometric mean of the two split-half correlations. It is NaN if
+    one of these is not positive.
     """
     x, y = scores(np.ones(len(scores.member), bool))
     (sxx, sxy), (_, syy) = np.cov(x, y, bias=True)
@@ -205,7 +208,7 @@ def _agreement(scores: Scores) -> pd.DataFrame:
 
 
 def _examples(pair: Pair) -> pd.DataFrame:
-    """Of each example: label, memorization by each optimizer, and how many models saw it; NaN where there is no estimate."""
+    """For each example: label, memorization by each optimizer (NaN if there is no estimate), and how many models saw it."""
     columns = {"label": pair.sgd.label.values}
     for name, runs in zip(("sgd", "sam"), pair[:2], strict=True):
         found = memorization(runs.correct.values, runs.member.values, empty="nan")
@@ -221,10 +224,10 @@ def _counts(examples: pd.DataFrame) -> pd.DataFrame:
 
 
 def _most(pair: Pair, scores: Scores, k: int = 10) -> pd.DataFrame:
-    """The k examples that SAM memorizes more by most, chosen on the models of even number and measured on the odd ones.
+    """The k examples with the largest difference in memorization, SAM - SGD. Even-numbered models choose, odd ones measure.
 
-    Columns label, chosen by (the difference on even models), then sgd, sam and difference on the odd ones; atypicality where
-    the data are at hand.
+    Columns: label; chosen by, the difference on even models; sgd, sam and difference, on odd models; atypicality, NaN if the
+    data are not at hand.
     """
     even = pair.sgd.model.values % 2 == 0
     chosen_by, (sgd, sam) = np.subtract(*scores(even)[::-1]), scores(~even)
@@ -238,13 +241,13 @@ def _most(pair: Pair, scores: Scores, k: int = 10) -> pd.DataFrame:
 
 
 def _linkable(pair: Pair) -> bool:
-    """Whether the models of odd number are enough to attack each of them by the others."""
+    """Whether there are enough odd-numbered models to attack each of them with the others as shadows."""
     member = pair.sgd.member.values[pair.sgd.model.values % 2 == 1]
     return int(((member.sum(0) >= 3) & ((~member).sum(0) >= 3)).sum()) >= 2
 
 
 def _links(links) -> pd.DataFrame:
-    """Rank correlation of memorization with the attack's success, of each optimizer and of both differences, with intervals."""
+    """Rank correlations of memorization with the attack's success, with intervals: sgd, sam, and of their differences."""
     if not links:
         return pd.DataFrame(columns=["correlation", "low", "high"])
     sgd, sam = links
@@ -263,7 +266,7 @@ def _links(links) -> pd.DataFrame:
 
 
 def _link_bins(links, n_bins: int = 10, least: int = 15) -> pd.DataFrame:
-    """The attack's success in bins of memorization that hold at least so many examples: who, x, y, low, high."""
+    """The attack's success in bins of memorization that hold at least `least` examples: who, x, y, low, high."""
     curves = {who: (each.memorization, each.success) for who, each in zip(("sgd", "sam"), links, strict=False)}
     if links:
         curves["difference"] = tuple(sam - sgd for sgd, sam in zip(curves["sgd"], curves["sam"], strict=True))
@@ -285,7 +288,7 @@ def memorization_density(found: Section):
 
     def draw(left, right, density):
         for who, colour in BOTH:
-            shares = density.assign(share=density[who].where(density[who] > 1e-9, 0))  # rounding is no share
+            shares = density.assign(share=density[who].where(density[who] > 1e-9, 0))  # anything less is rounding error
             stairs(left, shares, "share", color=colour, lw=1.5, label=label_of(who, found.name))
         interval_points(right, (density["left"] + density["right"]) / 2, density, "difference", color=INK, ms=3)
         zero(right)
@@ -311,7 +314,7 @@ def memorization_scatter(found: Section):
 
 
 def most_images(found: Section, data: Mapping[str, Dataset | None]):
-    """Figure 1c: of data that are images, the first examples that differ most, with class and SGD's → the other's score."""
+    """Figure 1c, for image data: the examples that differ most, with their class and both scores, SGD's → the other's."""
 
     def draw(*row):
         for ax, (_, each) in zip(row[:-1], row[-1].iterrows(), strict=False):
@@ -344,7 +347,7 @@ def most_table(found: Section, data: Mapping[str, Dataset | None]):
 
 
 def link_curve(found: Section):
-    """Attack success on an example over its memorization, each from models that the other did not use, with intervals."""
+    """Attack success on an example over its memorization, with intervals. Different models measure the two."""
 
     def draw(left, right, bins):
         for ax, who, colour, move in (

@@ -25,7 +25,7 @@ from samlib.paper.mixture import (
 from samlib.paper.parameters import Page
 from samlib.paper.style import GREY, REFERENCE, SAM, SGD, WIDTH, drawn
 
-RED_CLASS, BLUE_CLASS = "#B8325A", "#5A6FB5"  # as in the explorers; told apart by markers as well
+RED_CLASS, BLUE_CLASS = "#B8325A", "#5A6FB5"  # as in the explorers; markers distinguish the classes as well
 GRID = np.meshgrid(np.linspace(-3.4, 3.6, 281), np.linspace(-2.1, 2.1, 169))
 NAMES = {
     "error": "test error",
@@ -40,7 +40,7 @@ _Draws = Annotated[int, Field(ge=2, le=100_000)]
 
 
 class Parameters(Page):
-    """The page's parameters; `n_draws` test the claim, `map_draws` each setting of the map."""
+    """The page's parameters: `n_draws`, the draws that test the claim; `map_draws`, the draws for each setting of the map."""
 
     profiles: ClassVar = {"smoke": {"n_draws": 12, "map_draws": 4}, "paper": {"n_draws": 400, "map_draws": 100}}
     rho: Annotated[float, Field(gt=0, le=100)] = 1.0
@@ -85,7 +85,7 @@ def boundaries(mixture: Mixture, draw, fits: dict[str, Predictor]) -> Figure:
     mixture : Mixture
         The population.
     draw : (x, y, atypical)
-        One draw, as of `Mixture.sample`.
+        One draw, as `Mixture.sample` returns it.
     fits : dict of str to Predictor
         "SGD" and "SAM", fitted to the draw.
 
@@ -117,7 +117,7 @@ def remembered(frame: pd.DataFrame) -> Figure:
     Parameters
     ----------
     frame : DataFrame
-        As of `samlib.widgets.MemorizationExplorer.frame`.
+        What `samlib.widgets.MemorizationExplorer.frame` returns.
 
     Returns
     -------
@@ -181,12 +181,12 @@ def comparison(draws: PairedDraws) -> pd.DataFrame:
 
 @drawn
 def excess(curve: dict[int, PairedDraws], mixture: Mixture, rho: float) -> Figure:
-    """The excess over the Bayes error over the number of samples, its limits (dashed), and both yardsticks (dotted).
+    """The test error's excess over the Bayes error, by number of samples: its limits (dashed) and both yardsticks (dotted).
 
     Parameters
     ----------
     curve : dict of int to PairedDraws
-        By the number of samples in a draw.
+        From the number of samples in a draw to the draws.
     mixture : Mixture
         The population.
     rho : float
@@ -215,12 +215,12 @@ def excess(curve: dict[int, PairedDraws], mixture: Mixture, rho: float) -> Figur
 
 @drawn
 def by_count(results: dict[int, PairedDraws]) -> Figure:
-    """Over the number of atypical samples: both accuracies on the atypical cluster (left), their paired difference (right).
+    """Accuracy on the atypical cluster by number of atypical samples (left), and the paired difference (right).
 
     Parameters
     ----------
     results : dict of int to PairedDraws
-        By the number of atypical samples in a draw.
+        From the number of atypical samples in a draw to the draws.
 
     Returns
     -------
@@ -248,7 +248,7 @@ def failures(rows: list[dict], measure: str = "atypical_accuracy") -> Figure:
     Parameters
     ----------
     rows : list of dict
-        As of `failure_map`.
+        What `failure_map` returns.
     measure : str
         A key of `NAMES`.
 
@@ -259,7 +259,7 @@ def failures(rows: list[dict], measure: str = "atypical_accuracy") -> Figure:
     figure, axes = plt.subplots(figsize=(WIDTH, 0.2 * len(rows) + 2.2))
     tests, groups = pd.DataFrame([row[measure] for row in rows]), pd.Series([row["group"] for row in rows])
     place = np.arange(len(rows)) + 0.7 * (groups != groups.shift()).cumsum()  # a gap before each group
-    better = (tests["difference"] > 0) == (measure == "atypical_accuracy")  # of all others less is better
+    better = (tests["difference"] > 0) == (measure == "atypical_accuracy")  # for other measures, less is better
     clear = tests["low"] * tests["high"] > 0
     for label, which, colour in (
         ("SAM better, interval clear of 0", clear & better, SAM),
@@ -270,19 +270,19 @@ def failures(rows: list[dict], measure: str = "atypical_accuracy") -> Figure:
         axes.plot([], [], "o-", color=colour, mfc="white" if label == "not settled" else colour, label=label)
     axes.set_yticks(place, [f"{row['group']} = {row['setting']}" for row in rows], fontsize=8.5)
     axes.invert_yaxis()
-    axes.set_xlim(*np.clip(axes.get_xlim(), -1, 1))  # of 2 draws an interval may be longer than any difference
+    axes.set_xlim(*np.clip(axes.get_xlim(), -1, 1))  # with 2 draws, an interval may exceed any difference
     axes.set_xlabel(f"SAM - SGD: {NAMES[measure]}, {INTERVAL}")
     figure.legend(loc="outside upper center", ncols=3, fontsize=9)
     return figure
 
 
 def failure_table(rows: list[dict]) -> pd.DataFrame:
-    """The same map as numbers: differences of all measures, with the paired t of the atypical accuracy.
+    """The map of `failures` as a table: differences of all measures, and the paired t of the atypical accuracy.
 
     Parameters
     ----------
     rows : list of dict
-        As of `failure_map`.
+        What `failure_map` returns.
 
     Returns
     -------
@@ -298,14 +298,14 @@ def failure_table(rows: list[dict]) -> pd.DataFrame:
 
 
 def summary(few: PairedDraws, many: PairedDraws, rows: list[dict], mixture: Mixture, rho: float) -> str:
-    """The page's conclusion, every number and word of it from the runs.
+    """The page's conclusion. The runs give every number and every verdict in it.
 
     Parameters
     ----------
     few, many : PairedDraws
         Draws with few and with many samples.
     rows : list of dict
-        As of `failure_map`.
+        What `failure_map` returns.
     mixture : Mixture
         The population.
     rho : float

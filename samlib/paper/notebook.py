@@ -1,4 +1,4 @@
-"""A notebook's one line, `samlib.study(globals())`: parameters checked, and the frames of sections, measured or recorded."""
+"""`samlib.study(globals())`, a notebook's one line: it checks the parameters and gives frames, measured or recorded."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from samlib.paper.study import ablation_pairs, from_parameters, optimizer_pairs,
 from samlib.paper.style import dataset_title, model_title
 from samlib.runs import run_pairs
 
-# By the parameter that only such a notebook has.
+# Keyed by the parameter that only such a notebook has.
 MAKERS: dict[str, Callable[..., dict]] = {"changed": ablation_pairs, "optimizers": optimizer_pairs}
 RECORDED = ", recorded"
 
@@ -39,9 +39,9 @@ def study(namespace: Mapping[str, Any]) -> Study:
     Parameters
     ----------
     namespace : mapping
-        The notebook's `globals()`, where its parameters stand. `dataset` or `datasets`, `results` (a folder of records;
-        a page shows one that has as many models or more), and fields of an experiment. With `changed` these are ablations,
-        with `optimizers` many optimizers. Variables that are no parameter raise, so that a misspelt one is found.
+        The notebook's `globals()`, which hold its parameters: `dataset` or `datasets`, `results`, and fields of an experiment.
+        `results` is a folder of records; a page shows a record if it has at least as many models. `changed` asks for ablations,
+        `optimizers` for many optimizers. Any other public variable is an error, so a misspelt parameter is found.
 
     Returns
     -------
@@ -51,7 +51,7 @@ def study(namespace: Mapping[str, Any]) -> Study:
     Raises
     ------
     ParameterError
-        One sentence, for a parameter that there is not, or a value that is refused.
+        If a parameter is unknown or its value is refused; the message is one sentence.
 
     Examples
     --------
@@ -61,7 +61,7 @@ def study(namespace: Mapping[str, Any]) -> Study:
     """
     given = public_parameters(namespace)
     results, missing = given.pop("results", None), given.pop("missing", None)
-    given.pop("others", None)  # another study, which the ledger's page makes of them
+    given.pop("others", None)  # the ledger's page makes another study of these
     names = given.pop("datasets", None) or [Experiment.model_fields["dataset"].default]
     if isinstance(names, str) or not all(isinstance(name, str) for name in names):
         raise ParameterError("datasets must be a list of names of data sets.")
@@ -79,11 +79,11 @@ class Study:
     Attributes
     ----------
     experiments : dict
-        For each data set SGD's experiment and another; or for each setting of it such a pair.
+        For each data set, SGD's experiment and another one; with several settings, such a pair for each setting.
     name : str
-        Of the optimizer that SGD is compared with, as people write it.
+        The name of the optimizer that is compared with SGD, as people write it.
     missing : dict
-        Data sets that could not be had, and why.
+        Data sets that could not be obtained, and why.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class Study:
         self.name = next(e.optimizer for e in self._all(next(iter(experiments))) if e.optimizer != "sgd").upper()
 
     def _settings(self, dataset: str) -> dict[Any, dict[str, Experiment]]:
-        """The pairs of experiments of a data set; one of them alone has the key None."""
+        """The pairs of experiments of a data set, by setting. A single pair has the key None."""
         own: dict[Any, Any] = dict(self.experiments[dataset])
         return {None: own} if "sgd" in own else own
 
@@ -121,7 +121,7 @@ class Study:
 
     @functools.cache  # noqa: B019
     def shown(self, dataset: str) -> Path | None:
-        """The record that a page shows, of any seed; None where the live runs have more models."""
+        """The record that a page shows, of any seed. None if there is none, or if the live runs have more models."""
         recipe = self._recipes.get(dataset)
         path = records.largest(self.results, recipe.values()) if recipe else None
         path = path or self.record(dataset)
@@ -134,7 +134,7 @@ class Study:
         return path
 
     def about(self, dataset: str) -> dict[str, Any]:
-        """Where a page's numbers on a data set come from: as `records.provenance`, and `live`, whether models are trained."""
+        """Where a page's numbers on a data set come from: `records.provenance`, and `live`, False for a record."""
         return self._about(dataset, self.shown(dataset))
 
     @functools.cache  # noqa: B019
@@ -146,9 +146,9 @@ class Study:
         return {**records.provenance(runs for two in several for runs in two[:2]), "live": True}
 
     def frames(self, section: str, *, optional: bool = False) -> Section:
-        """The frames of a section for each data set, of its record or its live runs, whichever have more models.
+        """The frames of a section for each data set, from its record or its live runs, whichever has more models.
 
-        optional: whether a data set whose record or runs lack the section has no frames; else it raises.
+        optional: if a record or the live runs lack the section, give no frames for its data set; else raise ValueError.
         """
         shown = {dataset: self._frames(dataset, section, optional) for dataset in self.experiments}
         return Section(shown, {dataset: _title(dataset, self.about(dataset)) for dataset in shown}, self.name)
@@ -157,11 +157,11 @@ class Study:
         return self._from(dataset, section, self.shown(dataset), optional)
 
     def _own(self, section: str) -> dict[str, Frames]:
-        """The frames of the experiments themselves, though a record have more models."""
+        """The frames of these very experiments, even if a record of others has more models."""
         return {dataset: self._from(dataset, section, self.record(dataset)) for dataset in self.experiments}
 
     def _from(self, dataset: str, section: str, path: Path | None, optional: bool = False) -> Frames:
-        """The frames in a record; without one, of an earlier measurement of the live runs, or measured now."""
+        """The frames in a record. Without a record, the frames of the live runs: those measured before, or measured now."""
         if path:
             if (kept := records.load(path, section)) or optional:
                 return kept
@@ -180,7 +180,7 @@ class Study:
         return kept
 
     def ledger(self) -> pd.DataFrame:
-        """`claims.ledger_of` these data sets, each followed by its records in `results`, from the frames of all sections."""
+        """The ledger (`claims.ledger_of`) of these data sets. Each is followed by its other records in `results`."""
         effects = {column: self._effects(column, path) for column, path in self._paths().items()}
         names = list(dict.fromkeys(map(_dataset, effects)))
         order = sorted(effects, key=lambda column: names.index(_dataset(column)))
@@ -188,7 +188,7 @@ class Study:
         return claims.ledger_of({k: effects[k] for k in order}, {k: claims.cost(about[k]) for k in order})
 
     def _effects(self, column: str, path: Path | None) -> pd.DataFrame:
-        """The effects that decide a column's claims: of its record, or measured."""
+        """The effects that decide the claims of a column (a data set or a record): read from its record, or measured."""
         if path:
             parts = [records.load(path, section) for section in (*claims.SECTIONS, "lengths")]
         else:
@@ -196,20 +196,20 @@ class Study:
         return pd.concat([part["effects"] for part in parts if "effects" in part])
 
     def sources(self) -> dict[str, dict[str, Any]]:
-        """Where the numbers of each data set's experiments come from, and of each other record in `results`."""
+        """For each column of the ledger, where its numbers come from: as `about`."""
         return {column: self._about(column, path) for column, path in self._paths().items()}
 
     def largest(self) -> list[str]:
-        """Columns of `ledger`: of each data set the one of most models."""
+        """Columns of `ledger`: for each data set, the one with the most models."""
         return self._most(self.sources(), _dataset)
 
     def independent(self) -> list[str]:
-        """Those of `largest` that stand on different real data: known by name, not generated, and no two on the same images."""
+        """Those of `largest` with different real data: known by name, not generated, and no two with the same images."""
         real = [name for name in self.largest() if _dataset(name) in NAMES and _dataset(name) not in claims.GENERATED]
         return self._most(real, lambda column: PUBLISHED[_dataset(column)].get("of", _dataset(column)))
 
     def _most(self, columns: Iterable[str], what: Callable[[str], str]) -> list[str]:
-        """Of the columns that are the same data by `what`, the one of most models."""
+        """Of the columns with the same `what` (the data), the one with the most models."""
         best: dict[str, str] = {}
         models = {column: sum(about["models"]) for column, about in self.sources().items()}
         for column in columns:
@@ -217,7 +217,7 @@ class Study:
         return list(best.values())
 
     def repeated(self) -> Section:
-        """Of each run of `largest` that was repeated with other base seeds: its frame of effects, and theirs ("seeds")."""
+        """For each run of `largest` that was repeated with other base seeds: its frame "effects", and theirs, "seeds"."""
         paths, found, titles = self._paths(), {}, {}
         for column in self.largest():
             dataset, path = _dataset(column), paths[column]
@@ -235,7 +235,7 @@ class Study:
         return {dataset: self.record(dataset) for dataset in self.experiments} | self._others()
 
     def _others(self) -> dict[str, Path]:
-        """Records in `results` of such pairs that are not those of the data sets themselves, each with its column's name."""
+        """The other records in `results` of the same two optimizers, keyed by the names of their columns."""
         own, found = {self.record(dataset) for dataset in self.experiments}, {}
         for path, about in records.records(self.results).items():
             first, optimizers = (
@@ -248,7 +248,7 @@ class Study:
         return found
 
     def verdict(self, *wanted: str) -> cards.Shown:
-        """A card for each of some claims, with a row for each data set, from the effects of the sections that decide them."""
+        """A card for each wanted claim, with a row for each data set. The claims' sections give the effects."""
         rows = [self._rows(dataset, wanted) for dataset in self.experiments]
         return cards.cards(pd.concat(rows), name=self.name)
 
@@ -265,7 +265,7 @@ class Study:
         return dataset_of(xr.Dataset(attrs={"experiment": experiment, "data_checksum": about["data_checksum"]}))
 
     def origin(self) -> Markdown:
-        """A line a data set on where its numbers come from. Its metadata `runs` is what captions say of the same."""
+        """A line for each data set on where its numbers come from. The metadata `runs` say the same, shorter, for captions."""
         said, short = [], []
         for dataset in self.experiments:
             about, title = self.about(dataset), dataset_title(dataset)
@@ -294,14 +294,14 @@ class Study:
 def record(pair: Pair, folder: str | os.PathLike, *, signals: bool = False) -> Path:
     """Measure every section of a pair of runs, and keep the frames as a record in a folder; returns its path.
 
-    signals: whether to keep which models were right on what as well.
+    signals: whether to keep also which model was right on which example.
     """
     frames = {section: measure(section, pair) for section in (*claims.SECTIONS, "subclasses")}
     return records.save(folder, frames, records.provenance(pair[:2]), pair if signals else None)
 
 
 def record_ablations(folder: str | os.PathLike, **parameters) -> Path:
-    """Run `ablation_pairs(**parameters)` and keep what the page of ablations reads as a record in a folder."""
+    """Run `ablation_pairs(**parameters)`, and keep the frames for the page of ablations as a record in a folder."""
     settings: dict[Any, dict[str, Experiment]] = dict(ablation_pairs(**parameters))
     pairs = {key: align(runs) for key, runs in run_pairs(settings).items()}
     return save_ablations(folder, pairs, parameters)
@@ -315,7 +315,7 @@ def save_ablations(folder: str | os.PathLike, pairs: Mapping[Any, Pair], paramet
 
 
 def _title(dataset: str, about: Mapping[str, Any]) -> str:
-    """Data set, networks and models, as they stand over a panel."""
+    """The title over a panel: data set, network and numbers of models."""
     network, models = model_title(about["experiments"][0]["model"]), " + ".join(map(str, about["models"][:2]))
     return f"{dataset_title(dataset)}: {network}, {models}"
 
@@ -326,7 +326,7 @@ def _dataset(column: str) -> str:
 
 
 def measure(section: str, runs: Any) -> Frames:
-    """What a section measures of a pair, or of many settings (kind, value); "lengths" takes those of the kind "epochs"."""
+    """Call a section's `measure` on a pair, or on pairs by (kind, value). "lengths" takes only the kind "epochs"."""
     if section == "lengths":
         own = {value: pair for (field, value), pair in runs.items() if field == "epochs"}
         first = next(iter(runs.values()))
@@ -336,7 +336,7 @@ def measure(section: str, runs: Any) -> Frames:
 
 @functools.cache
 def _code() -> str:
-    """A digest of the library: what other code measured is not taken for today's."""
+    """A digest of the library's code. Frames that other code measured are not used again."""
     root, digest = Path(__file__).parents[1], hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())

@@ -1,7 +1,7 @@
-"""Other optimizers and architectures beside SGD (Table 3; C14), and what pages of many settings share.
+"""Other optimizers and architectures compared with SGD (Table 3; C14), and what pages of many settings share.
 
-An optimizer is compared with SGD only where both fit the training examples about equally well: how much leaks depends on how
-far training went.
+An optimizer is compared with SGD only if both fit the training examples about equally well, since leakage depends on how far
+training went.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from samlib.paper.tables import table as shown_table
 
 ACCURACY, AUC, AUC_LIRA, MEMORIZATION = "test accuracy", "AUC, confidence", "AUC, LiRA online", "mean memorization"
 MEASURES = (ACCURACY, MEMORIZATION, AUC, AUC_LIRA)
-PATTERN = {ACCURACY: 0.002, AUC: 0.005, AUC_LIRA: 0.005}  # what C14 says rises, and the smallest rise that counts
-COMPARABLE = 2  # times SGD's train loss, or a part of it: beyond, an optimizer is not compared
+PATTERN = {ACCURACY: 0.002, AUC: 0.005, AUC_LIRA: 0.005}  # what rises by C14, and the smallest rise that counts
+COMPARABLE = 2  # an optimizer is compared if its train loss and SGD's are within this factor
 TITLES = {
     "rho": "rho",
     "subset_fraction": "subset fraction",
@@ -210,13 +210,13 @@ def under_title(stores: pd.DataFrame, dataset: str) -> str:
 
 
 def settings_table(stores: pd.DataFrame):
-    """The frame "stores" to read."""
+    """The frame "stores" as a table, with rounded numbers."""
     digits = {TRAIN_LOSS: "{:.2g}", "train accuracy": "{:.3f}", ACCURACY: "{:.3f}", "core seconds": "{:.0f}"}
     return stores.assign(**{name: stores[name].map(form.format) for name, form in digits.items()}).style
 
 
 def label(value: Any) -> str:
-    """A setting in a word or a number, as text."""
+    """A setting's value as text: a word or a number."""
     if isinstance(value, bool):
         return "on" if value else "off"
     return value if isinstance(value, str) else f"{value:g}"

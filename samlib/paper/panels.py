@@ -59,7 +59,7 @@ def multiples(
     Returns
     -------
     Figure or Markdown
-        A sentence where no data set can be shown.
+        A sentence if no data set can be shown.
     """
     ready = {dataset: frames for dataset, frames in found.items() if all(len(frames[name]) for name in needs)}
     left_out = [dataset_title(dataset) for dataset in found if dataset not in ready]
@@ -89,7 +89,7 @@ def multiples(
 
 
 def not_shown(datasets: Iterable[str]) -> Markdown:
-    """What stands in a picture's or a table's place."""
+    """The sentence in place of a picture or a table that cannot be shown."""
     names = listed([dataset_title(dataset) for dataset in datasets])
     return Markdown(
         f"*Not shown on {names}: these runs are too small for it, or their data are not at hand or lack it.*"
@@ -116,9 +116,9 @@ def comparisons(
 ):
     """A row for each data set: both optimizers' values, and beside them the difference with its interval.
 
-    pick: from the frame to its rows to draw (sgd, sam, difference, low, high). at: from these to their places on the
-    horizontal axis; None: one below the other, with their names. axis: what is set on both axes. band: the smallest difference
-    that counts, shaded around 0. options: of `multiples`.
+    pick: function from the frame to the rows to draw (sgd, sam, difference, low, high). at: function from these rows to their
+    places on the horizontal axis; None draws them one below the other, with their names. axis: settings of both axes. band: the
+    smallest difference that counts, shaded around 0. options: those of `multiples`.
     """
 
     def draw(left, right, whole):
@@ -143,7 +143,7 @@ def comparisons(
 def histograms(found: Section, frame: str, column: str, filled: dict, outlined: dict, xlabel: str, **options):
     """A row for each data set, SGD beside the other: shares by bin, some filled and others outlined.
 
-    filled, outlined: from a label to a function that picks the rows of an optimizer.
+    filled, outlined: from a label to a function that picks rows out of those of one optimizer.
     """
 
     def draw(*axes_and_rows):
@@ -171,13 +171,13 @@ def stairs(ax: Axes, part: pd.DataFrame, column: str, **style) -> None:
 
 
 def scroll(table, said: str) -> Markdown:
-    """A wide or long table in a box that says that it scrolls, and that the keyboard reaches."""
+    """Put a wide or long table into a box that scrolls and can be reached by keyboard. A line above says that it scrolls."""
     box = '<div class="samlib-scroll" role="region" tabindex="0" aria-label="{}">\n\n{}\n\n</div>'
     return Markdown(f"*{said} The table scrolls.*\n\n" + box.format(said, table.to_html()))
 
 
 def image(ax: Axes, x: np.ndarray, said: str, colour: str | None = None) -> None:
-    """A picture with words below it; in a frame if it has a colour."""
+    """A picture with words below it, and with a frame if a colour is given."""
     ax.imshow(x, cmap="gray_r" if x.ndim == 2 else None, interpolation="nearest")
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set(visible=colour is not None, color=colour, linewidth=2.2)
@@ -191,7 +191,7 @@ def classes_of(data: Dataset | None, labels) -> list[str]:
 
 
 def across(found: Section, frame: str, column: str, form: str = "{:+.2f}"):
-    """One column of a frame, with its interval where it has one: a column for each data set."""
+    """A table of one column of a frame, with intervals if there are any. It has a column for each data set."""
     rows = found.stacked(frame)
     if rows.empty:
         return not_shown(found)
@@ -223,9 +223,9 @@ def sign(row: pd.Series | Mapping[str, float]) -> int:
 
 
 def contrasts(found: Section, frame: str, rows: Mapping[Any, str], digits: int = 3) -> Markdown:
-    """A sentence for each row of a frame: on which data sets the difference is above 0, below, and not told apart.
+    """A sentence for each row of a frame: on which data sets the difference is above 0, below 0, or not told apart from 0.
 
-    rows: from a key of the frame's index to what the sentence calls it.
+    rows: from a key of the frame's index to its name in the sentence.
     """
     said = []
     for key, what in rows.items():
@@ -242,7 +242,7 @@ def contrasts(found: Section, frame: str, rows: Mapping[Any, str], digits: int =
 
 
 def told(found: Section, what: str) -> Markdown:
-    """The sentences of `told.toml` on two rows of a section: for which data sets which signs come together."""
+    """The sentences of `told.toml` on two rows of a section. One sentence covers all data sets with the same pair of signs."""
     telling = _TOLD[what]
     groups: dict[tuple, list[str]] = {}
     for dataset, frames in found.items():
@@ -258,7 +258,7 @@ def told(found: Section, what: str) -> Markdown:
 
 
 def _sign_in(frame: pd.DataFrame, row: str | list[str]) -> str | None:
-    """What `told.toml` has for a row: one of SIGNS, or "small"; None where there is none. Of "effects" by the claim's verdict."""
+    """One of SIGNS or "small" for a row of a frame, None if there is no such row. In a frame "effects" the verdict decides it."""
     key = tuple(row) if isinstance(row, list) else row
     if key not in frame.index or frame.loc[key].isna().any():
         return None

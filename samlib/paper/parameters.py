@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Page(BaseModel):
-    """A page's parameters. One that is None takes the profile's value, of `profiles`, or else its default."""
+    """A page's parameters. If one is None, it takes the profile's value from `profiles`, or else its default."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
     profiles: ClassVar[dict[str, dict[str, Any]]] = {}

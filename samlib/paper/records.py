@@ -1,8 +1,7 @@
-"""Frames on disk: what a reader sees without training, and what a page need not measure twice.
+"""Records keep frames on disk: a reader sees them without training, and a page need not measure them twice.
 
 A record is a folder. `about.json` has the provenance and a digest of every file; `<section>.<frame>.parquet` are the frames.
-Where it was asked for, `signals.zarr.zip` says which model was right on what, so that memorization and influence can be computed
-again.
+An optional `signals.zarr.zip` says which model was right on which example. It suffices to compute memorization and influence.
 """
 
 from __future__ import annotations
@@ -40,13 +39,13 @@ LABELS = ("label", "test_label", "subclass", "test_subclass")
 
 
 def identity(experiments: Iterable[Experiment]) -> str:
-    """16 hex digits that stand for experiments and their numbers of models, in any order."""
+    """A digest, 16 hex digits, of experiments and their numbers of models. Their order does not matter."""
     text = json.dumps(sorted({(e.key, e.n_models) for e in experiments}))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def provenance(runs: Iterable[xr.Dataset]) -> dict[str, Any]:
-    """What a record says of the runs that it came from."""
+    """The provenance of runs, for a record: experiments, data, machines, time and version."""
     runs = {each.attrs["key"] + str(each.sizes["model"]): each for each in runs}.values()
     first = next(iter(runs)).attrs
     return {
@@ -66,9 +65,10 @@ def provenance(runs: Iterable[xr.Dataset]) -> dict[str, Any]:
 def save(
     folder: str | os.PathLike, frames: Mapping[str, Frames], about: Mapping[str, Any], signals: Pair | None = None
 ) -> Path:
-    """Write frames, by section and name, as a record in `folder`; sections that are there already are replaced or kept.
+    """Write frames, by section and name, as a record in `folder`, and return the record's path.
 
-    Returns the record's path. It appears whole: a process that is killed leaves nothing half written.
+    Frames replace those of the same name in an existing record; its other frames stay. A killed process leaves no
+    half-written record.
     """
     experiments = [Experiment(**fields) for fields in about["experiments"]]
     name = Path(experiments[0].dataset).name
@@ -96,7 +96,7 @@ def save(
 
 
 def find(folder: str | os.PathLike | None, experiments: Iterable[Experiment]) -> Path | None:
-    """The record of these experiments in a folder, or None. Of one's own data, where they are here, it must be the same."""
+    """The record of these experiments in a folder, or None. If your own data are here, it must be a record of the same data."""
     if folder is None:
         return None
     experiments = list(experiments)
@@ -105,7 +105,7 @@ def find(folder: str | os.PathLike | None, experiments: Iterable[Experiment]) ->
 
 
 def largest(folder: str | os.PathLike | None, experiments: Iterable[Experiment]) -> Path | None:
-    """The record of most models among those of these experiments, of any seed and number of models; None without one."""
+    """The record of these experiments that has the most models, with any seed; None if there is no record."""
     experiments, found = list(experiments), {}
     for path, about in records(folder).items():
         keys = {e.but(seed=about["experiments"][0]["seed"]).key for e in experiments}
@@ -115,13 +115,13 @@ def largest(folder: str | os.PathLike | None, experiments: Iterable[Experiment])
 
 
 def records(folder: str | os.PathLike | None) -> dict[Path, dict[str, Any]]:
-    """All records in a folder, with what each says of itself."""
+    """All records in a folder: from the path of each to the contents of its `about.json`."""
     paths = sorted(path.parent for path in as_path("folder", folder).glob(f"*/{ABOUT}")) if folder else []
     return {path: read_about(path) for path in paths}
 
 
 def incomplete(folder: str | os.PathLike | None) -> Markdown:
-    """Say which fixed runs lack models: of each pack of groups in the records' folder, how many are there."""
+    """List the fixed runs that lack models, and how many models each has in the packs below the records' folder."""
     there, fixed = dict[str, set[int]](), dict[str, tuple[str, int]]()
     for path in sorted((as_path("folder", folder) / "groups").glob("*.npz")) if folder else ():
         with opened(path, "is damaged") as file:
@@ -135,7 +135,7 @@ def incomplete(folder: str | os.PathLike | None) -> Markdown:
 
 
 def read_about(path: Path) -> dict[str, Any]:
-    """What a record says of itself. Raises ValueError where this version would not train its experiments again."""
+    """Read a record's `about.json`. Raises ValueError if it is damaged, or if this version would train other experiments."""
     try:
         about = json.loads((path / ABOUT).read_text())
         experiments = [Experiment(**fields) for fields in about["experiments"]]
@@ -147,14 +147,14 @@ def read_about(path: Path) -> dict[str, Any]:
 
 
 def load(path: Path, section: str) -> Frames:
-    """The frames of a section in a record, none where it has none. Raises ValueError for a file that was changed."""
+    """The frames of a section in a record; empty if it lacks the section. Raises ValueError if a file was changed."""
     digests = read_about(path)["files"]
     names = [name for name in digests if name.startswith(f"{section}.") and name.endswith(".parquet")]
     return {name.split(".")[1]: pd.read_parquet(_checked(path / name, digests)) for name in names}
 
 
 def load_signals(path: Path) -> Pair:
-    """The runs of a record as a pair with `member`, `correct` and `test_correct` alone."""
+    """The runs of a record as a pair: only `member`, `correct`, `test_correct`, and each model's loss and accuracies."""
     about = read_about(path)
     with zarr.storage.ZipStore(_checked(path / SIGNALS, about["files"]), mode="r") as store:
         whole = xr.open_zarr(store, consolidated=False).load()
@@ -171,7 +171,7 @@ def load_signals(path: Path) -> Pair:
 
 
 def _save_signals(path: Path, pair: Pair) -> None:
-    """Eight models a byte, an example's models side by side, SAM's as where they differ from SGD's: half the bytes."""
+    """Write the boolean signals with eight models in a byte. SAM's are stored as XOR with SGD's, which halves the file."""
     sgd, sam = pair[:2]
     arrays = (
         {"member": sgd["member"]}
@@ -215,7 +215,7 @@ def _checked(path: Path, digests: Mapping[str, str]) -> Path:
 
 
 def _of_its_data(path: Path, experiment: Experiment) -> bool:
-    """Whether a record is of the data that are here. Data sets known by name have one content."""
+    """Whether a record was made from the data that are here. True for data sets known by name, and if data cannot be loaded."""
     if experiment.dataset in NAMES:
         return True
     try:

@@ -10,7 +10,7 @@ from samlib.paper.frames import Section
 from samlib.paper.panels import listed, multiples
 from samlib.paper.style import INK, dataset_title
 
-BAND = 2  # standard errors, within which about 95 of 100 estimates lie if nothing but chance moves them
+BAND = 2  # standard errors; if only chance moves estimates, about 95 of 100 lie within
 MARKS = "osD^v"
 
 
@@ -20,13 +20,13 @@ def apart(repeated: Section) -> Section:
     Parameters
     ----------
     repeated : Section
-        Of each data set the frames "effects" and "seeds", as `Study.repeated` gives them.
+        For each data set the frames "effects" and "seeds", as `Study.repeated` gives them.
 
     Returns
     -------
     Section
-        For each data set the frame "seeds": seed, claim, apart. The error is that part which models bring, in both runs: the
-        examples are the same.
+        For each data set the frame "seeds": seed, claim, apart. Only models contribute to the standard error, those of both
+        runs, since the examples are the same.
     """
     rows = {}
     for dataset, frames in repeated.items():
@@ -63,7 +63,7 @@ def other_seeds(found: Section):
 
 
 def moved(found: Section) -> Markdown:
-    """Which claims every other seed moves beyond the band, to the same side."""
+    """Which claims all other seeds move beyond the band, and to the same side."""
     said = []
     for dataset, frames in found.items():
         apart = frames["seeds"].groupby("claim")["apart"]

@@ -1,6 +1,6 @@
-"""What many sets of models say at once: their memorization, and their influence on a test point.
+"""Memorization, and influence on a test point, by many sets of models at once.
 
-Sets are of whole groups of models, so the models are counted once for each group and never for each set.
+A set consists of whole groups of models. So models are counted once for each group, not for each set.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from samlib.paper.crossfit import PARTITIONS
 
 
 class Models(NamedTuple):
-    """Both runs in the order of their numbers, so that no statistic depends on the order in which they came.
+    """Both runs, sorted by the numbers of models, examples and test points, so no statistic depends on their first order.
 
-    correct (2, models, examples), test_correct (2, models, tests), member (models, examples), all bool; then the labels and
-    the numbers of examples and test points, and the numbers of the models.
+    correct (2, models, examples), test_correct (2, models, tests) and member (models, examples) are bool. label (examples,) and
+    test_label (tests,) are classes. model, example and test are numbers.
     """
 
     correct: np.ndarray
@@ -32,7 +32,7 @@ class Models(NamedTuple):
 
 
 def models_of(pair: Pair) -> Models:
-    """What influence is estimated from."""
+    """The `Models` of a pair, from which influence is estimated."""
     both = [
         runs[["correct", "test_correct", "member"]].sortby(["model", "example", "test"]).load() for runs in pair[:2]
     ]
@@ -44,10 +44,10 @@ def models_of(pair: Pair) -> Models:
 
 
 def dealt(n_groups: int, parts: int) -> tuple[np.ndarray, np.ndarray]:
-    """Groups dealt to equal parts, PARTITIONS times: the sets kept, and the groups inside each part.
+    """Split groups into equal parts, PARTITIONS times. Returns kept and inside.
 
-    kept: bool (partitions, parts, size + 1, groups), a whole part, then the part without each of its groups in turn.
-    inside: int (partitions, parts, size), which groups these are, from 0.
+    kept: bool (partitions, parts, size + 1, groups), first the whole part, then the part without each of its groups in turn.
+    inside: int (partitions, parts, size), the groups in each part, from 0.
     """
     deals, size = partitions(n_groups, parts, PARTITIONS)[:PARTITIONS], n_groups // parts
     inside = np.argsort(deals, 1, kind="stable").reshape(-1, parts, size)
@@ -57,9 +57,9 @@ def dealt(n_groups: int, parts: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Influences:
-    """Influence on one test point at a time, by many sets of models that are whole groups.
+    """Influence on one test point at a time, by many sets of models. A set consists of whole groups.
 
-    kept: bool (sets, groups); group: int (models,), 1 to the number of groups; member: bool (models, examples).
+    kept: bool (sets, groups), the groups in each set. group: int (models,), from 1. member: bool (models, examples).
     """
 
     def __init__(self, kept, group, member):
@@ -72,17 +72,20 @@ class Influences:
         self.scale = np.divide(1, sides, out=np.zeros_like(sides), where=sides > 0)
 
     def __call__(self, correct: np.ndarray) -> np.ndarray:
-        """Influences float32 (sets, examples) on a test point that models get right (models,); 0 where there is no estimate."""
+        """Influences float32 (sets, examples) on a test point; 0 if there is no estimate.
+
+        correct: (models,), whether each model is right on the test point, or a mean over optimizers.
+        """
         right = self.one * correct.astype(np.float32)
         counts = np.concatenate([right @ self.member, self.seen])
         weights = [self.models[:, None] * self.kept, -(self.kept @ right.sum(1))[:, None] * self.kept]
-        value = np.concatenate(weights, 1) @ counts  # whole numbers, so that no influence is 0
+        value = np.concatenate(weights, 1) @ counts  # sums are exact, so an absent influence is exactly 0
         value *= self.scale
         return value
 
 
 def memorization_by(kept, group, correct, member) -> np.ndarray:
-    """`estimators.memorization` by many sets of models that are whole groups: (sets, examples), NaN where there is none.
+    """`estimators.memorization` by many sets of whole groups of models: (sets, examples), NaN if there is no estimate.
 
     correct: (models, examples), or a mean over optimizers.
     """
@@ -96,6 +99,6 @@ def memorization_by(kept, group, correct, member) -> np.ndarray:
 
 
 def without_each(values: np.ndarray, axis: int) -> np.ndarray:
-    """Sums over an axis, with all of it and without each of its places: the axis grows by one."""
+    """Sums over an axis: first over all of it, then without each place in turn. The axis grows by one."""
     total = values.sum(axis, keepdims=True)
     return np.concatenate([total, total - values], axis)

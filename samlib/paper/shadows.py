@@ -1,4 +1,4 @@
-"""How well attacks do with the first so many of a run's models: each once the target, the others its shadows."""
+"""How well attacks do with the first n models of a run. Each model is the target once; the others are its shadows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from samlib.paper.style import INK, dataset_title
 ATTACKS = ("LiRA offline", "LiRA online", "RMIA offline", "RMIA online", "BASE")
 SHOWN = ("LiRA online", "RMIA offline", "BASE")  # of the figure
 FEWEST = 8
-NEAR = 0.005  # an AUC this near to that with all models counts as reached: the smallest effect of C2
+NEAR = 0.005  # an AUC this near to the AUC with all models counts as reached; the smallest effect of C2
 RATE = 0.001
 AUC, TPR = "AUC", f"TPR at {RATE:.1%} FPR"
 
@@ -33,7 +33,7 @@ def measure(pair: Pair) -> Frames:
     -------
     dict of DataFrame
         "shadows" (models, attack, measure): sgd, sam, difference, and the ends low and high of its interval. The measures
-        are the AUC, and the TPR at a rate where that allows enough false positives.
+        are the AUC and, if there are enough false positives, the TPR at RATE.
     """
     n_models, rows = pair.sgd.sizes["model"], {}
     numbers = [n for n in (FEWEST * 2**i for i in range(30)) if n < n_models] + [n_models]
@@ -44,7 +44,7 @@ def measure(pair: Pair) -> Frames:
         except ValueError:  # too few models for any example
             continue
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "(?s).*are left out")  # of few models, and the page says so
+            warnings.filterwarnings("ignore", "(?s).*are left out")  # with few models; the page says so
             found = [attack_scores(runs, ATTACKS) for runs in first]
         for attack in ATTACKS:
             (sgd, sam), member = (each.scores[attack] for each in found), found[0].member
@@ -78,7 +78,7 @@ def shadow_curves(found: Section, measure: str = AUC):
 
 
 def enough(found: Section) -> Markdown:
-    """How few models bring each attack near to the AUC that it has with all of them, for both optimizers."""
+    """The fewest models with which each attack's AUC is near its AUC with all models, for both optimizers."""
     said = []
     for dataset, frames in _of(found, AUC).items():
         rows, least = frames["shadows"], []
@@ -94,7 +94,7 @@ def enough(found: Section) -> Markdown:
 
 
 def _of(found: Section, measure: str) -> Section:
-    """The rows of a measure; none for a data set whose record or models lack it."""
+    """The rows of one measure. A data set without them gets an empty frame."""
     rows = {}
     for dataset, frames in found.items():
         whole = frames.get("shadows", pd.DataFrame())

@@ -14,7 +14,7 @@ from samlib.paper.frames import EACH, Frames, table
 from samlib.paper.style import GREY, REFERENCE, SAM, SGD, dataset_title, drawn
 from samlib.sharpness import AT_RHO, EFFORT, GRID, Landscape, Landscapes, descent, valley, valley_eigenvalue
 
-START, RADIUS, RATE, STEPS = (2.4, 0.8), 0.3, 0.05, 200  # of the two-weight net: large enough to be seen
+START, RADIUS, RATE, STEPS = (2.4, 0.8), 0.3, 0.05, 200  # of the two-weight net; large enough to be visible
 STEP, WHOLE, CURVATURE = "rise along a batch's gradient", "rise along the whole gradient", "largest eigenvalue"
 GRADIENT = "norm of the whole gradient"
 FEWEST = EFFORT["mlp"].models
@@ -32,7 +32,7 @@ def measure(found: Landscapes) -> Frames:
     Returns
     -------
     dict of DataFrame
-        "sharpness" (measure): sgd, sam, difference and its interval over pairs. "flatness": the same figures of each pair.
+        "sharpness" (measure): sgd, sam, difference and its interval over pairs. "flatness": the same numbers for each pair.
         "landscape": direction, distance, optimizer, and the mean, lowest and highest rise. "about": one row.
     """
     both = {"sgd": found.sgd, "sam": found.sam}
@@ -59,7 +59,7 @@ def measure(found: Landscapes) -> Frames:
 
 
 def _figures(one: Landscape) -> dict[str, np.ndarray]:
-    """Each measure of the models of one optimizer (models,)."""
+    """Each measure of the models of one optimizer: from its name to an array (models,)."""
     return {
         STEP: one.batches[:, AT_RHO],
         WHOLE: one.ascent[:, AT_RHO],
@@ -122,7 +122,7 @@ def two_passes_sentence() -> str:
 
 @drawn
 def loss_around(frames: Frames):
-    """How the loss rises around the models: in three directions, and at one distance for each pair; bands hold every model."""
+    """How the loss rises around the models: in three directions, with bands over all models; and sharpness of each pair."""
     about, landscape, flatness = frames["about"].iloc[0], frames["landscape"], frames["flatness"]
     figure, axes = panels(4, 3.0, width_ratios=(2.6, 1, 1, 1))
     for who, colour, label in (("sgd", SGD, "SGD"), ("sam", SAM, about["name"])):
@@ -153,7 +153,7 @@ def loss_around(frames: Frames):
 
 
 def sharpness_table(frames: Frames):
-    """ "sharpness" to three digits each, since the measures differ by orders of magnitude."""
+    """The frame "sharpness" with three digits for each value, since the measures differ by orders of magnitude."""
     frame = frames["sharpness"]
     shown = frame[["sgd", "sam"]].map("{:.3g}".format).set_axis(["SGD", frames["about"]["name"].iloc[0]], axis=1)
     shown["difference"] = frame["difference"].map("{:+.2g}".format)
@@ -162,7 +162,7 @@ def sharpness_table(frames: Frames):
 
 
 def sharpness_sentence(frames: Frames) -> str:
-    """Is the other optimizer flatter: by its own step on a batch, by the same on all examples, and by curvature?"""
+    """Are the other optimizer's models flatter? By three measures: its step on a batch, its step on all examples, curvature."""
     about, frame = frames["about"].iloc[0], frames["sharpness"]
     norms = frames["flatness"].query("measure == @GRADIENT")[["sgd", "sam"]]
     name, pairs, unscaled = about["name"], len(norms), about["rho"] * (norms**2).mean()

@@ -1,6 +1,6 @@
 """The paper's own settings: its profiles, its ablations, and the experiments that a notebook's parameters ask for.
 
-The values stand in `study.toml` beside this file.
+The values are in `study.toml`, beside this file.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PROFILES: dict[str, dict[str | None, dict[str, Any]]] = {
     profile: {None if name == "*" else name: changed for name, changed in sets.items()}
     for profile, sets in _VALUES["profiles"].items()
 }
-NO_PART = {"norm": WITHOUT_NORM, "augment": ("mlp",)}  # models without such a field; an mlp's data may be no images
+NO_PART = {"norm": WITHOUT_NORM, "augment": ("mlp",)}  # models without the field; an mlp's data need not be images
 SHARPNESS_AWARE = ("sam", "asam", "gsam", "looksam", "friendlysam")
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -44,17 +44,18 @@ def optimizer_pairs(
     architectures : list of str, optional
         Other models, on which SGD is compared with SAM.
     **fields
-        Fields of `Experiment`. `rho` is SAM's radius; an optimizer that measures it otherwise takes `RADIUS` times it.
+        Fields of `Experiment`. `rho` is SAM's radius. An optimizer with another scale of radius takes rho times its factor in
+        `RADIUS`.
 
     Returns
     -------
     dict
-        A `pair` for each optimizer, by its name, and for each architecture, as "sam, cnn".
+        A `pair` for each optimizer, keyed by its name, and for each architecture, keyed as "sam, cnn".
 
     Raises
     ------
     ValueError
-        If a list is none or holds an unknown name, and as `pair` does.
+        If an argument is not a list of known names, and as `pair` does.
 
     Examples
     --------
@@ -126,7 +127,7 @@ def in_profile(profile: str, dataset: str = "location30") -> dict[str, Any]:
     profile : str
         A key of `PROFILES`.
     dataset : str
-        A data set's name, or the path of a folder of your own, which is known by the folder's name.
+        A data set's name, or the path of your own data. Only the last part of a path counts.
 
     Returns
     -------
@@ -194,7 +195,7 @@ def from_parameters(
     namespace : mapping
         The notebook's `globals()`. A variable that is None counts as left out.
     ignore : container of str
-        Variables that are no parameters of an experiment.
+        Variables that are not parameters of an experiment.
     make : callable
         What makes the experiments of the parameters: `pair`, `optimizer_pairs` or `ablation_pairs`.
 
@@ -206,7 +207,7 @@ def from_parameters(
     Raises
     ------
     ParameterError
-        If there is no such parameter or it has a wrong value; the message is one sentence.
+        If a parameter is unknown or has a wrong value; the message is one sentence.
 
     Examples
     --------
@@ -231,7 +232,7 @@ def check_parameters(namespace: Mapping[str, Any], model: type[Model], *, ignore
     model : type
         The pydantic model of its parameters, with `extra="forbid"`.
     ignore : container of str
-        Variables that are no parameters.
+        Variables that are not parameters.
 
     Returns
     -------
@@ -241,7 +242,7 @@ def check_parameters(namespace: Mapping[str, Any], model: type[Model], *, ignore
     Raises
     ------
     ParameterError
-        If there is no such parameter or it has a wrong value; the message is one sentence.
+        If a parameter is unknown or has a wrong value; the message is one sentence.
 
     Examples
     --------
@@ -288,7 +289,7 @@ def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _settings(profile: str, given: dict[str, Any]) -> list[dict[str, Any]]:
-    """The fields of each experiment that a profile plans on one data set, completed by the given ones."""
+    """The fields of each experiment that a profile plans on one data set. The given fields replace the profile's."""
     dataset = given.get("dataset", Experiment.model_fields["dataset"].default)
     own = {name: value for name, value in in_profile(profile, dataset).items() if name not in given}
     several = [value if isinstance(value, list) else [value] for value in own.values()]

@@ -1,4 +1,4 @@
-"""One look for every figure: colour-blind safe, the same colours for SGD and SAM everywhere, text that reads at book width."""
+"""The look of every figure: safe colours for colour-blind readers, always the same for SGD and SAM, and legible text."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from matplotlib.figure import Figure
 SGD, SAM, REFERENCE = "#0072B2", "#D55E00", "#333333"
 INK, GREY, GREEN, RED = "black", "#6e6e6e", "#009E73", "#CC3311"
 WIDTH = 7.2  # inches of a page's text
-FEW_POINTS = 2000  # more make vectors larger than pixels
+FEW_POINTS = 2000  # with more points, an SVG is larger than a PNG
 
 
 def drawn(function: Callable) -> Callable:
-    """Let a function draw with the house's matplotlib settings; its figure is closed, so that a notebook shows it once.
+    """Decorate a function that draws: apply the book's matplotlib settings, and close the figure, so a notebook shows it once.
 
-    A figure of few points and no images is also shown as vectors, which a page prefers.
+    A figure with few points and no images also gets an SVG form, which a page prefers.
     """
 
     @functools.wraps(function)
@@ -49,7 +49,7 @@ def drawn(function: Callable) -> Callable:
 
 
 def points(figure: Figure) -> float:
-    """How many points a figure draws; infinite with an image in it."""
+    """The number of points that a figure draws; infinite if it has an image."""
     count = 0.0
     for ax in figure.axes:
         count += math.inf if ax.images else 0
@@ -69,7 +69,7 @@ def vectors(figure: Figure) -> str:
 
 
 def dataset_title(name: str) -> str:
-    """A data set's name as people write it; what follows a comma stays."""
+    """A data set's name as people write it. Text after a comma stays as it is."""
     known = {
         "location30": "Location-30", "digits": "Digits", "subclasses": "Subclasses",
         "purchase100": "Purchase-100", "texas100": "Texas-100",

@@ -1,7 +1,7 @@
-"""What only data of known subclasses can show: memorization, influence and membership risk of the majority and the minority.
+"""Memorization, influence and membership risk of the majority and the minority, on data with known subclasses.
 
-No model chooses anything here, so all models measure. Tables hold a row for each measure and group: the majority, the
-minority, and the minority less the majority.
+Models select nothing here, so all models measure. Tables hold a row for each measure and group: the majority, the minority,
+and the minority minus the majority.
 """
 
 from __future__ import annotations
@@ -39,9 +39,10 @@ def measure(pair: Pair) -> Frames:
     Returns
     -------
     dict of DataFrame
-        Those of `NAMES`, empty where the subclasses are not known. "memorization" (and test accuracy), "influence" (the mean of
-        an example of a group on the test points of its class, of either group) and "attacks" (AUC within a group) have an
-        index (measure, group). "densities": how memorization lies; optimizer, group, left, right, share.
+        Those of `NAMES`; empty if the subclasses are not known. "memorization" (and test accuracy), "influence" and "attacks"
+        (AUC within a group) have an index (measure, group). "influence" is the mean influence of a group's examples on test
+        points of their class, for each group of test points. "densities": the histogram of memorization; optimizer, group,
+        left, right, share.
     """
     if "subclass" not in pair.sgd.coords:
         return {name: pd.DataFrame() for name in NAMES}
@@ -59,7 +60,7 @@ def _memorization(pair: Pair) -> pd.DataFrame:
 
 
 def _attacks(pair: Pair) -> pd.DataFrame:
-    """Members of a group are told from its non-members."""
+    """The attacks' AUC within each group: they tell members of the group from its non-members."""
     rows: dict[tuple[str, str], dict] = {}
     subclass = pair.sgd.subclass.values[usable(pair.sgd)[1]]
     found = [attack_scores(runs, ATTACKS) for runs in pair[:2]]
@@ -79,7 +80,7 @@ def _rows(measure: str, subclass: np.ndarray, terms: list[np.ndarray]) -> dict[t
 
 
 def group_mean(terms: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """First-order terms (models, n) of the mean over the columns inside a group; columns with NaN are in none."""
+    """First-order terms (models, n) of the mean over the columns inside a group. Columns with NaN are left out."""
     known = inside & ~np.isnan(terms).any(0)
     terms = np.where(known, terms, 0)
     value = terms.sum() / (len(terms) * known.sum())
@@ -87,7 +88,7 @@ def group_mean(terms: np.ndarray, inside: np.ndarray) -> np.ndarray:
 
 
 def _influence(pair: Pair) -> pd.DataFrame:
-    """Models, examples and test points vary: a jackknife over groups of all three."""
+    """The frame "influence". Models, examples and test points vary, so the jackknife leaves out groups of all three."""
     of_models, of_examples, of_tests = model_groups(pair), point_groups(pair), point_groups(pair, "test")
     sides = [(of_tests, "test_subclass", "test_label"), (of_examples, "subclass", "label")]
     cells = [
@@ -112,7 +113,7 @@ def _influence(pair: Pair) -> pd.DataFrame:
 
 
 def _cells(runs, kept: np.ndarray, tests: tuple, examples: tuple) -> list[np.ndarray]:
-    """Sums of influence by the kept models, and counts, of pairs of one class in each cell: (test cells, example cells)."""
+    """Influence by the kept models, summed over pairs of one class, and the number of pairs: (test cells, example cells)."""
     member, right = runs.member.values[kept], runs.test_correct.values[kept].astype(float)
     known = member.any(0) & ~member.all(0)
     sums, counts = [], []
@@ -139,7 +140,7 @@ def _densities(pair: Pair) -> pd.DataFrame:
 
 
 def subclass_densities(found: Section):
-    """The share of each subclass at each memorization score, SGD beside SAM: filled, the minority; outlined, the majority."""
+    """Histograms of memorization, SGD beside SAM: the minority filled, the majority outlined."""
     majority, minority = ({group: lambda rows, g=group: rows[rows["group"] == g]} for group in GROUPS)
     shown = {"height": 2.3, "sharex": True, "sharey": True}
     return histograms(known(found), "densities", "share", minority, majority, "memorization", **shown)
@@ -159,6 +160,6 @@ def subclass_sentences(found: Section, frame: str) -> Markdown:
 
 
 def known(found: Section) -> Section:
-    """The data sets whose subclasses are known; all of them, to say so, if none are."""
+    """The data sets with known subclasses. If there are none, all data sets, so that the page names them as not shown."""
     inside = {dataset: frames for dataset, frames in found.items() if len(frames["densities"])}
     return Section(inside or found, found.titles, found.name)

@@ -14,7 +14,7 @@ from samlib.paper.style import dataset_title
 
 
 def table(frame: pd.DataFrame, *, digits: int = 3, name: str = "SAM"):
-    """A frame of sgd, sam, difference, low, high: the interval in one column, differences whose interval is beyond 0 in bold."""
+    """A frame of sgd, sam, difference, low, high as a table. Differences with an interval that excludes 0 are bold."""
     shown = pd.DataFrame(index=frame.index)
     if "examples" in frame:
         shown["examples"] = frame["examples"].map("{:,.0f}".format)
@@ -31,7 +31,7 @@ def table(frame: pd.DataFrame, *, digits: int = 3, name: str = "SAM"):
 
 
 def across_table(found: pd.DataFrame):
-    """`claims.across_datasets` as people read it."""
+    """What `claims.across_datasets` returns, as a table to read."""
     shown = pd.DataFrame(
         {"data sets": found["datasets"], "mean": found["estimate"].map("{:+.4f}".format)}, index=found.index
     )
@@ -42,7 +42,10 @@ def across_table(found: pd.DataFrame):
 
 
 def provenance(about: Mapping[str, Any], counts: pd.DataFrame | None = None):
-    """What was trained, where, and how long it took: a column for each experiment, from `Study.about`; `counts` of a section."""
+    """What was trained, where, and how long it took: a column for each experiment.
+
+    about: what `Study.about` returns. counts: a section's frame "counts".
+    """
     columns: dict[str, dict[str, str]] = {}
     for fields, key, n, diverged in zip(
         *(about[k] for k in ("experiments", "keys", "models", "diverged")), strict=True
@@ -66,7 +69,7 @@ def provenance(about: Mapping[str, Any], counts: pd.DataFrame | None = None):
 
 
 def runs_table(about: Mapping[str, Mapping[str, Any]], models: Mapping[str, pd.DataFrame]):
-    """What the models of a page are and cost: a row for each data set and optimizer; `models`: frames of each model."""
+    """The models of a page and their cost: a row for each data set and optimizer. models: what `Study.models` returns."""
     rows = {}
     for dataset, each in about.items():
         means = models[dataset].groupby("optimizer")[["train_accuracy", "test_accuracy", "train_loss"]].mean()
@@ -81,7 +84,7 @@ def runs_table(about: Mapping[str, Mapping[str, Any]], models: Mapping[str, pd.D
 
 
 def origins(about: Mapping[str, Mapping[str, Any]], missing: Mapping[str, str] | None) -> Markdown:
-    """What a book shows: data sets that are live, those recorded, and those left out with the reason and what to do."""
+    """The data sets of a book: those live, those recorded, and those left out, with the reason and what to do."""
     live = [dataset_title(name) for name, each in about.items() if each["live"]]
     kept = [
         f"{dataset_title(name.partition(',')[0])} ({' + '.join(map(str, each['models']))} models, {each['date']})"

@@ -36,7 +36,7 @@ class Ledger:
     Parameters
     ----------
     make : callable
-        Makes the random problems for a check, anew for each.
+        Makes the random problems; it is called anew for each check.
 
     Examples
     --------
@@ -51,7 +51,7 @@ class Ledger:
         self.checks: dict[str, list[theory.Check]] = {}
 
     def __call__(self, check: Callable, given=None) -> HTML:
-        """Run `check` on random problems, or on what is `given`; the result, folded, shows each claim and the source."""
+        """Run `check` on random problems, or on `given`. Returns its claims and its source, folded unless a claim fails."""
         name = (check.__doc__ or "").partition(":")[0]
         self.checks[name] = found = theory.run(check, self.make() if given is None else given)
         rows = pd.DataFrame([vars(one) for one in found]).set_index("claim").rename_axis(None).drop(columns="slack")
@@ -65,7 +65,10 @@ class Ledger:
         )
 
     def summary(self, *kinds: str) -> pd.DataFrame:
-        """The number of checks, of values tried and of checks that hold; a row for each statement whose name begins so."""
+        """A row for each statement: the numbers of checks, of values tried, and of checks that hold.
+
+        kinds: beginnings of statements' names; without any, all statements.
+        """
         counts = {
             name: (len(checks), sum(one.values for one in checks), sum(one.holds for one in checks))
             for name, checks in self.checks.items()
@@ -74,7 +77,7 @@ class Ledger:
         return pd.DataFrame(counts, ["checks", "values", "hold"]).T
 
     def verdict(self) -> str:
-        """One sentence on all checks, which names the statements that one violates."""
+        """One sentence on all checks. It names each statement for which a check does not hold."""
         counts = self.summary()
         broken = counts.index[counts["hold"] < counts["checks"]]
         said = f"{counts['hold'].sum()} of {counts['checks'].sum()} checks of {len(counts)} statements hold"
@@ -88,9 +91,9 @@ def margins(less=(0.9, -0.2), more=(0.75, 0.15), s: float = 0.3) -> Figure:
     Parameters
     ----------
     less, more : pair of float
-        Alignments M and A of the model that is less and of the one that is more aligned with the minority.
+        (M, A) of the model less aligned with the minority, and of the model more aligned with it.
     s : float
-        Nuisance scale, which both share.
+        Nuisance scale of both models.
 
     Returns
     -------
@@ -113,7 +116,7 @@ def margins(less=(0.9, -0.2), more=(0.75, 0.15), s: float = 0.3) -> Figure:
 
 @drawn
 def window(M: float = 0.9) -> Figure:
-    """Corollary 1: which of error and advantage improve along a path, over A and the price of the exchange, M fixed.
+    """Corollary 1: whether error and advantage rise or fall along a path, by A and the price of the exchange, at fixed M.
 
     Parameters
     ----------
@@ -175,7 +178,7 @@ def contraction(model: theory.DataModel | None = None, seed: int = 0) -> Figure:
     ----------
     model : DataModel, optional
     seed : int
-        Of the training sample.
+        Seed of the training sample.
 
     Returns
     -------
@@ -204,7 +207,7 @@ def path(table: dict[str, np.ndarray], etas) -> Figure:
     Parameters
     ----------
     table : dict of str to (draws, etas) array
-        As of `theory.g_path`.
+        What `theory.g_path` returns.
     etas : sequence of float
 
     Returns
@@ -226,7 +229,7 @@ def path(table: dict[str, np.ndarray], etas) -> Figure:
 
 @drawn
 def sign_flip(nus=(0.3, 0.1, 0.01), m: float = 0.0) -> Figure:
-    """Theorem 5(c): the likelihood-ratio attacker's advantage over the deviation of non-members; Theorem 4's beside it.
+    """Theorem 5(c): the likelihood-ratio attacker's advantage by the deviation of non-members, beside that of Theorem 4.
 
     Parameters
     ----------
@@ -257,9 +260,9 @@ def follows(runs: dict[float, dict[str, np.ndarray]], seeds, model: theory.DataM
     Parameters
     ----------
     runs : dict of float to dict
-        {rho: measures}, as of `theory.e2`.
+        {rho: measures}, with measures as `theory.e2` returns them.
     seeds : iterable of int
-        Of the training samples.
+        Seeds of the training samples.
     model : DataModel, optional
 
     Returns
@@ -322,7 +325,7 @@ def definition2(runs: dict[tuple[int, str], dict[str, np.ndarray]]) -> pd.DataFr
     Parameters
     ----------
     runs : dict
-        {(q, row): measures}, as of `theory.experiment1`.
+        {(q, row): measures}, as `theory.experiment1` returns them.
 
     Returns
     -------

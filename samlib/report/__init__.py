@@ -1,7 +1,7 @@
-"""Audit models from a file of their signals: what can be attacked is, and every number has its interval.
+"""Audit models from a file of their signals: make every attack that the signals allow, with intervals.
 
-`audit_file` reads any file once, in blocks of examples. It attacks a random sample that fits the memory, and returns tables.
-`Report.page` draws them. What a table says holds together with 95 %.
+`audit_file` reads any file once, in blocks of examples. It attacks a random sample that fits into memory, and returns tables.
+`Report.page` draws them. All intervals of a table hold at once with 95 %.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Report(NamedTuple):
     lacking : dict of str
         Why a table, or some attacks, are missing, and what would make them possible.
     best : str
-        The attack that parts, examples and the growth with data are measured by.
+        The attack that measures parts, single examples and the growth with data.
     """
 
     tables: dict[str, pd.DataFrame]
@@ -57,7 +57,7 @@ class Report(NamedTuple):
         return json.dumps(self._asdict() | {"tables": tables, "samlib": __version__}, indent=1)
 
     def above(self, limits: Mapping[str, float]) -> list[str]:
-        """A sentence on each of `tables.MEASURES` that an attack brings above its limit."""
+        """A sentence for each limit that an attack exceeds. limits: from one of `tables.MEASURES` to a number."""
         rows, said = self.tables["risk"][self.tables["risk"]["attack"] != CONTROL], []
         for measure, limit in limits.items():
             mine = rows[rows["measure"] == as_choice("limit", measure, tables.MEASURES)]
@@ -75,7 +75,7 @@ class Report(NamedTuple):
 
 
 def limits_of(texts: Iterable[str]) -> dict[str, float]:
-    """Limits as `Report.above` takes them, from texts such as "auc=0.6". Raises ValueError for anything else."""
+    """The limits for `Report.above`, from texts such as "auc=0.6". Raises ValueError for anything else."""
     limits = {}
     for measure, _, limit in (text.partition("=") for text in texts):
         try:
@@ -103,8 +103,8 @@ def audit_file(path, *, max_gb: float = 64) -> Report:
     ----------
     path : path, mapping of arrays, or xarray.Dataset
         An npz file, a parquet file, a zarr folder, or the arrays themselves, such as what `samlib.run` returns. Their
-        names and shapes stand in `samlib.report.files.SCHEMA`: `member` (models, examples) bool, one of `logit`, `loss`
-        and `probability` (models, examples), and what else there is.
+        names and shapes are in `samlib.report.files.SCHEMA`: `member` (models, examples) bool, one of `logit`, `loss`
+        and `probability` (models, examples), and optional arrays.
     max_gb : float
         The largest array that is read, in GB.
 
@@ -115,7 +115,7 @@ def audit_file(path, *, max_gb: float = 64) -> Report:
     Raises
     ------
     ValueError
-        For a file that is no such file, and arrays that do not fit; one sentence that names the array.
+        If the file is of another kind or damaged, or arrays do not fit; one sentence that names the array.
 
     Examples
     --------

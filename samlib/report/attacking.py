@@ -10,10 +10,10 @@ from samlib import attacks
 from samlib.audit import ATTACKS, Fold, folds, scored
 from samlib.report.sample import TESTS, Sample
 
-SCORES, TARGETS = 1 << 21, (16, 128)  # scores of an attack, and so models that are attacked: from 16 to 128 of them
-BEST = ("LiRA online", "LiRA offline", "population", "confidence")  # the first that is possible measures the parts
-CONTROL = "control"  # by the other models alone
-FEW = 10  # points at least that no model saw, to regress on
+SCORES, TARGETS = 1 << 21, (16, 128)  # scores of an attack; the number of targets follows from it, from 16 to 128
+BEST = ("LiRA online", "LiRA offline", "population", "confidence")  # the first possible one measures the parts
+CONTROL = "control"  # a score by the other models alone
+FEW = 10  # points that no model saw, the fewest for a regression
 
 
 class Attacked(NamedTuple):
@@ -26,7 +26,7 @@ class Attacked(NamedTuple):
     shadows: str  # online, offline or none
 
     def only(self, which) -> Attacked:
-        """These of the kept examples alone."""
+        """The same with only these of the kept examples."""
         scores = {name: each[:, which] for name, each in self.scores.items()}
         return self._replace(scores=scores, member=self.member[:, which], kept=self.kept[which])
 
@@ -34,12 +34,13 @@ class Attacked(NamedTuple):
 def attack(s: Sample, names: tuple[str, ...] = ()) -> Attacked:
     """Every attack that the signals allow, or only those named; on each target, by the other models.
 
-    Examples are kept if, for each target, two other models saw them and two did not; where that leaves fewer than half,
-    if two others did not see them.
+    Examples are kept if, for each target, two other models saw them and two did not. If these are fewer than half, it is enough
+    that two others did not see them. If these are fewer than half too, all are kept, and there are no shadow models.
     """
     targets = np.flatnonzero(s.target)
     most = min(len(targets), int(np.clip(SCORES // s.logit.shape[1], *TARGETS)))
-    targets = targets[np.linspace(0, len(targets) - 1, most).astype(int)]
+    targets = targets[np.argsort(targets % 2, kind="stable")]  # as many of odd number as of even
+    targets = np.sort(targets[np.linspace(0, len(targets) - 1, most).astype(int)])
     n_in = s.member.sum(0) - s.member[targets].any(0)
     n_out = (~s.member).sum(0) - (~s.member[targets]).any(0)
     offline, online = n_out >= 2, (n_out >= 2) & (n_in >= 2)
@@ -72,7 +73,7 @@ def attack(s: Sample, names: tuple[str, ...] = ()) -> Attacked:
 
 
 def _by_class(f: Fold) -> np.ndarray:
-    """Quantile regression without shadow models: on the mean and deviation of the signal over each class of test points."""
+    """Quantile regression without shadow models. Features: the signal's mean and deviation over the class's test points."""
     from sklearn.linear_model import LinearRegression
 
     test = f.target("test_logit")

@@ -1,4 +1,4 @@
-"""Read signals from a file that nobody vouches for: no pickle, every size checked before anything of it is allocated.
+"""Read signals from an untrusted file: no pickle is read, and every size is checked before memory is allocated.
 
 A large array stays on the disk, and a few of its columns are read at a time. `signals.schema.json` says what a file may hold.
 """
@@ -32,7 +32,7 @@ OTHER_NAMES = {"label": "labels", "group": "groups", "test_label": "test_labels"
     "population": "test_{signal}"  # of the same kind as the signal itself
 }
 KINDS = {"signal": "fiu", "mask": "biuf", "labels": "iuf", "names": "iuU"}  # of numpy types
-LETTERS = 64  # of the name of a group, at most
+LETTERS = 64  # in a group's name, at most
 SMALL = 16 << 20  # bytes of an array that is held in memory
 DESCRIPTION = 16 << 20  # bytes in which a file describes itself
 VECTOR = 256 << 20  # bytes of the longest array with one axis, and of a zarr chunk
@@ -45,13 +45,13 @@ class BadFile(OneSentence):
 
 
 class Matrix(NamedTuple):
-    """An array in memory or on the disk. `open` gives it; of one on the disk, a new map each time."""
+    """An array in memory or on the disk. `open` returns it; an array on the disk is mapped anew each time."""
 
     shape: tuple[int, ...]
     open: Callable[[], np.ndarray]
 
     def columns(self, which) -> np.ndarray:
-        """A copy of some columns, a slice or indices. The system gets back what was mapped."""
+        """A copy of some columns, a slice or indices. What was mapped for it is released."""
         return np.array(self.open()[:, which])
 
     def as_row(self) -> Matrix:
@@ -63,10 +63,9 @@ Found = tuple[dict[str, Matrix], list[str]]
 
 
 def read(source, *, max_gb: float) -> Found:
-    """The arrays of a file, or of a mapping of arrays, and the names in it that mean nothing here.
+    """The arrays of a file, or of a mapping of arrays, and the names in it that are not in the schema.
 
-    Raises ValueError for a file of another kind, a damaged one, and an array that is larger than `max_gb` or is no array
-    of numbers.
+    Raises ValueError if the file is of another kind or damaged, or an array is larger than `max_gb` or holds no numbers.
     """
     if isinstance(source, Mapping) or hasattr(source, "data_vars"):
         arrays = {str(name): getattr(value, "values", value) for name, value in source.items()}
@@ -97,7 +96,7 @@ def _array(name: str, value) -> np.ndarray:
 
 
 def _names(found: Iterable[str]) -> dict[str, str]:
-    """The names that mean something, each with that of the schema."""
+    """The known names, each with its name in the schema."""
     found = list(found)
     signal = next((name for name in ("logit", "loss", "probability") if name in found), "logit")
     names = {key: OTHER_NAMES.get(key, key).format(signal=signal) for key in found}
@@ -110,7 +109,7 @@ def _names(found: Iterable[str]) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _parsed(what: str) -> Iterator[None]:
-    """Let a parser read what it never expected: whatever it raises becomes one sentence."""
+    """Turn any error of a parser inside the block into a BadFile of one sentence, which begins with `what`."""
     try:
         yield
     except BadFile:
@@ -120,7 +119,7 @@ def _parsed(what: str) -> Iterator[None]:
 
 
 def _size(name: str, shape: tuple[int, ...], dtype: np.dtype, packed: int, most: float) -> int:
-    """The bytes that an array will take, by what its file says. Raises ValueError where it may not be read."""
+    """The bytes that an array will take, according to its file. Raises ValueError if it must not be read."""
     about, size = ARRAYS[name], math.prod(shape) * dtype.itemsize
     dims, most = about["dims"], VECTOR if len(about["dims"]) == 1 else most
     if dtype.kind not in KINDS[about["kind"]] or dtype.itemsize > (4 * LETTERS if dtype.kind == "U" else 8):
@@ -136,17 +135,17 @@ def _size(name: str, shape: tuple[int, ...], dtype: np.dtype, packed: int, most:
 
 
 def _disk(size: int) -> Any:
-    """A file of a size that vanishes when it is closed."""
+    """A temporary file of `size` bytes. Closing it deletes it."""
     file = tempfile.TemporaryFile()  # noqa: SIM115
     if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(file.fileno(), 0, size)  # a full disk is an error now, and would end the process later
+        os.posix_fallocate(file.fileno(), 0, size)  # a full disk raises now; later it would end the process
     else:
         file.truncate(size)
     return file
 
 
 def _mapped(file: Any, shape: tuple[int, ...], dtype: np.dtype, order: Any = "C") -> Matrix:
-    """The array in a file, which is closed when nobody can open it any more."""
+    """The array in a file. The file is closed once the Matrix is no longer used."""
 
     def opened() -> np.ndarray:
         return np.memmap(file, dtype, "r+", 0, shape, order)
@@ -186,7 +185,7 @@ def _npz(path: Path, most: float) -> Found:
 
 
 def _npy(path: Path, info: zipfile.ZipInfo, file, size: int, shape: tuple[int, ...], dtype, order: Any) -> Matrix:
-    """The array whose bytes follow in an entry of an npz file."""
+    """The array in an entry of an npz file. `file`: the open entry, read up to the end of the array's header."""
     if size <= SMALL or len(shape) == 1:
         array = np.frombuffer(file.read(size + 1), dtype).reshape(
             shape, order=order
@@ -198,10 +197,10 @@ def _npy(path: Path, info: zipfile.ZipInfo, file, size: int, shape: tuple[int, .
         copy.flush()
         return _mapped(copy, shape, dtype, order)
     with path.open("rb") as raw:
-        raw.seek(info.header_offset + 26)  # of the local header: how long the name and the extra field are
+        raw.seek(info.header_offset + 26)  # in the local header: the lengths of the name and the extra field
         lengths = np.frombuffer(raw.read(4), "<u2")
     start = info.header_offset + 30 + int(lengths.sum()) + file.tell()
-    np.memmap(path, dtype, "r", start, shape, order)  # is it there?
+    np.memmap(path, dtype, "r", start, shape, order)  # raises now if the array is not there
     return Matrix(shape, lambda: np.memmap(path, dtype, "r", start, shape, order))
 
 
@@ -237,7 +236,7 @@ def _zarr(path: Path, most: float) -> Found:
 
 
 def _packer(files: Mapping[str, Path]) -> str:
-    """The compressor of a zarr array. Raises ValueError for codecs that could run on their own, or grow without a limit."""
+    """The compressor of a zarr array. Raises ValueError for codecs that could run code, or unpack without a limit."""
     file = files.get("zarr.json") or files[".zarray"]
     if file.stat().st_size > DESCRIPTION:
         raise ValueError("its description is too long")
@@ -252,12 +251,12 @@ def _packer(files: Mapping[str, Path]) -> str:
 
 
 def _unpacked(file: Path, packer: str) -> float:
-    """The bytes that a chunk says it unpacks to; infinite where it does not say."""
+    """The bytes that a chunk unpacks to, as it says itself; infinite if it does not say."""
     with file.open("rb") as opened:
         head = opened.read(18).ljust(18, b"\0")
     if packer == "blosc":
         return int.from_bytes(head[4:8], "little")
-    if packer == "zstd":  # RFC 8878, section 3.1.1.1: how long each field is stands in the fifth byte
+    if packer == "zstd":  # RFC 8878, section 3.1.1.1: the fifth byte gives the lengths of the fields
         start, width = 5 + (not head[4] & 32) + (0, 1, 2, 4)[head[4] & 3], (head[4] >> 5 & 1, 2, 4, 8)[head[4] >> 6]
         return int.from_bytes(head[start : start + width], "little") + 256 * (width == 2) if width else math.inf
     return file.stat().st_size - 4  # of a checksum, maybe

@@ -25,7 +25,7 @@ def write(kept: str, path) -> Path:
     page.parent.mkdir(parents=True, exist_ok=True)
     tables.write_text(kept, encoding="utf-8")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of Jupyter's packages, about each other
+        warnings.simplefilter("ignore")  # Jupyter's packages warn about each other
         papermill.execute_notebook(
             HERE / "report.ipynb",
             notebook,

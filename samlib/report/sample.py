@@ -1,4 +1,4 @@
-"""One pass over a file of signals: everything is checked, and what fits the memory is kept to be attacked."""
+"""One pass over a file of signals: check everything, and keep as much as fits into memory for the attacks."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class Sample(NamedTuple):
     test_numbers: np.ndarray  # (tests,) in the file
 
     def examples(self, which) -> Sample:
-        """These examples alone."""
+        """The sample with only these examples."""
         cut: dict[str, Any] = {name: getattr(self, name)[:, which] for name in ("logit", "member", "correct")}
         return self._replace(**cut, labels=None if self.labels is None else self.labels[which])
 
     def models(self, which) -> Sample:
-        """These models alone, in this order."""
+        """The sample with only these models, in this order."""
         fields = ("logit", "member", "correct", "target", "test_logit", "test_correct")
         cut: dict[str, Any] = {name: getattr(self, name)[which] for name in fields}
         return self._replace(**cut)
@@ -54,7 +54,7 @@ class Given(NamedTuple):
     sizes: dict[str, int]  # of models, examples and tests
 
     def columns(self, which, side: str = "") -> list[np.ndarray]:
-        """Logits, correctness and, but for the side "test_", membership of some examples: each (models, some)."""
+        """Logits, correctness and membership of some examples, each (models, some). The side "test_" has no membership."""
         names = [side + self.signal, side + "correct"] + ["member"] * (not side)
         found = {name: self.matrices[name].columns(which) for name in names if name in self.matrices}
         x = _as_logit(names[0], found.pop(names[0], np.zeros((self.sizes["models"], 0))), which)
@@ -62,7 +62,7 @@ class Given(NamedTuple):
 
 
 def given(arrays: Mapping[str, Matrix]) -> Given:
-    """Check that arrays fit together. Raises ValueError, in one sentence that names an array."""
+    """Check that arrays fit together. If not, raises ValueError in one sentence that names an array."""
     signals = [name for name in SIGNALS if name in arrays]
     if len(signals) != 1 or "member" not in arrays:
         has = ", ".join(arrays) or "none of these"
@@ -117,10 +117,10 @@ def _as_logit(name: str, values: np.ndarray, which) -> np.ndarray:
 
 
 def scan(data: Given) -> tuple[Sample, np.ndarray, int, np.ndarray]:
-    """Read the file once: the sample, the numbers of its examples, how many are drawn, and which are the most exposed.
+    """Read the file once. Returns the sample, its examples' numbers, how many were drawn, and the numbers of the most exposed.
 
-    The exposed are chosen by the models of even number, from all examples, and follow those drawn. Raises ValueError for
-    NaN, a signal out of range, a model whose signal is constant, and a target without members or non-members.
+    The even-numbered models choose the most exposed, among all examples. These follow the drawn ones in the sample. Raises
+    ValueError for NaN, a signal out of range, a model with a constant signal, and a target without members or non-members.
     """
     models, n, tests = (data.sizes[dim] for dim in ("models", "examples", "tests"))
     rng, size, step = np.random.default_rng(0), max(ATTACKED // models, 100), max(1, BLOCK // models)
@@ -154,20 +154,20 @@ def scan(data: Given) -> tuple[Sample, np.ndarray, int, np.ndarray]:
     test_labels = data.short["test_labels"][chosen] if "test_labels" in data.short else None
     s = Sample(x, member, correct, data.short["target"], labels, test_x, test_correct, test_labels, chosen)
     never = np.flatnonzero(~member.any(0))[:TESTS]
-    if not tests and len(never) >= 50:  # points that no model saw stand among the examples
+    if not tests and len(never) >= 50:  # use the examples that no model saw
         rest = s.examples(never)
         s = Sample(*s[:5], rest.logit, rest.correct, rest.labels, numbers[never])
     return s, numbers, len(sampled), top
 
 
 def _finite(x: np.ndarray) -> np.ndarray:
-    """Infinite logits as the largest and the smallest finite one."""
+    """Replace infinite logits by the largest and the smallest finite one, or by 0 if that is further out."""
     some = x[np.isfinite(x)]
     return x.clip(some.min(initial=0), some.max(initial=0)) if len(some) < x.size else x
 
 
 def _separation(x: np.ndarray, member: np.ndarray) -> np.ndarray:
-    """How far an example's logit lies higher in models that saw it, in deviations shrunk to the common one."""
+    """How much higher an example's logit is in models that saw it: a t statistic, its variance shrunk to the common one."""
     if len(x) < 4:
         return np.full(x.shape[1], -np.inf)
     m = attacks.moments(x, member)

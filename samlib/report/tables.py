@@ -1,4 +1,4 @@
-"""The tables of an audit. What a table says holds together with 95 %."""
+"""The tables of an audit. All intervals of a table hold at once with 95 %."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MEMORIZED = 0.25  # Feldman and Zhang (2020) count an example as memorized from 
 
 
 def risk(found: Attacked) -> pd.DataFrame:
-    """A row for each attack and measure: value, low, high, and whether too few non-members stand behind it."""
+    """A row for each attack and measure: value, low, high, and whether there are too few non-members for it."""
     rows, each = [], LEVEL / (len(found.scores) * len(MEASURES))
     for name, scores in found.scores.items():
         whole = evaluate(scores, found.member, fpr=RATES, confidence=1 - each)
@@ -49,16 +49,16 @@ def risk(found: Attacked) -> pd.DataFrame:
 
 
 def _auc(whole: AttackReport, confidence: float) -> Measure:
-    """The AUC. One of 1 has no first-order variance: its interval is that of all of the smaller side being found."""
+    """The AUC. If it is 1, it has no first-order variance. Then low is the exact bound on a share of 1 on the smaller side."""
     auc, n = whole.auc, min(whole.n_members, whole.n_nonmembers)
     return auc if auc.low < 1 else auc._replace(low=float(clopper_pearson(n, n, confidence)[0]))
 
 
 def epsilon(scores: np.ndarray, member: np.ndarray, confidence: float) -> float:
-    """A lower bound on epsilon: a threshold from half of the targets, or of the examples of a few, and counts from the rest.
+    """A lower bound on epsilon. Half of the targets set the threshold; the rest give the counts.
 
-    Errors of one model, and on one example, go together. So counts are scaled down to as many as independent ones would
-    have to be for the variance that is found (Korn and Graubard 1998).
+    If there are fewer than 4 targets, the examples are halved instead. Errors of one model, and errors on one example, are
+    correlated. So counts are scaled down to the number of independent ones with the same variance (Korn and Graubard 1998).
     """
     by_model = len(scores) >= 4
     half = groups(np.arange(scores.shape[1 - by_model]), 2) == 1
@@ -77,9 +77,10 @@ def epsilon(scores: np.ndarray, member: np.ndarray, confidence: float) -> float:
 
 
 def _independent(hit: np.ndarray, side: np.ndarray, up: bool) -> tuple[int, int]:
-    """Hits among (targets, examples) of one side, and how many there are, as of independent ones.
+    """Hits among (targets, examples) of one side, and their number, both scaled to independent ones of equal variance.
 
-    Where all or none are hit, no variance can be seen: then as many as there are targets or examples, whichever are fewer.
+    If all or none are hit, no variance can be seen. Then the number is that of the targets or of the examples, whichever is
+    less; with one target, that of the examples on this side.
     """
     n = int(side.sum())
     rate = hit[side].mean()
@@ -100,7 +101,7 @@ def curves(found: Attacked, names) -> pd.DataFrame:
 
 
 def parts(found: Attacked, best: str, of: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """The risk of each class and group: kind, part, examples, auc, low, high; NaN where a part lacks members or others."""
+    """The risk of each class and group: kind, part, examples, auc, low, high. NaN if a part is small or lacks a side."""
     which = []
     for kind, values in of.items():
         names, counts = np.unique(values, return_counts=True)
@@ -127,10 +128,10 @@ def own_rates(found: Attacked, best: str) -> pd.DataFrame:
 
 
 def exposed(found: Attacked, best: str, chosen: np.ndarray) -> pd.DataFrame:
-    """The chosen examples, measured on the targets of odd number: how often they are found, and how often accused.
+    """The chosen examples, measured on the odd-numbered targets: how often they are found, and how often accused.
 
-    Found where they are members, accused where they are not, at a threshold of the even targets. Columns example and those
-    of `_sides`.
+    An example is found by a hit if it is a member, and accused by a hit if it is not. The even-numbered targets set the
+    threshold. Columns: example, and those of `_sides`.
     """
     odd, at = found.targets % 2 == 1, np.flatnonzero(np.isin(found.kept, chosen))
     if min(odd.sum(), (~odd).sum()) < 4:
@@ -145,7 +146,7 @@ def exposed(found: Attacked, best: str, chosen: np.ndarray) -> pd.DataFrame:
 def _sides(hit: np.ndarray, member: np.ndarray) -> pd.DataFrame:
     """A row for each column of (models, columns): hits, models, low, high of "found" (members) and "accused" (the others).
 
-    Each interval is exact, and all hold at once. `gap` is the difference of the shares; its ends are theirs.
+    Each interval is exact, and all hold at once. `gap` is the difference of the shares; its ends are differences of their ends.
     """
     columns: dict[str, np.ndarray] = {}
     for name, side in (("found", member), ("accused", ~member)):

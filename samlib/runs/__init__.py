@@ -1,8 +1,8 @@
 """`run(experiment)`: plan groups of models, dispatch them with Dask, write and resume the store, open it as xarray.
 
 A store is a zarr folder, named by the experiment's key and its data's checksum; a chunk is a group of models. A group is
-trained and written whole, then marked complete: that is the whole checkpoint. A log beside it holds what differs from run
-to run (machine, seconds). So on a CPU the store's bytes depend on the experiment alone.
+trained and written whole, then marked complete; there is no other checkpoint. A log file beside the store holds what differs
+from run to run (machine, seconds). So on a CPU the store's bytes depend only on the experiment.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def run_pairs(
     progress: bool = True,
     minutes: float | None = None,
 ) -> dict[Hashable, dict[str, xr.Dataset]]:
-    """Run every experiment of many pairs, and what several of them share once.
+    """Run every experiment of many pairs. An experiment that several pairs share runs once.
 
     Models k of all members of a pair are trained together, k from 0 upward.
 
@@ -102,8 +102,8 @@ def run_pairs(
     cluster, cache_dir, progress
         As for `run`.
     minutes : float, optional
-        A time box, counted from the call. A model begins only if it is expected to end in time, as the slowest of its kind
-        did. Call again to resume.
+        A time box, counted from the call. A model begins only if one as slow as the slowest of its kind would end in time.
+        Call again to resume.
 
     Returns
     -------
@@ -132,7 +132,7 @@ def run_pairs(
         raise ValueError(f"minutes must be a positive number, not {minutes!r}.")
     end = inf if minutes is None else time.monotonic() + 60 * minutes
     data: dict[str, Dataset] = {}
-    stores: dict[str, Store] = {}  # experiments that differ in the number of models alone have one, of the most
+    stores: dict[str, Store] = {}  # experiments that differ only in n_models share the largest one's
     sources: dict[Experiment, Store] = {}
     experiments = dict.fromkeys(e for pair in pairs.values() for e in pair.values())
     for experiment in sorted(experiments, key=lambda experiment: experiment.n_models):
@@ -177,7 +177,7 @@ def _whole(pair: Mapping[str, Experiment], sources: Mapping[Experiment, Store]) 
 
 @contextmanager
 def workers(experiments: Iterable[Experiment], *, cluster: Any = None, cache_dir: Folder = None) -> Iterator:
-    """Start one set of workers for several calls of `run`, which each would pay the seconds that it takes.
+    """Start one set of workers for several calls of `run`. Otherwise each call takes some seconds to start its own.
 
     Parameters
     ----------

@@ -30,9 +30,10 @@ ATTEMPTS = 3  # rounds of dispatch before a group that workers keep losing is gi
 def train_missing(
     stores: Mapping[str, Store], pairs: Sequence[tuple[str, ...]], cluster: Any, progress: bool, end: float
 ) -> None:
-    """Train on the cluster what a `Box` chooses, writing each group as it comes; groups that workers lost are sent again.
+    """Train on the cluster what a `Box` chooses, and write each group when it comes. Groups that workers lost are sent again.
 
-    stores: locked and prepared if models are missing. pairs: their names, as for `Box`. end: by `time.monotonic`.
+    stores: by name; locked and prepared if models are missing. pairs: tuples of these names, as for `Box`. end: by
+    `time.monotonic`.
     """
 
     def left() -> list[range]:
@@ -64,10 +65,10 @@ def train_missing(
     try:
         with bar, client_of(cluster, len(missing)) as client:
             bar.unpause()
-            closing = (time.monotonic() - began) / 2  # to close workers takes no longer than to start them
+            closing = (time.monotonic() - began) / 2  # kept free to close them: half of what starting took
             for _ in range(ATTEMPTS):
-                # Scattered once: the data set travels to each worker, not with each task. As one object with a name of its
-                # own: the parts of a dict would be named by its keys, the same for every run on the cluster.
+                # Scattered once, so the data set travels to each worker, not with each task. It is one object with a name of
+                # its own: Dask would name the parts of a dict by its keys, which are the same for every run on the cluster.
                 data = {store.dataset.checksum: store.dataset.arrays() for store in stores.values()}
                 held = dict(zip(data, client.scatter([*data.values()], broadcast=True, hash=False), strict=True))
                 given = {n: (s.experiment.model_dump(), held[s.dataset.checksum]) for n, s in stores.items()}
@@ -118,7 +119,7 @@ def _round(client: Any, box: Box, given: Mapping[str, tuple], write: Callable[..
                 raise _Failed(f"A worker could not train models {groups[0].start} to {groups[-1].stop - 1} ({error})")
             else:
                 lost = True
-        # Without an end Dask gets all at once, else only what can begin now. Workers may have joined meanwhile.
+        # Without a time limit Dask gets all tasks at once, else only those that can begin now. Workers may have joined.
         looked, free = time.monotonic(), inf if box.end == inf else max(1, len(client.nthreads()))
         while len(sent) < free and (task := box.take()):
             future = client.submit(_train, *given[task[0]], task[1], pure=False)
@@ -129,7 +130,7 @@ def _round(client: Any, box: Box, given: Mapping[str, tuple], write: Callable[..
 
 
 def _work(client: Any, store: Store, given: tuple, seconds: dict[int, float]) -> Work:
-    """What is to be trained for a store, in waves as the first worker to answer takes them: workers are thought alike."""
+    """The `Work` of a store. The first worker to answer sets the size of a wave, since workers are taken to be alike."""
     from distributed import as_completed
 
     missing, experiment, wave = store.missing(), store.experiment, store.group

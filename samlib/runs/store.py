@@ -45,7 +45,7 @@ def open_store(experiment: Experiment, cache_dir: Folder = None) -> Store:
 
 
 def check_takes(experiment: Experiment, in_shape: tuple[int, ...], n_classes: int) -> None:
-    """Raises ValueError if the experiment's model or its augmentation cannot take examples of a shape."""
+    """Raise ValueError if the experiment's model or its augmentation cannot take examples of a shape."""
     with torch.device("meta"):
         build_model(experiment.model, in_shape, n_classes, hidden=experiment.hidden, norm=experiment.norm)
     if experiment.augment:
@@ -56,7 +56,7 @@ def check_takes(experiment: Experiment, in_shape: tuple[int, ...], n_classes: in
 
 
 def layout(n_train: int, n_test: int) -> dict[str, tuple[str, int, type]]:
-    """Dimension beside the models', its size, and type of each array; `complete` is last: it says that all is there."""
+    """For each array: its dimension besides models, that size, and its type. `complete` is last: it says that all is there."""
     found: dict[str, tuple[str, int, type]] = {"member": ("example", n_train, bool)}
     for side, dim, n in (("", "example", n_train), ("test_", "test", n_test)):
         for name in SIGNALS:
@@ -82,7 +82,7 @@ def missing_in(path: Path, experiment: Experiment) -> list[range]:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Whatever zarr and its codecs raise for a damaged file becomes one sentence that names the store."""
+    """Turn any error of zarr and its codecs for a damaged file into one sentence that names the store."""
     try:
         yield
     except Exception as error:
@@ -189,7 +189,7 @@ class Store:
         self.arrays["complete"][rows] = True
 
     def open(self, models: Sequence[int] | None = None) -> xr.Dataset:
-        """All models, or those named, without the diverged ones, in memory, checked against their own summaries."""
+        """Load all models, or those named, without the diverged ones. Signals are checked against the models' summaries."""
         chosen = np.arange(self.experiment.n_models) if models is None else np.asarray(models)
         data = self.dataset
         labels: dict[str, Any] = {"label": ("example", data.y_train), "test_label": ("test", data.y_test)}
@@ -216,9 +216,9 @@ class Store:
         return runs
 
     def _opened(self, n: int) -> xr.Dataset:
-        """The first n models of all arrays, because a kill may have cut short the lengthening for more.
+        """The first n models of all arrays. Lengths may differ beyond, if a process was killed while it lengthened them.
 
-        The arrays are read by name: a listing would warn of what file managers hide in the folder.
+        The arrays are read by name, since a listing would warn of files that file managers hide in the folder.
         """
         group, arrays = zarr.open_group(self.path, mode="r"), {}
         for name, (dim, _, _) in self.layout.items():
@@ -226,7 +226,7 @@ class Store:
         return xr.Dataset(arrays, attrs=dict(group.attrs))
 
     def _attributes(self, models: np.ndarray, diverged: list[int]) -> dict[str, Any]:
-        entries = {}  # the last of each group: one that was written before a kill is written again
+        entries = {}  # by group, the last one: after a kill, a group is written again
         for line in self.log.read_text().splitlines() if self.log.exists() else ():
             with suppress(json.JSONDecodeError):
                 entry = json.loads(line)

@@ -109,9 +109,9 @@ def import_groups(
 ) -> list[tuple[Experiment, range]]:
     """Put the groups of files into the stores of their experiments.
 
-    The key, the data's checksum, and all shapes and types must be those of the experiment. So must the members, which are
-    derived again, and the summaries, which are computed again. A file is put in whole or not at all. A group that the
-    store has already stays as it is.
+    The key, the data's checksum, and all shapes and types must be those of the experiment. The members are derived again and
+    the summaries are computed again, and both must agree. A file is put in whole or not at all. A group that the store has
+    already stays as it is.
 
     Parameters
     ----------
@@ -130,7 +130,7 @@ def import_groups(
     Raises
     ------
     ValueError
-        If anything differs, in one sentence; the files before that one are put in.
+        If anything differs; the message is one sentence. The files before that one are put in.
 
     Examples
     --------
@@ -148,7 +148,7 @@ def _import(
     stores: dict[str, Store],
     cache_dir: str | PathLike | None,
 ) -> list[tuple[Experiment, range]]:
-    """All groups of a file are checked before the first is written; each is read again then, so that memory holds one."""
+    """Check all groups of a file, then write them. Each is read again to be written, so that memory holds only one."""
     found = []
     with opened(path, "cannot be imported") as file:
         names = groups_of(file) or [("", 0)]

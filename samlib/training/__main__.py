@@ -26,7 +26,7 @@ from samlib.training.files import MB, PACKED, Packs, alone, bound, read_jobs
 
 
 def main(arguments=None) -> int:
-    """Run the command. Returns 0 on success, 1 after an error, 2 for a bad option; time or room that runs out is success."""
+    """Run the command. Returns 0 (also if time or room runs out), 1 after an error, 130 if interrupted; a bad option exits."""
     parser = argparse.ArgumentParser(
         "python -m samlib.training", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -52,7 +52,7 @@ class Strategy(NamedTuple):
 def capture(training: Training, first: bool = True) -> None:
     """Let a training replay its step on a stream and in memory of its own. Raises RuntimeError if that fails.
 
-    first: whether no other training of the recipe has been captured. Later ones take one step before, to make their state.
+    first: whether this is the recipe's first capture. Later trainings take only one step before it, to make their state.
     """
     training.stream = torch.cuda.Stream()
     kinds = [(size, taken) for size in sorted(set(training.batches)) for taken in range(min(2, training.period))]
@@ -136,7 +136,7 @@ class Engine:
     def fit(self, wanted: int) -> tuple[int, float]:
         """Find the best number of models at once, at most `wanted`, and resize to it. Returns it and its speed.
 
-        A larger number is tried as long as the gain of the last one, made again, would save more time than to capture costs.
+        A larger number is tried only if another gain like the last one would save more time than the captures cost.
         """
         best, fastest, gain, each = 0, 0.0, inf, 0.0
         for k in sorted({min(k, wanted) for k in (STACKED if is_stacked(self.recipe) else SIDE_BY_SIDE)}):
@@ -177,7 +177,7 @@ _took: dict[str, float] = {}
 def strategy(recipe: Mapping, data: Mapping, n: int, device: str, wanted: int) -> Strategy:
     """The strategy of a recipe and its partners in a pair: measured at the first call, then kept by the process.
 
-    n: examples of a model. wanted: the number of models to train; only for many of them does the compiler pay.
+    n: the number of examples that a model trains on. wanted: the number of models to train; the compiler pays only for many.
     """
     key = f"{_key(recipe, data, n, APART)} {is_stacked(recipe)}"
     if key not in _strategies:

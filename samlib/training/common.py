@@ -13,7 +13,7 @@ from torch import nn
 from samlib.models import build_model, image_shape
 
 SWA_START = 0.75  # of the steps; then SWA holds the rate and starts to average (Izmailov et al. 2018, section 4)
-EMA_DECAY = 0.99  # a memory of 100 steps; an average younger than that has a shorter one
+EMA_DECAY = 0.99  # a memory of 100 steps; it is shorter in the first steps
 AVERAGED = ("swa", "ema")
 EVALUATED = {"cpu": 1024, "cuda": 8192}  # examples that are evaluated at once
 
@@ -190,7 +190,7 @@ class Training:
     GPU can capture a step and replay it.
     """
 
-    period = 1  # after so many steps the kinds of steps repeat: LookSAM has two
+    period = 1  # the kinds of steps repeat after so many; LookSAM has two kinds
 
     def __init__(self, recipe: Mapping, inputs: Inputs, y: torch.Tensor, n: int, models: Sequence[int] = ()):
         device = y.device

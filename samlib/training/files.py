@@ -147,7 +147,7 @@ def decoded(packed: np.ndarray, n: int) -> np.ndarray:
 
 
 def bound(k: int, n: int, t: int) -> int:
-    """A number of bytes that no group of k models on n examples and t test points exceeds."""
+    """An upper bound on the bytes of a group of k models on n examples and t test points."""
     return 2 * k * ceil(n / 8) + k * ceil(t / 8) + 12 * k * (n + t) + 20 * ENTRY + 600 * k
 
 

@@ -123,7 +123,7 @@ def train_stacked(recipe, data, streams, members, device):
 
 
 def _perturb(weights, gradient, rho, adaptive, out):
-    """out = weights + rho g / ||g||, with a norm for each model (row); ASAM's move if adaptive; no move where g = 0."""
+    """out = weights + rho g / ||g||, with a norm for each model (row). If adaptive, ASAM's move. If g = 0, no move."""
     scaled = weights.abs().mul_(gradient) if adaptive else gradient
     norm = torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
     move = torch.where(norm > 0, rho / norm, 0)

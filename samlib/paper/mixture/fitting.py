@@ -56,7 +56,7 @@ def features(x, degree: int = 2, origin=(0.0, 0.0), scale: float = 2.0) -> np.nd
     degree : int
         The highest degree.
     origin : pair of float
-        Where it lies matters to SAM, whose offset rho ||phi|| grows away from it: see `failure_map`.
+        The point u = 0. It matters to SAM, since the offset rho ||phi|| grows with the distance from it: see `failure_map`.
     scale : float
         Positive.
 
@@ -67,7 +67,7 @@ def features(x, degree: int = 2, origin=(0.0, 0.0), scale: float = 2.0) -> np.nd
     Raises
     ------
     ValueError
-        Where an argument lies outside its range.
+        If an argument is outside its range.
 
     Examples
     --------
@@ -128,7 +128,7 @@ def fit(x, y, *, rho: float = 0.0, degree: int = 2, solver: str = "newton", orig
         Mini-batch options. Batches are drawn with replacement, so SGD and SAM of one seed share them. A `batch_size` of n
         or more is the full batch.
     mass : (n,) array, optional
-        For "newton", weights of the examples, of sum 1: with those of `quadrature`, the fit to the whole population.
+        For "newton", weights of the examples, which sum to 1. Those of `quadrature` give the fit to the whole population.
 
     Returns
     -------
@@ -137,7 +137,7 @@ def fit(x, y, *, rho: float = 0.0, degree: int = 2, solver: str = "newton", orig
     Raises
     ------
     ValueError
-        Where an argument lies outside its range.
+        If an argument is outside its range.
 
     Examples
     --------
@@ -191,7 +191,7 @@ def fit_mlp(x, y, *, rho: float = 0.0, width: int = 32, activation: str = "tanh"
             batch_size: int = 4, steps: int = 1000, lr: float = 0.3, momentum: float = 0.9, seed=0) -> MLP:  # fmt: skip
     """A network of one hidden layer on x / scale, with the logistic loss, by SGD (rho = 0) or SAM.
 
-    Part of the map of where Figure 5 fails.
+    `failure_map` uses it.
 
     Parameters
     ----------
@@ -201,7 +201,7 @@ def fit_mlp(x, y, *, rho: float = 0.0, width: int = 32, activation: str = "tanh"
         Hidden units.
     activation : {"tanh", "relu"}
     seed : int
-        Of the initial weights, uniform on +-1 / sqrt(fan-in), and of the batches.
+        Seed of the initial weights, uniform on +-1 / sqrt(fan-in), and of the batches.
 
     Returns
     -------
@@ -210,7 +210,7 @@ def fit_mlp(x, y, *, rho: float = 0.0, width: int = 32, activation: str = "tanh"
     Raises
     ------
     ValueError
-        Where an argument lies outside its range.
+        If an argument is outside its range.
 
     Examples
     --------
@@ -235,7 +235,7 @@ def fit_mlp(x, y, *, rho: float = 0.0, width: int = 32, activation: str = "tanh"
 
 
 def hidden_units(parameters: np.ndarray, u: np.ndarray, activation: str) -> tuple[np.ndarray, np.ndarray]:
-    """Hidden units (n, width) and scores (n,) of a network that is laid out as `MLP` says.
+    """Hidden units (n, width) and scores (n,) of a network. `parameters` are laid out as in `MLP`.
 
     Examples
     --------
@@ -265,7 +265,7 @@ def as_data(x, y) -> tuple[np.ndarray, np.ndarray]:
 
 
 def check_options(**options) -> None:
-    """Raises ValueError for an option that is not a finite number of at least 0.
+    """Raise ValueError if an option is not a finite number of at least 0.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Which training points a fit remembers, and which an attacker finds, by refits: each takes milliseconds on the mixture."""
+"""Which training points a fit memorizes, and which an attacker finds. Both measures need many fits, of milliseconds each."""
 
 import numpy as np
 from scipy.special import expit, ndtr
@@ -8,7 +8,7 @@ from samlib.paper.mixture.fitting import as_data, fit
 
 
 def memorization(x, y, **options) -> np.ndarray:
-    """How much more probable each point's label becomes by training on it: exact, one point left out at a time.
+    """How much more probable each point's label becomes by training on it: the exact leave-one-out difference.
 
     Parameters
     ----------
@@ -17,7 +17,7 @@ def memorization(x, y, **options) -> np.ndarray:
     y : (n,) array_like
         Labels in {-1, 1}.
     **options
-        Of `fit`.
+        Options of `fit`.
 
     Returns
     -------
@@ -26,7 +26,7 @@ def memorization(x, y, **options) -> np.ndarray:
 
     References
     ----------
-    Feldman and Zhang (2020), "What neural networks memorize and why". A label is drawn by its probability here.
+    Feldman and Zhang (2020), "What neural networks memorize and why". Here a label is drawn with its predicted probability.
 
     Examples
     --------
@@ -49,7 +49,7 @@ def exposure(x, y, member, **options) -> np.ndarray:
     member : (fits, n) array_like of bool
         Which points each shadow fit sees.
     **options
-        Of `fit`.
+        Options of `fit`.
 
     Returns
     -------
@@ -59,7 +59,7 @@ def exposure(x, y, member, **options) -> np.ndarray:
     Raises
     ------
     ValueError
-        Where all shadow fits saw a point, or none did.
+        If all shadow fits saw a point, or none did.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""What fits of the mixture get wrong and what they leak: exact errors, paired comparisons (claim C11), the failure map."""
+"""Errors and leakage of fits to the mixture: exact errors, paired comparisons (claim C11), the failure map."""
 
 import functools
 from collections.abc import Callable
@@ -12,11 +12,11 @@ from samlib.checks import as_array, as_number, same_shape
 from samlib.paper.mixture.fitting import as_data, fit, fit_mlp
 from samlib.paper.mixture.model import BLUE, RED, Mixture, as_signs, quadrature
 
-LEVEL = 0.05 / 2  # of every interval: the ledger has two rows on the mixture, few and many samples, which hold at once
+LEVEL = 0.05 / 2  # of every interval, so that the ledger's two rows on the mixture (few and many samples) hold at once
 
 
 def errors(predictor, mixture: Mixture, x=None, y=None, atypical=None) -> dict[str, float]:
-    """What a predictor gets wrong on the population, by `quadrature`; all are shares in 0 to 1.
+    """A predictor's errors on the population, by `quadrature`. All are shares, from 0 to 1.
 
     Parameters
     ----------
@@ -25,7 +25,7 @@ def errors(predictor, mixture: Mixture, x=None, y=None, atypical=None) -> dict[s
     mixture : Mixture
         The population.
     x, y, atypical : array_like, optional
-        The training draw, as of `Mixture.sample`.
+        The training draw, as `Mixture.sample` returns it.
 
     Returns
     -------
@@ -38,7 +38,7 @@ def errors(predictor, mixture: Mixture, x=None, y=None, atypical=None) -> dict[s
     Raises
     ------
     ValueError
-        Where the draw's parts do not agree.
+        If the draw's parts do not agree.
 
     Examples
     --------
@@ -93,13 +93,13 @@ def _advantage(member: np.ndarray, fresh: np.ndarray, weight: np.ndarray) -> flo
 
 
 def population_fit(mixture: Mixture, **options) -> float:
-    """The error, less the Bayes rule's, of `fit` to the whole population: what no number of samples removes.
+    """The excess error over the Bayes rule of `fit` to the whole population. No number of samples removes it.
 
     Parameters
     ----------
     mixture : Mixture
     **options
-        Of `fit`.
+        Options of `fit`.
 
     Returns
     -------
@@ -140,7 +140,7 @@ def mean_interval(values, level: float = LEVEL) -> tuple[float, float, float]:
 
 
 class PairedTest(NamedTuple):
-    """Means of both, their mean difference (SAM - SGD), paired t and its p-value, the difference's interval at `LEVEL`."""
+    """Both means, the mean difference (SAM - SGD), the paired t and its p-value, and the difference's interval."""
 
     sgd: float
     sam: float
@@ -169,7 +169,7 @@ def paired_test(sgd, sam, *, level: float = LEVEL) -> PairedTest:
     Raises
     ------
     ValueError
-        For different shapes, or fewer than 2 draws.
+        If shapes differ, or there are fewer than 2 draws.
 
     Examples
     --------
@@ -187,7 +187,7 @@ def paired_test(sgd, sam, *, level: float = LEVEL) -> PairedTest:
 
 @dataclass(frozen=True)
 class PairedDraws:
-    """What `errors` measures on paired fits: `sgd[measure]` and `sam[measure]` are (n_draws,)."""
+    """The measures of `errors` on paired fits: `sgd[measure]` and `sam[measure]` are (n_draws,)."""
 
     sgd: dict[str, np.ndarray]
     sam: dict[str, np.ndarray]

@@ -30,7 +30,7 @@ class Mixture:
     Raises
     ------
     ValueError
-        Where a parameter lies outside its range.
+        If a parameter is outside its range.
 
     Examples
     --------
@@ -117,7 +117,7 @@ class Mixture:
         Raises
         ------
         ValueError
-            For a negative count, or no point at all.
+            If a count is negative, or all are 0.
         """
         given = {"n_typical": n_typical, "n_atypical": n_atypical, "n_blue": n_blue}
         counts = [as_number(name, count, 0, whole=True) for name, count in given.items()]

@@ -1,6 +1,6 @@
 """Threshold and likelihood-ratio attacks on a contracted score: Theorems 4 and 5.
 
-Members sit at score 1; non-members are N(m, sd^2). In Theorem 5 both are seen through noise of deviation nu, and `sd_out`
+Members have score 1; non-members' scores are N(m, sd^2). In Theorem 5 noise of deviation nu is added to both, and `sd_out`
 = sqrt(sd^2 + nu^2) is the deviation of a non-member's observed score. All arguments broadcast.
 """
 
@@ -44,7 +44,7 @@ def label_free_advantage(sd):
 
 
 def markov_advantage(v):
-    """Theorem 4's guarantee without any law: Adv* >= 1 - v, from Markov's inequality on f_w^2.
+    """Theorem 4's guarantee for any distribution: Adv* >= 1 - v, from Markov's inequality on f_w^2.
 
     Examples
     --------
@@ -55,7 +55,7 @@ def markov_advantage(v):
 
 
 def lr_interval(m, sd_out, nu) -> tuple[np.ndarray, np.ndarray]:
-    """Theorem 5: where N(1, nu^2) has at least the density of N(m, sd_out^2).
+    """Theorem 5: the interval on which N(1, nu^2) has at least the density of N(m, sd_out^2).
 
     Parameters
     ----------
@@ -65,12 +65,12 @@ def lr_interval(m, sd_out, nu) -> tuple[np.ndarray, np.ndarray]:
     Returns
     -------
     low, high : float or ndarray
-        The test accepts [1 + low, 1 + high]: offsets from the member level, so that nothing cancels as nu goes to 0.
+        The test accepts [1 + low, 1 + high]. The ends are offsets from the member level, which keeps digits as nu goes to 0.
 
     Raises
     ------
     ValueError
-        Where nu is not positive and below sd_out.
+        If nu is not positive, or not below sd_out.
 
     Examples
     --------
@@ -124,7 +124,7 @@ def lr_advantage_derivative(m, sd_out, nu):
 
 
 def contraction_raises(m, sd_out, nu):
-    """Theorem 5(a): sufficient for contraction, a smaller sd_out, to raise the advantage. Arguments as `lr_interval`.
+    """Theorem 5(a): a condition under which contraction (a smaller sd_out) raises the advantage. Arguments as `lr_interval`.
 
     Examples
     --------
@@ -136,7 +136,7 @@ def contraction_raises(m, sd_out, nu):
 
 
 def contraction_lowers(m, sd_out, nu):
-    """Theorem 5(b): sufficient for contraction to lower the advantage, -1 <= z1 < z2 <= 1. Arguments as `lr_interval`.
+    """Theorem 5(b): -1 <= z1 < z2 <= 1, a condition under which contraction lowers the advantage. Arguments as `lr_interval`.
 
     Examples
     --------
@@ -170,7 +170,7 @@ def one_sided_tpr(alpha, m, sd_out, nu):
 
 
 def one_sided_log_tpr(alpha, m, sd_out, nu):
-    """The logarithm of `one_sided_tpr`, which keeps strict order where the rate itself rounds to 0 or 1.
+    """The logarithm of `one_sided_tpr`. It keeps differences that the rate itself loses by rounding to 0 or 1.
 
     Examples
     --------
@@ -181,9 +181,9 @@ def one_sided_log_tpr(alpha, m, sd_out, nu):
 
 
 def check_theorem4(problems):
-    """Theorem 4: how both attacks move with the deviation and with m. The G-path's check has the guarantee."""
+    """Theorem 4: how both attacks' advantages change with the deviation and with m. `check_path` checks the guarantee."""
     n, rng = problems.count(20_000), problems.rng
-    z, sd = rng.uniform(-5, 5, n), 10 ** rng.uniform(-1, 1, n)  # beyond, Phi rounds to 0 or 1
+    z, sd = rng.uniform(-5, 5, n), 10 ** rng.uniform(-1, 1, n)  # outside this range, Phi rounds to 0 or 1
     m, wider = 1 - z * sd, sd * (1 + 10 ** rng.uniform(-3, 0, n))
     fall = (threshold_advantage(m, sd) - threshold_advantage(m, wider)) * np.sign(1 - m)
     yield above("falls with the deviation where m < 1, rises where m > 1", fall[np.abs(z) > 1e-3], "least change")

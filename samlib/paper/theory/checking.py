@@ -1,4 +1,4 @@
-"""Checks of statements: what one says of many values, and how a statement's checks are run."""
+"""Checks of statements: what a check of many values finds, and how to run the checks of a statement."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ class Check:
     measured, allowed : str
         What `worst` is, and what it may be.
     worst, slack : float
-        The least favourable value, and how far it is from what is not allowed.
+        The least favourable value, and its distance from the bound, negative on the wrong side.
     holds : bool
         Whether `worst` is allowed. NaN never is.
     """
@@ -45,7 +45,7 @@ def least(claim: str, values, bound: float = 0.0, measured: str = "least slack",
     claim, measured : str
         What is claimed, and what the values are.
     values : array_like
-        None at all is allowed here, since a later problem may have some; `run` asks for one.
+        May be empty, since a later problem may have values; `run` needs at least one in all.
     bound : float
         The least value allowed.
     strict : bool
@@ -117,7 +117,7 @@ def directions(label: str, change: dict[str, np.ndarray], **signs: int) -> Itera
     Parameters
     ----------
     label : str
-        Where.
+        The beginning of each claim: where the measures move.
     change : dict of str to array_like
         How each measure changes.
     **signs : int
@@ -159,7 +159,7 @@ def estimated(claim: str, sample, exact) -> Check:
     0.0
     """
     sample = np.asarray(sample, float)
-    deviation = np.maximum(sample.std(0), len(sample) ** -0.5)  # a rare event that was never seen has none of its own
+    deviation = np.maximum(sample.std(0), len(sample) ** -0.5)  # an event that was never seen has deviation 0
     return most(claim, np.abs(sample.mean(0) - exact) / deviation * len(sample) ** 0.5, DEVIATIONS, "standard errors")
 
 
@@ -175,7 +175,7 @@ def likely(claim: str, p: float) -> Check:
 
 
 def run(check: Callable, given) -> list[Check]:
-    """Run a check, and join what it says of a claim on several problems.
+    """Run a check, and join its results on the same claim over several problems.
 
     Parameters
     ----------
@@ -187,7 +187,7 @@ def run(check: Callable, given) -> list[Check]:
     Returns
     -------
     list of Check
-        One for each claim. A claim that met no value at all does not hold.
+        One for each claim. A claim without any value does not hold.
 
     Examples
     --------
@@ -205,7 +205,7 @@ def run(check: Callable, given) -> list[Check]:
 
 
 def number(value: float) -> str:
-    """Three digits, with a minus sign at which a narrow column does not break the line.
+    """A number as text with three digits. Its minus sign does not break the line in a narrow column.
 
     Examples
     --------

@@ -8,7 +8,7 @@ from samlib.paper.theory.attack import markov_advantage
 from samlib.paper.theory.checking import above, always, directions, equal, least
 from samlib.paper.theory.model import Alignments, DataModel, advantage, alignments, error, variance
 
-ETAS = np.array([0, 0.1, 0.3, 1, 3, 10, 30])  # where checks look
+ETAS = np.array([0, 0.1, 0.3, 1, 3, 10, 30])  # the values that checks try
 
 
 def min_norm(x, y, G) -> np.ndarray:
@@ -21,7 +21,7 @@ def min_norm(x, y, G) -> np.ndarray:
     y : (n,) array
         Targets.
     G : (d, d) or (d,) array_like
-        Positive definite, or its diagonal.
+        A positive definite matrix, or the diagonal of a diagonal one.
 
     Returns
     -------
@@ -127,7 +127,7 @@ def g_path(model: DataModel, etas, seeds=range(6)) -> dict[str, np.ndarray]:
     etas : (k,) array_like
         As for `contraction`.
     seeds : iterable of int
-        One training sample each.
+        One for each training sample.
 
     Returns
     -------

@@ -1,7 +1,7 @@
 """The data model, alignments, the attacker and the gaps: Definitions 1, 3 and 4, Lemma 2, Proposition 2.
 
-A linear score f_w(x) = <w, x> enters almost everywhere through its alignments M (majority) and A (minority) and its
-nuisance scale s alone. Functions of (M, A, s) take numbers or arrays that broadcast.
+Almost everywhere, only three numbers of a linear score f_w(x) = <w, x> matter: its alignments M (majority) and A (minority),
+and its nuisance scale s. Functions of (M, A, s) take numbers or arrays that broadcast.
 """
 
 from dataclasses import dataclass
@@ -46,18 +46,18 @@ class DataModel:
     d : int
         Dimension, at least p + q + 3.
     p, q : int
-        Majority and minority points of a training sample.
+        Numbers of majority and minority points in a training sample.
     a, b, c : float
         Lengths of the means; a and b are positive, c is at least 0.
     sigma, sigma_par : float
-        Deviation of the noise off the plane of e1 and e2 (positive), and in it.
+        Standard deviation of the noise outside the plane of e1 and e2 (positive), and inside it.
     pi : float
         Minority share of the population, between 0 and 1/2.
 
     Raises
     ------
     ValueError
-        Where a parameter lies outside its range.
+        If a parameter is outside its range.
 
     Examples
     --------
@@ -150,7 +150,7 @@ def alignments(w, model: DataModel) -> Alignments:
     Raises
     ------
     ValueError
-        Where the last axis of `w` does not hold d coordinates.
+        If the last axis of `w` does not hold d coordinates.
 
     Examples
     --------
@@ -218,7 +218,7 @@ def fresh_below(tau, M, A, s, pi):
 
 
 def advantage(M, A, s, pi, tau=1.0):
-    """Adv(w; tau) of eq. (2) for an interpolator, whose members sit at 1; at tau = 1 it is Adv* (Lemma 3, eq. 5).
+    """Adv(w; tau) of eq. (2) for an interpolator: all members have margin 1. At tau = 1 it is Adv* (Lemma 3, eq. 5).
 
     Parameters
     ----------
@@ -240,7 +240,7 @@ def advantage(M, A, s, pi, tau=1.0):
 
 
 def best_advantage(margins, M, A, s, pi):
-    """Adv* of eq. (2) for any training margins: that of the best threshold among them, which attains the supremum.
+    """Adv* of eq. (2) for any training margins. The best threshold among them attains the supremum.
 
     Parameters
     ----------
@@ -273,7 +273,7 @@ class Gaps(NamedTuple):
 
 
 def gaps(w, sample: Sample, model: DataModel, subclass: str = "maj") -> Gaps:
-    """Definition 4, from the training margins of a subclass and its exact fresh law.
+    """The gaps of Definition 4, from a subclass's training margins and the exact law of its fresh margins.
 
     Parameters
     ----------
@@ -291,7 +291,7 @@ def gaps(w, sample: Sample, model: DataModel, subclass: str = "maj") -> Gaps:
     Raises
     ------
     ValueError
-        For another subclass.
+        If the subclass is neither.
 
     Examples
     --------
@@ -307,7 +307,7 @@ def gaps(w, sample: Sample, model: DataModel, subclass: str = "maj") -> Gaps:
 
 
 def check_definitions(problems):
-    """Definitions 1, 3 and 4: the formulas of a model's margins, errors, advantages and gaps, against counts of points."""
+    """Definitions 1, 3 and 4: the formulas for margins, errors, advantages and gaps agree with counts of simulated points."""
     model, sample, w, fresh = problems.fitted(100_000)
     M, A, s = alignments(w, model)
     members, margin = sample.z @ w, fresh.z @ w
@@ -329,7 +329,7 @@ def check_definitions(problems):
 
 
 def check_lemma2(problems):
-    """Lemma 2: the gaps (4) of both subclasses, on random interpolators of random models."""
+    """Lemma 2: the gaps of both subclasses, eq. (4), for random interpolators of random models."""
     for model in problems.models(100):
         sample = model.sample(problems.rng)
         w = problems.interpolator(sample.z)
@@ -343,7 +343,7 @@ def check_lemma2(problems):
 
 
 def check_proposition2(problems):
-    """Proposition 2: Adv* is the attack's AUC, fresh margins against 1, and never below the error."""
+    """Proposition 2: Adv* is the attack's AUC (fresh margins against members at 1), and it is never below the error."""
     M, A, s, pi = (values[:4] for values in problems.alignments(40))
     n = problems.count(50_000)
     share, noise = problems.rng.random((n, 4)), problems.rng.standard_normal((n, 4))

@@ -43,7 +43,7 @@ def msa_at_least(w1, w2, z, model: DataModel, tolerance: float = 1e-9) -> bool:
 
 
 def exchange_rate(M1, A1, M2, A2):
-    """kappa = (M2 - M1) / (A1 - A2) of Definition 2: majority alignment paid for a unit of minority alignment.
+    """kappa = (M2 - M1) / (A1 - A2) of Definition 2: the majority alignment lost for each unit of minority alignment gained.
 
     Examples
     --------
@@ -76,7 +76,9 @@ def error_difference(M1, A1, M2, A2, pi, cdf: Callable):
 
 
 def advantage_difference(M1, A1, M2, A2, pi, cdf: Callable):
-    """Theorem 2, eq. (8): Adv*(w1) - Adv*(w2), which is eq. (6) moved by the member level, sign turned. As `error_difference`.
+    """Theorem 2, eq. (8): Adv*(w1) - Adv*(w2). It is eq. (6), shifted by the member level and with the opposite sign.
+
+    Arguments as for `error_difference`.
 
     Examples
     --------
@@ -99,7 +101,7 @@ def log_price(M1, A1, M2, A2, pi):
 
 
 def theorem1_condition(M1, A1, M2, A2, s, pi):
-    """Theorem 1(ii), eq. (7): for Gaussian noise, A1 > A2 and 0 <= M1 <= M2 it suffices for err(w1) < err(w2).
+    """Theorem 1(ii), eq. (7): sufficient for err(w1) < err(w2), if the noise is Gaussian, A1 > A2 and 0 <= M1 <= M2.
 
     Parameters
     ----------
@@ -119,7 +121,7 @@ def theorem1_condition(M1, A1, M2, A2, s, pi):
 
 
 def theorem2_condition(M1, A1, M2, A2, s, pi):
-    """Theorem 2(ii), eq. (9): for Gaussian noise, A1 > A2 and M1 < M2 it suffices for Adv*(w1) >= Adv*(w2).
+    """Theorem 2(ii), eq. (9): sufficient for Adv*(w1) >= Adv*(w2), if the noise is Gaussian, A1 > A2 and M1 < M2.
 
     Parameters and result are those of `theorem1_condition`.
 
@@ -184,7 +186,7 @@ def window(M, A):
 
 
 def kappa_window(M, A, s, pi):
-    """Corollary 1 solved for kappa: (low, high), infinite beyond floating point. Arguments as `slopes`.
+    """Corollary 1 solved for kappa: (low, high); infinite if floating point overflows. Arguments as `slopes`.
 
     Examples
     --------
@@ -214,8 +216,8 @@ class Comparison(NamedTuple):
         return float(advantage(*self.first, self.pi) - advantage(*self.second, self.pi))
 
 
-# CE1: no anti-alignment (kappa = 0), so more A lowers the error and also the advantage. CE2: a kappa that is too large, and an
-# unsaturated majority with a moderate one: advantage rises, but so does error. CE4: M and A are equal, and s alone differs.
+# CE1: without anti-alignment (kappa = 0), more A lowers the error and also the advantage. CE2: kappa is too large, or it is
+# moderate and the majority is unsaturated; the advantage rises, but so does the error. CE4: M and A are equal, only s differs.
 COUNTEREXAMPLES = {
     "CE1 free": Comparison((0.9, 0.5, 0.4), (0.9, 0.1, 0.4)),
     "CE2 expensive": Comparison((0.2, 0.0, 0.2), (0.9, -0.05, 0.2)),
@@ -224,11 +226,11 @@ COUNTEREXAMPLES = {
     f"CE4 ({k})": Comparison((M, A, 0.3), (M, A, 0.15))
     for k, (M, A) in zip("abc", ((0.9, 0.3), (0.9, -0.3), (1.2, 0.9)), strict=True)
 }
-CLOSED = 0.3, 0.5  # CE3: alignments M and A with A >= M, where the window is empty, whatever kappa, s and pi
+CLOSED = 0.3, 0.5  # CE3: alignments M and A with A >= M; the window is empty for all kappa, s and pi
 
 
 def check_definition2(problems):
-    """Definition 2: the order holds where it should, is reflexive and transitive, and needs each of its conditions."""
+    """Definition 2: the order holds for pairs that meet it, is reflexive and transitive, and needs each of its conditions."""
     for model in problems.models(20):
         z = model.sample(problems.rng).z
         make = lambda M, A, s=50.0, z=z, model=model: matched_interpolator(z, model, M, A, s)  # noqa: E731
@@ -242,7 +244,7 @@ def check_definition2(problems):
 
 
 def check_theorem1(problems):
-    """Theorem 1: eq. (6); under condition (7) no error is larger; bounded noise with a saturated majority."""
+    """Theorem 1: eq. (6); under condition (7) the error of w1 is smaller; bounded noise with a saturated majority."""
     pair = problems.pairs(100_000)
     M1, A1, M2, A2, s, pi = pair.values()
     formula = error_difference(M1, A1, M2, A2, pi, lambda t: ndtr(t / s))
@@ -257,7 +259,7 @@ def check_theorem1(problems):
 
 
 def check_theorem2(problems):
-    """Theorem 2: eq. (8); under condition (9) no advantage is smaller; bounded noise with a minority that is not fitted."""
+    """Theorem 2: eq. (8); under condition (9) Adv* of w1 is not smaller; bounded noise with a minority that is not fitted."""
     pair = problems.pairs(100_000)
     M1, A1, M2, A2, s, pi = pair.values()
     formula = advantage_difference(M1, A1, M2, A2, pi, lambda t: ndtr(t / s))
@@ -272,7 +274,7 @@ def check_theorem2(problems):
 
 
 def check_pair_on_data(problems):
-    """Theorems 1 and 2 on data: an ordered pair of interpolators of one sample (Proposition 1), against fresh points."""
+    """Theorems 1 and 2 on data: the formulas for an ordered pair of interpolators (Proposition 1), against fresh points."""
     model, M1, A1, M2, A2, s = DataModel(d=60, p=20, q=3, sigma=0.25, sigma_par=0.25, pi=0.2), 0.7, 0.2, 0.8, -0.2, 0.5
     z, fresh = model.sample(problems.rng).z, model.fresh(problems.count(100_000), problems.rng)
     pair = matched_pair(z, model, (M1, A1), (M2, A2), s)
@@ -300,7 +302,7 @@ def check_corollary1(problems):
 
 
 def check_counterexamples(problems):
-    """Counterexamples: CE1 to CE4, each by its own numbers."""
+    """Counterexamples: CE1 to CE4, each with its numbers."""
     changes = {name: np.array([one.error, one.advantage]) for name, one in COUNTEREXAMPLES.items()}
     yield above("CE1: without anti-alignment error and advantage fall", -changes["CE1 free"], "change")
     for name, why in (("CE2 expensive", "kappa too large"), ("CE2 unsaturated", "unsaturated majority")):

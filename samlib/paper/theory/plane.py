@@ -1,4 +1,4 @@
-"""Propositions 3 and 4: interpolators of the data model through two by two matrices, where alignment meets contraction."""
+"""Propositions 3 and 4: the data model's interpolators, reduced to two by two matrices. They link alignment and contraction."""
 
 from dataclasses import replace
 from typing import NamedTuple
@@ -43,7 +43,7 @@ def match_g(sample: Sample, model: DataModel, M: float) -> float:
     Raises
     ------
     ValueError
-        Where no g in [1e-3, 1e4] attains M.
+        If no g in [1e-3, 1e4] attains M.
 
     Examples
     --------
@@ -117,7 +117,7 @@ def group_means(model: DataModel) -> tuple[np.ndarray, np.ndarray]:
 
 
 def reduction(V, D, model: DataModel) -> Reduction:
-    """Proposition 3: the interpolator of G = D (+) I from the matrix V alone.
+    """Proposition 3: the minimum-norm interpolator for the block-diagonal G = D (+) I, from the matrix V alone.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ def reduction(V, D, model: DataModel) -> Reduction:
     Raises
     ------
     ValueError
-        Where sigma_par is not 0.
+        If sigma_par is not 0.
 
     Examples
     --------
@@ -166,7 +166,7 @@ def reduction_bound(epsilon, D, model: DataModel) -> float:
     Raises
     ------
     ValueError
-        Where epsilon is not in [0, 1).
+        If epsilon is not in [0, 1).
 
     Examples
     --------
@@ -226,7 +226,7 @@ def proposition4_rate(model: DataModel) -> float:
     Raises
     ------
     ValueError
-        Where c is 0.
+        If c is 0.
 
     Examples
     --------
@@ -280,7 +280,7 @@ def check_proposition4(problems):
         if k % 5 == 0:
             model = replace(model, c=0.0)
         elif model.p * model.a < model.q * model.c:
-            continue  # the proposition does not speak of it
+            continue  # the proposition excludes this case
         M, A, s = proposition4(weights, model)
         for i in (0, 50, 100):
             direct = reduction(spread(model) * np.eye(2), np.diag([weights[i], 1.0]), model)
@@ -292,10 +292,10 @@ def check_proposition4(problems):
             yield equal("A stays where c = 0", A - A[0], 1e-10)
             continue
         yield above("A rises with g where c > 0", np.diff(A), "least rise")
-        rate = (M[0] - M[-1]) / (A[-1] - A[0])  # over the whole path, so that no difference cancels
+        rate = (M[0] - M[-1]) / (A[-1] - A[0])  # over the whole path, since small differences lose digits
         yield equal("the exchange rate is constant (relative)", rate / proposition4_rate(model) - 1, 1e-8)
         yield above("A / s rises while A <= 0", np.diff(A / s)[A[1:] <= 0], "least rise")
-        if model.q / model.n < 0.5:  # where it is also the population's share
+        if model.q / model.n < 0.5:  # then it can be the population's minority share as well
             adv = advantage(M, A, s, model.q / model.n)
             turns = np.diff(adv) * np.where(M[1:] > A[1:], 1, np.where(M[:-1] < A[:-1], -1, 0))
             yield least("Adv* rises while M > A and falls after", turns, -1e-13, "least change")

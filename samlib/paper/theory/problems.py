@@ -16,7 +16,7 @@ class Problems:
     seed : int
         The source of randomness.
     scale : float
-        Factor on how many problems a check asks for.
+        Factor on the number of problems that a check asks for.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class Problems:
         return max(4, round(number * self.scale))
 
     def models(self, number: int, **fixed) -> Iterator[DataModel]:
-        """`count(number)` data models of random sizes, means, noise and minority share; `fixed` fields are kept."""
+        """`count(number)` data models with random sizes, means, noise and minority share. `fixed` sets fields for all."""
         for _ in range(self.count(number)):
             p, q, more = (int(k) for k in self.rng.integers((4, 1, 4), (16, 6, 30)))
             a, b, c, sigma, plane, pi = self.rng.uniform((0.5, 0.5, 0, 0.1, 0.05, 0.02), (2, 2, 1.5, 1, 1, 0.48))
@@ -55,7 +55,7 @@ class Problems:
         return w + self.rng.uniform(0, 1) * np.linalg.norm(w) * away
 
     def fitted(self, number: int) -> tuple[DataModel, Sample, np.ndarray, Sample]:
-        """One model, its sample, an interpolator of that, and `count(number)` fresh points."""
+        """One model, a sample of it, an interpolator of the sample, and `count(number)` fresh points."""
         model = DataModel(d=40, p=14, q=4, sigma=0.4, sigma_par=0.2, pi=0.2)
         sample = model.sample(self.rng)
         return model, sample, self.interpolator(sample.z), model.fresh(self.count(number), self.rng)
@@ -74,7 +74,7 @@ class Problems:
         return {"M1": M1, "A1": A2 + gained, "M2": M1 + paid, "A2": A2, "s": s, "pi": pi}
 
     def linear(self, number: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """`count(number)` of x (n, d), y (n,) and Sigma (d, d), which has rank 2 in every third."""
+        """Yield `count(number)` times x (n, d), y (n,) and Sigma (d, d). Every third Sigma has rank 2."""
         rng = self.rng
         for k in range(self.count(number)):
             n = int(rng.integers(2, 9))

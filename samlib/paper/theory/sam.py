@@ -28,7 +28,7 @@ def linear_descent(x, y, *, rho: float, lr: float, steps: int, start, batch_size
     start : (d,) array_like
         Initial weights.
     batch_size : int, optional
-        Drawn with replacement from `seed`; None is the full batch.
+        Rows in a batch, drawn with replacement by `seed`; None is the full batch.
 
     Returns
     -------
@@ -47,6 +47,8 @@ def linear_descent(x, y, *, rho: float, lr: float, steps: int, start, batch_size
 def diagonal_net(z, *, rho: float, lr: float, steps: int, init: float, full_batch=False, seeds=None) -> np.ndarray:
     """Train w = u^2 - v^2 to margin 1 by SGD or SAM, many runs at once.
 
+    The loss is (margin - 1)^2 / 2, averaged over the batch.
+
     Parameters
     ----------
     z : (runs, n, d) array_like
@@ -57,19 +59,19 @@ def diagonal_net(z, *, rho: float, lr: float, steps: int, init: float, full_batc
     init : float
         The initial value of each coordinate of (u, v).
     full_batch : bool
-        Else one row at a time, drawn with replacement.
+        Whether a step uses all rows. If not, it uses one row, drawn with replacement.
     seeds : sequence of int, optional
-        One for each run's rows; 0, 1, ... by default.
+        The seed of each run's draws; 0, 1, ... by default.
 
     Returns
     -------
     (runs, d) ndarray
-        w. The loss is (margin - 1)^2 / 2, averaged over the batch.
+        The trained w.
 
     Raises
     ------
     ValueError
-        Where the number of seeds is not that of the runs.
+        If the number of seeds differs from the number of runs.
 
     Examples
     --------
@@ -97,7 +99,7 @@ def diagonal_net(z, *, rho: float, lr: float, steps: int, init: float, full_batc
 
 
 def measure(w, z, model: DataModel) -> dict[str, np.ndarray]:
-    """`summary` of trained models, with the advantage of the best threshold, and the largest residual.
+    """`summary` of trained models. "advantage" is that of the best threshold; "residual" is the largest.
 
     Parameters
     ----------
@@ -153,9 +155,9 @@ def e1(row: str, model: DataModel | None = None, seeds: Iterable[int] = range(6)
         A key of `E1_ROWS`.
     model : DataModel, optional
     seeds : iterable of int
-        One training sample each.
+        One for each training sample.
     steps : int, optional
-        Replaces the table's number.
+        Replaces the number of steps in `E1_ROWS`.
 
     Returns
     -------
@@ -165,7 +167,7 @@ def e1(row: str, model: DataModel | None = None, seeds: Iterable[int] = range(6)
     Raises
     ------
     ValueError
-        For another row.
+        If the row is unknown.
 
     Examples
     --------
@@ -179,7 +181,7 @@ def e1(row: str, model: DataModel | None = None, seeds: Iterable[int] = range(6)
 
 
 def experiment1(seeds: Iterable[int] = range(6), many: Iterable[int] = range(40)) -> dict[tuple[int, str], dict]:
-    """E1's runs: {(q, row): `measure`}. The last iterate at rho = .3 is noisy: it and SGD run on the seeds `many` too.
+    """E1's runs: {(q, row): `measure`}. At rho = .3 the last iterate is noisy, so this row and SGD also run on `many` seeds.
 
     Examples
     --------
@@ -191,7 +193,7 @@ def experiment1(seeds: Iterable[int] = range(6), many: Iterable[int] = range(40)
 
 
 def e2(rho: float, model: DataModel | None = None, seeds: Iterable[int] = range(6), *, init=1.0, steps: int = 8_000):
-    """Experiment E2: full-batch SAM beside the exact minimum-norm interpolator of G = diag(g, 1, ..., 1) at the same M.
+    """Experiment E2: full-batch SAM, compared with the exact minimum-norm interpolator of G = diag(g, 1, ..., 1) at the same M.
 
     Parameters
     ----------
@@ -205,8 +207,8 @@ def e2(rho: float, model: DataModel | None = None, seeds: Iterable[int] = range(
     Returns
     -------
     dict of str to (seeds,) ndarray
-        As `measure`, with "g" (the matched g), "A_gap" and "s_gap" (SAM minus the interpolator). "advantage" is the
-        interpolator's formula Adv* at threshold 1.
+        As `measure`, with "g" (the matched g), "A_gap" and "s_gap" (SAM minus the interpolator). "advantage" is Adv* by the
+        formula for interpolators, at threshold 1.
 
     Examples
     --------
@@ -220,12 +222,12 @@ def e2(rho: float, model: DataModel | None = None, seeds: Iterable[int] = range(
         g = match_g(model.sample(seed), model, M)
         found.append(np.array([g, *diagonal_alignments(model.sample(seed), model, g)]))
     g, _, A, s = np.stack(found, axis=1)
-    formula = advantage(result["M"], result["A"], result["s"], model.pi)  # for interpolators, as those beside it are
+    formula = advantage(result["M"], result["A"], result["s"], model.pi)  # by the formula for interpolators
     return result | {"g": g, "A_gap": result["A"] - A, "s_gap": result["s"] - s, "advantage": formula}
 
 
 def check_proposition5(problems):
-    """Proposition 5: (a) row space and common limit, by other paths; (b) batch-1 SAM's gradient is that of eq. (13)."""
+    """Proposition 5: (a) SGD and SAM stay in w_init + row(X) and share a limit; (b) eq. (13) gives batch-1 SAM's gradient."""
     rng = problems.rng
     for _ in range(problems.count(8)):
         x, y, start = rng.standard_normal((4, 12)), rng.choice([-1.0, 1.0], 4), rng.standard_normal(12)
@@ -234,7 +236,7 @@ def check_proposition5(problems):
         kernel = np.linalg.svd(x)[2][4:]
         yield equal("(a) iterates stay in w_init + row(X)", [kernel @ (w - start) for w in there], 1e-10)
         yield above("(a) SAM takes another path than SGD", np.linalg.norm(there[1] - there[0]) - 0.01, "distance - .01")
-        # SAM of a fixed radius circles the solution: SGD takes both to it
+        # SAM with a fixed radius circles the solution, so SGD finishes both runs
         ends = [linear_descent(x, y, rho=0.0, lr=1.5, steps=2_000, start=w) for w in there]
         yield equal("(a) both reach interpolation: residuals", [x @ w - y for w in ends], 1e-8)
         goal = start + min_norm(x, y - x @ start, np.ones(12))
@@ -248,7 +250,7 @@ def check_proposition5(problems):
 
 
 def check_experiment1(runs):
-    """E1: the signs of SAM minus its own baseline on every draw; the boundary at q = 12; the reversal at rho = .3."""
+    """E1: the signs of SAM minus its baseline, on every draw; the boundary at q = 12; the reversal at rho = .3."""
     for q, row in ((3, SMALL), (3, FULL), (12, SMALL)):
         run, base = runs[q, row], runs[q, BASELINES[row]]
         signs = {"A": 1, "M": -1, "error": -1, "advantage": 1, "v": -1} if q == 3 else {"advantage": 1, "error": 1}
@@ -261,7 +263,7 @@ def check_experiment1(runs):
 
 
 def check_experiment2(runs):
-    """E2: SAM is on the exact G-path; the matched g and Adv* rise with rho, on every draw."""
+    """E2: SAM lies on the exact G-path; the matched g and Adv* rise with rho, on every draw."""
     gap = [np.stack([run["A_gap"], run["s_gap"]]) for run in runs.values()]
     yield equal("SAM's A and s are those of the G-path at the same M", gap, 0.01)
     rises = {name: np.diff([run[name] for run in runs.values()], axis=0) for name in ("g", "advantage")}

@@ -1,4 +1,4 @@
-"""What samples and their interpolators are like: Remark 1, Lemma 1 (near-orthogonality), Proposition 1 (pairs exist)."""
+"""Properties of samples and their interpolators: Remark 1, Lemma 1 (near-orthogonality), Proposition 1 (pairs exist)."""
 
 import math
 from typing import NamedTuple
@@ -75,7 +75,7 @@ def near_orthogonality(n: int, dim: int, delta: float, sigma: float = 1.0) -> Ne
     Raises
     ------
     ValueError
-        Where a number lies outside its range.
+        If a number is outside its range.
 
     Examples
     --------
@@ -91,7 +91,7 @@ def near_orthogonality(n: int, dim: int, delta: float, sigma: float = 1.0) -> Ne
 
 
 def matched_interpolator(z, model: DataModel, M: float, A: float, s: float) -> np.ndarray:
-    """Proposition 1: an interpolator with the alignments and the nuisance scale asked for.
+    """Proposition 1: an interpolator of z with given alignments M and A and nuisance scale s.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ def matched_interpolator(z, model: DataModel, M: float, A: float, s: float) -> n
     Raises
     ------
     ValueError
-        Where s lies below what this construction reaches.
+        If s is below the smallest value that this construction reaches.
 
     Examples
     --------
@@ -139,7 +139,7 @@ def matched_pair(z, model: DataModel, first: _Pair, second: _Pair, s: float) -> 
 
 
 def check_remark1(problems):
-    """Remark 1: minority accuracy is F_B(A) for noise that is not Gaussian: uniform on a sphere, where F_B is a cap's measure."""
+    """Remark 1: minority accuracy is F_B(A), also for noise uniform on a sphere. Then F_B is the measure of a cap."""
     xi = problems.rng.standard_normal((problems.count(50_000), 12))
     w = xi[0] / np.linalg.norm(xi[0])
     B = -(xi[1:] @ w) / np.linalg.norm(xi[1:], axis=1)
@@ -149,7 +149,7 @@ def check_remark1(problems):
 
 
 def check_lemma1(problems):
-    """Lemma 1: the bounds (3) hold as often as stated, and none is twice as wide as it need be."""
+    """Lemma 1: the bounds (3) hold as often as stated, and half of each bound would be too narrow."""
     t, dims = np.linspace(0, 0.95, 96)[:, None], np.array([2, 3, 5, 10, 30, 100, 300])
     yield least("exp(-D t^2 / 2) bounds a cap's measure: ratio - 1", cap_bound(t, dims) / cap_measure(t, dims) - 1)
     near = cap_bound(dims**-0.5, dims) / cap_measure(dims**-0.5, dims)
@@ -168,7 +168,7 @@ def check_lemma1(problems):
 
 
 def check_proposition1(problems):
-    """Proposition 1: matched pairs interpolate and have the alignments and the nuisance scale asked for."""
+    """Proposition 1: matched pairs interpolate, and they have the alignments and the nuisance scale that were asked for."""
     for model in problems.models(40):
         z, wanted, s = model.sample(problems.rng).z, problems.rng.uniform(-1, 1, (2, 2)), 50.0
         pair = matched_pair(z, model, tuple(wanted[0]), tuple(wanted[1]), s)
