@@ -13,7 +13,7 @@ from test_settings import pair_of, run, shuffled
 from samlib import audit
 from samlib.inference import CONTRADICTED, SUPPORTED, verdict
 from samlib.paper import lengths
-from samlib.paper.frames import EACH, swapped
+from samlib.paper.frames import EACH, Section, swapped
 
 matplotlib.use("Agg")
 LENGTHS = (2, 3, 4, 5, 6, 8)
@@ -224,6 +224,18 @@ def test_the_figures_show_the_frames(frames, tmp_path):
     for name, frame in frames.items():
         frame.to_parquet(tmp_path / name)
     plt.close("all")
+
+
+def test_the_picture_of_all_data_sets_draws_the_rows_of_each_attack(frames):
+    figure = lengths.along_loss(Section({"digits": frames, "location30": {}}))
+    assert len(figure.axes) == len(lengths.ATTACKS)
+    for ax, attack in zip(figure.axes, lengths.ATTACKS, strict=True):
+        rows = frames["equal_loss"].loc[attack]
+        (line,) = (each for each in ax.lines if len(each.get_xdata()) == len(rows))
+        assert np.allclose(line.get_ydata(), rows["difference"], equal_nan=True)
+        assert ax.xaxis_inverted()
+        assert attack in ax.get_xlabel()
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["not shown: Location-30"]
 
 
 def test_runs_without_outputs_on_test_points_have_no_rows_of_rmia(pairs, frames):

@@ -210,7 +210,7 @@ def test_where_some_models_alone_are_attacked_as_many_are_of_odd_number_as_of_ev
     """Every second of 31 would all be even, and no model would be left to measure single examples on."""
     monkeypatch.setattr(attacking, "SCORES", 1)
     found = audit_file(signals(31, 600))
-    assert any("16 of them are attacked" in said or "16 " in said for said in found.said["given"])
+    assert any(said.startswith("16 models, evenly spaced, are attacked") for said in found.said["given"])
     assert len(found.tables["exposed"]) > 0
 
 
