@@ -1,6 +1,8 @@
 """Records keep what they came from, and are refused where that is not what they say."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -142,6 +144,32 @@ def test_a_save_that_fails_leaves_what_was_there(runs, tmp_path):
         records.save(tmp_path, {"influence": {"a": Broken()}}, records.provenance(runs[:2]))
     assert {file.name: file.read_bytes() for file in path.iterdir()} == before
     assert [*tmp_path.iterdir()] == [path]
+
+
+@pytest.mark.parametrize("renames", [1, 2])
+def test_a_process_killed_between_two_renames_loses_nothing(runs, experiments, tmp_path, renames):
+    path, parts = saved(runs, tmp_path)
+    code = """
+import os, pathlib, sys
+from samlib.paper import records
+left, rename = [int(sys.argv[2])], pathlib.Path.rename
+def killed(self, target):
+    rename(self, target)
+    left[0] -= 1
+    left[0] or os.kill(os.getpid(), 9)
+pathlib.Path.rename = killed
+about = records.read_about(pathlib.Path(sys.argv[1]))
+path = pathlib.Path(sys.argv[1])
+records.save(path.parent, {"influence": {"a": records.load(path, "memorization")["b"]}}, about)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(path), str(renames)], check=False)
+    assert done.returncode == -9
+    found = records.find(tmp_path, experiments.values())
+    pd.testing.assert_frame_equal(records.load(found, "memorization")["b"], parts["memorization"]["b"])
+    again, _ = saved(runs, tmp_path)
+    assert again == path
+    assert set(records.load(path, "influence")) == ({"a"} if renames == 2 else set())
+    assert not list(tmp_path.glob("*.old"))
 
 
 def test_the_identity_is_that_of_experiments_and_models_alone():

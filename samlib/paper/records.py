@@ -67,15 +67,17 @@ def save(
 ) -> Path:
     """Write frames, by section and name, as a record in `folder`, and return the record's path.
 
-    Frames replace those of the same name in an existing record; its other frames stay. A killed process leaves no
-    half-written record.
+    Frames replace those of the same name in an existing record; its other frames stay. A killed process leaves the
+    old record or the new one, whole.
     """
     experiments = [Experiment(**fields) for fields in about["experiments"]]
     name = Path(experiments[0].dataset).name
     others = sorted({e.optimizer for e in experiments} - {"sgd"})
     label = others[0] if len(others) == 1 else f"{len(experiments)}-settings"
     path = as_path("folder", folder) / f"{name}-{label}-{identity(experiments)}-{about['data_checksum'][:8]}"
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial, old = (path.with_name(f"{path.name}.{end}") for end in (f"{os.getpid()}.partial", "old"))
+    if old.exists():  # the process that was replacing it was killed
+        shutil.rmtree(old) if path.exists() else old.rename(path)
     partial.mkdir(parents=True)
     try:
         if path.exists():
@@ -88,8 +90,9 @@ def save(
         digests = {file.name: _sha256(file) for file in sorted(partial.iterdir()) if file.name != ABOUT}
         (partial / ABOUT).write_text(json.dumps({**about, "files": digests}, indent=1, sort_keys=True) + "\n")
         if path.exists():
-            shutil.rmtree(path)
+            path.rename(old)
         partial.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return path
