@@ -68,11 +68,12 @@ def text_of(book, page):
 
 def test_with_no_network_what_cannot_be_had_is_left_out_and_said(book):
     said = [line for line in book[1].splitlines() if line.startswith("left out")]
-    assert len(said) == 2
+    assert len(said) == 3
     kept = "(its recorded results are shown, without pictures)"
     assert f"location30 {kept}: location30 could not be downloaded (no answer from raw.githubusercontent.com" in said[0]
     assert "put dataset_location.tgz into $SAMLIB_DATA/location30/" in said[0]
-    assert f"cifar100-coarse {kept}: cifar100 could not be" in said[1]
+    assert f"cifar10 {kept}: cifar10 could not be" in said[1]
+    assert f"cifar100-coarse {kept}: cifar100 could not be" in said[2]
     first = text_of(book, "introduction")
     assert "put dataset_location.tgz into $SAMLIB_DATA/location30/" in first
     assert "Location-30 (2048 + 2048 models" in first
@@ -86,7 +87,7 @@ def test_each_section_is_one_page_of_all_data_sets_and_says_where_each_comes_fro
     kept = {about["experiments"][0]["dataset"]: about for about in records(maker.RESULTS).values()}
     for page in maker.SECTIONS:
         text = text_of(book, page)
-        for dataset in ("subclasses", "digits", "location30", "cifar100-coarse"):
+        for dataset in ("subclasses", "digits", "location30", "cifar10", "cifar100-coarse"):
             how = "Recorded" if dataset in kept else "Live"
             assert re.search(
                 f"<em>{how}: [0-9]+ models of each optimizer on {re.escape(dataset_title(dataset))}", text
