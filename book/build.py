@@ -246,7 +246,8 @@ def execute_page(page: str, todo: dict, executed: Path) -> tuple[float, str | No
         if "injected-parameters" in cell.metadata.get("tags", ()):
             cell.metadata["tags"].append("remove-input")  # the table at the page's end says what was run
         if "## Run this yourself" in cell.source:
-            cell.source += command(todo)
+            here, heading, below = cell.source.partition("\n## What this run was")
+            cell.source = here.rstrip() + command(todo) + heading + below
         if figure := cell.metadata.get("mystnb", {}).get("figure"):
             figure["caption"] = figure["caption"].replace("{runs}", next(filter(None, runs), ""))
     if error is None:
@@ -259,9 +260,9 @@ def execute_page(page: str, todo: dict, executed: Path) -> tuple[float, str | No
 
 def command(todo: dict) -> str:
     """How to make a page by hand, as Markdown that follows its section "Run this yourself"."""
-    parameters = json.dumps(todo["parameters"] | {"results": str(RESULTS.relative_to(ROOT))})
-    source = Path(todo["source"]).relative_to(ROOT)
-    line = f"papermill {source} page.ipynb \\\n    -y '{parameters}'"
+    given = todo["parameters"] | {"results": str(RESULTS.relative_to(ROOT))}
+    lines = ",\n".join(f"      {json.dumps(name)}: {json.dumps(value)}" for name, value in given.items())
+    line = f"papermill {Path(todo['source']).relative_to(ROOT)} page.ipynb -y '{{\n{lines}}}'"
     return f"\n\nThis page itself, from the repository's folder:\n\n```\n{line}\n```\n"
 
 
