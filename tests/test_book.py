@@ -159,6 +159,11 @@ def site(book):
         server.shutdown()
 
 
+def stands_for_others(path: Path) -> bool:
+    """Whether a page is looked at. Those of source code are alike: one stands for all."""
+    return "_modules" not in path.parts or path.stem in ("index", "cards")
+
+
 def is_trouble(message) -> bool:
     """An error or a warning; that the page which only leads on to the first one has no icon is none."""
     return message.type in ("error", "warning") and not message.location["url"].endswith("/favicon.ico")
@@ -166,7 +171,7 @@ def is_trouble(message) -> bool:
 
 def test_every_page_reads_with_no_network_and_no_error(site, browser):
     """No failed request, none that leaves the machine, nothing in the console, every figure drawn and described."""
-    address, pages = site
+    address, pages = site[0], filter(stands_for_others, site[1])
     figures, sources, context = {}, [], browser.new_context()  # one for all pages, which share what they load
     for path in pages:
         page, trouble = context.new_page(), []
@@ -194,7 +199,7 @@ def test_every_page_reads_with_no_network_and_no_error(site, browser):
 
 
 def test_axe_finds_no_fault_on_any_page(site, browser, faults):
-    """In the light on a wide screen and in the dark on a phone. Pages of source code are alike: one stands for all."""
+    """In the light on a wide screen and in the dark on a phone."""
     address, pages = site
     # Some time after the last change, the theme lets the keyboard reach what scrolls: wait for that, but not for ever.
     settled = """async theme => {
@@ -206,7 +211,7 @@ def test_axe_finds_no_fault_on_any_page(site, browser, faults):
     }"""
     found, page = [], browser.new_page()
     for path in pages:
-        if "_modules" in path.parts and path.stem not in ("index", "cards"):
+        if not stands_for_others(path):
             continue
         page.goto(address + str(path))
         for theme, width in (("light", 1280), ("dark", 390)):

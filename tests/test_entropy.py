@@ -264,7 +264,7 @@ def test_the_figures_show_the_numbers(frames):
     assert f">{tops['distance', '1']:.3f}<" in table
     assert f">{tops['distance', entropy.ENDS]:.3f} (" in table
     value = frames["reliability"]["value"].iloc[0]
-    assert panels.reliability_table(found).data["reliability"].iloc[0] == f"{value:.2f}"
+    assert panels.reliability_table(found).data["reliability"].iloc[0] == f"{value:.3f}"
     assert frames["effects"]["reliability"].unique() == pytest.approx(value)
     images = dataset.__class__(
         dataset.x_train.reshape(-1, 4, 2), dataset.y_train, dataset.x_test.reshape(-1, 4, 2), dataset.y_test, tuple("abc"),
@@ -285,7 +285,7 @@ def test_the_hardest_bucket_is_named_as_the_run_has_it(frames):
         hard, most = each["sgd"].idxmin(), each["difference"].idxmax()
         said = entropy.hardest(Section({"digits": {"buckets": each}})).data
         assert f"On Digits bucket {hard} is the hardest for SGD, and SAM gains most in bucket {most}." in said
-        assert ("does not mean hard" in said) == (hard != 1)
+        assert ("not those of lowest entropy" in said) == (hard != 1)
 
 
 def test_frames_are_recorded_as_parquet(frames, tmp_path):

@@ -163,7 +163,7 @@ PINNED = (
     ({"optimizer": "asam", "rho": 1}, "3dc94adf2f67a98b"),
     ({"dataset": "subclasses", "optimizer": "gsam"}, "4317aab3447ac87b"),
     ({"dataset": "cifar100", "optimizer": "looksam"}, "955481b6a3267466"),
-    ({"dataset": "cifar10", "optimizer": "friendlysam", "augment": True}, "a79cec74b2efd094"),
+    ({"dataset": "cifar10", "optimizer": "friendlysam", "augment": True}, "4b5dd71934f46bf1"),
     ({"dataset": "fashion_mnist", "optimizer": "swa"}, "067ded2d2fc34be0"),
     ({"dataset": "purchase100", "optimizer": "ema", "hidden": [512, 256], "pool": 40000}, "6c8ec15028201cce"),
     ({"dataset": "texas100", "precision": "bf16", "label_smoothing": 0.1}, "b5c0a21fba640e40"),
@@ -315,6 +315,7 @@ def test_a_plan_takes_what_is_given_instead_of_the_profiles():
     pairs = planned("paper", dataset="cifar10", n_models=64, rho=None)
     assert [two["sam"].subset_fraction for two in pairs] == [0.5, 0.7]
     assert {two["sam"].n_models for two in pairs} == {64}
+    assert {two["sam"].pool for two in pairs} == {50_000}  # all of it, where the recipe has a part
     assert len(planned("paper", dataset="cifar10", subset_fraction=0.6)) == 1
     assert planned("paper", dataset="digits") == [pair(dataset="digits", n_models=256)]
     with pytest.raises(ValueError, match="profile must be one of"):
