@@ -51,7 +51,9 @@ class Report(NamedTuple):
     def json(self) -> str:
         """All of it as JSON; a number that is NaN or infinite is null."""
         tables = {
-            name: json.loads(frame.to_json(orient="records", double_precision=15))
+            name: json.loads(
+                json.dumps(frame.to_dict("records"), default=np.generic.item), parse_constant=lambda _: None
+            )
             for name, frame in self.tables.items()
         }
         return json.dumps(self._asdict() | {"tables": tables, "samlib": __version__}, indent=1)
