@@ -84,7 +84,7 @@ def glance(ledger: pd.DataFrame, name: str = "SAM") -> Shown:
     )
     html = f'<table class="samlib-glance"><thead><tr><th scope="col">{_says_who(name)}</th>{html}</tr></thead><tbody>'
     lines = [" | ".join([_says_who(name), *map(_title, columns)]), " | ".join(["---"] * (1 + len(columns)))]
-    for claim, part in ledger.droplevel("claim").groupby(ledger.index.get_level_values("claim"), sort=False):
+    for claim, part in _parts(ledger).items():
         text = "" if part["text"].iloc[0] == last else part["text"].iloc[0]  # once for a claim's several measures
         last, reach = part["text"].iloc[0], _reach(part)
         link = f'<a href="ledger.html#{_anchor(claim)}" style="display:none"><b>{escape(claim)}</b></a>'
@@ -110,7 +110,7 @@ def cards(ledger: pd.DataFrame, *, name: str = "SAM") -> Shown:
     Shown
         Shows itself as HTML, Markdown or text.
     """
-    parts = {str(claim): part.droplevel("claim") for claim, part in ledger.groupby("claim", sort=False)}
+    parts = _parts(ledger)
     known = {claim: part for claim, part in parts.items() if part["estimate"].notna().any()}
     html = f'<div class="samlib-cards">{"".join(_html(claim, part, name) for claim, part in known.items())}</div>'
     markdown = "\n\n".join(_markdown(claim, part, name) for claim, part in known.items())
@@ -281,6 +281,11 @@ def _method(part: pd.DataFrame, name: str) -> str:
 
 def _says(row: pd.Series) -> str:
     return f"{'Reviewers ask whether this holds' if row.get('control') else 'The paper says'}: {row['text']}"
+
+
+def _parts(ledger: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The rows of each claim, by data set."""
+    return {str(claim): part.droplevel("claim") for claim, part in ledger.groupby("claim", sort=False)}
 
 
 def _says_who(name: str) -> str:

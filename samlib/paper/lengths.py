@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 
 from samlib.audit import Pair, attack_scores, usable
 from samlib.evaluation import auc_terms
@@ -280,11 +281,7 @@ def equal_loss_bands(equal_loss: pd.DataFrame, equal_accuracy: pd.DataFrame, nam
     figure, axes = plt.subplots(2, len(ATTACKS), figsize=(WIDTH, 4.6), sharex="row", sharey=True)
     axes[0, 0].set_xscale("log")
     for attack, top, below in zip(ATTACKS, *axes, strict=True):
-        rows = equal_loss.loc[attack]
-        top.fill_between(rows[TRAIN_LOSS], rows["band_low"], rows["band_high"], color=SAM, alpha=0.2, lw=0)
-        top.plot(rows[TRAIN_LOSS], rows["difference"], color=SAM)
-        named = rows[rows.index.isin(FRACTIONS.values())]
-        gaps(top, named[TRAIN_LOSS], named, filled=named["note"] == "")
+        _band(top, equal_loss.loc[attack])
         top.set(title=attack, xlabel=TRAIN_LOSS)
         rows = equal_accuracy.loc[attack]
         below.plot(rows[ACCURACY], rows["difference"], color=SAM, ls="--")
@@ -309,11 +306,7 @@ def along_loss(found: Section):
     def draw(*axes_and_rows):
         *axes, rows = axes_and_rows
         for attack, ax in zip(ATTACKS, axes, strict=True):
-            own = rows.loc[attack]
-            ax.fill_between(own[TRAIN_LOSS], own["band_low"], own["band_high"], color=SAM, alpha=0.2, lw=0)
-            ax.plot(own[TRAIN_LOSS], own["difference"], color=SAM)
-            named = own[own.index.isin(FRACTIONS.values())]
-            gaps(ax, named[TRAIN_LOSS], named, filled=named["note"] == "")
+            _band(ax, rows.loc[attack])
             ax.axhspan(-smallest, smallest, color=GREY, alpha=0.15, lw=0)
             ax.set(
                 xscale="log",
@@ -327,6 +320,14 @@ def along_loss(found: Section):
     return multiples(
         Section(shown, found.titles, found.name), ["equal_loss"], draw, columns=len(ATTACKS), height=2.0, sharey="row"
     )
+
+
+def _band(ax: Axes, rows: pd.DataFrame) -> None:
+    """Draw an attack's rows of "equal_loss" over the train loss: the difference, its band, and the ledger's rows as points."""
+    ax.fill_between(rows[TRAIN_LOSS], rows["band_low"], rows["band_high"], color=SAM, alpha=0.2, lw=0)
+    ax.plot(rows[TRAIN_LOSS], rows["difference"], color=SAM)
+    named = rows[rows.index.isin(FRACTIONS.values())]
+    gaps(ax, named[TRAIN_LOSS], named, filled=named["note"] == "")
 
 
 def matched_sentence(equal_loss: pd.DataFrame, attack: str, name: str = "SAM") -> str:

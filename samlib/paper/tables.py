@@ -58,11 +58,15 @@ def provenance(about: Mapping[str, Any], counts: pd.DataFrame | None = None):
             "store": key,
         }
     shown = pd.DataFrame(columns)
-    for name in ("machine", "samlib", "seconds", "data_checksum"):
+    rows = {
+        "machine": "machine",
+        "samlib": "samlib",
+        "core seconds, both together": "seconds",
+        "data checksum": "data_checksum",
+    }
+    for title, name in rows.items():
         value = about[name]
-        shown.loc[{"seconds": "core seconds, both together"}.get(name, name.replace("_", " "))] = (
-            ", ".join(value) if isinstance(value, list) else str(value)[:16]
-        )
+        shown.loc[title] = ", ".join(value) if isinstance(value, list) else str(value)[:16]
     for name, number in () if counts is None else counts["number"].items():
         shown.loc[name] = str(number)
     return shown.style
