@@ -168,6 +168,17 @@ def test_links_and_pipes_in_a_folder_are_refused(tmp_path):
         samlib.audit_file(tmp_path / "nowhere.npz")
 
 
+@pytest.mark.parametrize("code", [0xD800, 0x110000, 0xFFFFFFFF])
+@pytest.mark.parametrize("kind", ["npz", "zarr 2"])
+def test_names_that_are_not_unicode_are_refused(code, kind, tmp_path):
+    """Half of a pair of codes reached pandas, which ended the process."""
+    names = np.full(30, "abc")
+    names.view(np.uint32)[4] = code
+    path = write(tmp_path / ("signals.npz" if "npz" in kind else "signals"), good() | {"groups": names}, kind)
+    with pytest.raises(ValueError, match="groups holds text that is not Unicode"):
+        samlib.audit_file(path)
+
+
 def test_the_schema_describes_what_is_read():
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     found = {name: a.tolist() for name, a in good().items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -82,9 +82,8 @@ def given(arrays: Mapping[str, Matrix]) -> Given:
             matrices[name] = array
         else:
             kind, values = ARRAYS[name]["kind"], array.open()
-            short[name] = (
-                _mask(name, values) if kind == "mask" else as_labels(name, values) if kind == "labels" else values
-            )
+            checked: dict[str, Callable[..., np.ndarray]] = {"mask": _mask, "labels": as_labels, "names": _texts}
+            short[name] = checked[kind](name, values)
     sizes = {"tests": 0} | {dim: size for dim, (size, _) in first.items()}
     short["target"] = np.broadcast_to(short["target"], sizes["models"])
     if not short["target"].any():
@@ -96,6 +95,15 @@ def _mask(name: str, values: np.ndarray) -> np.ndarray:
     if values.dtype != bool and not np.isin(values, (0, 1)).all():
         raise BadFile(f"{name} must hold only True and False (or 1 and 0).")
     return values.astype(bool)
+
+
+def _texts(name: str, values: np.ndarray) -> np.ndarray:
+    """Names of groups, which a page can show. A code that is no letter's would end the process in a library of text."""
+    if values.dtype.kind == "U" and values.dtype.itemsize:
+        codes = np.ascontiguousarray(values).view(np.dtype(np.uint32).newbyteorder(values.dtype.byteorder))
+        if ((codes > 0x10FFFF) | ((codes >= 0xD800) & (codes <= 0xDFFF))).any():
+            raise BadFile(f"{name} holds text that is not Unicode.")
+    return values
 
 
 def _as_logit(name: str, values: np.ndarray, which) -> np.ndarray:
