@@ -192,3 +192,14 @@ def test_damaged_files_by_the_dozen():
     """More in `tests/benchmarks/fuzz_audit.py`."""
     done = [fuzz.try_one(number) for number in range(60)]
     assert {"audited", "refused"} == set(done)
+
+
+def test_a_column_that_contradicts_itself_is_refused(tmp_path):
+    """Its levels no longer fit its counts of levels. pyarrow ended the process where such a column is looked at."""
+    path = write(tmp_path / "signals", good(), "parquet")
+    content = path.read_bytes()
+    optional, neither = b"\x25\x02\x18\x06labels", b"\x25\x2e\x18\x06labels"  # a field, as Thrift writes it
+    assert content.count(optional) == 1
+    path.write_bytes(content.replace(optional, neither))
+    with pytest.raises(ValueError, match="the sizes of its columns cannot be read"):
+        read(path, max_gb=1)

@@ -12,6 +12,8 @@ import math
 import os
 import shutil
 import stat
+import subprocess
+import sys
 import tempfile
 import warnings
 import weakref
@@ -269,17 +271,16 @@ def _parquet(path: Path, most: float) -> Found:
     with pyarrow.parquet.ParquetFile(path, **limits) as file:
         about, schema, columns = file.metadata, file.schema_arrow, {}
         names = {key: name for key, name in _names(schema.names).items() if "examples" in ARRAYS[name]["dims"]}
-        parts = [about.row_group(g).column(c) for g in range(about.num_row_groups) for c in range(about.num_columns)]
+        sizes = _parquet_sizes(path)
         for key, name in names.items():
-            mine = [part for part in parts if part.path_in_schema.partition(".")[0] == key]
-            kind, values = schema.field(key).type, sum(part.num_values for part in mine)
+            kind, (values, packed) = schema.field(key).type, sizes.get(key, (0, 0))
             lists = hasattr(kind, "value_type") and not hasattr(kind, "index_type")
             if lists and values % max(about.num_rows, 1):
                 raise BadFile(f"{name} must be a list of the same length in each row, one value for each model.")
             shape = (values // max(about.num_rows, 1), about.num_rows) if lists else (about.num_rows,)
             kind = kind.value_type if lists else kind
             dtype = np.dtype(f"U{LETTERS}" if str(kind).endswith("string") else kind.to_pandas_dtype())
-            size = _size(name, shape, dtype, sum(part.total_compressed_size for part in mine), most)
+            size = _size(name, shape, dtype, packed, most)
             columns[key] = name, _room(shape, dtype, size)
         widest = sum(math.prod(room.shape[:-1]) for _, room in columns.values())
         at = 0
@@ -291,6 +292,15 @@ def _parquet(path: Path, most: float) -> Found:
         if at != about.num_rows:
             raise ValueError(f"it has {at} rows, and says {about.num_rows}")
     return {name: room for name, room in columns.values()}, sorted(set(schema.names) - names.keys())
+
+
+def _parquet_sizes(path: Path) -> dict[str, list[int]]:
+    """The number of values of each column, and its bytes in the file, as a process of its own finds them."""
+    script = Path(__file__).with_name("parquet_sizes.py")
+    asked = subprocess.run([sys.executable, "-P", str(script), str(path)], capture_output=True, check=False)
+    if asked.returncode:
+        raise ValueError("the sizes of its columns cannot be read")
+    return json.loads(asked.stdout)
 
 
 def _block(column, shape: tuple[int, ...]) -> np.ndarray:

@@ -272,6 +272,7 @@ if __name__ == "__main__":
     longest, began = (0.0, -1), time.perf_counter()
     for number in range(start, start + files):
         clock = time.process_time()
+        print(number, end="\r", file=sys.stderr, flush=True)  # the last one, if it ends the process
         try:
             counts[try_one(number)] += 1
         except AssertionError as error:
