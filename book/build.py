@@ -48,6 +48,7 @@ ALONE = {
     "synthetic_mixture": {},
     "theory_checks": {},
     "explorer": {},
+    "audit_example": {},
     "other_optimizers": {"dataset": "digits", "architectures": ["cnn"]},
     "ablations": {"dataset": "digits"},
 }

@@ -61,8 +61,8 @@ def test_data_sets_that_say_the_same_share_a_sentence():
     for name, word in (("digits", "higher"), ("subclasses", "lower"), ("location30", "higher")):
         found[name] = {"means": frame_of(first, word), "effects": frame_of(second, "open")}
     said = panels.told(Section(found, name="ASAM"), "amount").data
-    assert said.startswith("On Digits and Location-30 ASAM memorizes more in the mean and ")
-    assert "On Subclasses ASAM memorizes less in the mean and " in said
+    assert said.startswith("- On Digits and Location-30 ASAM memorizes more in the mean and ")
+    assert "\n- On Subclasses ASAM memorizes less in the mean and " in said
     found["subclasses"]["effects"] = found["subclasses"]["effects"].head(0)
     assert "Subclasses" not in panels.told(Section(found), "amount").data
 

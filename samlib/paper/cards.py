@@ -317,8 +317,9 @@ def _html(claim: str, part: pd.DataFrame, name: str) -> str:
     ledger = {} if part.iloc[0].get("control") else {"Ledger": f"ledger.html#{_anchor(claim)}"}
     links = ledger | {"Rules": "../preregistration.html"}
     if "section" in part:
-        section = part["section"].iloc[0]
-        links |= {"Figures": f"{TABLE['pages'][section]}.html", "Code": f"../_modules/samlib/paper/{section}.html"}
+        section, figures = part["section"].iloc[0], TABLE["figures"]
+        figure = next(figures[each] for each in (claim, section, claim.partition(" ")[0]) if each in figures)
+        links |= {"Figure": figure, "Code": f"../_modules/samlib/paper/{section}.html#decided"}
     # A page of the book shows these; elsewhere they would lead nowhere, and its style sheet alone brings them out.
     linked = " · ".join(f'<a href="{address}">{word}</a>' for word, address in links.items())
     return (

@@ -222,6 +222,11 @@ def sign(row: pd.Series | Mapping[str, float]) -> int:
     return int(row["low"] > 0) - int(row["high"] < 0)
 
 
+def as_list(sentences: Sequence[str]) -> Markdown:
+    """Sentences one below the other; one alone stands as a paragraph."""
+    return Markdown("\n".join(f"- {each}" for each in sentences) if len(sentences) > 1 else sentences[0])
+
+
 def contrasts(found: Section, frame: str, rows: Mapping[Any, str], digits: int = 3) -> Markdown:
     """A sentence for each row of a frame: on which data sets the difference is above 0, below 0, or not told apart from 0.
 
@@ -254,7 +259,7 @@ def told(found: Section, what: str) -> Markdown:
         words = " and ".join(each[one] for each, one in zip(telling["rows"], signs, strict=True))
         why = telling["because"].get(" ".join(signs).replace("small", "open"), "")
         said.append(f"On {listed(names)} {telling.get('subject', found.name)} {words}. {why}".strip())
-    return Markdown(" ".join(said) or "*These runs are too small to say it.*")
+    return as_list(said) if said else Markdown("*These runs are too small to say it.*")
 
 
 def _sign_in(frame: pd.DataFrame, row: str | list[str]) -> str | None:

@@ -20,3 +20,13 @@ class Page(BaseModel):
     def _complete(cls, given: Mapping[str, Any]) -> dict[str, Any]:
         known = {name: value for name, value in given.items() if value is not None}
         return cls.profiles.get(str(known.get("profile")), {}) | known
+
+
+class AuditExample(Page):
+    """The parameters of the page that audits gradient-boosted trees, or any file of signals."""
+
+    profiles = {"smoke": {"n_models": 8}}
+
+    signals: str | None = None
+    n_models: Annotated[int, Field(ge=2, le=10_000)] = 16
+    trees: Annotated[int, Field(ge=1, le=10_000)] = 30

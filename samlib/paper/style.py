@@ -41,6 +41,8 @@ def drawn(function: Callable) -> Callable:
             if isinstance(figure, Markdown):  # a sentence in its place
                 return figure
             plt.close(figure)
+            shown = [ax.get_title(loc="left") for ax in figure.axes]
+            figure._repr_mimebundle_ = lambda **_: ({}, {"shown": [*filter(None, shown), figure.get_suptitle()]})
             if points(figure) <= FEW_POINTS:
                 figure._repr_svg_ = lambda: vectors(figure)
             return figure
