@@ -15,6 +15,7 @@ import importlib.metadata
 import json
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
 import time
@@ -242,7 +243,9 @@ def execute_page(page: str, todo: dict, executed: Path) -> tuple[float, str | No
         error = f"{type(problem).__name__}: {problem}".splitlines()[0]
     notebook = nbformat.read(path if path.exists() else todo["source"], 4)
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
-    runs = [output.get("metadata", {}).get("text/markdown", {}).get("runs") for output in outputs]
+    runs = next(
+        filter(None, (output.get("metadata", {}).get("text/markdown", {}).get("runs") for output in outputs)), {}
+    )
     for cell in notebook.cells:
         if "injected-parameters" in cell.metadata.get("tags", ()):
             cell.metadata["tags"].append("remove-input")  # the table at the page's end says what was run
@@ -250,7 +253,10 @@ def execute_page(page: str, todo: dict, executed: Path) -> tuple[float, str | No
             here, heading, below = cell.source.partition("\n## What this run was")
             cell.source = here.rstrip() + command(todo) + heading + below
         if figure := cell.metadata.get("mystnb", {}).get("figure"):
-            figure["caption"] = figure["caption"].replace("{runs}", next(filter(None, runs), ""))
+            titles = [title for output in cell.outputs for title in output.get("metadata", {}).get("shown", ())]
+            own = dict.fromkeys(re.split("[:\n]", title)[0] for title in titles)  # "DATA SET: network, models"
+            shown = [runs[name] for name in own if name in runs] or runs.values()
+            figure["caption"] = figure["caption"].replace("{runs}", "; ".join(shown))
     if error is None:
         notebook.metadata["samlib"] = {"fingerprint": todo["fingerprint"]}
     nbformat.write(notebook, path)

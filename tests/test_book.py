@@ -89,11 +89,19 @@ def test_each_section_is_one_page_of_all_data_sets_and_says_where_each_comes_fro
         text = text_of(book, page)
         for dataset in ("subclasses", "digits", "location30", "cifar10", "cifar100-coarse"):
             how = "Recorded" if dataset in kept else "Live"
-            assert re.search(
-                f"<em>{how}: [0-9]+ models of each optimizer on {re.escape(dataset_title(dataset))}", text
-            ), page
+            assert re.search(f"<em>{how}: [^<]*[0-9] [^<]*on {re.escape(dataset_title(dataset))}", text), page
         assert "{runs}" not in text
         assert text.count("Digits (MLP, pool all, ") > 3  # each caption says what the figure was made of
+        for cell in json.loads((book[0] / "notebooks" / f"{page}.ipynb").read_text())["cells"]:
+            caption = cell["metadata"].get("mystnb", {}).get("figure", {}).get("caption", "")
+            panels = [
+                re.split("[:\n]", t)[0]
+                for o in cell.get("outputs", ())
+                for t in o.get("metadata", {}).get("shown", ())
+                if t
+            ]
+            if panels and " of each" in caption:
+                assert set(re.findall(r"([A-Z][^;.]*?) \((?:MLP|CNN), ", caption)) == set(panels), caption
     for page in ("ablations", "theory_checks"):
         assert "<em>Live: " in text_of(book, page)
     assert "<em>Recorded: " in text_of(book, "ablations_cifar100-coarse")

@@ -23,7 +23,7 @@ from samlib.experiment import Experiment, ParameterError, pair
 from samlib.paper import cards, claims, records, tables
 from samlib.paper.distances import dataset_of
 from samlib.paper.frames import Frames, Section
-from samlib.paper.panels import scroll
+from samlib.paper.panels import listed, scroll
 from samlib.paper.study import ablation_pairs, from_parameters, optimizer_pairs, public_parameters
 from samlib.paper.style import dataset_title, model_title
 from samlib.runs import run_pairs
@@ -265,19 +265,29 @@ class Study:
         return dataset_of(xr.Dataset(attrs={"experiment": experiment, "data_checksum": about["data_checksum"]}))
 
     def origin(self) -> Markdown:
-        """A line for each data set on where its numbers come from. The metadata `runs` say the same, shorter, for captions."""
-        said, short = [], []
+        """Say which runs are live and which recorded. The metadata `runs` say it of each data set by its title, for captions."""
+        rows, short, lines = [], {}, []
         for dataset in self.experiments:
             about, title = self.about(dataset), dataset_title(dataset)
             every = pd.DataFrame(about["experiments"]).assign(models=about["models"]).fillna({"pool": "all"})
             each = {name: " or ".join(every[name].drop_duplicates().map(str)) for name in ("models", "epochs", "pool")}
             how = f"{' or '.join(map(model_title, every['model'].unique()))}, pool {each['pool']}, {each['epochs']} epochs"
-            by = "this run or an earlier one" if about["live"] else f"an earlier run, and kept on {about['date']}"
-            kind, machines = "Live" if about["live"] else "Recorded", ", ".join(about["machine"])
-            models = f"{each['models']} models of each optimizer"
-            said.append(f"*{kind}: {models} on {title} ({how}), trained by {by}, on {machines}.*")
-            short.append(f"{title} ({how}, {kind.lower()}: {each['models']} of each)")
-        return Markdown("\n\n".join(said), metadata={"runs": "; ".join(short)})
+            kind = "Live" if about["live"] else "Recorded"
+            short[title] = f"{title} ({how}, {kind.lower()}: {each['models']} of each)"
+            rows.append((kind, each["models"], f"on {title} ({how})", about["date"], about["machine"]))
+        table = pd.DataFrame(rows, columns=["kind", "models", "runs", "date", "machines"])
+        for kind, same in table.groupby("kind", sort=False):
+            runs = [f"{models} {run}" for models, run in same[["models", "runs"]].to_numpy()]
+            runs[0] = runs[0].replace(" on", " models of each optimizer on", 1)
+            by = (
+                "this run or an earlier one"
+                if kind == "Live"
+                else f"earlier runs, kept on {listed(sorted(set(same['date'])))}"
+            )
+            lines.append(
+                f"*{kind}: {'; '.join(runs)}. Trained by {by}, on {', '.join(same['machines'].explode().unique())}.*"
+            )
+        return Markdown("\n\n".join(lines), metadata={"runs": short})
 
     def provenance(self, found: Section) -> Markdown:
         """What was trained for a page, where, and how long it took: the columns of each data set beside each other."""
