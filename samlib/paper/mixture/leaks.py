@@ -76,8 +76,6 @@ def exposure(x, y, member, **options) -> np.ndarray:
     if member.all(0).any() or not member.any(0).all():
         raise ValueError("member must have, for each point, a fit that saw it and one that did not.")
     logits = np.stack([y * fit(x[seen], y[seen], **options).decision(x) for seen in member])
-    (inside, spread), (outside, width) = (
-        (np.average(logits, 0, which), np.average(logits**2, 0, which) - np.average(logits, 0, which) ** 2)
-        for which in (member, ~member)
-    )
-    return ndtr((inside - outside) / np.sqrt(spread + width))
+    inside, outside = np.where(member, logits, np.nan), np.where(member, np.nan, logits)
+    distance = np.nanmean(inside, axis=0) - np.nanmean(outside, axis=0)
+    return ndtr(distance / np.sqrt(np.nanvar(inside, axis=0) + np.nanvar(outside, axis=0)))
