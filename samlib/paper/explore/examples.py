@@ -50,8 +50,6 @@ class ExamplesExplorer(Explorer):
     """
 
     name = "examples"
-    title = "What is memorized of each example"
-    hint = "Point at an example, tap it, or move the slider, which begins with the examples that differ most."
     chosen = slider(traitlets.Int, 1, 1, DRAWN, 1, "By difference")
     points = traitlets.Dict(help="what is drawn of each example, and the pictures").tag(sync=True)
 

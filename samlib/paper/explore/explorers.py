@@ -52,11 +52,6 @@ class MixtureExplorer(Explorer):
     """
 
     name = "mixture"
-    title = "The mixture of Figure 5"
-    hint = (
-        "Red has a rare, atypical cluster on the far side of blue. Drag its ring, or move a slider; both fits and their "
-        "measures are computed as you do."
-    )
     rho = slider(Finite, 1.0, 0.0, 4.0, 0.05, "ρ, SAM’s radius")
     degree = slider(traitlets.Int, 2, 1, 4, 1, "Degree of features")
     n_typical = slider(traitlets.Int, 40, 1, 200, 1, "Typical red")
@@ -132,11 +127,6 @@ class MemorizationExplorer(Explorer):
     """
 
     name = "memory"
-    title = "What is memorized, and what is found"
-    hint = (
-        "Each point is left out once and the fit made again: a dark point's label is known only from itself. A large point is "
-        "told by LiRA from fits to random halves of the draw."
-    )
     rho = slider(Finite, 1.0, 0.0, 4.0, 0.05, "ρ, SAM’s radius")
     n_atypical = slider(traitlets.Int, 2, 0, 40, 1, "Atypical red")
     seed = slider(traitlets.Int, 1, 0, 999, 1, "Seed")
@@ -179,11 +169,6 @@ class TheoryExplorer(Explorer):
     """
 
     name = "theory"
-    title = "The window of Corollary 1"
-    hint = (
-        "A point is a model: how well it is aligned with the majority (M) and the minority (A). SAM trades M for A along "
-        "the arrow. In the green window that trade lowers the error and raises the attacker’s advantage."
-    )
     M = slider(Finite, 0.9, -0.5, 1.5, 0.01, "M, majority")
     A = slider(Finite, -0.2, -1.0, 1.25, 0.01, "A, minority")
     s = slider(Finite, 0.2, 0.05, 1.0, 0.01, "s, noise")

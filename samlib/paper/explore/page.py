@@ -8,6 +8,7 @@ import json
 import math
 import os
 import tempfile
+import tomllib
 import webbrowser
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -23,13 +24,6 @@ from matplotlib.figure import Figure
 from samlib.checks import as_path
 
 HERE = Path(__file__).parent
-PARTS = {
-    "mixture": ("panel.js", "contour.js", "mixture.js", "mixture_view.js"),
-    "theory": ("panel.js", "normal.js", "theory.js", "theory_view.js"),
-    "memory": ("panel.js", "contour.js", "mixture.js", "normal.js", "memory.js", "memory_view.js"),
-    "examples": ("panel.js", "examples_view.js"),
-    "threshold": ("panel.js", "threshold.js", "threshold_view.js"),
-}
 
 
 def _part(name: str) -> str:
@@ -37,6 +31,7 @@ def _part(name: str) -> str:
 
 
 STYLE = _part("explorers.css")
+_KINDS = tomllib.loads(_part("explorers.toml"))
 
 
 class Finite(traitlets.Float):
@@ -85,7 +80,7 @@ def script(name: str, traits: dict) -> str:
         for trait_name, trait in traits.items()
     ]  # fmt: skip
     last = f"const controls = {json.dumps(controls)}, render = {name}Explorer(controls);\n"
-    return "\n".join([*map(_part, PARTS[name]), last])
+    return "\n".join([*map(_part, _KINDS[name]["files"]), last])
 
 
 def executed_by_a_program() -> bool:
@@ -101,8 +96,8 @@ def executed_by_a_program() -> bool:
 class Explorer(anywidget.AnyWidget):
     """A widget of ipywidgets that also shows itself, with no kernel, as plain HTML, whose address then holds what is moved.
 
-    Subclasses set `name`, `title` and `hint`, have traits that `slider` made, and draw `figure` for where there is no
-    JavaScript. Each slider is a synced trait: ipywidgets' layouts hold an explorer, and its links and controls drive one.
+    Subclasses set `name`, which `explorers.toml` knows, have traits that `slider` made, and draw `figure` for where there is
+    no JavaScript. Each slider is a synced trait: ipywidgets' layouts hold an explorer, and its links and controls drive one.
     `sliders` holds these traits by name, and `others` the names of all further ones.
     """
 
@@ -113,8 +108,9 @@ class Explorer(anywidget.AnyWidget):
     _css = STYLE
 
     def __init_subclass__(cls, **options):
-        """Find the traits of a new kind of explorer, and put its JavaScript together."""
+        """Find the words and the traits of a new kind of explorer, and put its JavaScript together."""
         if "name" in vars(cls):  # anywidget also makes a class for each instance, which has no name of its own
+            cls.title, cls.hint = _KINDS[cls.name]["title"], _KINDS[cls.name]["hint"]
             own = {name: trait for name, trait in vars(cls).items() if isinstance(trait, traitlets.TraitType)}
             cls.sliders = {name: trait for name, trait in own.items() if "step" in trait.metadata}
             cls.others = tuple(name for name in own if name not in cls.sliders)

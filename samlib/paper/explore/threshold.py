@@ -42,11 +42,6 @@ class ThresholdExplorer(Explorer):
     """
 
     name = "threshold"
-    title = "Be the attacker: where would you draw the line?"
-    hint = (
-        "Drag a line. Whoever lies to its right is called a member. Both optimizers are attacked at the same share of others "
-        "accused."
-    )
     fpr = slider(Finite, 0.1, 0.0, 1.0, 0.01, "Others accused")
     logits = traitlets.Dict(help="counts of each optimizer's logits").tag(sync=True)
 
