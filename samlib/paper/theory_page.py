@@ -48,19 +48,18 @@ class Ledger:
 
     def __init__(self, make: Callable):
         self.make = make
-        self.checks: dict[str, list[theory.Check]] = {}
+        self.checks: dict[str, pd.DataFrame] = {}
 
     def __call__(self, check: Callable, given=None) -> HTML:
         """Run `check` on random problems, or on `given`. Returns its claims and its source, folded unless a claim fails."""
-        name = (check.__doc__ or "").partition(":")[0]
-        self.checks[name] = found = theory.run(check, self.make() if given is None else given)
-        rows = pd.DataFrame([vars(one) for one in found]).set_index("claim").rename_axis(None).drop(columns="slack")
-        rows = rows.assign(worst=rows["worst"].map(theory.number), holds=rows["holds"].map({True: "yes", False: "NO"}))
-        right, values = sum(one.holds for one in found), sum(one.values for one in found)
-        said = f"Checked on {values:,} values: {right} of {len(found)} claims hold"
+        found = pd.DataFrame(theory.run(check, self.make() if given is None else given)).set_index("claim")
+        self.checks[(check.__doc__ or "").partition(":")[0]] = found
+        looks = {"worst": theory.number, "holds": {True: "yes", False: "NO"}.get}
+        table = found.drop(columns="slack").to_html(formatters=looks, index_names=False)
+        said = f"Checked on {found['values'].sum():,} values: {found['holds'].sum()} of {len(found)} claims hold"
         source = html.escape(inspect.getsource(check))
         return HTML(
-            f"<details{'' if right == len(found) else ' open'}><summary>{said}</summary>\n{rows.to_html()}\n"
+            f"<details{'' if found['holds'].all() else ' open'}><summary>{said}</summary>\n{table}\n"
             f"<details><summary>How it is checked</summary><pre>{source}</pre></details></details>"
         )
 
@@ -70,8 +69,8 @@ class Ledger:
         kinds: beginnings of statements' names; without any, all statements.
         """
         counts = {
-            name: (len(checks), sum(one.values for one in checks), sum(one.holds for one in checks))
-            for name, checks in self.checks.items()
+            name: (len(found), found["values"].sum(), found["holds"].sum())
+            for name, found in self.checks.items()
             if name.startswith(kinds or "")
         }
         return pd.DataFrame(counts, ["checks", "values", "hold"]).T

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from samlib.paper import mixture_page, theory_page
 from samlib.paper.explore.draw import draw, uniforms
-from samlib.paper.explore.page import Explorer, Finite, Kept, plain, slider
+from samlib.paper.explore.page import Explorer, Finite, Kept, slider
 from samlib.paper.mixture import CLUSTERS, RED, Mixture, errors, exposure, fit, memorization
 from samlib.paper.parameters import Page
 from samlib.paper.theory import model as theory
@@ -62,7 +62,7 @@ class MixtureExplorer(Explorer):
     atypical_x = slider(Finite, 2.2, -3.5, 4.5, 0.05, "Across, x₁")
     atypical_y = slider(Finite, 0.6, -2.5, 2.5, 0.05, "Up, x₂")
     spread = slider(Finite, 0.35, 0.1, 1.0, 0.05, "Spread")
-    kept = Kept(help="settings kept to compare, oldest first").tag(sync=True, to_json=plain)
+    kept = Kept(help="settings kept to compare, oldest first")
 
     def frame(self) -> pd.DataFrame:
         """Error, atypical accuracy, disagreement with Bayes and attacker's advantage of SGD, SAM and Bayes at this setting.

@@ -51,6 +51,7 @@ class Kept(traitlets.TraitType):
     """
 
     default_value = ()
+    metadata: ClassVar = {"sync": True, "to_json": lambda kept, _: [dict(setting) for setting in kept]}
 
     def validate(self, owner, value):
         if not isinstance(value, (list, tuple)) or not all(isinstance(setting, Mapping) for setting in value):
@@ -60,11 +61,6 @@ class Kept(traitlets.TraitType):
             raise traitlets.TraitError(f"A kept setting must name each of {', '.join(known)}, and nothing else.")
         checked = ({name: known[name].validate(owner, setting[name]) for name in known} for setting in value)
         return tuple(map(MappingProxyType, checked))
-
-
-def plain(kept, _=None) -> list[dict]:
-    """The settings of `Kept` as JSON takes them."""
-    return [dict(setting) for setting in kept]
 
 
 def slider(kind, default, low, high, step, label: str):
