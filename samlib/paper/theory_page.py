@@ -346,9 +346,8 @@ def definition2(runs: dict[tuple[int, str], dict[str, np.ndarray]]) -> pd.DataFr
 
 def counterexamples() -> pd.DataFrame:
     """Changes of error and of advantage, first minus second model, in CE1, CE2 and CE4."""
-    rows = {}
+    names, rows = ["M1", "A1", "s1", "M2", "A2", "s2", "pi", "change of error", "change of advantage"], {}
     for name, pair in theory.COUNTEREXAMPLES.items():
-        given = dict(zip(("M1", "A1", "s1", "M2", "A2", "s2", "pi"), (*pair.first, *pair.second, pair.pi), strict=True))
-        changes = {"change of error": pair.error, "change of advantage": pair.advantage}
-        rows[name] = {k: f"{v:.3g}" for k, v in given.items()} | {k: f"{v:+.4f}" for k, v in changes.items()}
-    return pd.DataFrame(rows).T
+        given, changes = (*pair.first, *pair.second, pair.pi), (pair.error, pair.advantage)
+        rows[name] = [*map("{:.3g}".format, given), *map("{:+.4f}".format, changes)]
+    return pd.DataFrame.from_dict(rows, "index", columns=names)

@@ -178,8 +178,7 @@ class MLP:
 
     def decision(self, x) -> np.ndarray:
         """The score of each point, x (n, 2) to (n,)."""
-        blocks = np.array_split(as_points("x", x) / self.scale, range(4096, len(x), 4096))  # blocks that fit a cache
-        return np.concatenate([hidden_units(self.parameters, block, self.activation)[1] for block in blocks])
+        return hidden_units(self.parameters, as_points("x", x) / self.scale, self.activation)[1]
 
     def predict(self, x) -> np.ndarray:
         """The label of each point, (n,) in {-1, 1}."""
