@@ -224,7 +224,6 @@ COUNTEREXAMPLES = {
     "CE4 (b)": Comparison((0.9, -0.3, 0.3), (0.9, -0.3, 0.15)),
     "CE4 (c)": Comparison((1.2, 0.9, 0.3), (1.2, 0.9, 0.15)),
 }
-CLOSED = 0.3, 0.5  # CE3: alignments M and A with A >= M; the window is empty for all kappa, s and pi
 
 
 def check_definition2(problems):
@@ -306,7 +305,7 @@ def check_counterexamples(problems):
     for name, why in (("CE2 expensive", "kappa too large"), ("CE2 unsaturated", "unsaturated majority")):
         yield above(f"CE2: {why}: error and advantage rise", changes[name], "change")
     kappa, s, pi = np.meshgrid(np.logspace(-4, 4, 81), np.logspace(-1, 1, 21), np.linspace(0.02, 0.48, 12))
-    found = slopes(*CLOSED, s, kappa, pi)
+    found = slopes(0.3, 0.5, s, kappa, pi)  # M, and A >= M, where the window is empty
     yield always("CE3: A >= M: never both", ~((found.error < 0) & (found.advantage > 0)))
     alone = np.array([changes[f"CE4 ({k})"] for k in "abc"])
     for name, each in zip(("error", "advantage"), alone.T, strict=True):
