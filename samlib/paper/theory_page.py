@@ -68,12 +68,9 @@ class Ledger:
 
         kinds: beginnings of statements' names; without any, all statements.
         """
-        counts = {
-            name: (len(found), found["values"].sum(), found["holds"].sum())
-            for name, found in self.checks.items()
-            if name.startswith(kinds or "")
-        }
-        return pd.DataFrame(counts, ["checks", "values", "hold"]).T
+        rows = {name: (len(one), one["values"].sum(), one["holds"].sum()) for name, one in self.checks.items()}
+        counts = pd.DataFrame(rows, ["checks", "values", "hold"]).T
+        return counts.loc[[name.startswith(kinds or "") for name in counts.index]]
 
     def verdict(self) -> str:
         """One sentence on all checks. It names each statement for which a check does not hold."""
