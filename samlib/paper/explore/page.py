@@ -65,18 +65,8 @@ class Kept(traitlets.TraitType):
 
 def slider(kind, default, low, high, step, label: str):
     """A synced trait in [low, high] that an explorer shows as a slider of this `step` and `label`; `kind` a trait class."""
-    return kind(default, min=low, max=high, help=label).tag(sync=True, step=step)
-
-
-def script(name: str, traits: dict) -> str:
-    """The plain script that defines `render` for the explorer `name`, with `traits` as its sliders."""
-    controls = [
-        {"name": trait_name, "label": trait.help, "min": trait.min, "max": trait.max, "step": trait.metadata["step"],
-         "default": trait.default_value}
-        for trait_name, trait in traits.items()
-    ]  # fmt: skip
-    last = f"const controls = {json.dumps(controls)}, render = {name}Explorer(controls);\n"
-    return "\n".join([*map(_part, _KINDS[name]["files"]), last])
+    control = {"label": label, "min": low, "max": high, "step": step, "default": default}  # as the page is told
+    return kind(default, min=low, max=high, help=label).tag(sync=True, step=step, control=control)
 
 
 def executed_by_a_program() -> bool:
@@ -101,16 +91,21 @@ class Explorer(anywidget.AnyWidget):
     figure: Callable[[], Figure]
     sliders: ClassVar[dict[str, traitlets.TraitType]] = {}
     others: tuple[str, ...] = ()
+    _script = ""
     _css = STYLE
 
     def __init_subclass__(cls, **options):
         """Find the words and the traits of a new kind of explorer, and put its JavaScript together."""
         if "name" in vars(cls):  # anywidget also makes a class for each instance, which has no name of its own
-            cls.title, cls.hint = _KINDS[cls.name]["title"], _KINDS[cls.name]["hint"]
+            known = _KINDS[cls.name]
+            cls.title, cls.hint = known["title"], known["hint"]
             own = {name: trait for name, trait in vars(cls).items() if isinstance(trait, traitlets.TraitType)}
-            cls.sliders = {name: trait for name, trait in own.items() if "step" in trait.metadata}
+            cls.sliders = {name: trait for name, trait in own.items() if "control" in trait.metadata}
             cls.others = tuple(name for name in own if name not in cls.sliders)
-            cls._esm = script(cls.name, cls.sliders) + "export default { render };\n"
+            controls = [{"name": name} | trait.metadata["control"] for name, trait in cls.sliders.items()]
+            last = f"const controls = {json.dumps(controls)}, render = {cls.name}Explorer(controls);\n"
+            cls._script = "\n".join([*map(_part, known["files"]), last])
+            cls._esm = cls._script + "export default { render };\n"
         super().__init_subclass__(**options)
 
     def __init__(self, **setting):
@@ -131,7 +126,7 @@ class Explorer(anywidget.AnyWidget):
         picture = f"data:image/png;base64,{base64.b64encode(drawn.getvalue()).decode()}"
         return (
             f"<div><style>{STYLE}</style><script>(() => {{\nconst el = document.currentScript.parentElement;\n"
-            f"{script(self.name, self.sliders)}\n{_part('stand_in.js')}\n"
+            f"{self._script}\n{_part('stand_in.js')}\n"
             f"render({{ model: standIn('{self.name}', controls, {state}, el), el }});\n}})();</script>"
             f'<noscript><img alt="{self.title}, at its first setting" src="{picture}" style="max-width: 100%"></noscript></div>'
         )
