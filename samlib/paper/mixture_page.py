@@ -97,7 +97,8 @@ def boundaries(mixture: Mixture, draw, fits: dict[str, Predictor]) -> Figure:
         (atypical, "+", RED_CLASS, "red, atypical", 110),
     ):
         width = 2.2 * scale**0.4 if marker == "+" else 0
-        axes.scatter(*points[rows].T, s=size * scale, marker=marker, color=colour, label=label, lw=width, zorder=2)
+        x1, x2 = points[rows].T
+        axes.scatter(x1, x2, size * scale, marker=marker, color=colour, label=label, lw=width, zorder=2)
     looks = {name: (fit, *BOTH[name][:2]) for name, fit in fits.items()} | {"Bayes": (mixture, REFERENCE, ":")}
     for name, (rule, colour, style) in looks.items():
         _contour(axes, rule.decision(POINTS), [0], name, colour, style)

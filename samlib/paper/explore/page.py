@@ -51,7 +51,7 @@ class Kept(traitlets.TraitType):
     """
 
     default_value = ()
-    metadata: ClassVar = {"sync": True, "to_json": lambda kept, _: [dict(setting) for setting in kept]}
+    metadata = {"sync": True, "to_json": lambda kept, _: [dict(setting) for setting in kept]}  # noqa: RUF012
 
     def validate(self, owner, value):
         if not isinstance(value, (list, tuple)) or not all(isinstance(setting, Mapping) for setting in value):

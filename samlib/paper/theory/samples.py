@@ -12,6 +12,8 @@ from samlib.checks import as_number
 from samlib.paper.theory.checking import equal, estimated, least, likely, most
 from samlib.paper.theory.model import DataModel, alignments
 
+_Pair = tuple[float, float]  # of alignments, M and A
+
 
 def cap_bound(t, dim):
     """Lemma 1's bound on the measure of a cap {x on the unit sphere: x_1 >= t}: exp(-dim t^2 / 2) (Ball 1997).
@@ -125,7 +127,7 @@ def matched_interpolator(z, model: DataModel, M: float, A: float, s: float) -> n
     return w + (math.sqrt(root) - half) / quadratic * free
 
 
-def matched_pair(z, model: DataModel, first: tuple, second: tuple, s: float) -> tuple[np.ndarray, np.ndarray]:
+def matched_pair(z, model: DataModel, first: _Pair, second: _Pair, s: float) -> tuple[np.ndarray, np.ndarray]:
     """Proposition 1: two interpolators of z with the same s; `first` and `second` are their (M, A).
 
     Examples
