@@ -123,11 +123,10 @@ class Mixture:
         counts = [as_number(name, count, 0, whole=True) for name, count in given.items()]
         if not any(counts):
             raise ValueError("n_typical, n_atypical and n_blue are all 0: there is nothing to draw.")
-        rng, points = np.random.default_rng(seed), [np.empty((0, 2))] * 3
-        for k in (0, 2, 1):
-            mean, spread = self.clusters[k]
-            points[k] = mean + spread * rng.standard_normal((counts[k], 2))
-        return np.concatenate(points), np.repeat([RED, RED, BLUE], counts), np.repeat([False, True, False], counts)
+        rng = np.random.default_rng(seed)
+        noise = {k: rng.standard_normal((counts[k], 2)) for k in (0, 2, 1)}
+        x = [mean + spread * noise[k] for k, (mean, spread) in enumerate(self.clusters)]
+        return np.concatenate(x), np.repeat([RED, RED, BLUE], counts), np.repeat([False, True, False], counts)
 
     def sample_test(self, n: int, seed=0):
         """`sample` of n points, with random counts that follow the population's shares."""
