@@ -11,6 +11,8 @@ from samlib.paper.theory.checking import above, always, equal, estimated, least
 from samlib.paper.theory.model import DataModel, advantage, alignments, error, interpolates
 from samlib.paper.theory.samples import matched_interpolator, matched_pair
 
+CONDITIONS = ("the sample", "the noise", "the minority", "the majority")  # of Definition 2
+
 
 def msa_at_least(w1, w2, z, model: DataModel, tolerance: float = 1e-9) -> bool:
     """Definition 2: whether w1 is at least w2 in the MSA order, each of its four conditions to `tolerance`.
@@ -224,6 +226,7 @@ COUNTEREXAMPLES = {
     "CE4 (b)": Comparison((0.9, -0.3, 0.3), (0.9, -0.3, 0.15)),
     "CE4 (c)": Comparison((1.2, 0.9, 0.3), (1.2, 0.9, 0.15)),
 }
+CLOSED = 0.3, 0.5  # CE3: alignments M and A with A >= M; the window is empty for all kappa, s and pi
 
 
 def check_definition2(problems):
@@ -236,8 +239,8 @@ def check_definition2(problems):
         yield always("holds, reflexive and transitive", [msa_at_least(*pair, z, model, 1e-7) for pair in pairs])
         off = first + 1e-3 * problems.rng.standard_normal(model.d)
         without = ((off, off), (make(0.5, 0.4, 100.0), second), (second, make(0.9, 0.4)), (make(0.95, 0.4), second))
-        for condition, pair in zip(("sample", "noise", "minority", "majority"), without, strict=True):
-            yield always(f"needs the condition on the {condition}", not msa_at_least(*pair, z, model, 1e-7))
+        for condition, pair in zip(CONDITIONS, without, strict=True):
+            yield always(f"needs the condition on {condition}", not msa_at_least(*pair, z, model, 1e-7))
 
 
 def check_theorem1(problems):
@@ -305,7 +308,7 @@ def check_counterexamples(problems):
     for name, why in (("CE2 expensive", "kappa too large"), ("CE2 unsaturated", "unsaturated majority")):
         yield above(f"CE2: {why}: error and advantage rise", changes[name], "change")
     kappa, s, pi = np.meshgrid(np.logspace(-4, 4, 81), np.logspace(-1, 1, 21), np.linspace(0.02, 0.48, 12))
-    found = slopes(0.3, 0.5, s, kappa, pi)  # M, and A >= M, where the window is empty
+    found = slopes(*CLOSED, s, kappa, pi)
     yield always("CE3: A >= M: never both", ~((found.error < 0) & (found.advantage > 0)))
     alone = np.array([changes[f"CE4 ({k})"] for k in "abc"])
     for name, each in zip(("error", "advantage"), alone.T, strict=True):
