@@ -2,7 +2,6 @@
 
 from typing import Annotated, ClassVar
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -10,23 +9,17 @@ from pydantic import Field
 
 from samlib.paper.draw import BOTH, gaps, panels
 from samlib.paper.general import YARDSTICK, bayes_error, verdict_few, verdict_many
-from samlib.paper.mixture import (
-    BLUE,
-    LEVEL,
-    Mixture,
-    PairedDraws,
-    PairedTest,
-    Predictor,
-    errors,
-    mass_apart,
-    mean_interval,
-    population_fit,
-)
+from samlib.paper.mixture import measures
+from samlib.paper.mixture.fitting import Predictor
+from samlib.paper.mixture.measures import LEVEL, PairedDraws, PairedTest
+from samlib.paper.mixture.model import BLUE, Mixture
 from samlib.paper.parameters import Page
-from samlib.paper.style import GREY, REFERENCE, SAM, SGD, WIDTH, drawn
+from samlib.paper.style import GREY, REFERENCE, SAM, SGD, drawn
 
 RED_CLASS, BLUE_CLASS = "#B8325A", "#5A6FB5"  # as in the explorers; markers distinguish the classes as well
 GRID = np.meshgrid(np.linspace(-3.4, 3.6, 281), np.linspace(-2.1, 2.1, 169))
+POINTS = np.stack(GRID, -1).reshape(-1, 2)
+PLANE = {"aspect": "equal", "xlabel": "$x_1$", "ylabel": "$x_2$"}
 NAMES = {
     "error": "test error",
     "atypical_accuracy": "accuracy on the atypical cluster",
@@ -64,11 +57,12 @@ def density(mixture: Mixture) -> Figure:
     -------
     matplotlib.figure.Figure
     """
-    figure, axes = _plane()
-    density, levels = mixture.density(_points()).T, [0.02, 0.05, 0.1, 0.2, 0.4, 0.8]
+    figure, (axes,) = panels(1, 4.5)
+    axes.set(**PLANE)
+    density, levels = mixture.density(POINTS).T, [0.02, 0.05, 0.1, 0.2, 0.4, 0.8]
     for values, name, colour, style in zip(density, ("red", "blue"), (RED_CLASS, BLUE_CLASS), ("-", "--"), strict=True):
         _contour(axes, values / values.max(), levels, f"{name} class", colour, style, 1.3)
-    _contour(axes, mixture.decision(_points()), [0], "Bayes boundary", REFERENCE, "-")
+    _contour(axes, mixture.decision(POINTS), [0], "Bayes boundary", REFERENCE, "-")
     for name, (mean, _), up in zip(("typical", "atypical", "blue"), mixture.clusters, (1.62, 1.1, 1.68), strict=True):
         box = {"fc": "white", "ec": "none", "pad": 1}
         axes.annotate(name, np.add(mean, [0, up]), ha="center", fontsize=10, bbox=box)
@@ -93,7 +87,8 @@ def boundaries(mixture: Mixture, draw, fits: dict[str, Predictor]) -> Figure:
     -------
     matplotlib.figure.Figure
     """
-    figure, axes = _plane()
+    figure, (axes,) = panels(1, 4.5)
+    axes.set(**PLANE)
     points, y, atypical = draw
     scale = 0.14 if len(points) > 400 else 1
     for rows, marker, colour, label, size in (
@@ -102,10 +97,11 @@ def boundaries(mixture: Mixture, draw, fits: dict[str, Predictor]) -> Figure:
         (atypical, "+", RED_CLASS, "red, atypical", 110),
     ):
         width = 2.2 * scale**0.4 if marker == "+" else 0
-        axes.scatter(*points[rows].T, s=size * scale, marker=marker, color=colour, label=label, lw=width, zorder=2)
+        x1, x2 = points[rows].T
+        axes.scatter(x1, x2, size * scale, marker=marker, color=colour, label=label, lw=width, zorder=2)
     looks = {name: (fit, *BOTH[name][:2]) for name, fit in fits.items()} | {"Bayes": (mixture, REFERENCE, ":")}
     for name, (rule, colour, style) in looks.items():
-        _contour(axes, rule.decision(_points()), [0], name, colour, style)
+        _contour(axes, rule.decision(POINTS), [0], name, colour, style)
     figure.legend(loc="outside upper center", ncols=6, fontsize=9)
     return figure
 
@@ -130,7 +126,7 @@ def remembered(frame: pd.DataFrame) -> Figure:
         rare = part["cluster"] == "atypical"
         axes.scatter(part["x1"], part["x2"], size, fc="none", ec=colour, lw=np.where(rare, 2, 0.8))
         axes.scatter(part["x1"], part["x2"], size, color=colour, alpha=part["memorization"].clip(0, 1), lw=0)
-        axes.set(title=name, xlabel="$x_1$", ylabel="$x_2$", aspect="equal")
+        axes.set(title=name, **PLANE)
     return figure
 
 
@@ -148,9 +144,9 @@ def describe(mixture: Mixture, draw, fits: dict[str, Predictor]) -> str:
     """
     said = [
         f"{name} errs on {found['error']:.1%} and recognizes {found['atypical_accuracy']:.0%} of the atypical cluster"
-        for name, found in ((name, errors(fit, mixture)) for name, fit in fits.items())
+        for name, found in ((name, measures.errors(fit, mixture)) for name, fit in fits.items())
     ]
-    apart, atypical = mass_apart(fits["SGD"], fits["SAM"], mixture), int(draw[2].sum())
+    apart, atypical = measures.mass_apart(fits["SGD"], fits["SAM"], mixture), int(draw[2].sum())
     return f"In this draw with {atypical} atypical samples {'; '.join(said)}. They differ on {apart:.1%} of the population."
 
 
@@ -199,10 +195,10 @@ def excess(curve: dict[int, PairedDraws], mixture: Mixture, rho: float) -> Figur
     figure, (axes,) = panels(1, 3.6)
     for (name, (colour, _, marker)), radius, by in zip(BOTH.items(), (0, rho), (0.97, 1.03), strict=True):
         parts = [getattr(draws, name.lower())["error"] - bayes_error(mixture) for draws in curve.values()]
-        mean, low, high = np.transpose([mean_interval(part, LEVEL / 2) for part in parts])
+        mean, low, high = np.transpose([measures.mean_interval(part, LEVEL / 2) for part in parts])
         place, ends = np.multiply(list(curve), by), (mean - low, high - mean)
         axes.errorbar(place, mean, ends, color=colour, marker=marker, capsize=2, label=name)
-        axes.axhline(population_fit(mixture, rho=radius), color=colour, lw=1, ls="--")
+        axes.axhline(measures.population_fit(mixture, rho=radius), color=colour, lw=1, ls="--")
     for value, text in ((YARDSTICK, "fixed first"), (LATER, "set after trials")):
         axes.axhline(value, color=GREY, lw=1, ls=":")
         at, said = (1.01, value), f"{value:g},\n{text}"
@@ -227,17 +223,14 @@ def by_count(results: dict[int, PairedDraws]) -> Figure:
     matplotlib.figure.Figure
     """
     figure, (left, right) = panels(2)
-    place = np.arange(len(results))
+    counts = [str(n) for n in results]
     tests = pd.DataFrame([draws.summary()["atypical_accuracy"] for draws in results.values()])
     for name, (colour, style, marker) in BOTH.items():
-        left.plot(place, tests[name.lower()], color=colour, marker=marker, ls=style, lw=1.8, label=name)
-    left.set_ylabel(NAMES["atypical_accuracy"])
+        left.plot(counts, tests[name.lower()], color=colour, marker=marker, ls=style, lw=1.8, label=name)
     left.legend()
-    gaps(right, place, tests, REFERENCE)
-    right.set_ylabel(f"SAM - SGD, {INTERVAL}")
-    for axes in (left, right):
-        axes.set_xticks(place, [str(n) for n in results])
-        axes.set_xlabel("atypical samples in the draw")
+    gaps(right, counts, tests, REFERENCE)
+    for axes, label in ((left, NAMES["atypical_accuracy"]), (right, f"SAM - SGD, {INTERVAL}")):
+        axes.set(xlabel="atypical samples in the draw", ylabel=label)
     return figure
 
 
@@ -256,7 +249,7 @@ def failures(rows: list[dict], measure: str = "atypical_accuracy") -> Figure:
     -------
     matplotlib.figure.Figure
     """
-    figure, axes = plt.subplots(figsize=(WIDTH, 0.2 * len(rows) + 2.2))
+    figure, (axes,) = panels(1, 0.2 * len(rows) + 2.2)
     tests, groups = pd.DataFrame([row[measure] for row in rows]), pd.Series([row["group"] for row in rows])
     place = np.arange(len(rows)) + 0.7 * (groups != groups.shift()).cumsum()  # a gap before each group
     better = (tests["difference"] > 0) == (measure == "atypical_accuracy")  # for other measures, less is better
@@ -319,7 +312,7 @@ def summary(few: PairedDraws, many: PairedDraws, rows: list[dict], mixture: Mixt
     gain, error, leak = (first[name] for name in ("atypical_accuracy", "error", "advantage"))
     worse = [f"{row['group']} = {row['setting']}" for row in rows if row["atypical_accuracy"].high < 0]
     better = sum(row["atypical_accuracy"].low > 0 for row in rows)
-    stays = [population_fit(mixture, rho=radius) for radius in (0, rho)]
+    stays = [measures.population_fit(mixture, rho=radius) for radius in (0, rho)]
     return f"""\
 **C11, few atypical samples: {verdict_few(few)}.** Over {len(few.sgd["error"])} paired draws SAM's accuracy on the atypical
 cluster differs by {points(gain)}, paired t = {gain.t:.1f}, p = {gain.p:.1g}; its test error by {points(error)}.
@@ -341,16 +334,6 @@ can show. The model is far too small to interpolate, so this is not the regime o
 def points(test: PairedTest) -> str:
     """A `PairedTest` of shares in percentage points, with its interval."""
     return f"{100 * test.difference:+.2f} points ({INTERVAL} {100 * test.low:+.2f} to {100 * test.high:+.2f})"
-
-
-def _plane():
-    figure, axes = plt.subplots(figsize=(WIDTH, 4.5))
-    axes.set(aspect="equal", xlabel="$x_1$", ylabel="$x_2$")
-    return figure, axes
-
-
-def _points() -> np.ndarray:
-    return np.stack(GRID, -1).reshape(-1, 2)
 
 
 def _contour(axes, values, levels, label: str, colour: str, style: str, width: float = 2.2) -> None:

@@ -48,19 +48,18 @@ class Ledger:
 
     def __init__(self, make: Callable):
         self.make = make
-        self.checks: dict[str, list[theory.Check]] = {}
+        self.checks: dict[str, pd.DataFrame] = {}
 
     def __call__(self, check: Callable, given=None) -> HTML:
         """Run `check` on random problems, or on `given`. Returns its claims and its source, folded unless a claim fails."""
-        name = (check.__doc__ or "").partition(":")[0]
-        self.checks[name] = found = theory.run(check, self.make() if given is None else given)
-        rows = pd.DataFrame([vars(one) for one in found]).set_index("claim").rename_axis(None).drop(columns="slack")
-        rows = rows.assign(worst=rows["worst"].map(theory.number), holds=rows["holds"].map({True: "yes", False: "NO"}))
-        right, values = sum(one.holds for one in found), sum(one.values for one in found)
-        said = f"Checked on {values:,} values: {right} of {len(found)} claims hold"
+        found = pd.DataFrame(theory.run(check, self.make() if given is None else given)).set_index("claim")
+        self.checks[(check.__doc__ or "").partition(":")[0]] = found
+        looks = {"worst": theory.number, "holds": {True: "yes", False: "NO"}.get}
+        table = found.drop(columns="slack").to_html(formatters=looks, index_names=False)
+        said = f"Checked on {found['values'].sum():,} values: {found['holds'].sum()} of {len(found)} claims hold"
         source = html.escape(inspect.getsource(check))
         return HTML(
-            f"<details{'' if right == len(found) else ' open'}><summary>{said}</summary>\n{rows.to_html()}\n"
+            f"<details{'' if found['holds'].all() else ' open'}><summary>{said}</summary>\n{table}\n"
             f"<details><summary>How it is checked</summary><pre>{source}</pre></details></details>"
         )
 
@@ -69,12 +68,9 @@ class Ledger:
 
         kinds: beginnings of statements' names; without any, all statements.
         """
-        counts = {
-            name: (len(checks), sum(one.values for one in checks), sum(one.holds for one in checks))
-            for name, checks in self.checks.items()
-            if name.startswith(kinds or "")
-        }
-        return pd.DataFrame(counts, ["checks", "values", "hold"]).T
+        rows = {name: (len(one), one["values"].sum(), one["holds"].sum()) for name, one in self.checks.items()}
+        counts = pd.DataFrame(rows, ["checks", "values", "hold"]).T
+        return counts.loc[[name.startswith(kinds or "") for name in counts.index]]
 
     def verdict(self) -> str:
         """One sentence on all checks. It names each statement for which a check does not hold."""
@@ -347,9 +343,8 @@ def definition2(runs: dict[tuple[int, str], dict[str, np.ndarray]]) -> pd.DataFr
 
 def counterexamples() -> pd.DataFrame:
     """Changes of error and of advantage, first minus second model, in CE1, CE2 and CE4."""
-    rows = {}
+    names, rows = ["M1", "A1", "s1", "M2", "A2", "s2", "pi", "change of error", "change of advantage"], {}
     for name, pair in theory.COUNTEREXAMPLES.items():
-        given = dict(zip(("M1", "A1", "s1", "M2", "A2", "s2", "pi"), (*pair.first, *pair.second, pair.pi), strict=True))
-        changes = {"change of error": pair.error, "change of advantage": pair.advantage}
-        rows[name] = {k: f"{v:.3g}" for k, v in given.items()} | {k: f"{v:+.4f}" for k, v in changes.items()}
-    return pd.DataFrame(rows).T
+        given, changes = (*pair.first, *pair.second, pair.pi), (pair.error, pair.advantage)
+        rows[name] = [*map("{:.3g}".format, given), *map("{:+.4f}".format, changes)]
+    return pd.DataFrame.from_dict(rows, "index", columns=names)

@@ -13,10 +13,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from samlib.data import Dataset
-from samlib.paper.explore import page
-from samlib.paper.explore.explorers import Explorer
+from samlib.paper.explore.page import Explorer, slider
 from samlib.paper.panels import classes_of
-from samlib.paper.style import INK, RED
+from samlib.paper.style import INK, RED, drawn
 
 DRAWN, FIRST = 1500, 500  # points at most; so many of them differ most, the others are a random part of the rest
 PICTURED, ACROSS, SIDE = 200, 20, 32  # pictures, those in a row of the sheet that holds them, and their pixels at most
@@ -51,12 +50,8 @@ class ExamplesExplorer(Explorer):
     """
 
     name = "examples"
-    title = "What is memorized of each example"
-    hint = "Point at an example, tap it, or move the slider, which begins with the examples that differ most."
-    chosen = page.slider(traitlets.Int, 1, 1, DRAWN, 1, "By difference")
+    chosen = slider(traitlets.Int, 1, 1, DRAWN, 1, "By difference")
     points = traitlets.Dict(help="what is drawn of each example, and the pictures").tag(sync=True)
-    sliders, others = page.sliders(vars()), ("points",)
-    _esm = page.module(name, sliders)
 
     def __init__(self, examples: pd.DataFrame, data: Dataset | None = None, name: str = "SAM", **setting):
         known = examples.dropna(subset=["sgd", "sam"])
@@ -74,8 +69,7 @@ class ExamplesExplorer(Explorer):
                 "index": drawn.index.tolist(),
                 "class": classes.tolist(),
                 "classes": [each.replace("_", " ") for each in classes_of(data, labels)],
-                "sgd": drawn["sgd"].astype(float).round(3).tolist(),
-                "sam": drawn["sam"].astype(float).round(3).tolist(),
+                **drawn[["sgd", "sam"]].astype(float).round(3).to_dict("list"),
                 "examples": len(known),
                 "first": FIRST,
                 "pictured": len(shown),
@@ -91,14 +85,13 @@ class ExamplesExplorer(Explorer):
         columns = {"class": [points["classes"][k] for k in points["class"]], "sgd": points["sgd"], "sam": points["sam"]}
         return pd.DataFrame(columns, pd.Index(points["index"], name="example"))
 
+    @drawn
     def figure(self) -> Figure:
         """The scatter, drawn by Python, for where there is no JavaScript."""
-        frame = self.frame()
         figure, ax = plt.subplots(figsize=(5, 4))
-        ax.scatter(frame["sgd"], frame["sam"], s=6, alpha=0.3, color=INK, lw=0)
+        ax.scatter("sgd", "sam", s=6, alpha=0.3, color=INK, lw=0, data=self.frame())
         ax.axline((0, 0), slope=1, color=RED, lw=1)
         ax.set(xlabel="memorization, SGD", ylabel=f"memorization, {self.points['name']}")
-        plt.close(figure)
         return figure
 
 
@@ -108,13 +101,9 @@ def _sheet(pictures: np.ndarray) -> str:
     pixels = pictures if pictures.dtype == np.uint8 else (255 * np.clip(pictures, 0, 1)).round().astype(np.uint8)
     step = -(-max(pixels.shape[1:3]) // SIDE)
     n, height, width, *colours = (pixels := pixels[:, ::step, ::step]).shape
-    down = -(-n // ACROSS)
-    whole = np.zeros((down * ACROSS, height, width, *colours), np.uint8)
-    whole[:n] = pixels
-    whole = whole.reshape(down, ACROSS, height, width, *colours).swapaxes(1, 2)
-    sheet = whole.reshape(down * height, ACROSS * width, *colours)
-    kind, options = (
-        ("JPEG", {"quality": 75}) if colours else ("PNG", {"optimize": True})
-    )  # grey as in the other figures
-    Image.fromarray(sheet if colours else 255 - sheet).save(kept := io.BytesIO(), kind, **options)
+    sheet = Image.new("RGB" if colours else "L", (ACROSS * width, -(-n // ACROSS) * height))
+    for k, each in enumerate(pixels if colours else 255 - pixels):  # grey as in the other figures
+        sheet.paste(Image.fromarray(each), (k % ACROSS * width, k // ACROSS * height))
+    kind, options = ("JPEG", {"quality": 75}) if colours else ("PNG", {"optimize": True})
+    sheet.save(kept := io.BytesIO(), kind, **options)
     return f"data:image/{kind.lower()};base64,{base64.b64encode(kept.getvalue()).decode()}"

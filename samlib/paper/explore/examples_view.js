@@ -6,7 +6,6 @@ function examplesExplorer([slider]) {
   return ({ model, el }) => {
     const points = model.get("points"), { name, index, sgd, sam, pictured, across } = points, n = index.length;
     const ui = panel({ model, el }, { name: "examples", controls: [{ ...slider, max: n }], paint });
-    const path = (kind) => shape("path", { class: `samlib-${kind}` });
     const marks = { axes: shape("g", { class: "samlib-axes" }), diagonal: path("diagonal"), plain: path("dots"), pictured: path("dots samlib-good"),
       ring: shape("circle", { class: "samlib-shown", r: 9 }) };
     ui.svg.append(...Object.values(marks));
@@ -16,10 +15,10 @@ function examplesExplorer([slider]) {
     const drawn = n < points.examples
       ? `${n} of ${points.examples} examples are drawn: the ${points.first} that differ most, and of the others a random part.`
       : `All ${n} examples are drawn.`;
-    const green = shape("svg", { width: 26, height: 14, "aria-hidden": "true" }, shape("path", { class: "samlib-dots samlib-good", d: "M13 7h0" }));
     ui.root.append(
       element("div", { class: "samlib-show" }, ui.frame, example, element("ul", { class: "samlib-legend" }, element("li", {}, drawn),
-        element("li", {}, ...(pictured ? [green, `${pictured} with a picture`] : ["No pictures: these data are none, or not at hand."])))),
+        pictured ? entry(`${pictured} with a picture`, path("dots samlib-good", { d: "M13 7h0" }))
+          : element("li", {}, "No pictures: these data are none, or not at hand."))),
       element("div", { class: "samlib-controls" }, ui.sliders.chosen, ui.buttons()),
       element("div", { class: "samlib-numbers" }, numbers.node),
       ui.status);
@@ -28,7 +27,7 @@ function examplesExplorer([slider]) {
     let place, chosen = 0;
     function lay(width) {
       const s = (place = scales(width, 1.5, range, range)), [left, right] = range;
-      attribute(ui.svg, { viewBox: `0 0 ${width} ${s.height}`, width, height: s.height });
+      resize(ui.svg, width, s.height);
       marks.diagonal.setAttribute("d", `M${s.x(left)} ${s.y(left)}L${s.x(right)} ${s.y(right)}`);
       const dots = (from, to) => sgd.slice(from, to).map((x, i) => `M${s.x(x).toFixed(1)} ${s.y(sam[from + i]).toFixed(1)}h0`).join("");
       marks.plain.setAttribute("d", dots(pictured, n));

@@ -1,21 +1,16 @@
 """The explorers of the mixture and the theory as widgets: a slider is a trait; the reader's browser fits and draws."""
 
-import base64
-import io
-import os
-from collections.abc import Callable
-from typing import Annotated, ClassVar
+from typing import Annotated
 
-import anywidget
 import numpy as np
 import pandas as pd
 import traitlets
-from IPython import get_ipython
 from matplotlib.figure import Figure
 from pydantic import Field
 
-from samlib.paper.explore import page
+from samlib.paper import mixture_page, theory_page
 from samlib.paper.explore.draw import draw, uniforms
+from samlib.paper.explore.page import Explorer, Finite, Kept, slider
 from samlib.paper.mixture import CLUSTERS, RED, Mixture, errors, exposure, fit, memorization
 from samlib.paper.parameters import Page
 from samlib.paper.theory import model as theory
@@ -26,62 +21,6 @@ class Parameters(Page):
     """The parameters of the explorers' page, which does the same in every profile."""
 
     seed: Annotated[int, Field(ge=0, le=999)] = 1
-
-
-class Explorer(anywidget.AnyWidget):
-    """A widget of ipywidgets that also shows itself, with no kernel, as plain HTML, whose address then holds what is moved.
-
-    Subclasses set `name`, `title`, `hint`, `sliders` (traits by name) and `others` (names of further synced traits), and draw
-    `figure` for where there is no JavaScript. Each slider is a synced trait: ipywidgets' layouts hold an explorer, and its
-    links and controls drive one.
-    """
-
-    name = title = hint = ""
-    figure: Callable[[], Figure]
-    sliders: ClassVar[dict[str, traitlets.TraitType]] = {}
-    others: tuple[str, ...] = ()
-    _css = page.STYLE
-
-    def __init__(self, **setting):
-        known = [*self.sliders, *self.others]
-        if unknown := sorted(setting.keys() - set(known)):
-            raise TypeError(f"{type(self).__name__} has no setting {unknown[0]!r}, only {', '.join(known)}.")
-        super().__init__(**setting)
-
-    @property
-    def setting(self) -> dict:
-        """The value of every slider."""
-        return {name: getattr(self, name) for name in self.sliders}
-
-    def html(self) -> str:
-        """A self-contained piece of HTML at the present setting."""
-        ways = {name: self.trait_metadata(name, "to_json", lambda value, _: value) for name in self.others}
-        others = {name: as_json(getattr(self, name), self) for name, as_json in ways.items()}
-        self.figure().savefig(drawn := io.BytesIO(), dpi=80)
-        picture = base64.b64encode(drawn.getvalue()).decode()
-        still = f'<img alt="{self.title}, at its first setting" src="data:image/png;base64,{picture}" style="max-width: 100%">'
-        return page.fragment(self.name, self.sliders, self.setting | others, still)
-
-    def open(self):
-        # An executed notebook would keep a live widget's state, which nbconvert then prefers and loads scripts for.
-        if not executed_by_a_program():
-            super().open()
-
-    def _repr_mimebundle_(self, **kwargs):
-        # Where there is a kernel the widget is preferred; the static book, and any page without one, has the HTML.
-        live = None if self.comm is None else super()._repr_mimebundle_(**kwargs)
-        data, metadata = live or ({"text/plain": repr(self)}, {})
-        return data | {"text/html": self.html()}, metadata
-
-
-def executed_by_a_program() -> bool:
-    """Whether this cell was sent by papermill, nbconvert or the like, which say that nobody can answer a prompt.
-
-    Voila says so too, and shows live widgets all the same.
-    """
-    kernel = getattr(get_ipython(), "kernel", None)
-    request = kernel.get_parent("shell").get("content", {}) if kernel else {}
-    return request.get("allow_stdin") is False and not os.environ.get("SERVER_SOFTWARE", "").startswith("voila")
 
 
 class MixtureExplorer(Explorer):
@@ -113,24 +52,17 @@ class MixtureExplorer(Explorer):
     """
 
     name = "mixture"
-    title = "The mixture of Figure 5"
-    hint = (
-        "Red has a rare, atypical cluster on the far side of blue. Drag its ring, or move a slider; both fits and their "
-        "measures are computed as you do."
-    )
-    rho = page.slider(page.Finite, 1.0, 0.0, 4.0, 0.05, "ρ, SAM’s radius")
-    degree = page.slider(traitlets.Int, 2, 1, 4, 1, "Degree of features")
-    n_typical = page.slider(traitlets.Int, 40, 1, 200, 1, "Typical red")
-    n_atypical = page.slider(traitlets.Int, 2, 0, 100, 1, "Atypical red")
-    n_blue = page.slider(traitlets.Int, 40, 1, 200, 1, "Blue")
+    rho = slider(Finite, 1.0, 0.0, 4.0, 0.05, "ρ, SAM’s radius")
+    degree = slider(traitlets.Int, 2, 1, 4, 1, "Degree of features")
+    n_typical = slider(traitlets.Int, 40, 1, 200, 1, "Typical red")
+    n_atypical = slider(traitlets.Int, 2, 0, 100, 1, "Atypical red")
+    n_blue = slider(traitlets.Int, 40, 1, 200, 1, "Blue")
     # Of forty draws at the other defaults, 1 lies nearest to their mean: an ordinary one.
-    seed = page.slider(traitlets.Int, 1, 0, 999, 1, "Seed")
-    atypical_x = page.slider(page.Finite, 2.2, -3.5, 4.5, 0.05, "Across, x₁")
-    atypical_y = page.slider(page.Finite, 0.6, -2.5, 2.5, 0.05, "Up, x₂")
-    spread = page.slider(page.Finite, 0.35, 0.1, 1.0, 0.05, "Spread")
-    kept = page.Kept(help="settings kept to compare, oldest first").tag(sync=True, to_json=page.plain)
-    sliders, others = page.sliders(vars()), ("kept",)
-    _esm = page.module(name, sliders)
+    seed = slider(traitlets.Int, 1, 0, 999, 1, "Seed")
+    atypical_x = slider(Finite, 2.2, -3.5, 4.5, 0.05, "Across, x₁")
+    atypical_y = slider(Finite, 0.6, -2.5, 2.5, 0.05, "Up, x₂")
+    spread = slider(Finite, 0.35, 0.1, 1.0, 0.05, "Spread")
+    kept = Kept(help="settings kept to compare, oldest first")
 
     def frame(self) -> pd.DataFrame:
         """Error, atypical accuracy, disagreement with Bayes and attacker's advantage of SGD, SAM and Bayes at this setting.
@@ -149,10 +81,8 @@ class MixtureExplorer(Explorer):
 
     def figure(self) -> Figure:
         """The picture at the present setting, drawn by Python, for where there is no JavaScript."""
-        from samlib.paper.mixture_page import boundaries
-
         fits, mixture, sample = _fits(self.setting)
-        return boundaries(mixture, sample, fits)
+        return mixture_page.boundaries(mixture, sample, fits)
 
     def fits(self):
         """The two predictors, {"SGD": ..., "SAM": ...}, fitted by Python at the present setting."""
@@ -197,16 +127,9 @@ class MemorizationExplorer(Explorer):
     """
 
     name = "memory"
-    title = "What is memorized, and what is found"
-    hint = (
-        "Each point is left out once and the fit made again: a dark point's label is known only from itself. A large point is "
-        "told by LiRA from fits to random halves of the draw."
-    )
-    rho = page.slider(page.Finite, 1.0, 0.0, 4.0, 0.05, "ρ, SAM’s radius")
-    n_atypical = page.slider(traitlets.Int, 2, 0, 40, 1, "Atypical red")
-    seed = page.slider(traitlets.Int, 1, 0, 999, 1, "Seed")
-    sliders = page.sliders(vars())
-    _esm = page.module(name, sliders)
+    rho = slider(Finite, 1.0, 0.0, 4.0, 0.05, "ρ, SAM’s radius")
+    n_atypical = slider(traitlets.Int, 2, 0, 40, 1, "Atypical red")
+    seed = slider(traitlets.Int, 1, 0, 999, 1, "Seed")
 
     def frame(self) -> pd.DataFrame:
         """Memorization and exposure of each point: a row for each optimizer and point, and the name of its cluster."""
@@ -221,9 +144,7 @@ class MemorizationExplorer(Explorer):
 
     def figure(self) -> Figure:
         """The picture at the present setting, drawn by Python, for where there is no JavaScript."""
-        from samlib.paper.mixture_page import remembered
-
-        return remembered(self.frame())
+        return mixture_page.remembered(self.frame())
 
 
 class TheoryExplorer(Explorer):
@@ -248,24 +169,15 @@ class TheoryExplorer(Explorer):
     """
 
     name = "theory"
-    title = "The window of Corollary 1"
-    hint = (
-        "A point is a model: how well it is aligned with the majority (M) and the minority (A). SAM trades M for A along "
-        "the arrow. In the green window that trade lowers the error and raises the attacker’s advantage."
-    )
-    M = page.slider(page.Finite, 0.9, -0.5, 1.5, 0.01, "M, majority")
-    A = page.slider(page.Finite, -0.2, -1.0, 1.25, 0.01, "A, minority")
-    s = page.slider(page.Finite, 0.2, 0.05, 1.0, 0.01, "s, noise")
-    pi = page.slider(page.Finite, 0.1, 0.01, 0.49, 0.01, "π, minority share")
-    kappa = page.slider(page.Finite, 2.3, 0.0, 10.0, 0.05, "κ, M paid per A")
-    sliders = page.sliders(vars())
-    _esm = page.module(name, sliders)
+    M = slider(Finite, 0.9, -0.5, 1.5, 0.01, "M, majority")
+    A = slider(Finite, -0.2, -1.0, 1.25, 0.01, "A, minority")
+    s = slider(Finite, 0.2, 0.05, 1.0, 0.01, "s, noise")
+    pi = slider(Finite, 0.1, 0.01, 0.49, 0.01, "π, minority share")
+    kappa = slider(Finite, 2.3, 0.0, 10.0, 0.05, "κ, M paid per A")
 
     def figure(self) -> Figure:
         """The window at the present M, drawn by Python, for where there is no JavaScript."""
-        from samlib.paper.theory_page import window
-
-        return window(self.M)
+        return theory_page.window(self.M)
 
     def frame(self) -> pd.DataFrame:
         """One column "value": error, advantage, their slopes per unit of A, the window's ends low and high, the price

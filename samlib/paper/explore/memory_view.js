@@ -12,11 +12,10 @@ const KINDS = ["samlib-remembered samlib-red", "samlib-remembered samlib-red sam
 function memoryExplorer(controls) {
   return ({ model, el }) => {
     const ui = panel({ model, el }, { name: "memory", controls, paint });
-    const mark = (name) => element("span", { class: `samlib-mark-${name.toLowerCase()}` }, name);
     const numbers = ["Memorized, mean", "Exposed to LiRA, mean AUC"].map((title) =>
-      table(title, ["", mark("SGD"), mark("SAM"), "SAM \u2212 SGD"], GROUPS));
+      table(title, ["", headed("SGD"), headed("SAM"), "SAM \u2212 SGD"], GROUPS));
     const halves = ["sgd", "sam"].map((name) => {
-      const parts = { points: shape("g"), line: shape("path", { class: `samlib-${name}` }),
+      const parts = { points: shape("g"), line: path(name),
         title: shape("text", { x: 8, y: 18, class: "samlib-title" }, name.toUpperCase()) };
       parts.group = shape("g", {}, parts.points, parts.line, parts.title);
       return parts;
@@ -24,8 +23,7 @@ function memoryExplorer(controls) {
     ui.svg.append(...halves.map((half) => half.group));
     ui.root.append(
       element("div", { class: "samlib-show" }, ui.frame, key()),
-      element("div", { class: "samlib-controls" }, element("fieldset", {}, element("legend", {}, "Fit and draw"),
-        ...controls.map(({ name }) => ui.sliders[name]))),
+      element("div", { class: "samlib-controls" }, ui.group("Fit and draw")),
       element("div", { class: "samlib-numbers" }, ...numbers.map((one) => one.node),
         ui.buttons()),
       ui.status);
@@ -36,7 +34,7 @@ function memoryExplorer(controls) {
       work = remember(setting);
       const beside = width >= SIDE_BY_SIDE, s = scales(beside ? Math.floor(width / 2) - 4 : width, SIGHT.aspect, SIGHT.x, SIGHT.y);
       const height = beside ? s.height : 2 * s.height + 8;
-      attribute(ui.svg, { viewBox: `0 0 ${width} ${height}`, width, height });
+      resize(ui.svg, width, height);
       halves[1].group.setAttribute("transform", beside ? `translate(${s.width + 8} 0)` : `translate(0 ${s.height + 8})`);
       place = s;
       return advance();
@@ -89,8 +87,7 @@ function mean(values, { cluster, counts }, c) {
 }
 
 function key() {
-  const dot = (name, text, attributes) =>
-    element("li", {}, shape("svg", { width: 26, height: 24, "aria-hidden": "true" }, shape("circle", { class: name, cx: 13, cy: 12, ...attributes })), text);
+  const dot = (name, text, more) => entry(text, shape("circle", { class: name, cx: 13, cy: 12, ...more }), 24);
   return element("ul", { class: "samlib-legend" },
     dot(KINDS[0], "typical red", { r: 4, "fill-opacity": 0 }), dot(KINDS[1], "atypical red", { r: 4, "fill-opacity": 0 }),
     dot(KINDS[2], "blue", { r: 4, "fill-opacity": 0 }), dot(KINDS[0], "more memorized", { r: 4, "fill-opacity": 1 }),

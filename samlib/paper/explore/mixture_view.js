@@ -16,8 +16,7 @@ function mixtureExplorer(controls) {
     const byName = Object.fromEntries(controls.map((control) => [control.name, control]));
     const ui = panel({ model, el }, { name: "mixture", controls, extra: ["kept"], paint });
     const marks = layers(ui.svg);
-    const mark = (name) => element("span", { class: `samlib-mark-${name.toLowerCase()}` }, name);
-    const numbers = table("Both fits and the Bayes rule", ["", mark("SGD"), mark("SAM"), "SAM \u2212 SGD", mark("Bayes")], MEASURES.map((m) => NAMES[m]));
+    const numbers = table("Both fits and the Bayes rule", ["", headed("SGD"), headed("SAM"), "SAM \u2212 SGD", headed("Bayes")], MEASURES.map((m) => NAMES[m]));
     const kept = element("div", { class: "samlib-kept" });
     const settingOf = (values) => Object.fromEntries(controls.map(({ name }) => [name, values[name]]));
     const keep = () => ui.change({ kept: [...model.get("kept"), settingOf(ui.read())].slice(-MOST_KEPT) });
@@ -25,14 +24,12 @@ function mixtureExplorer(controls) {
       const s = scales(ui.frame.clientWidth, VIEW.aspect, VIEW.x, VIEW.y);
       ui.change({ atypical_x: onto(byName.atypical_x, s.fromX(px)), atypical_y: onto(byName.atypical_y, s.fromY(py)) });
     });
-    const group = (title, ...names) =>
-      element("fieldset", {}, element("legend", {}, title), ...names.map((name) => ui.sliders[name]));
     ui.root.append(
       element("div", { class: "samlib-show" }, ui.frame, legend()),
       element("div", { class: "samlib-controls" },
-        group("Fit", "rho", "degree"),
-        group("Draw", "n_typical", "n_atypical", "n_blue", "seed"),
-        group("Atypical cluster", "atypical_x", "atypical_y", "spread")),
+        ui.group("Fit", ["rho", "degree"]),
+        ui.group("Draw", ["n_typical", "n_atypical", "n_blue", "seed"]),
+        ui.group("Atypical cluster", ["atypical_x", "atypical_y", "spread"])),
       element("div", { class: "samlib-numbers" }, numbers.node,
         ui.buttons(button("Keep this setting", keep))),
       kept,
@@ -93,7 +90,6 @@ function sentence(setting, { sgd, sam, bayes }) {
 
 // Layers from back to front. SAM is drawn thinner than SGD, so that equal boundaries show both.
 function layers(svg) {
-  const path = (name) => shape("path", { class: `samlib-${name}` });
   const group = (name) => shape("g", { class: `samlib-${name}` });
   const marks = { axes: group("axes"), red: group("density samlib-red"), blue: group("density samlib-blue") };
   marks.handle = shape("g", { class: "samlib-handle" },
@@ -109,7 +105,7 @@ function drawPicture(marks, svg, setting, { sample, mixture, sgd, sam }, cache, 
   if (cache.picture?.width !== width) cache.picture = backdrop(mixture, s, lines);
   const { axes, red, blue, bayes } = cache.picture;
   if (marks.shown !== cache.picture) {
-    attribute(svg, { viewBox: `0 0 ${s.width} ${s.height}`, width: s.width, height: s.height });
+    resize(svg, s.width, s.height);
     marks.axes.replaceChildren(...axes);
     marks.red.replaceChildren(...red);
     marks.blue.replaceChildren(...blue);
@@ -155,8 +151,7 @@ function backdrop(mixture, s, lines) {
 }
 
 function legend() {
-  const key = (name, text, d) =>
-    element("li", {}, attribute(shape("svg", { width: 26, height: 14, "aria-hidden": "true" }, shape("path", { class: `samlib-${name}`, d })), {}), text);
+  const key = (name, text, d) => entry(text, path(name, { d }));
   return element("ul", { class: "samlib-legend" },
     key("sgd", "SGD", "M1 7H25"), key("sam", "SAM", "M1 7H25"), key("bayes", "Bayes", "M1 7H25"),
     key("typical", "typical red", "M13 7h0"), key("atypical", "atypical red (drag the ring)", "M9 7h8m-4-4v8"),

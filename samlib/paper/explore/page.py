@@ -1,28 +1,29 @@
-"""JavaScript and style of the explorers, put together: an ES module for a kernel's page, plain HTML for a page without one."""
+"""What all explorers share: their traits, an ES module for a kernel's page, and plain HTML for a page without one."""
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import math
+import os
 import tempfile
+import tomllib
 import webbrowser
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from string import Template
 from types import MappingProxyType
+from typing import ClassVar
 
+import anywidget
 import traitlets
+from IPython import get_ipython
+from matplotlib.figure import Figure
 
 from samlib.checks import as_path
 
 HERE = Path(__file__).parent
-PARTS = {
-    "mixture": ("panel.js", "contour.js", "mixture.js", "mixture_view.js"),
-    "theory": ("panel.js", "normal.js", "theory.js", "theory_view.js"),
-    "memory": ("panel.js", "contour.js", "mixture.js", "normal.js", "memory.js", "memory_view.js"),
-    "examples": ("panel.js", "examples_view.js"),
-    "threshold": ("panel.js", "threshold.js", "threshold_view.js"),
-}
 
 
 def _part(name: str) -> str:
@@ -30,6 +31,7 @@ def _part(name: str) -> str:
 
 
 STYLE = _part("explorers.css")
+_KINDS = tomllib.loads(_part("explorers.toml"))
 
 
 class Finite(traitlets.Float):
@@ -49,6 +51,7 @@ class Kept(traitlets.TraitType):
     """
 
     default_value = ()
+    metadata = {"sync": True, "to_json": lambda kept, _: [dict(setting) for setting in kept]}  # noqa: RUF012
 
     def validate(self, owner, value):
         if not isinstance(value, (list, tuple)) or not all(isinstance(setting, Mapping) for setting in value):
@@ -60,53 +63,84 @@ class Kept(traitlets.TraitType):
         return tuple(map(MappingProxyType, checked))
 
 
-def plain(kept, _=None) -> list[dict]:
-    """The settings of `Kept` as JSON takes them."""
-    return [dict(setting) for setting in kept]
-
-
 def slider(kind, default, low, high, step, label: str):
     """A synced trait in [low, high] that an explorer shows as a slider of this `step` and `label`; `kind` a trait class."""
-    return kind(default, min=low, max=high, help=label).tag(sync=True, step=step)
+    control = {"label": label, "min": low, "max": high, "step": step, "default": default}  # as the page is told
+    return kind(default, min=low, max=high, help=label).tag(sync=True, step=step, control=control)
 
 
-def sliders(traits: dict) -> dict[str, traitlets.TraitType]:
-    """The traits in a class's namespace that `slider` made, in their order."""
-    return {
-        name: trait
-        for name, trait in traits.items()
-        if isinstance(trait, traitlets.TraitType) and "step" in trait.metadata
-    }
+def executed_by_a_program() -> bool:
+    """Whether this cell was sent by papermill, nbconvert or the like, which say that nobody can answer a prompt.
 
-
-def script(name: str, traits: dict) -> str:
-    """The plain script that defines `render` for the explorer `name`, with `traits` as its sliders."""
-    controls = [
-        {"name": trait_name, "label": trait.help, "min": trait.min, "max": trait.max, "step": trait.metadata["step"],
-         "default": trait.default_value}
-        for trait_name, trait in traits.items()
-    ]  # fmt: skip
-    last = f"const controls = {json.dumps(controls)}, render = {name}Explorer(controls);\n"
-    return "\n".join([*map(_part, PARTS[name]), last])
-
-
-def module(name: str, traits: dict) -> str:
-    """`script` as the ES module that anywidget loads."""
-    return script(name, traits) + "export default { render };\n"
-
-
-def fragment(name: str, traits: dict, values: dict, still: str) -> str:
-    """A self-contained piece of HTML: the explorer at `values`, with a stand-in for the widget model, no kernel, no network.
-
-    `still` is the HTML that a reader without JavaScript sees.
+    Voila says so too, and shows live widgets all the same.
     """
-    state = json.dumps(values).replace("</", "<\\/")
-    return (
-        f"<div><style>{STYLE}</style><script>(() => {{\nconst el = document.currentScript.parentElement;\n"
-        f"{script(name, traits)}\n{_part('stand_in.js')}\n"
-        f"render({{ model: standIn('{name}', controls, {state}, el), el }});\n}})();</script>"
-        f"<noscript>{still}</noscript></div>"
-    )
+    kernel = getattr(get_ipython(), "kernel", None)
+    request = kernel.get_parent("shell").get("content", {}) if kernel else {}
+    return request.get("allow_stdin") is False and not os.environ.get("SERVER_SOFTWARE", "").startswith("voila")
+
+
+class Explorer(anywidget.AnyWidget):
+    """A widget of ipywidgets that also shows itself, with no kernel, as plain HTML, whose address then holds what is moved.
+
+    Subclasses set `name`, which `explorers.toml` knows, have traits that `slider` made, and draw `figure` for where there is
+    no JavaScript. Each slider is a synced trait: ipywidgets' layouts hold an explorer, and its links and controls drive one.
+    `sliders` holds these traits by name, and `others` the names of all further ones.
+    """
+
+    name = title = hint = ""
+    figure: Callable[[], Figure]
+    sliders: ClassVar[dict[str, traitlets.TraitType]] = {}
+    others: tuple[str, ...] = ()
+    _script = ""
+    _css = STYLE
+
+    def __init_subclass__(cls, **options):
+        """Find the words and the traits of a new kind of explorer, and put its JavaScript together."""
+        if "name" in vars(cls):  # anywidget also makes a class for each instance, which has no name of its own
+            known = _KINDS[cls.name]
+            cls.title, cls.hint = known["title"], known["hint"]
+            own = {name: trait for name, trait in vars(cls).items() if isinstance(trait, traitlets.TraitType)}
+            cls.sliders = {name: trait for name, trait in own.items() if "control" in trait.metadata}
+            cls.others = tuple(name for name in own if name not in cls.sliders)
+            controls = [{"name": name} | trait.metadata["control"] for name, trait in cls.sliders.items()]
+            last = f"const controls = {json.dumps(controls)}, render = {cls.name}Explorer(controls);\n"
+            cls._script = "\n".join([*map(_part, known["files"]), last])
+            cls._esm = cls._script + "export default { render };\n"
+        super().__init_subclass__(**options)
+
+    def __init__(self, **setting):
+        known = [*self.sliders, *self.others]
+        if unknown := sorted(setting.keys() - set(known)):
+            raise TypeError(f"{type(self).__name__} has no setting {unknown[0]!r}, only {', '.join(known)}.")
+        super().__init__(**setting)
+
+    @property
+    def setting(self) -> dict:
+        """The value of every slider."""
+        return {name: getattr(self, name) for name in self.sliders}
+
+    def html(self) -> str:
+        """A self-contained piece of HTML at the present setting: no kernel, no network, and a picture without JavaScript."""
+        state = json.dumps(self.get_state([*self.sliders, *self.others])).replace("</", "<\\/")
+        self.figure().savefig(drawn := io.BytesIO(), dpi=80)
+        picture = f"data:image/png;base64,{base64.b64encode(drawn.getvalue()).decode()}"
+        return (
+            f"<div><style>{STYLE}</style><script>(() => {{\nconst el = document.currentScript.parentElement;\n"
+            f"{self._script}\n{_part('stand_in.js')}\n"
+            f"render({{ model: standIn('{self.name}', controls, {state}, el), el }});\n}})();</script>"
+            f'<noscript><img alt="{self.title}, at its first setting" src="{picture}" style="max-width: 100%"></noscript></div>'
+        )
+
+    def open(self):
+        # An executed notebook would keep a live widget's state, which nbconvert then prefers and loads scripts for.
+        if not executed_by_a_program():
+            super().open()
+
+    def _repr_mimebundle_(self, **kwargs):
+        # Where there is a kernel the widget is preferred; the static book, and any page without one, has the HTML.
+        live = None if self.comm is None else super()._repr_mimebundle_(**kwargs)
+        data, metadata = live or ({"text/plain": repr(self)}, {})
+        return data | {"text/html": self.html()}, metadata
 
 
 def write_page(path: str | Path, explorers: Iterable | None = None) -> Path:

@@ -1,4 +1,4 @@
-// What both explorers share: elements, labelled sliders bound to the model's traits, a picture in CSS pixels, number formats.
+// What all explorers share: elements, labelled sliders bound to the model's traits, a picture in CSS pixels, number formats.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -24,6 +24,15 @@ function append(node, children) {
   node.append(...children);
   return node;
 }
+
+const path = (name, more = {}) => shape("path", { class: `samlib-${name}`, ...more });
+const resize = (svg, width, height) => attribute(svg, { viewBox: `0 0 ${width} ${height}`, width, height });
+
+// An entry of a legend: a picture of the mark, and what it means.
+const entry = (text, mark, height = 14) => element("li", {}, shape("svg", { width: 26, height, "aria-hidden": "true" }, mark), text);
+
+// The name of a rule at the head of a column, underlined as its line is drawn.
+const headed = (name, who = name.toLowerCase()) => element("span", { class: `samlib-mark-${who}` }, name);
 
 const minus = (text) => text.replace("-", "\u2212");
 const decimals = (value, digits) => (Number.isFinite(value) ? minus(value.toFixed(digits)) : value > 0 ? "\u221e" : "\u2212\u221e");
@@ -61,6 +70,8 @@ function panel({ model, el }, { name, controls, extra = [], paint }) {
     inputs[control.name] = { input, output, control };
     sliders[control.name] = element("div", { class: "samlib-slider" }, element("label", { for: id }, control.label), output, input);
   }
+  const group = (title, names = Object.keys(sliders)) =>
+    element("fieldset", {}, element("legend", {}, title), ...names.map((one) => sliders[one]));
   const read = () => Object.fromEntries([...controls.map((c) => c.name), ...extra].map((trait) => [trait, model.get(trait)]));
   function change(values) {
     for (const [trait, value] of Object.entries(values)) model.set(trait, value);
@@ -124,7 +135,7 @@ function panel({ model, el }, { name, controls, extra = [], paint }) {
     clearTimeout(speaking);
     for (const trait of traits) model.off(`change:${trait}`, schedule);
   };
-  return { root, svg, frame, status, sliders, buttons, read, change, draggable, close };
+  return { root, svg, frame, status, sliders, group, buttons, read, change, draggable, close };
 }
 
 // Pixels of data coordinates on a picture of this width; `aspect` is width / height.

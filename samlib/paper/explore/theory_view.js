@@ -11,7 +11,6 @@ function theoryExplorer(controls) {
       "Window, low end", "Price s\u00b2 log((1 \u2212 \u03c0) \u03ba / \u03c0)", "Window, high end"];
     const numbers = table("At this point", ["", "Value"], rows);
     const verdict = element("p", { class: "samlib-verdict" });
-    const path = (name) => shape("path", { class: `samlib-${name}` });
     const marks = Object.fromEntries(["falls", "rises", "both", "still", "calm", "diagonal", "arrow", "strip", "span"].map((n) => [n, path(n)]));
     const axes = shape("g", { class: "samlib-axes" }), notes = shape("g", { class: "samlib-notes" });
     const point = shape("g", { class: "samlib-point" }, shape("circle", { class: "samlib-reach", r: 24 }), shape("circle", { r: 7 }));
@@ -23,22 +22,20 @@ function theoryExplorer(controls) {
       const s = scales(ui.frame.clientWidth, PLANE.aspect, PLANE.x, PLANE.y);
       ui.change({ M: onto(byName.M, s.fromX(px)), A: onto(byName.A, s.fromY(py)) });
     });
-    const key = (name, text, d = "M1 2H25V12H1Z") =>
-      element("li", {}, shape("svg", { width: 26, height: 14, "aria-hidden": "true" }, shape("path", { class: `samlib-${name}`, d })), text);
+    const key = (name, text, d = "M1 2H25V12H1Z") => entry(text, path(name, { d }));
     ui.root.append(
       element("div", { class: "samlib-show" }, ui.frame,
         element("ul", { class: "samlib-legend" }, key("falls", "error falls"), key("rises", "advantage rises"),
           key("both", "both: the window"), key("arrow", "direction of the path", "M1 7H23M18 3L23 7L18 11")),
         strip),
-      element("div", { class: "samlib-controls" }, element("fieldset", {}, element("legend", {}, "Point and path"),
-        ...controls.map(({ name }) => ui.sliders[name]))),
+      element("div", { class: "samlib-controls" }, ui.group("Point and path")),
       element("div", { class: "samlib-numbers" }, verdict, numbers.node,
         ui.buttons()),
       ui.status);
 
     function paint(setting, width) {
       const result = weigh(setting), s = scales(width, PLANE.aspect, PLANE.x, PLANE.y);
-      attribute(ui.svg, { viewBox: `0 0 ${s.width} ${s.height}`, width: s.width, height: s.height });
+      resize(ui.svg, s.width, s.height);
       axes.replaceChildren(...planeAxes(s));
       const regions = planeRegions(result.price, s);
       for (const name of ["falls", "rises", "both", "still", "calm"]) marks[name].setAttribute("d", regions[name]);
@@ -63,7 +60,7 @@ function theoryExplorer(controls) {
 
     function drawStrip({ low, high, price: value }, width) {
       const x = (v) => 12 + ((Math.min(STRIP.to, Math.max(STRIP.from, v)) - STRIP.from) / (STRIP.to - STRIP.from)) * (width - 24);
-      attribute(strip, { viewBox: `0 0 ${width} ${STRIP.height}`, width, height: STRIP.height });
+      resize(strip, width, STRIP.height);
       marks.strip.setAttribute("d", `M12 34H${width - 12}`);
       marks.span.setAttribute("d", low < high ? `M${x(low)} 34H${x(high)}` : "");
       // A price off the strip is an arrow head at its end.

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import traitlets
 from matplotlib.figure import Figure
 
-from samlib.paper.explore import page
-from samlib.paper.explore.explorers import Explorer
-from samlib.paper.style import INK, SAM, SGD, WIDTH
+from samlib.paper.draw import panels
+from samlib.paper.explore.page import Explorer, Finite, slider
+from samlib.paper.style import INK, SAM, SGD, drawn
 
 
 class ThresholdExplorer(Explorer):
@@ -43,21 +42,14 @@ class ThresholdExplorer(Explorer):
     """
 
     name = "threshold"
-    title = "Be the attacker: where would you draw the line?"
-    hint = (
-        "Drag a line. Whoever lies to its right is called a member. Both optimizers are attacked at the same share of others "
-        "accused."
-    )
-    fpr = page.slider(page.Finite, 0.1, 0.0, 1.0, 0.01, "Others accused")
+    fpr = slider(Finite, 0.1, 0.0, 1.0, 0.01, "Others accused")
     logits = traitlets.Dict(help="counts of each optimizer's logits").tag(sync=True)
-    sliders, others = page.sliders(vars()), ("logits",)
-    _esm = page.module(name, sliders)
 
     def __init__(self, logits: pd.DataFrame, name: str = "SAM", **setting):
         counts: dict = {"name": name}
         for who, own in logits.groupby("optimizer"):
-            sides = {"members": own[own["member"]], "others": own[~own["member"]]}
-            counts[who] = {side: part["count"].tolist() for side, part in sides.items()}
+            members, others = own[own["member"]], own[~own["member"]]
+            counts[who] = {"members": members["count"].tolist(), "others": others["count"].tolist()}
         edges = logits[["left", "right"]].iloc[: len(counts["sgd"]["members"])]
         super().__init__(logits=counts | {"edges": [*edges["left"], edges["right"].iloc[-1]]}, **setting)
 
@@ -72,29 +64,23 @@ class ThresholdExplorer(Explorer):
 
     def _shares(self, who: str) -> list[np.ndarray]:
         """Shares of members and of others to the right of each edge."""
-        return [
-            1 - np.r_[0, np.cumsum(self.logits[who][side])] / sum(self.logits[who][side])
-            for side in ("members", "others")
-        ]
+        return [1 - np.r_[0, np.cumsum(counts)] / sum(counts) for counts in self.logits[who].values()]
 
+    @drawn
     def figure(self) -> Figure:
         """The picture at the present setting, drawn by Python, for where there is no JavaScript."""
-        figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 2.4))
-        for ax, (title, column), who, colour in zip(
-            axes, self.frame().items(), ("sgd", "sam"), (SGD, SAM), strict=False
-        ):
-            members, others = (np.array(self.logits[who][side]) for side in ("members", "others"))
-            ax.stairs(
-                members / members.sum(), self.logits["edges"], fill=True, color=colour, alpha=0.5, label="members"
-            )
-            ax.stairs(others / others.sum(), self.logits["edges"], color=INK, label="others")
-            ax.axvline(column["threshold"], color=INK, ls="--")
+        figure, (*halves, roc) = panels(3, 2.4)
+        frame, edges = self.frame(), self.logits["edges"]
+        for ax, title, who, colour in zip(halves, frame, ("sgd", "sam"), (SGD, SAM), strict=True):
+            members, others = (np.array(counts) / sum(counts) for counts in self.logits[who].values())
+            ax.stairs(members, edges, fill=True, color=colour, alpha=0.5, label="members")
+            ax.stairs(others, edges, color=INK, label="others")
+            ax.axvline(frame.loc["threshold", title], color=INK, ls="--")
             ax.set(title=title, xlabel="logit of the true class")
             found, accused = self._shares(who)
-            axes[2].plot(accused, found, color=colour, label=title)
-            axes[2].plot(column["accused"], column["found"], "o", color=colour)
-        axes[2].set(title="ROC", xlabel="others accused", ylabel="members found")
-        for ax in axes[1:]:
-            ax.legend(fontsize="small")
-        plt.close(figure)
+            roc.plot(accused, found, color=colour, label=title)
+            roc.plot(*frame.loc[["accused", "found"], title], "o", color=colour)
+        roc.set(title="ROC", xlabel="others accused", ylabel="members found")
+        for ax in (halves[1], roc):
+            ax.legend(fontsize="small", frameon=True)
         return figure

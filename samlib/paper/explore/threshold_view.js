@@ -7,10 +7,8 @@ function thresholdExplorer(controls) {
     const [control] = controls, { edges, name, ...counts } = model.get("logits");
     const titles = { sgd: "SGD", sam: name };
     const ui = panel({ model, el }, { name: "threshold", controls, paint });
-    const mark = (who) => element("span", { class: `samlib-mark-${who}` }, titles[who]);
-    const numbers = table("At this line", ["", mark("sgd"), mark("sam"), `${name} \u2212 SGD`],
+    const numbers = table("At this line", ["", headed("SGD"), headed(name, "sam"), `${name} \u2212 SGD`],
       ["Others accused", "Members found", "Found less accused", "Line, as a logit"]);
-    const path = (kind) => shape("path", { class: `samlib-${kind}` });
     let place;
     const halves = BOTH.map((who) => {
       const half = { who, members: path(`mass samlib-mass-${who}`), others: path("outline"), shade: path("accused"), line: path("cut"),
@@ -27,13 +25,12 @@ function thresholdExplorer(controls) {
       curves: BOTH.map((who) => path(`thin samlib-${who}`)), dots: BOTH.map((who) => shape("circle", { r: 6, class: `samlib-dot-${who}` })) };
     roc.group = shape("g", {}, roc.frame, roc.guess, roc.axes, ...roc.curves, ...roc.dots);
     ui.svg.append(...halves.map((half) => half.group), roc.group);
-    const key = (kind, text, d) =>
-      element("li", {}, shape("svg", { width: 26, height: 14, class: "samlib-picture", "aria-hidden": "true" }, shape("path", { class: `samlib-${kind}`, d })), text);
+    const key = (kind, text, d) => entry(text, path(kind, { d }));
     ui.root.append(
       element("div", { class: "samlib-show" }, ui.frame, element("ul", { class: "samlib-legend" },
         key("mass samlib-mass-sgd", "members of SGD", "M1 2H25V12H1Z"), key("mass samlib-mass-sam", `members of ${name}`, "M1 2H25V12H1Z"),
         key("outline", "others", "M1 12V4H13V8H25V12"), key("accused", "called members", "M1 1H25V13H1Z"))),
-      element("div", { class: "samlib-controls" }, element("fieldset", {}, element("legend", {}, "The line"), ui.sliders.fpr)),
+      element("div", { class: "samlib-controls" }, ui.group("The line")),
       element("div", { class: "samlib-numbers" }, numbers.node,
         ui.buttons()),
       ui.status);
@@ -42,7 +39,7 @@ function thresholdExplorer(controls) {
       const beside = width >= BESIDE, side = Math.round(beside ? 0.42 * width : width), wide = beside ? width - side - GAP : width;
       const high = beside ? Math.round((side - GAP) / 2) : 150;
       place = { width, wide, high, side, height: beside ? side : 2 * (high + GAP) + side };
-      attribute(ui.svg, { viewBox: `0 0 ${width} ${place.height}`, width, height: place.height });
+      resize(ui.svg, width, place.height);
       roc.group.setAttribute("transform", beside ? `translate(${wide + GAP} 0)` : `translate(0 ${2 * (high + GAP)})`);
       const x = (value) => ((value - edges[0]) / (edges.at(-1) - edges[0])) * wide;
       const tallest = Math.max(...BOTH.flatMap((who) => Object.values(counts[who]).map((c) => Math.max(...c) / c.reduce((a, b) => a + b))));

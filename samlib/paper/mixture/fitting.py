@@ -12,7 +12,7 @@ from scipy.special import expit
 
 from samlib.checks import as_array, as_choice, as_number
 from samlib.paper.descent import descend, offset, offset_gradient, offset_loss
-from samlib.paper.mixture.model import BLUE, RED, as_mean, as_points, as_signs
+from samlib.paper.mixture.model import BLUE, RED, as_points, as_signs
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def features(x, degree: int = 2, origin=(0.0, 0.0), scale: float = 2.0) -> np.nd
     array([[1., 1., 2., 1., 2., 4.]])
     """
     degree, scale = as_number("degree", degree, 1, whole=True), as_number("scale", scale, strict=True)
-    u, v = ((as_points(x) - as_mean("origin", origin)) / scale).T
+    u, v = ((as_points("x", x) - as_points("origin", origin, ndim=1)) / scale).T
     return np.stack([u ** (total - k) * v**k for total in range(degree + 1) for k in range(total + 1)], axis=1)
 
 
@@ -146,8 +146,7 @@ def fit(x, y, *, rho: float = 0.0, degree: int = 2, solver: str = "newton", orig
     >>> fit(x, y, rho=1.0).weights.shape
     (6,)
     """
-    x, y = as_data(x, y)
-    check_options(rho=rho, l2=l2, lr=lr, momentum=momentum)
+    x, y = as_data(x, y, rho=rho, l2=l2, lr=lr, momentum=momentum)
     phi, solver = features(x, degree, origin, scale), as_choice("solver", solver, ("newton", "minibatch"))
     if solver == "newton":
         if l2 == 0:
@@ -160,7 +159,7 @@ def fit(x, y, *, rho: float = 0.0, degree: int = 2, solver: str = "newton", orig
 
         batches, start = draw_batches(len(x), batch_size, steps, seed), np.zeros(phi.shape[1])
         weights = descend(gradient, start, batches, rho=rho, lr=lr, momentum=momentum, l2=l2, cosine=True)
-    return Predictor(weights, int(degree), tuple(as_mean("origin", origin).tolist()), float(scale))
+    return Predictor(weights, int(degree), tuple(as_points("origin", origin, ndim=1).tolist()), float(scale))
 
 
 @dataclass(frozen=True)
@@ -179,8 +178,7 @@ class MLP:
 
     def decision(self, x) -> np.ndarray:
         """The score of each point, x (n, 2) to (n,)."""
-        blocks = np.array_split(as_points(x) / self.scale, range(4096, len(x), 4096))  # blocks that fit a cache
-        return np.concatenate([hidden_units(self.parameters, block, self.activation)[1] for block in blocks])
+        return hidden_units(self.parameters, as_points("x", x) / self.scale, self.activation)[1]
 
     def predict(self, x) -> np.ndarray:
         """The label of each point, (n,) in {-1, 1}."""
@@ -217,8 +215,7 @@ def fit_mlp(x, y, *, rho: float = 0.0, width: int = 32, activation: str = "tanh"
     >>> fit_mlp([[1.0, 2.0], [0.0, 1.0]], [1, -1], width=3, steps=5).parameters.shape
     (13,)
     """
-    x, y = as_data(x, y)
-    check_options(rho=rho, l2=l2, lr=lr, momentum=momentum)
+    x, y = as_data(x, y, rho=rho, l2=l2, lr=lr, momentum=momentum)
     as_choice("activation", activation, ("tanh", "relu"))
     width, u, rng = as_number("width", width, 1, whole=True), x / scale, np.random.default_rng(seed)
     start = rng.uniform(-1, 1, 4 * width + 1) / np.sqrt(np.repeat([2, width], [3 * width, width + 1]))
@@ -248,31 +245,24 @@ def hidden_units(parameters: np.ndarray, u: np.ndarray, activation: str) -> tupl
     return hidden, hidden @ parameters[3 * width : -1] + parameters[-1]
 
 
-def as_data(x, y) -> tuple[np.ndarray, np.ndarray]:
+def as_data(x, y, **options) -> tuple[np.ndarray, np.ndarray]:
     """x as (n, 2) and y as (n,) floats in {-1, 1}. Raises ValueError for anything else.
+
+    Raises it also for an option that is not a finite number of at least 0.
 
     Examples
     --------
-    >>> as_data([[0, 1]], [1])[1]
+    >>> as_data([[0, 1]], [1], rho=1.0)[1]
     array([1.])
     """
-    x, y = as_points(x), as_array("y", y, ndim=1)
+    for name, value in options.items():
+        as_number(name, value)
+    x, y = as_points("x", x), as_array("y", y, ndim=1)
     if len(x) != len(y):
         raise ValueError(f"y holds {len(y)} labels, but x holds {len(x)} points.")
     if not np.isin(y, (RED, BLUE)).all():
         raise ValueError("y must hold only 1 (red) and -1 (blue).")
     return x, y.astype(float)
-
-
-def check_options(**options) -> None:
-    """Raise ValueError if an option is not a finite number of at least 0.
-
-    Examples
-    --------
-    >>> check_options(rho=1.0)
-    """
-    for name, value in options.items():
-        as_number(name, value)
 
 
 def draw_batches(n: int, batch_size: int, steps: int, seed) -> np.ndarray:

@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.special import expit, ndtr
 
-from samlib.checks import as_array
+from samlib.checks import as_member
 from samlib.paper.mixture.fitting import as_data, fit
 
 
@@ -72,12 +72,10 @@ def exposure(x, y, member, **options) -> np.ndarray:
     True
     """
     x, y = as_data(x, y)
-    member = as_array("member", member, ndim=2).astype(bool)
+    member = as_member("member", member, ndim=2)
     if member.all(0).any() or not member.any(0).all():
         raise ValueError("member must have, for each point, a fit that saw it and one that did not.")
     logits = np.stack([y * fit(x[seen], y[seen], **options).decision(x) for seen in member])
-    (inside, spread), (outside, width) = (
-        (np.average(logits, 0, which), np.average(logits**2, 0, which) - np.average(logits, 0, which) ** 2)
-        for which in (member, ~member)
-    )
-    return ndtr((inside - outside) / np.sqrt(spread + width))
+    inside, outside = np.where(member, logits, np.nan), np.where(member, np.nan, logits)
+    distance = np.nanmean(inside, axis=0) - np.nanmean(outside, axis=0)
+    return ndtr(distance / np.sqrt(np.nanvar(inside, axis=0) + np.nanvar(outside, axis=0)))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from samlib import inference
-from samlib.checks import as_array, as_number, same_shape
+from samlib.checks import as_array, as_member, as_number, same_shape
 from samlib.paper.mixture.fitting import as_data, fit, fit_mlp
 from samlib.paper.mixture.model import BLUE, RED, Mixture, as_signs, quadrature
 
@@ -56,7 +56,7 @@ def errors(predictor, mixture: Mixture, x=None, y=None, atypical=None) -> dict[s
     }
     if x is not None:
         x, y = as_data(x, y)
-        atypical = as_array("atypical", atypical, ndim=1).astype(bool)
+        atypical = as_member("atypical", atypical, ndim=1)
         same_shape("atypical", atypical, "y", y)
         counts = np.array([((y == RED) & ~atypical).sum(), ((y == RED) & atypical).sum(), (y == BLUE).sum()])
         fresh_weight = weight * (counts / len(y))[cluster]

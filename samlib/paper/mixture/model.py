@@ -52,7 +52,7 @@ class Mixture:
 
     def __post_init__(self):
         for cluster in CLUSTERS:
-            mean = as_mean(f"{cluster}_mean", getattr(self, f"{cluster}_mean"))
+            mean = as_points(f"{cluster}_mean", getattr(self, f"{cluster}_mean"), ndim=1)
             object.__setattr__(self, f"{cluster}_mean", tuple(mean.tolist()))
             as_number(f"{cluster}_spread", getattr(self, f"{cluster}_spread"), strict=True)
         for name in ("atypical_share", "red_share"):
@@ -71,7 +71,7 @@ class Mixture:
 
     def log_densities(self, x) -> np.ndarray:
         """log p(x | cluster) for the typical, atypical and blue cluster: x (n, 2) to (n, 3)."""
-        x = as_points(x)
+        x = as_points("x", x)
         squared = [((x - mean) ** 2).sum(1) / spread**2 for mean, spread in self.clusters]
         return -np.stack(squared, 1) / 2 - np.log([2 * np.pi * spread**2 for _, spread in self.clusters])
 
@@ -123,11 +123,10 @@ class Mixture:
         counts = [as_number(name, count, 0, whole=True) for name, count in given.items()]
         if not any(counts):
             raise ValueError("n_typical, n_atypical and n_blue are all 0: there is nothing to draw.")
-        rng, points = np.random.default_rng(seed), [np.empty((0, 2))] * 3
-        for k in (0, 2, 1):
-            mean, spread = self.clusters[k]
-            points[k] = mean + spread * rng.standard_normal((counts[k], 2))
-        return np.concatenate(points), np.repeat([RED, RED, BLUE], counts), np.repeat([False, True, False], counts)
+        rng = np.random.default_rng(seed)
+        noise = {k: rng.standard_normal((counts[k], 2)) for k in (0, 2, 1)}
+        x = [mean + spread * noise[k] for k, (mean, spread) in enumerate(self.clusters)]
+        return np.concatenate(x), np.repeat([RED, RED, BLUE], counts), np.repeat([False, True, False], counts)
 
     def sample_test(self, n: int, seed=0):
         """`sample` of n points, with random counts that follow the population's shares."""
@@ -169,32 +168,18 @@ def quadrature(mixture: Mixture) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return x, np.repeat(np.arange(3), len(grid)), np.tile(weight / weight.sum(), 3)
 
 
-def as_mean(name: str, value) -> np.ndarray:
-    """`value` as the two coordinates of a point, (2,). Raises ValueError for anything else.
+def as_points(name: str, value, ndim: int = 2) -> np.ndarray:
+    """`value` as points of the plane, (n, 2); as one point, (2,), if `ndim` is 1. Raises ValueError for anything else.
 
     Examples
     --------
-    >>> as_mean("origin", (1, 2))
+    >>> as_points("origin", (1, 2), ndim=1)
     array([1., 2.])
     """
-    mean = as_array(name, value, ndim=1).astype(float)
-    if mean.shape != (2,):
-        raise ValueError(f"{name} must hold 2 coordinates, but it holds {len(mean)}.")
-    return mean
-
-
-def as_points(x) -> np.ndarray:
-    """x as (n, 2) floats. Raises ValueError for anything else.
-
-    Examples
-    --------
-    >>> as_points([[1, 2]])
-    array([[1., 2.]])
-    """
-    x = as_array("x", x, ndim=2).astype(float)
-    if x.shape[1] != 2:
-        raise ValueError(f"x must have shape (n, 2), but its shape is {x.shape}.")
-    return x
+    points = as_array(name, value, ndim=ndim).astype(float)
+    if points.shape[-1] != 2:
+        raise ValueError(f"{name} must hold 2 coordinates for a point, but its shape is {points.shape}.")
+    return points
 
 
 def as_signs(score: np.ndarray) -> np.ndarray:

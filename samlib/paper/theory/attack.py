@@ -198,7 +198,9 @@ def check_theorem4(problems):
 
 def check_theorem5(problems):
     """Theorem 5: eq. (11) against an integral and central differences; (a) to (d) never violated."""
-    m, sd_out, nu = problems.scores(20_000)
+    n, rng = problems.count(20_000), problems.rng
+    m, sd_out = rng.uniform(-1.5, 1.5, n), 10 ** rng.uniform(-1, 0.7, n)
+    nu = sd_out * 10 ** rng.uniform(-2, -0.05, n)
     few = slice(200)
     t = np.linspace(1 - 9 * nu[few], 1 + 9 * nu[few], 20_001)  # where the member's density is not 0 in floating point
     more = np.maximum(norm.pdf(t, 1, nu[few]) - norm.pdf(t, m[few], sd_out[few]), 0)
@@ -213,8 +215,8 @@ def check_theorem5(problems):
     ratio = 10 ** (np.linspace(0.02, 0.7, 50) * np.array([[1], [-1]]))  # (1 - m) / sd
     flips = np.sign(lr_advantage_derivative(0.0, 1 / ratio, 1e-6 / ratio)) == np.sign(1 - ratio)
     yield always("(c) as nu goes to 0 the sign flips at (1 - m) / sd = 1", flips)
-    alpha, narrow = problems.rng.uniform(1e-4, 0.499, len(m)), sd_out * problems.rng.uniform(0.3, 0.999, len(m))
+    alpha, narrow = rng.uniform(1e-4, 0.499, n), sd_out * rng.uniform(0.3, 0.999, n)
     gain = one_sided_log_tpr(alpha, m, narrow, nu) - one_sided_log_tpr(alpha, m, sd_out, nu)
     yield least("(d) one-sided test: contraction raises log TPR", gain)
-    member, rates = 1 + 0.1 * problems.rng.standard_normal((problems.count(50_000), 1)), np.array([0.01, 0.1, 0.4])
+    member, rates = 1 + 0.1 * rng.standard_normal((problems.count(50_000), 1)), np.array([0.01, 0.1, 0.4])
     yield estimated("(d) TPR counted", member > norm.isf(rates, 0.6, 0.3), one_sided_tpr(rates, 0.6, 0.3, 0.1))

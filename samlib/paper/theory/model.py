@@ -308,7 +308,9 @@ def gaps(w, sample: Sample, model: DataModel, subclass: str = "maj") -> Gaps:
 
 def check_definitions(problems):
     """Definitions 1, 3 and 4: the formulas for margins, errors, advantages and gaps agree with counts of simulated points."""
-    model, sample, w, fresh = problems.fitted(100_000)
+    model = DataModel(d=40, p=14, q=4, sigma=0.4, sigma_par=0.2, pi=0.2)
+    sample = model.sample(problems.rng)
+    w, fresh = problems.interpolator(sample.z), model.fresh(problems.count(100_000), problems.rng)
     M, A, s = alignments(w, model)
     members, margin = sample.z @ w, fresh.z @ w
     for name, mean, minority in (("maj", M, False), ("min", A, True)):

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from samlib.paper.theory.model import DataModel, Sample
+from samlib.paper.theory.model import DataModel
 
 
 class Problems:
@@ -54,12 +54,6 @@ class Problems:
         away = self.rng.standard_normal(len(kernel)) @ kernel / len(kernel) ** 0.5
         return w + self.rng.uniform(0, 1) * np.linalg.norm(w) * away
 
-    def fitted(self, number: int) -> tuple[DataModel, Sample, np.ndarray, Sample]:
-        """One model, a sample of it, an interpolator of the sample, and `count(number)` fresh points."""
-        model = DataModel(d=40, p=14, q=4, sigma=0.4, sigma_par=0.2, pi=0.2)
-        sample = model.sample(self.rng)
-        return model, sample, self.interpolator(sample.z), model.fresh(self.count(number), self.rng)
-
     def alignments(self, number: int) -> tuple[np.ndarray, ...]:
         """M, A, s and pi of `count(number)` models, an array each."""
         n, rng = self.count(number), self.rng
@@ -81,9 +75,3 @@ class Problems:
             d = n + int(rng.integers(2, 15))
             factor = rng.standard_normal((d, d + 2 if k % 3 else 2)) * np.exp(rng.normal(size=(d, 1)))
             yield rng.standard_normal((n, d)), rng.choice([-1.0, 1.0], n), factor @ factor.T / factor.shape[1]
-
-    def scores(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """m, sd_out and nu of Theorem 5, `count(number)` of each, with nu below sd_out."""
-        n, rng = self.count(number), self.rng
-        m, sd_out = rng.uniform(-1.5, 1.5, n), 10 ** rng.uniform(-1, 0.7, n)
-        return m, sd_out, sd_out * 10 ** rng.uniform(-2, -0.05, n)
