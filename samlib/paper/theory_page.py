@@ -3,7 +3,7 @@
 import html
 import inspect
 from collections.abc import Callable, Iterable
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -131,13 +131,15 @@ def window(M: float = 0.9) -> Figure:
     ends = {"above: error rises, below: it falls": high, "above: advantage rises, below: it falls": low}
     curves(axes, A, ends, ((REFERENCE, "-"), (SGD, "--")), xlim=(A[0], A[-1]), ylim=(-2, 1.2))
     for at, text in (
-        ((-0.35, -0.35), "error falls,\nadvantage rises"), ((0.4, 0.85), "both rise"), ((0.1, -1.2), "both fall"),
-        ((1.5, -0.38), "error rises,\nadvantage falls"), ((M + 0.13, 1.1), "A = M"),
+        ((-0.35, -0.35), "error falls,\nadvantage rises"), ((0.55, 0.65), "both rise"), ((0.1, -1.2), "both fall"),
+        ((M + 0.13, 1.1), "A = M"),
     ):  # fmt: skip
         axes.annotate(text, at, ha="center", va="center", fontsize=10)
+    arrow: dict[str, Any] = {"arrowstyle": "-", "lw": 0.8, "color": REFERENCE}
+    axes.annotate("error rises,\nadvantage falls", (1.5, -0.4), (1.5, 0.45), ha="center", fontsize=10, arrowprops=arrow)
     axes.axvline(M, color=REFERENCE, lw=0.8, ls=":")
     axes.set(xlabel="minority alignment $A$", ylabel=r"price $s^2 \log((1-\pi)\kappa/\pi)$")
-    axes.legend(loc="lower right", fontsize=9)
+    axes.legend(loc="upper left", fontsize=9)
     return figure
 
 
@@ -191,6 +193,7 @@ def contraction(model: theory.DataModel | None = None, seed: int = 0) -> Figure:
     figure, (axes,) = panels(1, 3.6)
     curves(axes, etas, {name: each / each[0] for name, each in v.items()}, xlabel=r"$\eta$", ylim=(0, 1.08))
     axes.set_xscale("symlog", linthresh=0.01)
+    axes.set_xlim(0, etas[-1])
     axes.set_ylabel(r"output variance $v(\eta) / v(0)$")
     axes.legend()
     return figure
@@ -219,6 +222,7 @@ def path(table: dict[str, np.ndarray], etas) -> Figure:
         means = {name: values.mean(0) for name, values in named.items()}
         curves(axes, etas, means, looks[: len(means)], xlabel=r"$\eta$", ylim=(0, None), ylabel=label)
         axes.set_xscale("symlog", linthresh=0.1)
+        axes.set_xlim(0, etas[-1])
     both[1].legend()
     return figure
 
