@@ -148,6 +148,10 @@ def fit(x, y, *, rho: float = 0.0, degree: int = 2, solver: str = "newton", orig
     """
     x, y = as_data(x, y, rho=rho, l2=l2, lr=lr, momentum=momentum)
     phi, solver = features(x, degree, origin, scale), as_choice("solver", solver, ("newton", "minibatch"))
+    if mass is not None and (np.shape(mass) != y.shape or solver != "newton"):
+        raise ValueError(
+            f"mass must hold a weight for each of the {len(y)} points, and is for the Newton solver alone."
+        )
     if solver == "newton":
         if l2 == 0:
             raise ValueError("l2 must be positive for the Newton solver: separable data have no minimizer without it.")

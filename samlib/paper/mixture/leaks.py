@@ -59,7 +59,7 @@ def exposure(x, y, member, **options) -> np.ndarray:
     Raises
     ------
     ValueError
-        If all shadow fits saw a point, or none did.
+        If `member` has another number of points, or all shadow fits saw a point, or none did.
 
     References
     ----------
@@ -73,6 +73,8 @@ def exposure(x, y, member, **options) -> np.ndarray:
     """
     x, y = as_data(x, y)
     member = as_member("member", member, ndim=2)
+    if member.shape[1] != len(x):
+        raise ValueError(f"member must have a column for each of the {len(x)} points, but its shape is {member.shape}.")
     if member.all(0).any() or not member.any(0).all():
         raise ValueError("member must have, for each point, a fit that saw it and one that did not.")
     logits = np.stack([y * fit(x[seen], y[seen], **options).decision(x) for seen in member])
