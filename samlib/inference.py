@@ -343,9 +343,8 @@ def across(estimates, stderrs, level: float = LEVEL) -> Across:
     """
     from statsmodels.stats.meta_analysis import combine_effects
 
-    estimates, stderrs = (
-        as_array(name, v, ndim=1).astype(float) for name, v in (("estimates", estimates), ("stderrs", stderrs))
-    )
+    estimates = as_array("estimates", estimates, ndim=1, empty=True).astype(float)
+    stderrs = as_array("stderrs", stderrs, ndim=1, empty=True).astype(float)
     same_shape("estimates", estimates, "stderrs", stderrs)
     level = as_number("level", level, 0, 1, strict=True)
     if len(estimates) < 2 or (stderrs <= 0).any():
