@@ -88,7 +88,7 @@ def difficulty_calibration(target, shadow, member=None) -> np.ndarray:
     >>> difficulty_calibration([2.0, 2.0], shadow, member)
     array([1.5, 0.5])
     """
-    m = _as_moments(shadow, member, deviations=False)
+    m = _as_moments(shadow, member)
     _need_sides(m, online=False)
     rows, stacked = _targets("target", target, m.mean_out.shape)
     return _scored((_finite(row, m.low, m.high) - m.mean_out for row in rows), stacked)
