@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from scipy.special import expit
-from scipy.stats import spearmanr
+from scipy.stats import rankdata, spearmanr
 
 from samlib import attacks
 from samlib.checks import as_array, same_shape, shown
@@ -54,9 +54,8 @@ def align(runs: Mapping[str, xr.Dataset]) -> Pair:
     if not np.array_equal(sgd.member, sam.member):
         raise ValueError(f"Model k of sgd and of {other} were trained on different subsets, so they are not paired.")
     # Each example keeps its number when it is moved: intervals group examples by it.
-    numbers = {
-        side: np.arange(sgd.sizes[side]) for side in ("example", "test") if side in sgd.dims and side not in sgd.coords
-    }
+    unnumbered = [side for side in ("example", "test") if side in sgd.dims and side not in sgd.coords]
+    numbers = {side: np.arange(sgd.sizes[side]) for side in unnumbered}
     return Pair(sgd.assign_coords(numbers), sam.assign_coords(numbers), other.upper())
 
 
@@ -237,13 +236,11 @@ def membership_table(comparisons: Mapping[str, Comparison]) -> pd.DataFrame:
     """Table 1: a row for each attack and measure; columns sgd, sam, difference, low, high (95 %), `too_few` (bool)."""
     rows = []
     for attack, found in comparisons.items():
-        measures = {"AUC": (found.a.auc, found.b.auc, found.auc)}
-        measures["balanced accuracy"] = (found.a.balanced_accuracy, found.b.balanced_accuracy, found.balanced_accuracy)
-        for rate, gap in found.tpr_at_fpr.items():
-            measures[f"TPR at {rate:.1%} FPR"] = (found.a.tpr_at_fpr[rate], found.b.tpr_at_fpr[rate], gap)
-        for measure, (a, b, gap) in measures.items():
-            few = measure in {f"TPR at {rate:.1%} FPR" for rate in found.too_few}
-            rows.append((attack, measure, b.value, a.value, *gap, few))
+        sgd, sam, gap = (each.frame().drop("advantage") for each in (found.b, found.a, found))
+        names = ["AUC", "balanced accuracy", *(f"TPR at {rate:.1%} FPR" for rate in found.tpr_at_fpr)]
+        few = [False, False, *(rate in found.too_few for rate in found.tpr_at_fpr)]
+        numbers = [names, sgd["value"], sam["value"], gap["value"], gap["low"], gap["high"], few]
+        rows += [(attack, *row) for row in zip(*numbers, strict=True)]
     columns = ["attack", "measure", "sgd", "sam", "difference", "low", "high", "too_few"]
     return pd.DataFrame(rows, columns=columns).set_index(["attack", "measure"])
 
@@ -356,8 +353,5 @@ def _spearman(x, y) -> float:
 
 def _example_auc(scores: np.ndarray, member: np.ndarray) -> np.ndarray:
     """Per example: the share of (in, out) pairs of targets in which the in target's score is higher, ties one half."""
-    above = np.zeros(scores.shape[1])
-    for k, inside in enumerate(member):
-        higher = (scores[k] > scores) + 0.5 * (scores[k] == scores)
-        above += inside * (higher * ~member).sum(0)
-    return above / (member.sum(0) * (~member).sum(0))
+    n_in, n_out = member.sum(0), (~member).sum(0)
+    return ((rankdata(scores, axis=0) * member).sum(0) - n_in * (n_in + 1) / 2) / (n_in * n_out)
