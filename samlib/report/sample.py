@@ -11,7 +11,7 @@ from scipy.special import logit
 
 from samlib import attacks
 from samlib.checks import as_labels
-from samlib.report.files import ARRAYS, BadFile, Matrix
+from samlib.report.files import ARRAYS, BadFile
 
 ATTACKED = 1 << 24  # signals of the examples that are kept; of a larger file, a random sample
 TESTS = 2000  # points that no model saw, at most
@@ -49,19 +49,19 @@ class Given(NamedTuple):
     """What a file holds, checked against the schema: matrices, and the short arrays."""
 
     signal: str
-    matrices: dict[str, Matrix]
+    matrices: dict[str, np.ndarray]
     short: dict[str, np.ndarray]
     sizes: dict[str, int]  # of models, examples and tests
 
     def columns(self, which, side: str = "") -> list[np.ndarray]:
         """Logits, correctness and membership of some examples, each (models, some). The side "test_" has no membership."""
         names = [side + self.signal, side + "correct"] + ["member"] * (not side)
-        found = {name: self.matrices[name].columns(which) for name in names if name in self.matrices}
+        found = {name: np.array(self.matrices[name][:, which]) for name in names if name in self.matrices}
         x = _as_logit(names[0], found.pop(names[0], np.zeros((self.sizes["models"], 0))), which)
         return [x, *(_mask(name, found[name]) if name in found else x > 0 for name in names[1:])]
 
 
-def given(arrays: Mapping[str, Matrix]) -> Given:
+def given(arrays: Mapping[str, np.ndarray]) -> Given:
     """Check that arrays fit together. If not, raises ValueError in one sentence that names an array."""
     signals = [name for name in SIGNALS if name in arrays]
     if len(signals) != 1 or "member" not in arrays:
@@ -71,9 +71,9 @@ def given(arrays: Mapping[str, Matrix]) -> Given:
     matrices, short = {}, {"target": np.ones(1, bool)}
     for name in sorted(arrays, key=lambda name: name not in (*signals, "member")):
         dims, array = ARRAYS[name]["dims"], arrays[name]
-        if len(dims) == 2 and len(array.shape) == 1:
-            array = array.as_row()
-        if len(array.shape) != len(dims) or 0 in array.shape:
+        if len(dims) == 2 and array.ndim == 1:
+            array = array[None]  # of one model
+        if array.ndim != len(dims) or array.size == 0:
             raise BadFile(f"{name} must be ({', '.join(dims)}), but its shape is {array.shape}.")
         for dim, size in zip(dims, array.shape, strict=True):
             if first.setdefault(dim, (size, name))[0] != size:
@@ -81,9 +81,8 @@ def given(arrays: Mapping[str, Matrix]) -> Given:
         if len(dims) == 2:
             matrices[name] = array
         else:
-            kind, values = ARRAYS[name]["kind"], array.open()
-            checked: dict[str, Callable[..., np.ndarray]] = {"mask": _mask, "labels": as_labels, "names": _texts}
-            short[name] = checked[kind](name, values)
+            check: dict[str, Callable[..., np.ndarray]] = {"mask": _mask, "labels": as_labels, "names": _texts}
+            short[name] = check[ARRAYS[name]["kind"]](name, array)
     sizes = {"tests": 0} | {dim: size for dim, (size, _) in first.items()}
     short["target"] = np.broadcast_to(short["target"], sizes["models"])
     if not short["target"].any():
