@@ -248,7 +248,7 @@ def _share_below(ordered: np.ndarray, scores: np.ndarray) -> np.ndarray:
     return (np.searchsorted(ordered, scores, "left") + np.searchsorted(ordered, scores, "right")) / (2 * len(ordered))
 
 
-def _measured(what: str | float, scores, member) -> tuple[float, np.ndarray]:
+def _measured(what, scores, member) -> tuple[float, np.ndarray]:
     """The value of a measure, and its first-order terms. what: "auc", "advantage", or the rate of `tpr_at`."""
     if isinstance(what, float):
         return _pooled(scores, member, what)
@@ -256,7 +256,7 @@ def _measured(what: str | float, scores, member) -> tuple[float, np.ndarray]:
     return terms.mean(), terms
 
 
-def _of_one(what: str | float, value: float, terms: np.ndarray, member, confidence: float) -> Measure:
+def _of_one(what, value: float, terms: np.ndarray, member, confidence: float) -> Measure:
     """A measure of one attack. If it has one target, the interval of a TPR is Clopper and Pearson's."""
     if len(member) > 1 or not isinstance(what, float):
         return _measure(value, terms, confidence)
