@@ -23,9 +23,8 @@ from samlib.report.attacking import BEST, CONTROL, Attacked, attack
 from samlib.report.files import read
 from samlib.report.sample import Given, Sample, given, scan
 
-SENTENCES: dict[str, dict[str, str]] = tomllib.loads(
-    Path(__file__).with_name("sentences.toml").read_text(encoding="utf-8")
-)
+_TEXT = Path(__file__).with_name("sentences.toml").read_text(encoding="utf-8")
+SENTENCES: dict[str, dict[str, str]] = tomllib.loads(_TEXT)
 
 
 class Report(NamedTuple):

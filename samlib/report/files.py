@@ -118,7 +118,7 @@ def _size(name: str, shape: tuple[int, ...], dtype: np.dtype, packed: int, most:
 
 def _room(shape: tuple[int, ...], dtype: np.dtype, size: int) -> np.ndarray:
     """An array to write to, in memory or in a temporary file, which goes with the array."""
-    if size <= SMALL or len(shape) == 1:
+    if size <= SMALL:
         return np.empty(shape, dtype)
     with tempfile.TemporaryFile() as file:
         if hasattr(os, "posix_fallocate"):
@@ -144,7 +144,7 @@ def _npz(path: Path, most: float) -> Found:
                 size = _size(name, shape, dtype, info.compress_size, most)
                 if size != info.file_size - file.tell():
                     raise ValueError(f"its header says {size} bytes, and there are {info.file_size - file.tell()}")
-                if info.compress_type == zipfile.ZIP_STORED and size > SMALL and len(shape) > 1:
+                if info.compress_type == zipfile.ZIP_STORED and size > SMALL:
                     start = _start(path, info) + file.tell()
                     found[name] = np.memmap(path, dtype, "r", start, shape, "F" if fortran else "C")
                 elif fortran:

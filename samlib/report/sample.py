@@ -112,9 +112,8 @@ def _as_logit(name: str, values: np.ndarray, which) -> np.ndarray:
     if (bad := ~((values >= low) & (values <= high))).any():  # NaN too
         k, i = np.argwhere(bad)[0]
         number = which.start + i if isinstance(which, slice) else which[i]
-        raise BadFile(
-            f"{name} is {values[k, i]:g} for model {k} on example {number}; give a value from {low:.0f} to {high:.0f}."
-        )
+        allowed = f"give a value from {low:.0f} to {high:.0f}"
+        raise BadFile(f"{name} is {values[k, i]:g} for model {k} on example {number}; {allowed}.")
     with np.errstate(divide="ignore", over="ignore"):
         if kind == "loss":
             values = -np.log(np.expm1(np.maximum(values, 0)))
@@ -145,21 +144,19 @@ def scan(data: Given) -> tuple[Sample, np.ndarray, int, np.ndarray]:
     if (same := low == high).any():
         raise BadFile(f"{data.signal} of model {np.argmax(same)} is the same on all examples; leave that model out.")
     if (alone := data.short["target"] & ((n_in == 0) | (n_in == n))).any():
-        raise BadFile(
-            f"member of model {np.argmax(alone)} must hold members and others; attack other models, by target."
-        )
+        model = np.argmax(alone)
+        raise BadFile(f"member of model {model} must hold members and others; attack other models, by target.")
     top = np.sort(top[apart > 0])
     extra = np.setdiff1d(top, sampled)
     parts.append(data.columns(extra))
     numbers = np.r_[sampled, extra]
     x, correct, member = (np.concatenate(each, axis=1) for each in zip(*parts, strict=True))
-    x = _finite(x)
     labels = data.short["labels"][numbers] if "labels" in data.short else None
     chosen = np.sort(rng.permutation(tests)[:TESTS])
     test_x, test_correct = data.columns(chosen, "test_")
-    test_x = _finite(test_x)
     test_labels = data.short["test_labels"][chosen] if "test_labels" in data.short else None
-    s = Sample(x, member, correct, data.short["target"], labels, test_x, test_correct, test_labels, chosen)
+    shown = _finite(test_x), test_correct, test_labels, chosen
+    s = Sample(_finite(x), member, correct, data.short["target"], labels, *shown)
     never = np.flatnonzero(~member.any(0))[:TESTS]
     if not tests and len(never) >= 50:  # use the examples that no model saw
         rest = s.examples(never)
