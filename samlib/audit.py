@@ -86,27 +86,21 @@ class Fold(NamedTuple):
     test_labels: np.ndarray | None
 
 
-def _lira(mode: str) -> Callable:
+def _lira(f: Fold, mode: str):
     variance = "residual" if mode == "online" else "example"  # with few models, the in deviations need pooling most
-    return lambda f: attacks.lira(f.target("logit"), f.shadow("logit"), mode=mode, variance=variance)
+    return attacks.lira(f.target("logit"), f.shadow("logit"), mode=mode, variance=variance)
 
 
-def _rmia(mode: str) -> Callable:
-    def scores(f: Fold):
-        # The test set, which no model saw, is the population.
-        (target, shadow), (population, others) = (
-            (f.target(name), f.shadow(name)) for name in ("probability", "test_probability")
-        )
-        return attacks.rmia(target, shadow, population=population, population_shadow=others, mode=mode)
-
-    return scores
+def _rmia(f: Fold, mode: str):
+    # The test set, which no model saw, is the population.
+    population = {"population": f.target("test_probability"), "population_shadow": f.shadow("test_probability")}
+    return attacks.rmia(f.target("probability"), f.shadow("probability"), mode=mode, **population)
 
 
 def _population(f: Fold):
     # The rank of an example among the test points of its class, which no model saw.
-    return attacks.population(
-        f.target("logit"), f.target("test_logit"), target_labels=f.labels, population_labels=f.test_labels
-    )
+    labels = {"target_labels": f.labels, "population_labels": f.test_labels}
+    return attacks.population(f.target("logit"), f.target("test_logit"), **labels)
 
 
 def _quantile_regression(f: Fold):
@@ -114,9 +108,8 @@ def _quantile_regression(f: Fold):
     from sklearn.linear_model import LinearRegression
 
     public, features = (np.stack([m.mean_out, m.std_out], 1) for m in (f.shadow("test_logit"), f.shadow("logit")))
-    return attacks.quantile_regression(
-        public, f.target("test_logit"), features, f.target("logit"), regressor=LinearRegression()
-    )
+    given = public, f.target("test_logit"), features, f.target("logit")
+    return attacks.quantile_regression(*given, regressor=LinearRegression())
 
 
 ATTACKS: dict[str, Callable[[Fold], np.ndarray]] = {
@@ -127,10 +120,10 @@ ATTACKS: dict[str, Callable[[Fold], np.ndarray]] = {
     "population": _population,
     "quantile regression": _quantile_regression,
     "difficulty calibration": lambda f: attacks.difficulty_calibration(f.target("logit"), f.shadow("logit")),
-    "LiRA offline": _lira("offline"),
-    "LiRA online": _lira("online"),
-    "RMIA offline": _rmia("offline"),
-    "RMIA online": _rmia("online"),
+    "LiRA offline": lambda f: _lira(f, "offline"),
+    "LiRA online": lambda f: _lira(f, "online"),
+    "RMIA offline": lambda f: _rmia(f, "offline"),
+    "RMIA online": lambda f: _rmia(f, "online"),
     "BASE": lambda f: attacks.base(f.target("probability"), f.shadow("probability")),
 }
 THRESHOLDED = {"confidence": ("logit", 1), "entropy": ("entropy", -1), "modified entropy": ("modified_entropy", -1)}
@@ -153,11 +146,10 @@ def attack_scores(runs: xr.Dataset, names=tuple(ATTACKS)) -> Attacked:
         raise ValueError(f"names must be a list of attacks, not a {type(names).__name__}.")
     if unknown := [name for name in names if not isinstance(name, str) or name not in ATTACKS]:
         raise ValueError(f"attack {shown(unknown[0])} is not one of {', '.join(ATTACKS)}.")
-    member, kept = usable(runs)
-    if lost := runs.sizes["example"] - len(kept):
-        warnings.warn(
-            f"{lost} of {runs.sizes['example']} examples have too few models in or out and are left out.", stacklevel=2
-        )
+    (member, kept), n = usable(runs), runs.sizes["example"]
+    if len(kept) < n:
+        said = f"{n - len(kept)} of {n} examples have too few models in or out and are left out."
+        warnings.warn(said, stacklevel=2)
     signals = {str(name): v.values[:, kept] for name, v in runs.items() if v.dims == ("model", "example")}
     signals |= {str(name): v.values for name, v in runs.items() if v.dims == ("model", "test")}
     _whole("runs", runs, "label", "test_label")
@@ -226,10 +218,8 @@ def compare_attacks(sgd: Attacked, sam: Attacked, fpr=FPR, confidence: float = 0
     """
     if not (isinstance(sgd, Attacked) and isinstance(sam, Attacked) and sgd.scores.keys() == sam.scores.keys()):
         raise ValueError("sgd and sam must be what attack_scores returns, with the same attacks.")
-    return {
-        name: compare(scores, sgd.scores[name], sam.member, fpr=fpr, confidence=confidence)
-        for name, scores in sam.scores.items()
-    }
+    asked = {"fpr": fpr, "confidence": confidence}
+    return {name: compare(scores, sgd.scores[name], sam.member, **asked) for name, scores in sam.scores.items()}
 
 
 def membership_table(comparisons: Mapping[str, Comparison]) -> pd.DataFrame:
