@@ -18,8 +18,8 @@ from filelock import FileLock
 from IPython.display import Markdown
 
 from samlib.audit import Pair, align
-from samlib.data import NAMES, Dataset, NotAtHand
-from samlib.data.files import PUBLISHED, cache_folder
+from samlib.data import NAMES, Dataset, NotAtHand, cache_folder
+from samlib.data.files import PUBLISHED
 from samlib.experiment import Experiment, ParameterError, pair
 from samlib.paper import cards, claims, records, tables
 from samlib.paper.distances import dataset_of

@@ -104,9 +104,8 @@ def ablation_pairs(changed: Sequence[str] | None = None, **fields) -> dict[tuple
     other = next(e for e in base.values() if e.optimizer != "sgd")
     without = [name for name, models in NO_PART.items() if other.model in models]
     if refused := [name for name in changed or () if name in without]:
-        raise ValueError(
-            f"changed cannot hold {' or '.join(refused)} where model is {other.model!r}; give another model."
-        )
+        which = " or ".join(refused)
+        raise ValueError(f"changed cannot hold {which} where model is {other.model!r}; give another model.")
     pairs = {}
     for name in changed or [name for name in ABLATIONS if name not in without]:
         values, own = ABLATIONS[name], getattr(other, name)
@@ -180,10 +179,7 @@ def planned(profile: str = "quick", **fields) -> list[dict[str, Experiment]]:
 
 
 def from_parameters(
-    namespace: Mapping[str, Any],
-    *,
-    ignore: Container[str] = (),
-    make: Callable[..., dict[Any, Any]] = pair,
+    namespace: Mapping[str, Any], *, ignore: Container[str] = (), make: Callable[..., dict[Any, Any]] = pair
 ) -> dict[Any, Any]:
     """Turn a notebook's parameters into experiments: call it first, as `from_parameters(globals())`.
 
