@@ -245,9 +245,7 @@ def threshold_table(pair: Pair, level: float = LEVEL) -> pd.DataFrame:
         for kind in ("global", "class-dependent"):
             sgd, sam = (_balanced_hits(runs, signal, sign, kind) for runs in both)
             rows[attack, kind] = compared(sgd, sam, level)
-    frame = pd.DataFrame.from_dict(rows, orient="index")
-    frame.index = pd.MultiIndex.from_tuples(frame.index, names=["attack", "thresholds"])
-    return frame
+    return pd.DataFrame(rows).T.rename_axis(["attack", "thresholds"])
 
 
 def _balanced_hits(runs: xr.Dataset, signal: str, sign: int, kind: str) -> np.ndarray:

@@ -29,7 +29,6 @@ FEW = 32  # examples of such a batch
 PERIOD = 5  # LookSAM takes one expensive step in so many
 MEASURED = 0.5  # seconds of steps, and of evaluation, that are enough to measure
 COUNTED = ("models", "there", "to train", "hours", "bytes")
-FETCHED = "not at hand; fetched before the first model is trained."
 
 
 def plan(experiments: Iterable[Experiment], *, cache_dir: Any = None, progress: bool = True) -> pd.DataFrame:
@@ -272,7 +271,7 @@ def _shape(e: Experiment) -> Shape:
 def _note(stores: int, e: Experiment, left: int, shape: Shape) -> str:
     """Whether data are to be downloaded. Your own data may have changed, because a plan does not read them."""
     if not shape.at_hand:
-        return FETCHED
+        return "not at hand; fetched before the first model is trained."
     if e.dataset in NAMES or not stores or left >= e.n_models:
         return ""
     other = f"; {stores} stores have this key, and the fullest is counted" if stores > 1 else ""

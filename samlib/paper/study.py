@@ -68,9 +68,8 @@ def optimizer_pairs(
     architectures = () if architectures is None else _some("architectures", architectures, MODELS, empty=True)
     fields = {"n_models": FEW_MODELS["optimizers"]} | _given(fields)
     rho = Experiment(**fields | {"optimizer": "sam"}).rho
-    pairs = {
-        name: pair(**fields | {"optimizer": name, "rho": _rounded(rho * RADIUS.get(name, 1))}) for name in optimizers
-    }
+    radii = {name: _rounded(rho * RADIUS.get(name, 1)) for name in optimizers}
+    pairs = {name: pair(**fields | {"optimizer": name, "rho": radius}) for name, radius in radii.items()}
     return pairs | {f"sam, {model}": pair(**fields | {"model": model}) for model in architectures}
 
 
