@@ -42,7 +42,7 @@ def whole(path: str | os.PathLike) -> Iterator[Path]:
     _remove(partial)  # a killed writer may have left it
     try:
         yield partial
-        if path.is_dir():
+        if path.is_dir() and partial.is_dir():  # a file never replaces a folder
             path.rename(aside)
         partial.replace(path)
     finally:

@@ -11,6 +11,7 @@ import xarray as xr
 from simulated import simulate
 
 from samlib.audit import Pair, align
+from samlib.disk import whole
 from samlib.experiment import Experiment, pair
 from samlib.paper import frames, memorization, records
 from samlib.training.files import Packs
@@ -172,6 +173,19 @@ records.save(path.parent, {"influence": {"a": records.load(path, "memorization")
     assert again == path
     assert set(records.load(path, "influence")) == ({"a"} if renames == 2 else set())
     assert [*tmp_path.iterdir()] == [path]
+
+
+def test_a_folder_takes_the_place_of_a_folder_and_a_file_does_not(tmp_path):
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "old").touch()
+    with pytest.raises(OSError, match="irectory"), whole(tmp_path / "kept") as partial:
+        partial.touch()
+    assert (tmp_path / "kept" / "old").exists()
+    with whole(tmp_path / "kept") as partial:
+        partial.mkdir()
+        (partial / "new").touch()
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["new"]
+    assert [*tmp_path.iterdir()] == [tmp_path / "kept"]
 
 
 def test_the_identity_is_that_of_experiments_and_models_alone():

@@ -87,19 +87,16 @@ class Study:
     """
 
     def __init__(
-        self, experiments: dict[str, Any], results: str | None, missing: Mapping | None, recipes: dict[str, Any]
+        self, experiments: dict[str, dict], results: str | None, missing: Mapping | None, recipes: dict[str, dict]
     ):
         self.experiments, self.results, self.missing = experiments, results, dict(missing or {})
         self._recipes = recipes  # the experiments without a profile: a record may be of these
+        # The pairs of experiments of each data set, by setting. A single pair has the key None.
+        self._settings: dict[str, Any] = {d: {None: own} if "sgd" in own else own for d, own in experiments.items()}
         self.name = next(e.optimizer for e in self._all(next(iter(experiments))) if e.optimizer != "sgd").upper()
 
-    def _settings(self, dataset: str) -> dict[Any, dict[str, Experiment]]:
-        """The pairs of experiments of a data set, by setting. A single pair has the key None."""
-        own = self.experiments[dataset]
-        return {None: own} if "sgd" in own else own
-
     def _all(self, dataset: str) -> list[Experiment]:
-        return [e for two in self._settings(dataset).values() for e in two.values()]
+        return [e for two in self._settings[dataset].values() for e in two.values()]
 
     @functools.cached_property
     def pairs(self) -> dict[str, Any]:
@@ -108,7 +105,7 @@ class Study:
 
     @functools.cache  # noqa: B019
     def _runs(self, dataset: str) -> Pair | dict[Any, Pair]:
-        found = {key: align(runs) for key, runs in run_pairs(self._settings(dataset)).items()}
+        found = {key: align(runs) for key, runs in run_pairs(self._settings[dataset]).items()}
         return found.get(None, found)
 
     def record(self, dataset: str) -> Path | None:
@@ -143,11 +140,8 @@ class Study:
 
         optional: if a record or the live runs lack the section, give no frames for its data set; else raise ValueError.
         """
-        shown = {dataset: self._frames(dataset, section, optional) for dataset in self.experiments}
+        shown = {each: self._from(each, section, self.shown(each), optional) for each in self.experiments}
         return Section(shown, {dataset: _title(dataset, self.about(dataset)) for dataset in shown}, self.name)
-
-    def _frames(self, dataset: str, section: str, optional: bool = False) -> Frames:
-        return self._from(dataset, section, self.shown(dataset), optional)
 
     def _from(self, dataset: str, section: str, path: Path | None, optional: bool = False) -> Frames:
         """The frames in a record. Without a record, the frames of the live runs: those measured before, or measured now."""
@@ -240,7 +234,8 @@ class Study:
         asked = [claim for claim in claims.EVERY if claim.id in wanted]
         sections, effects = sorted({claim.section for claim in asked}), {}
         for dataset in self.experiments:
-            effects[dataset] = pd.concat([self._frames(dataset, section)["effects"] for section in sections])
+            path = self.shown(dataset)
+            effects[dataset] = pd.concat([self._from(dataset, section, path)["effects"] for section in sections])
         about = {dataset: claims.cost(self.about(dataset)) for dataset in self.experiments}
         return cards.cards(claims.ledger_of(effects, about, asked), name=self.name)
 

@@ -27,9 +27,8 @@ from samlib.disk import reason
 
 SCHEMA: dict[str, Any] = json.loads(Path(__file__).with_name("signals.schema.json").read_text(encoding="utf-8"))
 ARRAYS: dict[str, dict[str, Any]] = SCHEMA["properties"]
-OTHER_NAMES = {"label": "labels", "group": "groups", "test_label": "test_labels"} | {
-    "population": "test_{signal}"  # of the same kind as the signal itself
-}
+# A population has signals of the same kind as the signal itself.
+OTHER_NAMES = {"label": "labels", "group": "groups", "test_label": "test_labels", "population": "test_{signal}"}
 KINDS = {"signal": "fiu", "mask": "biuf", "labels": "iuf", "names": "iuU"}  # of numpy types
 LETTERS = 64  # in a group's name, at most
 SMALL = 16 << 20  # bytes of an array that is held in memory
