@@ -68,8 +68,7 @@ class Claim:
 # The columns of the ledger: those that come from the claim, and those that are measured.
 KEPT = ("statistic", "direction", "smallest", "text", "reported", "section", "control")
 NUMBERS = ("estimate", "low", "high", "stderr", "p", "reliability", "needed")
-_TABLE = tomllib.loads(Path(__file__).with_name("claims.toml").read_text())["claim"]
-EVERY = tuple(Claim(**row) for row in _TABLE)
+EVERY = tuple(Claim(**row) for row in tomllib.loads(Path(__file__).with_name("claims.toml").read_text())["claim"])
 CLAIMS = tuple(claim for claim in EVERY if not claim.control)
 CONTROLS = tuple(claim for claim in EVERY if claim.control)  # reviewers' questions, not rows of the ledger
 

@@ -131,8 +131,7 @@ def audit_file(path, *, max_gb: float = 64) -> Report:
     short = {name: data.short[full] for name, full in (("class", "labels"), ("group", "groups")) if full in data.short}
     of = {name: each[numbers[found.kept]] for name, each in short.items()}
     several, many = bool(found.shadows) and len(found.targets) >= 8, bool(found.shadows) and len(s.target) >= 8
-    made = {"risk": tables.risk(found)}
-    made["curves"] = tables.curves(found, dict.fromkeys((best, "confidence", CONTROL)))
+    made = {"risk": tables.risk(found), "curves": tables.curves(found, best)}
     if of:
         made["parts"] = tables.parts(found, best, of)
     if several:

@@ -27,6 +27,7 @@ from samlib.disk import reason
 
 SCHEMA: dict[str, Any] = json.loads(Path(__file__).with_name("signals.schema.json").read_text(encoding="utf-8"))
 ARRAYS: dict[str, dict[str, Any]] = SCHEMA["properties"]
+SIGNALS = ("logit", "loss", "probability")
 # A population has signals of the same kind as the signal itself.
 OTHER_NAMES = {"label": "labels", "group": "groups", "test_label": "test_labels", "population": "test_{signal}"}
 KINDS = {"signal": "fiu", "mask": "biuf", "labels": "iuf", "names": "iuU"}  # of numpy types
@@ -79,7 +80,7 @@ def _array(name: str, value) -> np.ndarray:
 def _names(found: Iterable[str]) -> dict[str, str]:
     """The known names, each with its name in the schema."""
     found = list(found)
-    signal = next((name for name in ("logit", "loss", "probability") if name in found), "logit")
+    signal = next((name for name in SIGNALS if name in found), "logit")
     names = {key: OTHER_NAMES.get(key, key).format(signal=signal) for key in found}
     names = {key: name for key, name in names.items() if name in ARRAYS}
     full = [names.get(key, key) for key in found]

@@ -11,13 +11,12 @@ from scipy.special import logit
 
 from samlib import attacks
 from samlib.checks import as_labels, as_member
-from samlib.report.files import ARRAYS, BadFile
+from samlib.report.files import ARRAYS, SIGNALS, BadFile
 
 ATTACKED = 1 << 24  # signals of the examples that are kept; of a larger file, a random sample
 TESTS = 2000  # points that no model saw, at most
 BLOCK = 1 << 22  # signals that are read at a time
 MOST = 10  # examples that are shown one by one
-SIGNALS = ("logit", "loss", "probability")
 
 
 class Sample(NamedTuple):

@@ -12,7 +12,7 @@ from samlib import inference
 from samlib.estimators import memorization, memorization_terms, top_influences
 from samlib.evaluation import AttackReport, Measure, auc_terms, evaluate, vulnerability
 from samlib.inference import LEVEL, clopper_pearson, crossing, epsilon_lower_bound, groups, mean
-from samlib.report.attacking import Attacked, attack, sided
+from samlib.report.attacking import CONTROL, Attacked, attack, sided
 from samlib.report.sample import MOST, Sample
 
 RATES = (0.001, 0.01, 0.1)
@@ -78,11 +78,14 @@ def _independent(hit: np.ndarray, side: np.ndarray, up: bool) -> tuple[int, int]
     return (math.ceil if up else math.floor)(rate * n - 1e-9 * (1 if up else -1)), n
 
 
-def curves(found: Attacked, names) -> pd.DataFrame:
-    """ROC curves at rates that allow ten false positives, on a logarithmic grid: attack, fpr, tpr, low, high."""
+def curves(found: Attacked, best: str) -> pd.DataFrame:
+    """ROC curves of three attacks, at rates that allow ten false positives, on a logarithmic grid.
+
+    Columns: attack, fpr, tpr, low, high.
+    """
     rows, least = [], max(10 / (~found.member).sum(), 1e-6)
     rates = np.unique(np.geomspace(min(least, 0.5), 0.9, 13).round(8)).tolist()
-    for name in (name for name in names if name in found.scores):
+    for name in (name for name in dict.fromkeys((best, "confidence", CONTROL)) if name in found.scores):
         whole = evaluate(found.scores[name], found.member, fpr=rates, confidence=1 - LEVEL / len(rates))
         rows += [(name, rate, *measured) for rate, measured in whole.tpr_at_fpr.items()]
     return pd.DataFrame(rows, columns=["attack", "fpr", "tpr", "low", "high"])
