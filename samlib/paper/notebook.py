@@ -7,7 +7,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -182,20 +182,17 @@ class Study:
 
     def largest(self) -> list[str]:
         """Columns of `ledger`: for each data set, the one with the most models."""
-        return self._most(self.sources(), _dataset)
+        return list(self._models().groupby(_dataset, sort=False).idxmax())
 
     def independent(self) -> list[str]:
         """Those of `largest` with different real data: known by name, not generated, and no two with the same images."""
         real = [name for name in self.largest() if _dataset(name) in NAMES and _dataset(name) not in claims.GENERATED]
-        return self._most(real, lambda column: PUBLISHED[_dataset(column)].get("of", _dataset(column)))
+        images = [PUBLISHED[_dataset(name)].get("of", _dataset(name)) for name in real]
+        return list(self._models()[real].groupby(images, sort=False).idxmax())
 
-    def _most(self, columns: Iterable[str], what: Callable[[str], str]) -> list[str]:
-        """Of the columns with the same `what` (the data), the one with the most models."""
-        best: dict[str, str] = {}
-        models = {column: sum(about["models"]) for column, about in self.sources().items()}
-        for column in columns:
-            best[what(column)] = max(best.get(what(column), column), column, key=models.__getitem__)
-        return list(best.values())
+    def _models(self) -> pd.Series:
+        """How many models each column of the ledger has."""
+        return pd.Series({column: sum(about["models"]) for column, about in self.sources().items()})
 
     def repeated(self) -> Section:
         """For each run of `largest` that was repeated with other base seeds: its frame "effects", and theirs, "seeds"."""
