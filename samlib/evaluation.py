@@ -145,11 +145,10 @@ class Vulnerability(NamedTuple):
     def shares(self, edges) -> tuple[np.ndarray, np.ndarray]:
         """Shares of examples in bins of their own FPR, and the shares by chance if every FPR were the pooled one."""
         known = self.n_out > 0
-        chance = sum(
-            many
-            * np.histogram(np.arange(n + 1) / n, edges, weights=stats.binom.pmf(np.arange(n + 1), n, self.pooled))[0]
-            for n, many in zip(*np.unique(self.n_out[known], return_counts=True), strict=True)
-        )
+        chance = np.zeros(len(edges) - 1)
+        for n, many in zip(*np.unique(self.n_out[known], return_counts=True), strict=True):
+            k = np.arange(n + 1)
+            chance += many * np.histogram(k / n, edges, weights=stats.binom.pmf(k, n, self.pooled))[0]
         return np.histogram(self.fpr[known], edges)[0] / known.sum(), chance / known.sum()
 
 

@@ -79,9 +79,8 @@ def mean(terms) -> Effect:
     """
     terms = as_array("terms", terms).astype(float)
     if terms.ndim < 2 or terms.shape[-2] * terms.shape[-1] < 2:
-        raise ValueError(
-            f"terms must be (..., models, examples), at least 2 of them, but their shape is {terms.shape}."
-        )
+        wanted = "(..., models, examples), at least 2 of them"
+        raise ValueError(f"terms must be {wanted}, but their shape is {terms.shape}.")
     shares = [terms.mean(-1), terms.mean(-2)]
     value = shares[0].mean(-1)
     rest = terms - shares[0][..., None] - shares[1][..., None, :] + value[..., None, None]

@@ -41,9 +41,8 @@ def population(target, population, *, target_labels=None, population_labels=None
     """
     x, z = as_array("target", target, ndim=(1, 2)), as_array("population", population, ndim=(1, 2))
     if x.shape[:-1] != z.shape[:-1]:
-        raise ValueError(
-            f"target and population must hold the same target models, but have shapes {x.shape}, {z.shape}."
-        )
+        said = f"have shapes {x.shape}, {z.shape}"
+        raise ValueError(f"target and population must hold the same target models, but {said}.")
     y, y_z = np.zeros(x.shape[-1], np.int64), np.zeros(z.shape[-1], np.int64)
     if together("target_labels", target_labels, "population_labels", population_labels):
         y = _labels_of("target", x, "target_labels", target_labels)
