@@ -27,13 +27,8 @@ _ROOMS = (
     "attacks", "audit", "data", "estimators", "evaluation", "experiment", "inference", "models", "optim",
     "report", "runs", "sharpness", "signals", "training",
 )  # fmt: skip
-_PAPER = {
-    "claims": "samlib.paper.claims",
-    "figures": "samlib.paper.figures",
-    "mixture": "samlib.paper.mixture",
-    "theory": "samlib.paper.theory",
-    "widgets": "samlib.paper.explore",
-}
+_PAPER = {name: f"samlib.paper.{name}" for name in ("claims", "figures", "mixture", "theory")}
+_PAPER["widgets"] = "samlib.paper.explore"
 __all__ = sorted([*_HOME, *_ROOMS, *_PAPER])
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from scipy.special import expit
-from scipy.stats import spearmanr
+from scipy.stats import rankdata, spearmanr
 
 from samlib import attacks
 from samlib.checks import as_array, same_shape, shown
@@ -54,9 +54,8 @@ def align(runs: Mapping[str, xr.Dataset]) -> Pair:
     if not np.array_equal(sgd.member, sam.member):
         raise ValueError(f"Model k of sgd and of {other} were trained on different subsets, so they are not paired.")
     # Each example keeps its number when it is moved: intervals group examples by it.
-    numbers = {
-        side: np.arange(sgd.sizes[side]) for side in ("example", "test") if side in sgd.dims and side not in sgd.coords
-    }
+    unnumbered = [side for side in ("example", "test") if side in sgd.dims and side not in sgd.coords]
+    numbers = {side: np.arange(sgd.sizes[side]) for side in unnumbered}
     return Pair(sgd.assign_coords(numbers), sam.assign_coords(numbers), other.upper())
 
 
@@ -87,27 +86,21 @@ class Fold(NamedTuple):
     test_labels: np.ndarray | None
 
 
-def _lira(mode: str) -> Callable:
+def _lira(f: Fold, mode: str):
     variance = "residual" if mode == "online" else "example"  # with few models, the in deviations need pooling most
-    return lambda f: attacks.lira(f.target("logit"), f.shadow("logit"), mode=mode, variance=variance)
+    return attacks.lira(f.target("logit"), f.shadow("logit"), mode=mode, variance=variance)
 
 
-def _rmia(mode: str) -> Callable:
-    def scores(f: Fold):
-        # The test set, which no model saw, is the population.
-        (target, shadow), (population, others) = (
-            (f.target(name), f.shadow(name)) for name in ("probability", "test_probability")
-        )
-        return attacks.rmia(target, shadow, population=population, population_shadow=others, mode=mode)
-
-    return scores
+def _rmia(f: Fold, mode: str):
+    # The test set, which no model saw, is the population.
+    population = {"population": f.target("test_probability"), "population_shadow": f.shadow("test_probability")}
+    return attacks.rmia(f.target("probability"), f.shadow("probability"), mode=mode, **population)
 
 
 def _population(f: Fold):
     # The rank of an example among the test points of its class, which no model saw.
-    return attacks.population(
-        f.target("logit"), f.target("test_logit"), target_labels=f.labels, population_labels=f.test_labels
-    )
+    labels = {"target_labels": f.labels, "population_labels": f.test_labels}
+    return attacks.population(f.target("logit"), f.target("test_logit"), **labels)
 
 
 def _quantile_regression(f: Fold):
@@ -115,9 +108,8 @@ def _quantile_regression(f: Fold):
     from sklearn.linear_model import LinearRegression
 
     public, features = (np.stack([m.mean_out, m.std_out], 1) for m in (f.shadow("test_logit"), f.shadow("logit")))
-    return attacks.quantile_regression(
-        public, f.target("test_logit"), features, f.target("logit"), regressor=LinearRegression()
-    )
+    given = public, f.target("test_logit"), features, f.target("logit")
+    return attacks.quantile_regression(*given, regressor=LinearRegression())
 
 
 ATTACKS: dict[str, Callable[[Fold], np.ndarray]] = {
@@ -128,10 +120,10 @@ ATTACKS: dict[str, Callable[[Fold], np.ndarray]] = {
     "population": _population,
     "quantile regression": _quantile_regression,
     "difficulty calibration": lambda f: attacks.difficulty_calibration(f.target("logit"), f.shadow("logit")),
-    "LiRA offline": _lira("offline"),
-    "LiRA online": _lira("online"),
-    "RMIA offline": _rmia("offline"),
-    "RMIA online": _rmia("online"),
+    "LiRA offline": lambda f: _lira(f, "offline"),
+    "LiRA online": lambda f: _lira(f, "online"),
+    "RMIA offline": lambda f: _rmia(f, "offline"),
+    "RMIA online": lambda f: _rmia(f, "online"),
     "BASE": lambda f: attacks.base(f.target("probability"), f.shadow("probability")),
 }
 THRESHOLDED = {"confidence": ("logit", 1), "entropy": ("entropy", -1), "modified entropy": ("modified_entropy", -1)}
@@ -154,11 +146,10 @@ def attack_scores(runs: xr.Dataset, names=tuple(ATTACKS)) -> Attacked:
         raise ValueError(f"names must be a list of attacks, not a {type(names).__name__}.")
     if unknown := [name for name in names if not isinstance(name, str) or name not in ATTACKS]:
         raise ValueError(f"attack {shown(unknown[0])} is not one of {', '.join(ATTACKS)}.")
-    member, kept = usable(runs)
-    if lost := runs.sizes["example"] - len(kept):
-        warnings.warn(
-            f"{lost} of {runs.sizes['example']} examples have too few models in or out and are left out.", stacklevel=2
-        )
+    (member, kept), n = usable(runs), runs.sizes["example"]
+    if len(kept) < n:
+        said = f"{n - len(kept)} of {n} examples have too few models in or out and are left out."
+        warnings.warn(said, stacklevel=2)
     signals = {str(name): v.values[:, kept] for name, v in runs.items() if v.dims == ("model", "example")}
     signals |= {str(name): v.values for name, v in runs.items() if v.dims == ("model", "test")}
     _whole("runs", runs, "label", "test_label")
@@ -227,23 +218,19 @@ def compare_attacks(sgd: Attacked, sam: Attacked, fpr=FPR, confidence: float = 0
     """
     if not (isinstance(sgd, Attacked) and isinstance(sam, Attacked) and sgd.scores.keys() == sam.scores.keys()):
         raise ValueError("sgd and sam must be what attack_scores returns, with the same attacks.")
-    return {
-        name: compare(scores, sgd.scores[name], sam.member, fpr=fpr, confidence=confidence)
-        for name, scores in sam.scores.items()
-    }
+    asked = {"fpr": fpr, "confidence": confidence}
+    return {name: compare(scores, sgd.scores[name], sam.member, **asked) for name, scores in sam.scores.items()}
 
 
 def membership_table(comparisons: Mapping[str, Comparison]) -> pd.DataFrame:
     """Table 1: a row for each attack and measure; columns sgd, sam, difference, low, high (95 %), `too_few` (bool)."""
     rows = []
     for attack, found in comparisons.items():
-        measures = {"AUC": (found.a.auc, found.b.auc, found.auc)}
-        measures["balanced accuracy"] = (found.a.balanced_accuracy, found.b.balanced_accuracy, found.balanced_accuracy)
-        for rate, gap in found.tpr_at_fpr.items():
-            measures[f"TPR at {rate:.1%} FPR"] = (found.a.tpr_at_fpr[rate], found.b.tpr_at_fpr[rate], gap)
-        for measure, (a, b, gap) in measures.items():
-            few = measure in {f"TPR at {rate:.1%} FPR" for rate in found.too_few}
-            rows.append((attack, measure, b.value, a.value, *gap, few))
+        sgd, sam, gap = (each.frame().drop("advantage") for each in (found.b, found.a, found))
+        names = ["AUC", "balanced accuracy", *(f"TPR at {rate:.1%} FPR" for rate in found.tpr_at_fpr)]
+        few = [False, False, *(rate in found.too_few for rate in found.tpr_at_fpr)]
+        numbers = [names, sgd["value"], sam["value"], gap["value"], gap["low"], gap["high"], few]
+        rows += [(attack, *row) for row in zip(*numbers, strict=True)]
     columns = ["attack", "measure", "sgd", "sam", "difference", "low", "high", "too_few"]
     return pd.DataFrame(rows, columns=columns).set_index(["attack", "measure"])
 
@@ -258,9 +245,7 @@ def threshold_table(pair: Pair, level: float = LEVEL) -> pd.DataFrame:
         for kind in ("global", "class-dependent"):
             sgd, sam = (_balanced_hits(runs, signal, sign, kind) for runs in both)
             rows[attack, kind] = compared(sgd, sam, level)
-    frame = pd.DataFrame.from_dict(rows, orient="index")
-    frame.index = pd.MultiIndex.from_tuples(frame.index, names=["attack", "thresholds"])
-    return frame
+    return pd.DataFrame(rows).T.rename_axis(["attack", "thresholds"])
 
 
 def _balanced_hits(runs: xr.Dataset, signal: str, sign: int, kind: str) -> np.ndarray:
@@ -356,8 +341,5 @@ def _spearman(x, y) -> float:
 
 def _example_auc(scores: np.ndarray, member: np.ndarray) -> np.ndarray:
     """Per example: the share of (in, out) pairs of targets in which the in target's score is higher, ties one half."""
-    above = np.zeros(scores.shape[1])
-    for k, inside in enumerate(member):
-        higher = (scores[k] > scores) + 0.5 * (scores[k] == scores)
-        above += inside * (higher * ~member).sum(0)
-    return above / (member.sum(0) * (~member).sum(0))
+    n_in, n_out = member.sum(0), (~member).sum(0)
+    return ((rankdata(scores, axis=0) * member).sum(0) - n_in * (n_in + 1) / 2) / (n_in * n_out)

@@ -68,13 +68,11 @@ def _real(name: str, value, wanted: str) -> np.ndarray:
     if value is None:
         raise ValueError(f"{name} must be {wanted.removesuffix(' of')} None.")
     try:
-        first = value[0] if isinstance(value, (list, tuple)) and value else value
+        value = untensored(value)
+        first = value[0] if isinstance(value, list) and value else value
         if isinstance(first, np.ma.MaskedArray) and (value := np.ma.array(value)).mask.any():
             value = value.astype(np.float64).filled(np.nan)
-        try:
-            array = np.asarray(untensored(value) if hasattr(value, "detach") else value)
-        except (TypeError, RuntimeError):  # a list of tensors that numpy cannot read
-            array = np.asarray(untensored(value))
+        array = np.asarray(value)
     except Exception:  # an object's own conversion may raise anything
         given = type(value).__name__
         raise ValueError(f"{name} must be an array of numbers with rows of equal length, not this {given}.") from None
@@ -118,14 +116,12 @@ def _number(v) -> float:
         raise TypeError(f"such {type(v).__name__}s") from None
 
 
-def as_member(name: str, value, *, ndim: Dims = None) -> np.ndarray:
+def as_member(name: str, value, *, ndim: Dims = None, empty: bool = False) -> np.ndarray:
     """Convert a membership mask of bool, or of numbers 0 and 1, to bool. Raises ValueError for anything else."""
-    array = as_array(name, value, ndim=ndim)
-    if array.dtype != bool:
-        if not np.isin(array, (0, 1)).all():
-            raise ValueError(f"{name} must hold only True and False (or 1 and 0).")
-        array = array.astype(bool)
-    return array
+    array = as_array(name, value, ndim=ndim, empty=empty)
+    if array.dtype != bool and not np.isin(array, (0, 1)).all():
+        raise ValueError(f"{name} must hold only True and False (or 1 and 0).")
+    return array.astype(bool, copy=False)
 
 
 def as_labels(name: str, value, n_classes: int | None = None, *, ndim: int | None = None) -> np.ndarray:

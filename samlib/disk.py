@@ -28,16 +28,26 @@ def in_a_sentence(before: str, after: str = ".", kinds=Exception, becomes=ValueE
 
 @contextmanager
 def whole(path: str | os.PathLike) -> Iterator[Path]:
-    """Give a path for a new file or folder; it replaces `path` once all is written. The folder above is made if needed."""
+    """Give a path for a new file or folder; it replaces `path` once all is written. The folder above is made if needed.
+
+    A folder cannot be replaced in one step, so the old one steps aside. If the process is killed then, the next call puts
+    it back.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
+    partial, aside = (path.with_name(f"{path.name}.{end}") for end in ("partial", "replaced.partial"))
+    if aside.exists() and not path.exists():
+        aside.rename(path)
+    _remove(aside)
     _remove(partial)  # a killed writer may have left it
     try:
         yield partial
-        os.replace(partial, path)
+        if path.is_dir() and partial.is_dir():  # a file never replaces a folder
+            path.rename(aside)
+        partial.replace(path)
     finally:
         _remove(partial)
+    _remove(aside)
 
 
 def _remove(path: Path) -> None:

@@ -127,9 +127,8 @@ def _written(path: Path, correct_test, member, empty: str):
             if path.exists():
                 raise ValueError(f"out {path} is there already; delete it or give another path.")
             with whole(path) as partial:
-                array = zarr.create_array(
-                    partial, shape=(n_tests, n), chunks=(min(64, n_tests), n), dtype="float32", fill_value=np.nan
-                )
+                shape, chunks = (n_tests, n), (min(64, n_tests), n)
+                array = zarr.create_array(partial, shape=shape, chunks=chunks, dtype="float32", fill_value=np.nan)
                 for rows, block in influence_blocks(correct_test, member, empty=empty):
                     for i in range(0, len(block), 64):  # one chunk at a time: of several, others go on if one fails
                         array[rows.start + i : min(rows.start + i + 64, rows.stop)] = block[i : i + 64]
@@ -320,9 +319,8 @@ def _masks(correct, member, *, same: bool = False) -> tuple[np.ndarray, ...]:
 def _warn_empty(n_in, n_out, empty: str) -> None:
     as_choice("empty", empty, ("nan", "zero"))
     if empty == "nan" and (lost := int(((n_in == 0) | (n_out == 0)).sum())):
-        warnings.warn(
-            f"{lost} of {len(n_in)} examples were in all or in none of the models: no estimate.", stacklevel=4
-        )
+        said = f"{lost} of {len(n_in)} examples were in all or in none of the models: no estimate."
+        warnings.warn(said, stacklevel=4)
 
 
 def _difference(right_in, right, n_in, n_out, empty, dtype=np.float64) -> Estimate:

@@ -10,16 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
 from samlib.checks import as_array, as_member, as_number, as_rates, same_shape
-from samlib.inference import Effect, clopper_pearson, mean
+from samlib.inference import clopper_pearson, mean
 from samlib.inference import epsilon_lower_bound as epsilon_lower_bound
 
+Rates = float | Sequence[float]
 ENOUGH = 10  # false positives that a rate must allow before a true-positive rate at it is worth showing
 
 
@@ -66,13 +66,7 @@ class Comparison(AttackReport):
     b: AttackReport
 
 
-def evaluate(
-    scores,
-    member,
-    *,
-    fpr: float | Sequence[float] = (0.001, 0.01, 0.1),
-    confidence: float = 0.95,
-) -> AttackReport:
+def evaluate(scores, member, *, fpr: Rates = (0.001, 0.01, 0.1), confidence: float = 0.95) -> AttackReport:
     """Measure how well scores tell members from non-members. scores: (n,) for one target, or (targets, n). member: bool, alike.
 
     `auc` counts a tie as one half. `advantage` is the largest TPR - FPR over thresholds (Yeom et al. 2018, def. 4, at the
@@ -88,17 +82,13 @@ def evaluate(
     """
     (scores, member), fpr = _checked(member, scores=scores), as_rates("fpr", fpr)
     confidence = as_number("confidence", confidence, 0, 1, strict=True)
-    return _report(_points(scores, member, fpr), _effects([scores], member, fpr)[0], member, fpr, confidence)
+    measures = {}
+    for what in ("auc", "advantage", *fpr):
+        measures[what] = _of_one(what, *_measured(what, scores, member), member, confidence)
+    return AttackReport(**_fields(measures, member, fpr, base=1))
 
 
-def compare(
-    scores_a,
-    scores_b,
-    member,
-    *,
-    fpr: float | Sequence[float] = (0.001, 0.01, 0.1),
-    confidence: float = 0.95,
-) -> Comparison:
+def compare(scores_a, scores_b, member, *, fpr: Rates = (0.001, 0.01, 0.1), confidence: float = 0.95) -> Comparison:
     """Paired differences, a minus b, of all measures of `evaluate`, for two attacks (or targets) on the same examples.
 
     Row k of a and of b is a pair (same members). What both share cancels in the difference, so its interval is narrow.
@@ -108,11 +98,14 @@ def compare(
     (a, member), fpr = _checked(member, scores_a=scores_a), as_rates("fpr", fpr)
     same_shape("scores_a", a, "scores_b", b)
     confidence = as_number("confidence", confidence, 0, 1, strict=True)
-    points = [_points(scores, member, fpr) for scores in (a, b)]
-    *own, gap = _effects([a, b], member, fpr)
-    alone = [_report(values, found, member, fpr, confidence) for values, found in zip(points, own, strict=True)]
-    measures = {name: _measure(points[0][name] - points[1][name], found, confidence, -1) for name, found in gap.items()}
-    return Comparison(**_fields(measures, member, fpr, base=0), a=alone[0], b=alone[1])
+    of_a, of_b, gaps = {}, {}, {}
+    for what in ("auc", "advantage", *fpr):
+        (value_a, terms_a), (value_b, terms_b) = (_measured(what, scores, member) for scores in (a, b))
+        of_a[what] = _of_one(what, value_a, terms_a, member, confidence)
+        of_b[what] = _of_one(what, value_b, terms_b, member, confidence)
+        gaps[what] = _measure(value_a - value_b, terms_a - terms_b, confidence, least=-1)
+    alone = [AttackReport(**_fields(measures, member, fpr, base=1)) for measures in (of_a, of_b)]
+    return Comparison(**_fields(gaps, member, fpr, base=0), a=alone[0], b=alone[1])
 
 
 def roc(scores, member) -> tuple[np.ndarray, np.ndarray]:
@@ -120,18 +113,12 @@ def roc(scores, member) -> tuple[np.ndarray, np.ndarray]:
 
     For log-log axes leave out the points of rate 0. Raises as `evaluate`.
     """
-    scores, member = _checked(member, scores=scores)
-    scores, member = scores.ravel(), member.ravel()
-    order = np.argsort(-scores, kind="stable")
-    ends = _tie_ends(scores[order])
-    hits = member[order]
-    tp, fp = np.cumsum(hits)[ends], np.cumsum(~hits)[ends]
-    return np.r_[0, fp / fp[-1]], np.r_[0, tp / tp[-1]]
+    return _curve(*_checked(member, scores=scores))[:2]
 
 
 def tpr_at(scores, member, fpr: float) -> float:
     """The largest TPR of a threshold whose FPR is at most `fpr`; several targets are pooled. Raises as `evaluate`."""
-    return _at(roc(scores, member), as_number("fpr", fpr, 0, 1, strict=True))
+    return _pooled(scores, member, fpr)[0]
 
 
 class Vulnerability(NamedTuple):
@@ -158,11 +145,10 @@ class Vulnerability(NamedTuple):
     def shares(self, edges) -> tuple[np.ndarray, np.ndarray]:
         """Shares of examples in bins of their own FPR, and the shares by chance if every FPR were the pooled one."""
         known = self.n_out > 0
-        chance = sum(
-            many
-            * np.histogram(np.arange(n + 1) / n, edges, weights=stats.binom.pmf(np.arange(n + 1), n, self.pooled))[0]
-            for n, many in zip(*np.unique(self.n_out[known], return_counts=True), strict=True)
-        )
+        chance = np.zeros(len(edges) - 1)
+        for n, many in zip(*np.unique(self.n_out[known], return_counts=True), strict=True):
+            k = np.arange(n + 1)
+            chance += many * np.histogram(k / n, edges, weights=stats.binom.pmf(k, n, self.pooled))[0]
         return np.histogram(self.fpr[known], edges)[0] / known.sum(), chance / known.sum()
 
 
@@ -173,23 +159,19 @@ def vulnerability(scores, member, *, fpr: float = 0.1) -> Vulnerability:
     The rates of an example that was never in (or never out) are NaN. Raises as `evaluate`.
     """
     scores, member = _checked(member, scores=scores)
-    threshold = _threshold(scores, _place(roc(scores, member), as_number("fpr", fpr, 0, 1, strict=True)))
+    rates, _, cuts = _curve(scores, member)
+    threshold = cuts[_place(rates, as_number("fpr", fpr, 0, 1, strict=True))]
     hit = scores >= threshold
     n_in, n_out = member.sum(0), (~member).sum(0)
     true, false = (hit & member).sum(0), (hit & ~member).sum(0)
-    pooled = false.sum() / n_out.sum()
+    pooled, known = false.sum() / n_out.sum(), n_out > 0
+    counts, which = np.unique([false[known], n_out[known]], axis=1, return_inverse=True)  # few, of many examples
+    p = np.full(len(n_out), np.nan)
+    p[known] = np.array([stats.binomtest(int(k), int(n), pooled).pvalue for k, n in counts.T])[which.ravel()]
     with np.errstate(invalid="ignore", divide="ignore"):
         own = false / n_out
-        expected = pooled * (1 - pooled) / n_out
-    known = n_out > 0
-    counts, which = np.unique([false[known], n_out[known]], axis=1, return_inverse=True)  # few, of many examples
-    p = np.full(len(own), np.nan)
-    p[known] = np.array([stats.binomtest(int(k), int(n), pooled).pvalue for k, n in counts.T])[which.ravel()]
-    spread = ((own - pooled)[known] ** 2).mean()
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return Vulnerability(
-            true / n_in, own, n_in, n_out, p, float(threshold), float(np.divide(spread, expected[known].mean()))
-        )
+        spread = ((own - pooled)[known] ** 2).mean() / (pooled * (1 - pooled) / n_out)[known].mean()
+        return Vulnerability(true / n_in, own, n_in, n_out, p, float(threshold), float(spread))
 
 
 def auc_terms(scores, member) -> np.ndarray:
@@ -202,10 +184,7 @@ def auc_terms(scores, member) -> np.ndarray:
     terms = np.empty(scores.shape)
     for row, s, m in zip(terms, scores, member, strict=True):
         members, others = np.sort(s[m]), np.sort(s[~m])
-        below = (np.searchsorted(others, s[m], "left") + np.searchsorted(others, s[m], "right")) / (2 * len(others))
-        above = 1 - (np.searchsorted(members, s[~m], "left") + np.searchsorted(members, s[~m], "right")) / (
-            2 * len(members)
-        )
+        below, above = _share_below(others, s[m]), 1 - _share_below(members, s[~m])
         auc = below.mean()
         row[m], row[~m] = auc + len(s) / len(members) * (below - auc), auc + len(s) / len(others) * (above - auc)
     return terms
@@ -216,11 +195,9 @@ def advantage_terms(scores, member) -> np.ndarray:
     scores, member = _checked(member, scores=scores)
     terms = np.empty(scores.shape)
     for row, s, m in zip(terms, scores, member, strict=True):
-        order = np.argsort(-s, kind="stable")
-        hits, ends = m[order], _tie_ends(s[order])
-        tpr, fpr = np.cumsum(hits)[ends] / m.sum(), np.cumsum(~hits)[ends] / (~m).sum()
-        best = int(np.argmax(tpr - fpr))
-        hit = s >= s[order][ends[best]]
+        fpr, tpr, cuts = _curve(s, m)
+        best = 1 + int(np.argmax((tpr - fpr)[1:]))
+        hit = s >= cuts[best]
         row[:] = tpr[best] - fpr[best]
         row[m] += len(s) / m.sum() * (hit[m] - tpr[best])
         row[~m] -= len(s) / (~m).sum() * (hit[~m] - fpr[best])
@@ -233,60 +210,61 @@ def tpr_terms(scores, member, fpr: float) -> np.ndarray:
     A non-member above the threshold raises the threshold, which loses members in proportion to the slope of the ROC curve
     (Hsieh and Turnbull 1996). The slope is taken across two binomial standard deviations of the FPR to either side.
     """
+    return _pooled(scores, member, fpr)[1]
+
+
+def _pooled(scores, member, fpr: float) -> tuple[float, np.ndarray]:
+    """What `tpr_at` and `tpr_terms` give."""
     scores, member = _checked(member, scores=scores)
     fpr = as_number("fpr", fpr, 0, 1, strict=True)
-    rates, hits = curve = roc(scores, member)
+    rates, hits, cuts = _curve(scores, member)
     n, n_in = member.size, member.sum()
     reach = 2 * math.sqrt(fpr * (1 - fpr) / (n - n_in))
-    low, at, high = (_place(curve, rate) for rate in (fpr - reach, fpr, fpr + reach))
+    low, at, high = (_place(rates, rate) for rate in (fpr - reach, fpr, fpr + reach))
     slope = (hits[high] - hits[low]) / (rates[high] - rates[low]) if rates[high] > rates[low] else 0.0
-    hit = scores >= _threshold(scores, at)
+    hit = scores >= cuts[at]
     inside = n / n_in * (hit - hits[at])
-    return hits[at] + np.where(member, inside, -slope * n / (n - n_in) * (hit - rates[at]))
+    terms = hits[at] + np.where(member, inside, -slope * n / (n - n_in) * (hit - rates[at]))
+    return float(hits[at]), terms
 
 
-def _points(scores, member, fpr) -> dict:
-    """The measures themselves."""
-    curve = roc(scores, member)
-    values = {"auc": auc_terms(scores, member).mean(), "advantage": advantage_terms(scores, member).mean()}
-    return values | {rate: _at(curve, rate) for rate in fpr}
+def _curve(scores, member) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The ROC curve of all targets together: fpr, tpr, and the threshold of each point. The first is above all scores."""
+    order = np.argsort(-scores, axis=None, kind="stable")
+    ordered, hits = scores.ravel()[order], member.ravel()[order]
+    ends = np.flatnonzero(np.r_[ordered[1:] != ordered[:-1], True])  # the last of each run of equal scores
+    tp, fp = np.cumsum(hits)[ends], np.cumsum(~hits)[ends]
+    return np.r_[0, fp / fp[-1]], np.r_[0, tp / tp[-1]], np.r_[np.inf, ordered[ends]]
 
 
-def _place(curve, rate: float) -> int:
+def _place(rates: np.ndarray, rate: float) -> int:
     """Where on a ROC curve the FPR is the largest that is at most `rate`."""
-    return max(int(np.searchsorted(curve[0], rate * (1 + 1e-12), side="right")) - 1, 0)
+    return max(int(np.searchsorted(rates, rate * (1 + 1e-12), side="right")) - 1, 0)
 
 
-def _threshold(scores, place: int) -> float:
-    """The score at a place of a ROC curve."""
-    return np.inf if place == 0 else -np.unique(-scores)[place - 1]
+def _share_below(ordered: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """For each score, the share of ordered ones below it; equal ones count one half."""
+    return (np.searchsorted(ordered, scores, "left") + np.searchsorted(ordered, scores, "right")) / (2 * len(ordered))
 
 
-def _at(curve, rate: float) -> float:
-    return float(curve[1][_place(curve, rate)])
+def _measured(what, scores, member) -> tuple[float, np.ndarray]:
+    """The value of a measure, and its first-order terms. what: "auc", "advantage", or the rate of `tpr_at`."""
+    if isinstance(what, float):
+        return _pooled(scores, member, what)
+    terms = (auc_terms if what == "auc" else advantage_terms)(scores, member)
+    return terms.mean(), terms
 
 
-def _effects(many: Sequence[np.ndarray], member, fpr) -> list[dict]:
-    """The effects of all measures: for each score matrix, and then for the first matrix minus the last."""
-    found: list[dict] = [{} for _ in range(len(many) + 1)]
-    measures: dict = {"auc": auc_terms, "advantage": advantage_terms}
-    if len(member) > 1 or len(many) > 1:  # one target alone has Clopper and Pearson's interval
-        measures |= {rate: partial(tpr_terms, fpr=rate) for rate in fpr}
-    for name, terms in measures.items():
-        each = [terms(scores, member) for scores in many]
-        for effects, part in zip(found, [*each, each[0] - each[-1]], strict=True):
-            effects[name] = mean(part)
-    return found
+def _of_one(what, value: float, terms: np.ndarray, member, confidence: float) -> Measure:
+    """A measure of one attack. If it has one target, the interval of a TPR is Clopper and Pearson's."""
+    if len(member) > 1 or not isinstance(what, float):
+        return _measure(value, terms, confidence)
+    n = int(member.sum())
+    return Measure(value, *map(float, clopper_pearson(round(value * n), n, confidence)))
 
 
-def _report(values, effects, member, fpr, confidence) -> AttackReport:
-    measures = {name: _measure(value, effects.get(name), confidence) for name, value in values.items()}
-    if len(member) == 1:
-        for rate in fpr:
-            n = int(member.sum())
-            ends = clopper_pearson(round(values[rate] * n), n, confidence)
-            measures[rate] = Measure(float(values[rate]), *map(float, ends))
-    return AttackReport(**_fields(measures, member, fpr, base=1))
+def _measure(value: float, terms: np.ndarray, confidence: float, least: float = 0) -> Measure:
+    return Measure(float(value), *map(float, np.clip(mean(terms).interval(1 - confidence), least, 1)))
 
 
 def _fields(measures: dict, member, fpr, base: float) -> dict:
@@ -300,16 +278,6 @@ def _fields(measures: dict, member, fpr, base: float) -> dict:
         "n_nonmembers": non_members,
         "too_few": tuple(rate for rate in fpr if rate * non_members < ENOUGH),
     }
-
-
-def _measure(value, effect: Effect | None, confidence, least: float = 0) -> Measure:
-    ends = (math.nan, math.nan) if effect is None else np.clip(effect.interval(1 - confidence), least, 1)
-    return Measure(float(value), *map(float, ends))
-
-
-def _tie_ends(ordered: np.ndarray) -> np.ndarray:
-    """The last index of each run of equal values."""
-    return np.flatnonzero(np.r_[ordered[1:] != ordered[:-1], True])
 
 
 def _checked(member, **named) -> tuple[np.ndarray, np.ndarray]:

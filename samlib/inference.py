@@ -79,9 +79,8 @@ def mean(terms) -> Effect:
     """
     terms = as_array("terms", terms).astype(float)
     if terms.ndim < 2 or terms.shape[-2] * terms.shape[-1] < 2:
-        raise ValueError(
-            f"terms must be (..., models, examples), at least 2 of them, but their shape is {terms.shape}."
-        )
+        wanted = "(..., models, examples), at least 2 of them"
+        raise ValueError(f"terms must be {wanted}, but their shape is {terms.shape}.")
     shares = [terms.mean(-1), terms.mean(-2)]
     value = shares[0].mean(-1)
     rest = terms - shares[0][..., None] - shares[1][..., None, :] + value[..., None, None]
@@ -343,9 +342,8 @@ def across(estimates, stderrs, level: float = LEVEL) -> Across:
     """
     from statsmodels.stats.meta_analysis import combine_effects
 
-    estimates, stderrs = (
-        as_array(name, v, ndim=1).astype(float) for name, v in (("estimates", estimates), ("stderrs", stderrs))
-    )
+    estimates = as_array("estimates", estimates, ndim=1, empty=True).astype(float)
+    stderrs = as_array("stderrs", stderrs, ndim=1, empty=True).astype(float)
     same_shape("estimates", estimates, "stderrs", stderrs)
     level = as_number("level", level, 0, 1, strict=True)
     if len(estimates) < 2 or (stderrs <= 0).any():

@@ -29,7 +29,6 @@ FEW = 32  # examples of such a batch
 PERIOD = 5  # LookSAM takes one expensive step in so many
 MEASURED = 0.5  # seconds of steps, and of evaluation, that are enough to measure
 COUNTED = ("models", "there", "to train", "hours", "bytes")
-FETCHED = "not at hand; fetched before the first model is trained."
 
 
 def plan(experiments: Iterable[Experiment], *, cache_dir: Any = None, progress: bool = True) -> pd.DataFrame:
@@ -66,9 +65,8 @@ def plan(experiments: Iterable[Experiment], *, cache_dir: Any = None, progress: 
     """
     rows, measured, folder = [], {}, cache_folder(cache_dir) / "runs"
     for e in dict.fromkeys(experiments):
-        rows.append(
-            row := e.model_dump(include={"dataset", "model", "optimizer", "rho"}) | {"fraction": e.subset_fraction}
-        )
+        row = e.model_dump(include={"dataset", "model", "optimizer", "rho"}) | {"fraction": e.subset_fraction}
+        rows.append(row)
         try:
             shape = _shape(e)
         except ValueError as error:
@@ -126,18 +124,12 @@ def in_words(frame: pd.DataFrame, *, cache_dir: Any = None) -> str:
 
     fits = frame[frame["models"].notna()]
     total = fits[[*COUNTED]].sum()
-    shown: dict[str, Callable] = {
-        "rho": "{:g}".format,
-        "fraction": "{:g}".format,
-        **dict.fromkeys(COUNTED[:3], "{:.0f}".format),
-    }
-    shown |= {"seconds a model": format_time, "hours": spent, "bytes": format_bytes}
+    shown: dict[str, Callable] = dict.fromkeys(("rho", "fraction"), "{:g}".format)
+    shown |= dict.fromkeys(COUNTED[:3], "{:.0f}".format) | {"a model": format_time, "time": spent, "disk": format_bytes}
     table = pd.concat([fits, pd.DataFrame([{"dataset": "total", **total, "seconds a model": np.nan}])])
-    table = table[["dataset", "model", "optimizer", *shown]].astype(object)
-    for name, show in shown.items():
-        table[name] = ["" if pd.isna(value) else show(value) for value in table[name]]
-    table = table.fillna("").rename(columns={"seconds a model": "a model", "hours": "time", "bytes": "disk"})
-    lines = [table.to_string(index=False), ""]
+    table = table.rename(columns={"seconds a model": "a model", "hours": "time", "bytes": "disk"})
+    columns = ["dataset", "model", "optimizer", *shown]
+    lines = [table.to_string(index=False, columns=columns, formatters=shown, na_rep=""), ""]
     if total["to train"]:
         home = cache_folder(cache_dir)
         free = shutil.disk_usage(next(path for path in (home, *home.parents) if path.exists())).free
@@ -150,10 +142,8 @@ def in_words(frame: pd.DataFrame, *, cache_dir: Any = None) -> str:
     else:
         lines.append("Nothing is left to train.")
     said = frame["note"].where(frame["models"].notna(), "left out; " + frame["note"])
-    lines += [
-        f"{name}: {note}" for name, note in said[said != ""].groupby(frame["dataset"], sort=False).first().items()
-    ]
-    return "\n".join(lines)
+    first = said[said != ""].groupby(frame["dataset"], sort=False).first()
+    return "\n".join([*lines, *(f"{name}: {note}" for name, note in first.items())])
 
 
 class Speed(NamedTuple):
@@ -281,7 +271,7 @@ def _shape(e: Experiment) -> Shape:
 def _note(stores: int, e: Experiment, left: int, shape: Shape) -> str:
     """Whether data are to be downloaded. Your own data may have changed, because a plan does not read them."""
     if not shape.at_hand:
-        return FETCHED
+        return "not at hand; fetched before the first model is trained."
     if e.dataset in NAMES or not stores or left >= e.n_models:
         return ""
     other = f"; {stores} stores have this key, and the fullest is counted" if stores > 1 else ""

@@ -11,6 +11,7 @@ import xarray as xr
 from simulated import simulate
 
 from samlib.audit import Pair, align
+from samlib.disk import whole
 from samlib.experiment import Experiment, pair
 from samlib.paper import frames, memorization, records
 from samlib.training.files import Packs
@@ -152,12 +153,14 @@ def test_a_process_killed_between_two_renames_loses_nothing(runs, experiments, t
     code = """
 import os, pathlib, sys
 from samlib.paper import records
-left, rename = [int(sys.argv[2])], pathlib.Path.rename
-def killed(self, target):
-    rename(self, target)
-    left[0] -= 1
-    left[0] or os.kill(os.getpid(), 9)
-pathlib.Path.rename = killed
+left = [int(sys.argv[2])]
+def killing(rename):
+    def killed(self, target):
+        rename(self, target)
+        left[0] -= 1
+        left[0] or os.kill(os.getpid(), 9)
+    return killed
+pathlib.Path.rename, pathlib.Path.replace = killing(pathlib.Path.rename), killing(pathlib.Path.replace)
 about = records.read_about(pathlib.Path(sys.argv[1]))
 path = pathlib.Path(sys.argv[1])
 records.save(path.parent, {"influence": {"a": records.load(path, "memorization")["b"]}}, about)
@@ -169,7 +172,20 @@ records.save(path.parent, {"influence": {"a": records.load(path, "memorization")
     again, _ = saved(runs, tmp_path)
     assert again == path
     assert set(records.load(path, "influence")) == ({"a"} if renames == 2 else set())
-    assert not list(tmp_path.glob("*.old"))
+    assert [*tmp_path.iterdir()] == [path]
+
+
+def test_a_folder_takes_the_place_of_a_folder_and_a_file_does_not(tmp_path):
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "old").touch()
+    with pytest.raises(OSError, match="irectory"), whole(tmp_path / "kept") as partial:
+        partial.touch()
+    assert (tmp_path / "kept" / "old").exists()
+    with whole(tmp_path / "kept") as partial:
+        partial.mkdir()
+        (partial / "new").touch()
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["new"]
+    assert [*tmp_path.iterdir()] == [tmp_path / "kept"]
 
 
 def test_the_identity_is_that_of_experiments_and_models_alone():

@@ -55,10 +55,12 @@ def test_every_form_reads_the_same(kind, held, tmp_path, monkeypatch):
         monkeypatch.setattr(files, "RATIO", 10**9)
     arrays, unused = read(path, max_gb=1)
     assert unused == []
-    assert isinstance(arrays["logit"].open(), np.memmap) is not held
+    assert isinstance(arrays["logit"], np.memmap) is not held
     for name, a in found.items():
-        np.testing.assert_array_equal(arrays[name].open(), a)
-    np.testing.assert_array_equal(arrays["logit"].columns(slice(3, 9)), found["logit"][:, 3:9])
+        np.testing.assert_array_equal(arrays[name], a)
+    logit, _, member = sample.given(arrays).columns(slice(3, 9))
+    np.testing.assert_array_equal(logit, found["logit"][:, 3:9])
+    np.testing.assert_array_equal(member, found["member"][:, 3:9])
 
 
 def spoilt(**changes):

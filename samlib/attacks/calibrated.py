@@ -41,9 +41,8 @@ def population(target, population, *, target_labels=None, population_labels=None
     """
     x, z = as_array("target", target, ndim=(1, 2)), as_array("population", population, ndim=(1, 2))
     if x.shape[:-1] != z.shape[:-1]:
-        raise ValueError(
-            f"target and population must hold the same target models, but have shapes {x.shape}, {z.shape}."
-        )
+        said = f"have shapes {x.shape}, {z.shape}"
+        raise ValueError(f"target and population must hold the same target models, but {said}.")
     y, y_z = np.zeros(x.shape[-1], np.int64), np.zeros(z.shape[-1], np.int64)
     if together("target_labels", target_labels, "population_labels", population_labels):
         y = _labels_of("target", x, "target_labels", target_labels)
@@ -88,7 +87,7 @@ def difficulty_calibration(target, shadow, member=None) -> np.ndarray:
     >>> difficulty_calibration([2.0, 2.0], shadow, member)
     array([1.5, 0.5])
     """
-    m = _as_moments(shadow, member, deviations=False)
+    m = _as_moments(shadow, member)
     _need_sides(m, online=False)
     rows, stacked = _targets("target", target, m.mean_out.shape)
     return _scored((_finite(row, m.low, m.high) - m.mean_out for row in rows), stacked)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from scipy.special import log_ndtr
 
-from samlib.checks import as_array, as_choice, as_member, same_shape
+from samlib.checks import FAR, as_array, as_choice, as_member, same_shape
 
 _BLOCK = 1 << 17  # signals in a block: 1 MB in float64, which stays in the cache over all passes
 EACH = slice(2)  # the axes of models and examples
-_FAR = 1e100  # beyond this, the square over a deviation of 1e-30 would overflow
 
 
 class Moments(NamedTuple):
@@ -110,43 +110,36 @@ def leave_one_out(signals, member) -> Callable[[int], Moments]:
     x, member = as_array("signals", signals, ndim=2, infinite=True), as_member("member", member, ndim=2)
     if len(x) < 3:
         raise ValueError("signals must hold at least three models: each is attacked by two others.")
-    whole = _moments(x, member)
-    lows, highs = (np.sort(each).tolist() for each in (x.min(1), x.max(1)))
+    whole, lows, highs = _moments(x, member), x.min(1), x.max(1)
 
     def without(k: int) -> Moments:
-        if max(-lows[0], highs[-1]) > _FAR:  # the others decide what replaces an infinite signal
-            return _moments(np.delete(x, k, 0), np.delete(member, k, 0))
-        row, low, high = x[k].astype(float), x[k].min(), x[k].max()
-        inside = _without(row, member[k], whole.mean_in, whole.std_in, whole.n_in)
-        outside = _without(row, ~member[k], whole.mean_out, whole.std_out, whole.n_out)
-        lost = inside.lost | outside.lost
+        others = partial(np.delete, obj=k, axis=0)
+        if max(-float(lows.min()), float(highs.max())) > FAR:  # the others decide what replaces an infinite signal
+            return _moments(others(x), others(member))
+        row = x[k].astype(float)
+        mean_in, std_in, n_in, lost_in = _without(row, member[k], whole.mean_in, whole.std_in, whole.n_in)
+        mean_out, std_out, n_out, lost_out = _without(row, ~member[k], whole.mean_out, whole.std_out, whole.n_out)
+        lost = lost_in | lost_out
         if lost.any():
-            exact = _moments(np.delete(x[:, lost], k, 0), np.delete(member[:, lost], k, 0))
-            inside.std[lost], outside.std[lost] = exact.std_in, exact.std_out
-        low = lows[1] if low == lows[0] else lows[0]
-        high = highs[-2] if high == highs[-1] else highs[-1]
-        return Moments(
-            inside.mean, outside.mean, inside.std, outside.std, inside.n, outside.n, None, None, float(low), float(high)
-        )
+            exact = _moments(others(x[:, lost]), others(member[:, lost]))
+            std_in[lost], std_out[lost] = exact.std_in, exact.std_out
+        low, high = float(others(lows).min()), float(others(highs).max())
+        return Moments(mean_in, mean_out, std_in, std_out, n_in, n_out, None, None, low, high)
 
     return without
 
 
-class _Side(NamedTuple):
-    mean: np.ndarray
-    std: np.ndarray
-    n: np.ndarray
-    lost: np.ndarray  # True where rounding spoils std
+def _without(row, own, mean, std, n) -> tuple[np.ndarray, ...]:
+    """Take `row` out of n signals where `own` is True: mean, deviation and number of the rest, and where std is lost.
 
-
-def _without(row, own, mean, std, n) -> _Side:
-    """Take `row` out of n signals where `own` is True: the mean and deviation of the rest."""
+    It is lost where rounding spoils it.
+    """
     left = n - own
     away = np.where(own, row - mean, 0)
     with np.errstate(invalid="ignore", divide="ignore"):  # 0 / 0 gives NaN on a side without models
         squares = n * std**2 - away**2 - away**2 / left
         std = np.where(own, np.sqrt(squares.clip(0) / left), std)
-        return _Side(np.where(own, mean - away / left, mean), std, left, own & (squares < 1e-6 * away**2) & (left > 0))
+        return np.where(own, mean - away / left, mean), std, left, own & (squares < 1e-6 * away**2) & (left > 0)
 
 
 def lira(target, shadow, member=None, *, mode="online", variance="example", truncate=False) -> np.ndarray:
@@ -242,7 +235,7 @@ def _logpdf(x, mean, std):
     return -0.5 * ((x - mean) / std) ** 2 - np.log(std) - 0.5 * np.log(2 * np.pi)
 
 
-def _moments(shadow, member, *, prefix="", truncate=False, medians=False, deviations=True) -> Moments:
+def _moments(shadow, member, *, prefix="", truncate=False, medians=False) -> Moments:
     """`moments` of the arguments "<prefix>shadow" and "<prefix>member"."""
     truncate, medians = (bool(as_member(name, v, ndim=0)) for name, v in (("truncate", truncate), ("medians", medians)))
     shadow_name, member_name = f"{prefix}shadow", f"{prefix}member"
@@ -251,40 +244,33 @@ def _moments(shadow, member, *, prefix="", truncate=False, medians=False, deviat
     same_shape(member_name, member, shadow_name, x, EACH)
     if len(x) < 2:
         raise ValueError(f"{shadow_name} holds one model: at least two shadow models are needed.")
-    n_models, n = member.shape
     low, high = float(x.min()), float(x.max())
-    tame = low >= -_FAR and high <= _FAR
-    if not tame:
+    if max(-low, high) > FAR:
         finite = x[np.isfinite(x)]
         low, high = (float(finite.min()), float(finite.max())) if finite.size else (-1.0, 1.0)
-    counts = [member.sum(0), (~member).sum(0)]
-    most = [int(c.min()) if truncate else n_models for c in counts]
-
-    narrow = np.float32 if x.dtype in (np.float16, np.float32) else np.float64
-    found = [[np.full(x.shape[1:], np.nan) for _ in range(3)] for _ in counts]
-    step = max(1, _BLOCK // (n_models * (x.size // member.size)))
-    for start in range(0, n, step):
+    sides = [member, ~member]
+    if truncate:
+        sides = [side & (side.cumsum(0) <= side.sum(0).min()) for side in sides]
+    blocks, step = [], max(1, _BLOCK // (x.size // x.shape[1]))
+    for start in range(0, x.shape[1], step):
         block = slice(start, start + step)
-        v = x[:, block].astype(np.float64) if tame else _finite(x[:, block], low, high)
-        for mask, count, cap, (mean, std, median) in zip(
-            (member[:, block], ~member[:, block]), counts, most, found, strict=True
-        ):
-            if cap < n_models:
-                mask = mask & (np.cumsum(mask, 0, dtype=np.min_scalar_type(-n_models - 1)) <= cap)
-            k = np.minimum(count[block], cap)
-            k, mask = (k, mask) if v.ndim == 2 else (k[:, None], mask[..., None])
-            w = mask.astype(np.float64)
-            with np.errstate(invalid="ignore"):  # 0 / 0 gives NaN on a side without models
-                mean[block] = np.einsum("k...,k...->...", w, v) / k
-                if deviations:
-                    residual = (v - mean[block]) * w
-                    std[block] = np.sqrt(np.einsum("k...,k...->...", residual, residual) / k)
-            if medians:
-                median[block] = _median(np.where(mask, v, np.inf).astype(narrow), k)
-    used_in, used_out = (np.minimum(count, cap) for count, cap in zip(counts, most, strict=True))
-    (mean_in, std_in, median_in), (mean_out, std_out, median_out) = found
-    m = Moments(mean_in, mean_out, std_in, std_out, used_in, used_out, median_in, median_out, low, high)
+        v = _finite(x[:, block], low, high)
+        blocks.append([part for side in sides for part in _side(v, side[:, block], medians)])
+    mean_in, std_in, median_in, mean_out, std_out, median_out = map(np.concatenate, zip(*blocks, strict=True))
+    n_in, n_out = (side.sum(0) for side in sides)
+    m = Moments(mean_in, mean_out, std_in, std_out, n_in, n_out, median_in, median_out, low, high)
     return m if medians else m._replace(median_in=None, median_out=None)
+
+
+def _side(v, mask, medians: bool) -> tuple[np.ndarray, ...]:
+    """Mean, deviation and, on request, median of signals v (models, n[, q]) where mask (models, n) is True."""
+    mask = mask.reshape(*mask.shape, *[1] * (v.ndim - 2))
+    w, k = mask.astype(np.float64), mask.sum(0)
+    with np.errstate(invalid="ignore"):  # 0 / 0 gives NaN on a side without models
+        mean = np.einsum("k...,k...->...", w, v) / k
+        residual = (v - mean) * w
+        std = np.sqrt(np.einsum("k...,k...->...", residual, residual) / k)
+    return mean, std, _median(np.where(mask, v, np.inf), k) if medians else mean
 
 
 def _median(v, k):
@@ -292,18 +278,17 @@ def _median(v, k):
     ranked = np.sort(np.ascontiguousarray(np.moveaxis(v, 0, -1)), axis=-1)
     k = np.broadcast_to(k, v.shape[1:])[..., None]
     lower, upper = (np.take_along_axis(ranked, np.maximum(i, 0), -1)[..., 0] for i in ((k - 1) // 2, k // 2))
-    return np.where(k[..., 0] > 0, (lower.astype(np.float64) + upper) / 2, np.nan)
+    return np.where(k[..., 0] > 0, (lower + upper) / 2, np.nan)
 
 
 def _finite(x, low, high) -> np.ndarray:
-    """x in float64. Infinities become the extremes of low, high and x's finite values. All is clipped at _FAR."""
+    """x in float64. Infinities become the extremes of low, high and x's finite values. All is clipped at FAR."""
     v = x.astype(np.float64)
-    infinite = np.isinf(v)
-    if infinite.any():
-        low = min(low, v.min(where=~infinite, initial=np.inf))
-        high = max(high, v.max(where=~infinite, initial=-np.inf))
-        v[infinite] = np.where(v[infinite] > 0, high, low)
-    return v.clip(-_FAR, _FAR) if v.min() < -_FAR or v.max() > _FAR else v
+    if max(-v.min(), v.max()) <= FAR:
+        return v
+    finite = np.isfinite(v)
+    low, high = v.min(where=finite, initial=low), v.max(where=finite, initial=high)
+    return np.where(finite, v, np.where(v > 0, high, low)).clip(-FAR, FAR)
 
 
 def _as_moments(shadow, member, *, prefix="", **options) -> Moments:

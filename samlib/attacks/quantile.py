@@ -91,9 +91,8 @@ def quantile_regression(
     if hasattr(regressor, "state_dict"):
         centre, scale = _torch_predict(regressor, f, s, g, levels, epochs, lr, seed)
     else:
-        regressor = (
-            _boosting("squared_error" if alpha is None else "quantile", seed) if regressor is None else regressor
-        )
+        if regressor is None:
+            regressor = _boosting("squared_error" if alpha is None else "quantile", seed)
         f, g = f.reshape(len(f), -1), g.reshape(len(g), -1)
         centre, scale = _gaussian(regressor, f, s, g, seed) if alpha is None else _quantiles(regressor, f, s, g, levels)
     scores = (u - centre) / scale

@@ -176,7 +176,7 @@ def _probability_moments(shadow, member, prefix="") -> tuple[Moments, int | None
         models = len(shadow)
         if prefix and member is None:  # no model saw the population
             member = np.zeros(shadow.shape[:2], bool)
-    m = _as_moments(shadow, member, prefix=prefix, deviations=False)
+    m = _as_moments(shadow, member, prefix=prefix)
     if m.low < 0 or m.high > 1 + 1e-5:
         raise ValueError(f"{prefix}shadow must be moments of probabilities, but signals span {m.low} to {m.high}.")
     return m, models

@@ -17,27 +17,13 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from samlib import inference
 from samlib.audit import Pair
-from samlib.inference import (
-    CONTRADICTED,
-    INCONCLUSIVE,
-    LEVEL,
-    NO_DIFFERENCE,
-    NOT_MEASURABLE,
-    RELIABLE,
-    SUPPORTED,
-    VERDICTS,
-    Across,
-    Effect,
-    across,
-    models_to_decide,
-    needed_models,
-    verdict,
-)
-from samlib.paper.frames import EACH, FAMILY
-from samlib.paper.frames import effects as effects_of
+from samlib.inference import LEVEL, RELIABLE, VERDICTS, Effect, verdict
+from samlib.paper import frames
 from samlib.paper.records import provenance
 
+SUPPORTED, CONTRADICTED, NO_DIFFERENCE, INCONCLUSIVE, NOT_MEASURABLE = VERDICTS
 __all__ = [
     "CLAIMS", "CONTRADICTED", "CONTROLS", "INCONCLUSIVE", "LEVEL", "NOT_MEASURABLE", "NO_DIFFERENCE", "SUPPORTED", "VERDICTS",
     "Claim", "across_datasets", "decide", "ledger", "ledger_of", "outlook", "verdict",
@@ -82,8 +68,7 @@ class Claim:
 # The columns of the ledger: those that come from the claim, and those that are measured.
 KEPT = ("statistic", "direction", "smallest", "text", "reported", "section", "control")
 NUMBERS = ("estimate", "low", "high", "stderr", "p", "reliability", "needed")
-_TABLE = tomllib.loads(Path(__file__).with_name("claims.toml").read_text())["claim"]
-EVERY = tuple(Claim(**row) for row in _TABLE)
+EVERY = tuple(Claim(**row) for row in tomllib.loads(Path(__file__).with_name("claims.toml").read_text())["claim"])
 CLAIMS = tuple(claim for claim in EVERY if not claim.control)
 CONTROLS = tuple(claim for claim in EVERY if claim.control)  # reviewers' questions, not rows of the ledger
 
@@ -117,7 +102,7 @@ def ledger(
         parts = measured(pair)
         if lengths and dataset in lengths:
             parts |= import_module("samlib.paper.lengths").decided(lengths[dataset])
-        effects[dataset], about[dataset] = effects_of(parts), cost(provenance(pair[:2]))
+        effects[dataset], about[dataset] = frames.effects(parts), cost(provenance(pair[:2]))
     return ledger_of(effects, about, claims)
 
 
@@ -157,31 +142,24 @@ def ledger_of(
     return pd.DataFrame(rows).set_index(["claim", "dataset"])
 
 
-def decide(effects: pd.DataFrame, claims: Sequence[Claim], n_models: int, level: float = EACH) -> list[dict[str, Any]]:
+def decide(
+    effects: pd.DataFrame, claims: Sequence[Claim], n_models: int, level: float = frames.EACH
+) -> list[dict[str, Any]]:
     """The rows of one data set, in the order of `claims`. level: of each interval; by default .05 over the family's size."""
     rows = []
     for claim in claims:
         row = dict.fromkeys(NUMBERS, math.nan) | {name: getattr(claim, name) for name in KEPT}
         row |= {"level": level, "verdict": NOT_MEASURABLE}
         if claim.id in effects.index and (found := effects.loc[claim.id]).notna().all():
-            effect, reliability = Effect(*(found[name] for name in Effect._fields)), found["reliability"]
+            effect, reliability, needed = Effect(*found[[*Effect._fields]]), found["reliability"], math.nan
             low, high = (float(end) for end in effect.interval(level))
-            row |= {
-                "estimate": effect.estimate,
-                "low": low,
-                "high": high,
-                "stderr": effect.stderr,
-                "p": float(effect.p()),
-            }
-            row |= {
-                "reliability": reliability,
-                "verdict": verdict(float(effect.estimate), low, high, claim.direction, claim.smallest),
-            }
+            said = verdict(float(effect.estimate), low, high, claim.direction, claim.smallest)
             if reliability < RELIABLE:
-                needed = needed_models(reliability, n_models, RELIABLE)
-                row |= {"verdict": NOT_MEASURABLE, "needed": needed}
-            elif row["verdict"] == INCONCLUSIVE:
-                row["needed"] = models_to_decide(effect, claim.smallest, level, n_models)
+                said, needed = NOT_MEASURABLE, inference.needed_models(reliability, n_models, RELIABLE)
+            elif said == INCONCLUSIVE:
+                needed = inference.models_to_decide(effect, claim.smallest, level, n_models)
+            numbers = effect.estimate, low, high, effect.stderr, float(effect.p()), reliability, needed
+            row |= dict(zip(NUMBERS, numbers, strict=True)) | {"verdict": said}
         rows.append(row)
     return rows
 
@@ -230,12 +208,9 @@ def across_datasets(found: pd.DataFrame, datasets: Sequence[str]) -> pd.DataFram
     rows = {}
     for claim, part in found[found.index.get_level_values("dataset").isin(datasets)].groupby("claim", sort=False):
         known = part[part["estimate"].notna() & (part["verdict"] != NOT_MEASURABLE) & (part["stderr"] > 0)]
-        line = across(known["estimate"], known["stderr"]) if len(known) > 1 else Across(*[math.nan] * 5)
-        said = set(known["verdict"])
-        rows[claim] = line._asdict() | {
-            "datasets": len(known),
-            "agree": "no" if {SUPPORTED, CONTRADICTED} <= said else "yes",
-        }
+        line = inference.across(known["estimate"], known["stderr"])
+        agree = "no" if {SUPPORTED, CONTRADICTED} <= set(known["verdict"]) else "yes"
+        rows[claim] = line._asdict() | {"datasets": len(known), "agree": agree}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("claim")
 
 
@@ -252,14 +227,13 @@ def cost(about: Mapping[str, Any]) -> dict[str, Any]:
     dict
         models (of both optimizers), seconds, machine, source ("live" or "recorded"), and confirmatory.
     """
-    live = about.get("live", True)
     return {
         "models": sum(about["models"]),
         "seconds": about["seconds"],
         "machine": ", ".join(about["machine"]),
-        "source": "live" if live else "recorded",
+        "source": "live" if about.get("live", True) else "recorded",
         "confirmatory": about.get("fixed", False),
     }
 
 
-assert len(CLAIMS) == FAMILY, "frames.FAMILY is the number of rows that share the level"
+assert len(CLAIMS) == frames.FAMILY, "frames.FAMILY is the number of rows that share the level"

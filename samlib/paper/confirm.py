@@ -47,17 +47,10 @@ def experiments(dataset: str) -> dict[Key, dict[str, Experiment]]:
     """
     fixed = dict(CONFIRM[as_choice("dataset", dataset, tuple(CONFIRM))])
     over, others = fixed.pop("lengths", {"epochs": ()}), fixed.pop("others", {"seeds": ()})
-    return (
-        {("main", fixed["seed"]): pair(dataset=dataset, **fixed)}
-        | {
-            ("epochs", e): pair(dataset=dataset, **fixed | {"epochs": e, "n_models": over["n_models"]})
-            for e in over["epochs"]
-        }
-        | {
-            ("seed", s): pair(dataset=dataset, **fixed | {"seed": s, "n_models": others["n_models"]})
-            for s in others["seeds"]
-        }
-    )
+    changed: dict[Key, dict[str, int]] = {("main", fixed["seed"]): {}}
+    changed |= {("epochs", e): {"epochs": e, "n_models": over["n_models"]} for e in over["epochs"]}
+    changed |= {("seed", s): {"seed": s, "n_models": others["n_models"]} for s in others["seeds"]}
+    return {key: pair(dataset=dataset, **fixed | own) for key, own in changed.items()}
 
 
 def train(dataset: str, minutes: float | None = None) -> dict[Key, Pair] | None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,8 @@ from filelock import FileLock
 from IPython.display import Markdown
 
 from samlib.audit import Pair, align
-from samlib.data import NAMES, Dataset, NotAtHand
-from samlib.data.files import PUBLISHED, cache_folder
+from samlib.data import NAMES, Dataset, NotAtHand, cache_folder
+from samlib.data.files import PUBLISHED
 from samlib.experiment import Experiment, ParameterError, pair
 from samlib.paper import cards, claims, records, tables
 from samlib.paper.distances import dataset_of
@@ -30,7 +31,6 @@ from samlib.runs import run_pairs
 
 # Keyed by the parameter that only such a notebook has.
 MAKERS: dict[str, Callable[..., dict]] = {"changed": ablation_pairs, "optimizers": optimizer_pairs}
-RECORDED = ", recorded"
 
 
 def study(namespace: Mapping[str, Any]) -> Study:
@@ -87,23 +87,16 @@ class Study:
     """
 
     def __init__(
-        self,
-        experiments: Mapping[str, Mapping],
-        results: str | None = None,
-        missing: Mapping | None = None,
-        recipes: Mapping[str, Mapping] | None = None,
+        self, experiments: dict[str, dict], results: str | None, missing: Mapping | None, recipes: dict[str, dict]
     ):
-        self.experiments, self.results, self.missing = dict(experiments), results, dict(missing or {})
-        self._recipes = dict(recipes or {})  # the experiments without a profile: a record may be of these
+        self.experiments, self.results, self.missing = experiments, results, dict(missing or {})
+        self._recipes = recipes  # the experiments without a profile: a record may be of these
+        # The pairs of experiments of each data set, by setting. A single pair has the key None.
+        self._settings: dict[str, Any] = {d: {None: own} if "sgd" in own else own for d, own in experiments.items()}
         self.name = next(e.optimizer for e in self._all(next(iter(experiments))) if e.optimizer != "sgd").upper()
 
-    def _settings(self, dataset: str) -> dict[Any, dict[str, Experiment]]:
-        """The pairs of experiments of a data set, by setting. A single pair has the key None."""
-        own: dict[Any, Any] = dict(self.experiments[dataset])
-        return {None: own} if "sgd" in own else own
-
     def _all(self, dataset: str) -> list[Experiment]:
-        return [e for two in self._settings(dataset).values() for e in two.values()]
+        return [e for two in self._settings[dataset].values() for e in two.values()]
 
     @functools.cached_property
     def pairs(self) -> dict[str, Any]:
@@ -112,7 +105,7 @@ class Study:
 
     @functools.cache  # noqa: B019
     def _runs(self, dataset: str) -> Pair | dict[Any, Pair]:
-        found = {key: align(runs) for key, runs in run_pairs(self._settings(dataset)).items()}
+        found = {key: align(runs) for key, runs in run_pairs(self._settings[dataset]).items()}
         return found.get(None, found)
 
     def record(self, dataset: str) -> Path | None:
@@ -122,15 +115,12 @@ class Study:
     @functools.cache  # noqa: B019
     def shown(self, dataset: str) -> Path | None:
         """The record that a page shows, of any seed. None if there is none, or if the live runs have more models."""
-        recipe = self._recipes.get(dataset)
-        path = records.largest(self.results, recipe.values()) if recipe else None
-        path = path or self.record(dataset)
+        recipes = self._recipes.get(dataset, {}).values()
+        path = records.largest(self.results, recipes) or self.record(dataset)
         if path and min(records.read_about(path)["models"]) < max(e.n_models for e in self._all(dataset)):
-            try:
+            with contextlib.suppress(NotAtHand):
                 self._runs(dataset)
-            except NotAtHand:
-                return path
-            return None
+                return None
         return path
 
     def about(self, dataset: str) -> dict[str, Any]:
@@ -150,15 +140,8 @@ class Study:
 
         optional: if a record or the live runs lack the section, give no frames for its data set; else raise ValueError.
         """
-        shown = {dataset: self._frames(dataset, section, optional) for dataset in self.experiments}
+        shown = {each: self._from(each, section, self.shown(each), optional) for each in self.experiments}
         return Section(shown, {dataset: _title(dataset, self.about(dataset)) for dataset in shown}, self.name)
-
-    def _frames(self, dataset: str, section: str, optional: bool = False) -> Frames:
-        return self._from(dataset, section, self.shown(dataset), optional)
-
-    def _own(self, section: str) -> dict[str, Frames]:
-        """The frames of these very experiments, even if a record of others has more models."""
-        return {dataset: self._from(dataset, section, self.record(dataset)) for dataset in self.experiments}
 
     def _from(self, dataset: str, section: str, path: Path | None, optional: bool = False) -> Frames:
         """The frames in a record. Without a record, the frames of the live runs: those measured before, or measured now."""
@@ -182,10 +165,8 @@ class Study:
     def ledger(self) -> pd.DataFrame:
         """The ledger (`claims.ledger_of`) of these data sets. Each is followed by its other records in `results`."""
         effects = {column: self._effects(column, path) for column, path in self._paths().items()}
-        names = list(dict.fromkeys(map(_dataset, effects)))
-        order = sorted(effects, key=lambda column: names.index(_dataset(column)))
-        about = self.sources()
-        return claims.ledger_of({k: effects[k] for k in order}, {k: claims.cost(about[k]) for k in order})
+        about = {column: claims.cost(each) for column, each in self.sources().items()}
+        return claims.ledger_of(effects, about)
 
     def _effects(self, column: str, path: Path | None) -> pd.DataFrame:
         """The effects that decide the claims of a column (a data set or a record): read from its record, or measured."""
@@ -201,20 +182,17 @@ class Study:
 
     def largest(self) -> list[str]:
         """Columns of `ledger`: for each data set, the one with the most models."""
-        return self._most(self.sources(), _dataset)
+        return list(self._models().groupby(_dataset, sort=False).idxmax())
 
     def independent(self) -> list[str]:
         """Those of `largest` with different real data: known by name, not generated, and no two with the same images."""
         real = [name for name in self.largest() if _dataset(name) in NAMES and _dataset(name) not in claims.GENERATED]
-        return self._most(real, lambda column: PUBLISHED[_dataset(column)].get("of", _dataset(column)))
+        images = [PUBLISHED[_dataset(name)].get("of", _dataset(name)) for name in real]
+        return list(self._models()[real].groupby(images, sort=False).idxmax())
 
-    def _most(self, columns: Iterable[str], what: Callable[[str], str]) -> list[str]:
-        """Of the columns with the same `what` (the data), the one with the most models."""
-        best: dict[str, str] = {}
-        models = {column: sum(about["models"]) for column, about in self.sources().items()}
-        for column in columns:
-            best[what(column)] = max(best.get(what(column), column), column, key=models.__getitem__)
-        return list(best.values())
+    def _models(self) -> pd.Series:
+        """How many models each column of the ledger has."""
+        return pd.Series({column: sum(about["models"]) for column, about in self.sources().items()})
 
     def repeated(self) -> Section:
         """For each run of `largest` that was repeated with other base seeds: its frame "effects", and theirs, "seeds"."""
@@ -227,36 +205,36 @@ class Study:
         return Section(found, titles, self.name)
 
     def models(self) -> dict[str, pd.DataFrame]:
-        """A frame of each data set with a row for each model: accuracies, train loss, and each attack's AUC."""
-        return {dataset: frames["models"] for dataset, frames in self._own("membership").items()}
+        """A frame of each data set with a row for each model: accuracies, train loss, and each attack's AUC.
+
+        They are of these very experiments, even if a record of others has more models.
+        """
+        return {each: self._from(each, "membership", self.record(each))["models"] for each in self.experiments}
 
     def _paths(self) -> dict[str, Path | None]:
-        """The record of each column of the ledger; None where its runs are live."""
-        return {dataset: self.record(dataset) for dataset in self.experiments} | self._others()
+        """The record of each column of the ledger; None where its runs are live.
 
-    def _others(self) -> dict[str, Path]:
-        """The other records in `results` of the same two optimizers, keyed by the names of their columns."""
-        own, found = {self.record(dataset) for dataset in self.experiments}, {}
+        Each data set's own column is followed by its other records in `results` of the same two optimizers.
+        """
+        found = {dataset: self.record(dataset) for dataset in self.experiments}
+        own = set(found.values())
         for path, about in records.records(self.results).items():
-            first, optimizers = (
-                about["experiments"][0],
-                [fields["optimizer"].upper() for fields in about["experiments"]],
-            )
-            if path not in own and sorted(optimizers) == sorted(["SGD", self.name]):
-                name = first["dataset"] + RECORDED
+            optimizers = {fields["optimizer"].upper() for fields in about["experiments"]}
+            if path not in own and len(about["experiments"]) == 2 and optimizers == {"SGD", self.name}:
+                name = f"{about['experiments'][0]['dataset']}, recorded"
                 found[name if name not in found else f"{name}, {path.name}"] = path
-        return found
+        names = list(dict.fromkeys(map(_dataset, found)))
+        return {column: found[column] for column in sorted(found, key=lambda each: names.index(_dataset(each)))}
 
     def verdict(self, *wanted: str) -> cards.Shown:
         """A card for each wanted claim, with a row for each data set. The claims' sections give the effects."""
-        rows = [self._rows(dataset, wanted) for dataset in self.experiments]
-        return cards.cards(pd.concat(rows), name=self.name)
-
-    def _rows(self, dataset: str, names) -> pd.DataFrame:
-        wanted = [claim for claim in claims.EVERY if claim.id in names]
-        sections = {claim.section for claim in wanted}
-        effects = pd.concat([self._frames(dataset, section)["effects"] for section in sorted(sections)])
-        return claims.ledger_of({dataset: effects}, {dataset: claims.cost(self.about(dataset))}, wanted)
+        asked = [claim for claim in claims.EVERY if claim.id in wanted]
+        sections, effects = sorted({claim.section for claim in asked}), {}
+        for dataset in self.experiments:
+            path = self.shown(dataset)
+            effects[dataset] = pd.concat([self._from(dataset, section, path)["effects"] for section in sections])
+        about = {dataset: claims.cost(self.about(dataset)) for dataset in self.experiments}
+        return cards.cards(claims.ledger_of(effects, about, asked), name=self.name)
 
     def data(self, dataset: str) -> Dataset | None:
         """The data that the models were trained on, or None where they are not at hand."""
@@ -314,14 +292,9 @@ def record_ablations(folder: str | os.PathLike, **parameters) -> Path:
     """Run `ablation_pairs(**parameters)`, and keep the frames for the page of ablations as a record in a folder."""
     settings: dict[Any, dict[str, Experiment]] = dict(ablation_pairs(**parameters))
     pairs = {key: align(runs) for key, runs in run_pairs(settings).items()}
-    return save_ablations(folder, pairs, parameters)
-
-
-def save_ablations(folder: str | os.PathLike, pairs: Mapping[Any, Pair], parameters: Mapping[str, Any]) -> Path:
-    """Keep the frames of ablations, with the parameters of the page that shows them."""
     frames = {section: measure(section, pairs) for section in ("ablations", "lengths")}
     about = records.provenance(runs for pair in pairs.values() for runs in pair[:2])
-    return records.save(folder, frames, about | {"parameters": dict(parameters)})
+    return records.save(folder, frames, about | {"parameters": parameters})
 
 
 def _title(dataset: str, about: Mapping[str, Any]) -> str:

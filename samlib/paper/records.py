@@ -7,7 +7,6 @@ An optional `signals.zarr.zip` says which model was right on which example. It s
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import shutil
@@ -28,6 +27,7 @@ from samlib import __version__
 from samlib.audit import Pair
 from samlib.checks import as_path
 from samlib.data import NAMES, load_dataset
+from samlib.disk import in_a_sentence, whole
 from samlib.experiment import Experiment
 from samlib.paper.frames import Frames
 from samlib.training.files import described, entry, groups_of, opened
@@ -75,26 +75,17 @@ def save(
     others = sorted({e.optimizer for e in experiments} - {"sgd"})
     label = others[0] if len(others) == 1 else f"{len(experiments)}-settings"
     path = as_path("folder", folder) / f"{name}-{label}-{identity(experiments)}-{about['data_checksum'][:8]}"
-    partial, old = (path.with_name(f"{path.name}.{end}") for end in (f"{os.getpid()}.partial", "old"))
-    if old.exists():  # the process that was replacing it was killed
-        shutil.rmtree(old) if path.exists() else old.rename(path)
-    partial.mkdir(parents=True)
-    try:
+    with whole(path) as partial:
         if path.exists():
-            shutil.copytree(path, partial, dirs_exist_ok=True)
+            shutil.copytree(path, partial)
+        partial.mkdir(exist_ok=True)
         for section, parts in frames.items():
             for frame, table in parts.items():
-                (partial / f"{section}.{frame}.parquet").write_bytes(_parquet(table))
+                table.to_parquet(partial / f"{section}.{frame}.parquet", compression="zstd")
         if signals is not None:
             _save_signals(partial / SIGNALS, signals)
         digests = {file.name: _sha256(file) for file in sorted(partial.iterdir()) if file.name != ABOUT}
         (partial / ABOUT).write_text(json.dumps({**about, "files": digests}, indent=1, sort_keys=True) + "\n")
-        if path.exists():
-            path.rename(old)
-        partial.rename(path)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return path
 
 
@@ -139,12 +130,10 @@ def incomplete(folder: str | os.PathLike | None) -> Markdown:
 
 def read_about(path: Path) -> dict[str, Any]:
     """Read a record's `about.json`. Raises ValueError if it is damaged, or if this version would train other experiments."""
-    try:
+    with in_a_sentence(f"{path} is not a record (", "); record it again."):
         about = json.loads((path / ABOUT).read_text())
-        experiments = [Experiment(**fields) for fields in about["experiments"]]
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is not a record ({' '.join(str(error).split())}); record it again.") from None
-    if [e.key for e in experiments] != about["keys"]:
+        same = [Experiment(**fields).key for fields in about["experiments"]] == about["keys"]
+    if not same:
         raise ValueError(f"{path} was recorded from an experiment that this version would not train; record it again.")
     return about
 
@@ -160,15 +149,15 @@ def load_signals(path: Path) -> Pair:
     """The runs of a record as a pair: only `member`, `correct`, `test_correct`, and each model's loss and accuracies."""
     about = read_about(path)
     with zarr.storage.ZipStore(_checked(path / SIGNALS, about["files"]), mode="r") as store:
-        whole = xr.open_zarr(store, consolidated=False).load()
-    bits = {name: _unpacked(whole, name) for name in whole.data_vars if "byte" in whole[name].dims}
+        kept = xr.open_zarr(store, consolidated=False).load()
+    bits = {name: _unpacked(kept, name) for name in kept.data_vars if "byte" in kept[name].dims}
     bits |= {f"sam_{v}": bits[f"sam_{v}"] ^ bits[f"sgd_{v}"] for v in BOOLEANS}
     parts = []
     for name, fields, key in zip(("sgd", "sam"), about["experiments"], about["keys"], strict=True):
-        own = {v: bits[f"{name}_{v}"] for v in BOOLEANS} | {v: whole[f"{name}_{v}"] for v in MEANS}
+        own = {v: bits[f"{name}_{v}"] for v in BOOLEANS} | {v: kept[f"{name}_{v}"] for v in MEANS}
         attributes = {k: about[k] for k in ("data_checksum", "machine", "seconds", "date", "classes", "samlib")}
         attributes |= {"experiment": json.dumps(fields), "key": key, "diverged": []}
-        parts.append(xr.Dataset({"member": bits["member"], **own}, whole.coords, attributes))
+        parts.append(xr.Dataset({"member": bits["member"], **own}, kept.coords, attributes))
     other = next(f["optimizer"] for f in about["experiments"] if f["optimizer"] != "sgd")
     return Pair(parts[0], parts[1], other.upper())
 
@@ -176,32 +165,24 @@ def load_signals(path: Path) -> Pair:
 def _save_signals(path: Path, pair: Pair) -> None:
     """Write the boolean signals with eight models in a byte. SAM's are stored as XOR with SGD's, which halves the file."""
     sgd, sam = pair[:2]
-    arrays = (
-        {"member": sgd["member"]}
-        | {f"sgd_{v}": sgd[v] for v in BOOLEANS}
-        | {f"sam_{v}": sgd[v] ^ sam[v] for v in BOOLEANS}
-    )
+    arrays = {"member": sgd["member"]}
+    for v in BOOLEANS:
+        arrays |= {f"sgd_{v}": sgd[v], f"sam_{v}": sgd[v] ^ sam[v]}
     packed = {name: ((array.dims[1], "byte"), np.packbits(array.values.T, axis=1)) for name, array in arrays.items()}
     means = {f"{name}_{v}": ("model", runs[v].values) for name, runs in (("sgd", sgd), ("sam", sam)) for v in MEANS}
     labels = {name: (sgd[name].dims, sgd[name].values.astype(np.int32)) for name in LABELS if name in sgd.coords}
-    whole = xr.Dataset(packed | means, {"model": sgd.model.values} | labels)
-    plain = {name: {"compressors": None, "chunks": array.shape} for name, array in whole.variables.items()}
+    kept = xr.Dataset(packed | means, {"model": sgd.model.values} | labels)
+    plain = {name: {"compressors": None, "chunks": array.shape} for name, array in kept.variables.items()}
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as packed_file:
-        whole.to_zarr(folder, encoding=plain, consolidated=False)
+        kept.to_zarr(folder, encoding=plain, consolidated=False)
         for file in sorted(Path(folder).rglob("*")):
             packed_file.write(file, file.relative_to(folder))
 
 
-def _unpacked(whole: xr.Dataset, name: str) -> xr.DataArray:
+def _unpacked(kept: xr.Dataset, name: str) -> xr.DataArray:
     """A boolean signal (models, examples) of a record."""
-    bits = np.unpackbits(whole[name].values, axis=1, count=whole.sizes["model"]).astype(bool).T
-    return xr.DataArray(bits, dims=("model", whole[name].dims[0]))
-
-
-def _parquet(frame: pd.DataFrame) -> bytes:
-    buffer = io.BytesIO()
-    frame.to_parquet(buffer, compression="zstd")
-    return buffer.getvalue()
+    bits = np.unpackbits(kept[name].values, axis=1, count=kept.sizes["model"]).astype(bool).T
+    return xr.DataArray(bits, dims=("model", kept[name].dims[0]))
 
 
 def _sha256(path: Path) -> str:
@@ -209,12 +190,11 @@ def _sha256(path: Path) -> str:
 
 
 def _checked(path: Path, digests: Mapping[str, str]) -> Path:
-    try:
-        if _sha256(path) == digests[path.name]:
-            return path
-    except (OSError, KeyError):
-        raise ValueError(f"{path.parent} has no {path.name}; record it again.") from None
-    raise ValueError(f"{path} was changed after it was recorded; record it again.")
+    if path.name not in digests or not path.exists():
+        raise ValueError(f"{path.parent} has no {path.name}; record it again.")
+    if _sha256(path) != digests[path.name]:
+        raise ValueError(f"{path} was changed after it was recorded; record it again.")
+    return path
 
 
 def _of_its_data(path: Path, experiment: Experiment) -> bool:

@@ -68,9 +68,8 @@ def optimizer_pairs(
     architectures = () if architectures is None else _some("architectures", architectures, MODELS, empty=True)
     fields = {"n_models": FEW_MODELS["optimizers"]} | _given(fields)
     rho = Experiment(**fields | {"optimizer": "sam"}).rho
-    pairs = {
-        name: pair(**fields | {"optimizer": name, "rho": _rounded(rho * RADIUS.get(name, 1))}) for name in optimizers
-    }
+    radii = {name: _rounded(rho * RADIUS.get(name, 1)) for name in optimizers}
+    pairs = {name: pair(**fields | {"optimizer": name, "rho": radius}) for name, radius in radii.items()}
     return pairs | {f"sam, {model}": pair(**fields | {"model": model}) for model in architectures}
 
 
@@ -104,9 +103,8 @@ def ablation_pairs(changed: Sequence[str] | None = None, **fields) -> dict[tuple
     other = next(e for e in base.values() if e.optimizer != "sgd")
     without = [name for name, models in NO_PART.items() if other.model in models]
     if refused := [name for name in changed or () if name in without]:
-        raise ValueError(
-            f"changed cannot hold {' or '.join(refused)} where model is {other.model!r}; give another model."
-        )
+        which = " or ".join(refused)
+        raise ValueError(f"changed cannot hold {which} where model is {other.model!r}; give another model.")
     pairs = {}
     for name in changed or [name for name in ABLATIONS if name not in without]:
         values, own = ABLATIONS[name], getattr(other, name)
@@ -180,10 +178,7 @@ def planned(profile: str = "quick", **fields) -> list[dict[str, Experiment]]:
 
 
 def from_parameters(
-    namespace: Mapping[str, Any],
-    *,
-    ignore: Container[str] = (),
-    make: Callable[..., dict[Any, Any]] = pair,
+    namespace: Mapping[str, Any], *, ignore: Container[str] = (), make: Callable[..., dict[Any, Any]] = pair
 ) -> dict[Any, Any]:
     """Turn a notebook's parameters into experiments: call it first, as `from_parameters(globals())`.
 

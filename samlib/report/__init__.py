@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,9 +23,8 @@ from samlib.report.attacking import BEST, CONTROL, Attacked, attack
 from samlib.report.files import read
 from samlib.report.sample import Given, Sample, given, scan
 
-SENTENCES: dict[str, dict[str, str]] = tomllib.loads(
-    Path(__file__).with_name("sentences.toml").read_text(encoding="utf-8")
-)
+_TEXT = Path(__file__).with_name("sentences.toml").read_text(encoding="utf-8")
+SENTENCES: dict[str, dict[str, str]] = tomllib.loads(_TEXT)
 
 
 class Report(NamedTuple):
@@ -50,13 +49,9 @@ class Report(NamedTuple):
 
     def json(self) -> str:
         """All of it as JSON; a number that is NaN or infinite is null."""
-        tables = {
-            name: json.loads(
-                json.dumps(frame.to_dict("records"), default=np.generic.item), parse_constant=lambda _: None
-            )
-            for name, frame in self.tables.items()
-        }
-        return json.dumps(self._asdict() | {"tables": tables, "samlib": __version__}, indent=1)
+        rows = {name: frame.to_dict("records") for name, frame in self.tables.items()}
+        plain = json.loads(json.dumps(rows, default=np.generic.item), parse_constant=lambda _: None)
+        return json.dumps(self._asdict() | {"tables": plain, "samlib": __version__}, indent=1)
 
     def above(self, limits: Mapping[str, float]) -> list[str]:
         """A sentence for each limit that an attack exceeds. limits: from one of `tables.MEASURES` to a number."""
@@ -136,26 +131,23 @@ def audit_file(path, *, max_gb: float = 64) -> Report:
     short = {name: data.short[full] for name, full in (("class", "labels"), ("group", "groups")) if full in data.short}
     of = {name: each[numbers[found.kept]] for name, each in short.items()}
     several, many = bool(found.shadows) and len(found.targets) >= 8, bool(found.shadows) and len(s.target) >= 8
-    possible: dict[str, tuple[bool, Callable[[], pd.DataFrame]]] = {
-        "risk": (True, lambda: tables.risk(found)),
-        "curves": (True, lambda: tables.curves(found, dict.fromkeys((best, "confidence", CONTROL)))),
-        "parts": (bool(of), lambda: tables.parts(found, best, of)),
-        "own_rates": (several, lambda: tables.own_rates(found, best)),
-        "exposed": (several, lambda: tables.exposed(every, best, at)),
-        "memorization": (many, lambda: tables.memorized(s)),
-        "memorization_bins": (many, lambda: tables.memorization_bins(s)),
-        "influence": (many and bool(s.test_correct.size), lambda: tables.influential(s)),
-        "more": (True, lambda: tables.more(s, best)),
-    }
-    made = {name: make() for name, (able, make) in possible.items() if able}
+    made = {"risk": tables.risk(found), "curves": tables.curves(found, best)}
+    if of:
+        made["parts"] = tables.parts(found, best, of)
+    if several:
+        made |= {"own_rates": tables.own_rates(found, best), "exposed": tables.exposed(every, best, at)}
+    if many:
+        made |= {"memorization": tables.memorized(s), "memorization_bins": tables.memorization_bins(s)}
+    if many and s.test_correct.size:
+        made["influence"] = tables.influential(s)
+    made["more"] = tables.more(s, best)
     for frame in (made[name] for name in ("exposed", "influence") if len(made.get(name, ()))):
         frame["example"] = numbers[frame["example"]]
         for name, each in short.items():
             frame[name] = each[frame["example"]]
-    able = {name: bool(len(made.get(name, ()))) for name in possible} | {
-        "online": found.shadows == "online", "shadows": bool(found.shadows), "population": bool(s.test_logit.shape[1]),
-    }  # fmt: skip
-    lacking = {name: why for name, why in SENTENCES["lacking"].items() if not able[name]}
+    able = {name: len(frame) for name, frame in made.items()} | {"shadows": len(found.shadows)}
+    able |= {"online": found.shadows == "online", "population": s.test_logit.shape[1]}
+    lacking = {name: why for name, why in SENTENCES["lacking"].items() if not able.get(name)}
     return Report(made, _said(data, unused, s, found, best), lacking, best)
 
 

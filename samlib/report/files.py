@@ -10,29 +10,26 @@ import itertools
 import json
 import math
 import os
-import shutil
 import stat
 import subprocess
 import sys
 import tempfile
 import warnings
-import weakref
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from samlib.checks import OneSentence, as_array, as_path
-from samlib.data.files import reason
+from samlib.disk import reason
 
 SCHEMA: dict[str, Any] = json.loads(Path(__file__).with_name("signals.schema.json").read_text(encoding="utf-8"))
 ARRAYS: dict[str, dict[str, Any]] = SCHEMA["properties"]
-OTHER_NAMES = {"label": "labels", "group": "groups", "test_label": "test_labels"} | {
-    "population": "test_{signal}"  # of the same kind as the signal itself
-}
+SIGNALS = ("logit", "loss", "probability")
+# A population has signals of the same kind as the signal itself.
+OTHER_NAMES = {"label": "labels", "group": "groups", "test_label": "test_labels", "population": "test_{signal}"}
 KINDS = {"signal": "fiu", "mask": "biuf", "labels": "iuf", "names": "iuU"}  # of numpy types
 LETTERS = 64  # in a group's name, at most
 SMALL = 16 << 20  # bytes of an array that is held in memory
@@ -46,36 +43,19 @@ class BadFile(OneSentence):
     """A file of signals cannot be audited."""
 
 
-class Matrix(NamedTuple):
-    """An array in memory or on the disk. `open` returns it; an array on the disk is mapped anew each time."""
-
-    shape: tuple[int, ...]
-    open: Callable[[], np.ndarray]
-
-    def columns(self, which) -> np.ndarray:
-        """A copy of some columns, a slice or indices. What was mapped for it is released."""
-        return np.array(self.open()[:, which])
-
-    def as_row(self) -> Matrix:
-        """An array with one axis as that of one model."""
-        return Matrix((1, *self.shape), lambda: self.open()[None])
-
-
-Found = tuple[dict[str, Matrix], list[str]]
+Found = tuple[dict[str, np.ndarray], list[str]]
 
 
 def read(source, *, max_gb: float) -> Found:
     """The arrays of a file, or of a mapping of arrays, and the names in it that are not in the schema.
 
-    Raises ValueError if the file is of another kind or damaged, or an array is larger than `max_gb` or holds no numbers.
+    A large array of a file is an `np.memmap`. Raises ValueError if the file is of another kind or damaged, or an array is
+    larger than `max_gb` or holds no numbers.
     """
     if isinstance(source, Mapping) or hasattr(source, "data_vars"):
         arrays = {str(name): getattr(value, "values", value) for name, value in source.items()}
         names = _names(arrays)
-        found = {name: _array(name, arrays[key]) for key, name in names.items()}
-        return {name: Matrix(a.shape, partial(np.asarray, a)) for name, a in found.items()}, sorted(
-            arrays.keys() - names
-        )
+        return {name: _array(name, arrays[key]) for key, name in names.items()}, sorted(arrays.keys() - names)
     path = as_path("path", source)
     try:
         mode = path.stat().st_mode
@@ -100,7 +80,7 @@ def _array(name: str, value) -> np.ndarray:
 def _names(found: Iterable[str]) -> dict[str, str]:
     """The known names, each with its name in the schema."""
     found = list(found)
-    signal = next((name for name in ("logit", "loss", "probability") if name in found), "logit")
+    signal = next((name for name in SIGNALS if name in found), "logit")
     names = {key: OTHER_NAMES.get(key, key).format(signal=signal) for key in found}
     names = {key: name for key, name in names.items() if name in ARRAYS}
     full = [names.get(key, key) for key in found]
@@ -136,36 +116,18 @@ def _size(name: str, shape: tuple[int, ...], dtype: np.dtype, packed: int, most:
     return size
 
 
-def _disk(size: int) -> Any:
-    """A temporary file of `size` bytes. Closing it deletes it."""
-    file = tempfile.TemporaryFile()  # noqa: SIM115
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(file.fileno(), 0, size)  # a full disk raises now; later it would end the process
-    else:
-        file.truncate(size)
-    return file
-
-
-def _mapped(file: Any, shape: tuple[int, ...], dtype: np.dtype, order: Any = "C") -> Matrix:
-    """The array in a file. The file is closed once the Matrix is no longer used."""
-
-    def opened() -> np.ndarray:
-        return np.memmap(file, dtype, "r+", 0, shape, order)
-
-    weakref.finalize(opened, file.close)
-    return Matrix(shape, opened)
-
-
-def _room(shape: tuple[int, ...], dtype: np.dtype, size: int) -> Matrix:
-    """An array to write to, in memory or on the disk."""
-    if size <= SMALL or len(shape) == 1:
-        array = np.empty(shape, dtype)
-        return Matrix(shape, lambda: array)
-    return _mapped(_disk(size), shape, dtype)
+def _room(shape: tuple[int, ...], dtype: np.dtype, size: int) -> np.ndarray:
+    """An array to write to, in memory or in a temporary file, which goes with the array."""
+    if size <= SMALL:
+        return np.empty(shape, dtype)
+    with tempfile.TemporaryFile() as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)  # a full disk raises now; later it would end the process
+        return np.memmap(file, dtype, "w+", shape=shape)
 
 
 def _npz(path: Path, most: float) -> Found:
-    found = {}
+    found: dict[str, np.ndarray] = {}
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         keys = [info.filename.removesuffix(".npy") for info in entries]
@@ -182,28 +144,32 @@ def _npz(path: Path, most: float) -> Found:
                 size = _size(name, shape, dtype, info.compress_size, most)
                 if size != info.file_size - file.tell():
                     raise ValueError(f"its header says {size} bytes, and there are {info.file_size - file.tell()}")
-                found[name] = _npy(path, info, file, size, shape, dtype, "F" if fortran else "C")
+                if info.compress_type == zipfile.ZIP_STORED and size > SMALL:
+                    start = _start(path, info) + file.tell()
+                    found[name] = np.memmap(path, dtype, "r", start, shape, "F" if fortran else "C")
+                elif fortran:
+                    found[name] = _filled(_room(shape[::-1], dtype, size), file).T
+                else:
+                    found[name] = _filled(_room(shape, dtype, size), file)
     return found, sorted(set(keys) - names.keys())
 
 
-def _npy(path: Path, info: zipfile.ZipInfo, file, size: int, shape: tuple[int, ...], dtype, order: Any) -> Matrix:
-    """The array in an entry of an npz file. `file`: the open entry, read up to the end of the array's header."""
-    if size <= SMALL or len(shape) == 1:
-        array = np.frombuffer(file.read(size + 1), dtype).reshape(
-            shape, order=order
-        )  # to the end, where the checksum is
-        return Matrix(shape, lambda: array)
-    if info.compress_type == zipfile.ZIP_DEFLATED:
-        copy = _disk(size)
-        shutil.copyfileobj(file, copy)  # never more than the entry says
-        copy.flush()
-        return _mapped(copy, shape, dtype, order)
+def _start(path: Path, info: zipfile.ZipInfo) -> int:
+    """Where the content of a zip's entry begins in the file."""
     with path.open("rb") as raw:
         raw.seek(info.header_offset + 26)  # in the local header: the lengths of the name and the extra field
-        lengths = np.frombuffer(raw.read(4), "<u2")
-    start = info.header_offset + 30 + int(lengths.sum()) + file.tell()
-    np.memmap(path, dtype, "r", start, shape, order)  # raises now if the array is not there
-    return Matrix(shape, lambda: np.memmap(path, dtype, "r", start, shape, order))
+        return info.header_offset + 30 + int(np.frombuffer(raw.read(4), "<u2").sum())
+
+
+def _filled(room: np.ndarray, file) -> np.ndarray:
+    """The array `room`, filled with all that is left of an open entry of a zip."""
+    flat, at = room.reshape(-1).view(np.uint8), 0
+    while part := file.read(SMALL):  # to the end, where the checksum is
+        flat[at : at + len(part)] = np.frombuffer(part, np.uint8)
+        at += len(part)
+    if at != flat.size:
+        raise ValueError(f"it ends after {at} of {flat.size} bytes")
+    return room
 
 
 def _zarr(path: Path, most: float) -> Found:
@@ -216,7 +182,7 @@ def _zarr(path: Path, most: float) -> Found:
     if odd := [file.name for file in files if file.is_symlink() or not file.is_file()]:
         raise BadFile(f"{odd[0]!r} in {path.name!r} is a link or no plain file.")
     keys = sorted(file.name for file in path.iterdir() if file.is_dir())
-    found: dict[str, Matrix] = {}
+    found: dict[str, np.ndarray] = {}
     for key, name in (names := _names(keys)).items():
         with _parsed(name):
             own = {file: size for file, size in files.items() if path / key in file.parents}
@@ -233,7 +199,7 @@ def _zarr(path: Path, most: float) -> Found:
             found[name] = _room(array.shape, array.dtype, size)
             for corner in itertools.product(*starts):
                 where = tuple(slice(at, at + step) for at, step in zip(corner, array.chunks, strict=True))
-                found[name].open()[where] = array[where]
+                found[name][where] = array[where]
     return found, sorted(set(keys) - names.keys())
 
 
@@ -287,7 +253,7 @@ def _parquet(path: Path, most: float) -> Found:
         for batch in file.iter_batches(max(1, SMALL // 8 // max(widest, 1)), columns=list(columns), use_threads=False):
             for key, (name, room) in columns.items():
                 with _parsed(name):
-                    room.open()[..., at : at + len(batch)] = _block(batch.column(key), room.shape)
+                    room[..., at : at + len(batch)] = _block(batch.column(key), room.shape)
             at += len(batch)
         if at != about.num_rows:
             raise ValueError(f"it has {at} rows, and says {about.num_rows}")

@@ -26,14 +26,9 @@ def write(kept: str, path) -> Path:
     tables.write_text(kept, encoding="utf-8")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Jupyter's packages warn about each other
-        papermill.execute_notebook(
-            HERE / "report.ipynb",
-            notebook,
-            {"path": str(tables)},
-            kernel_name="python3",
-            progress_bar=False,
-            extra_arguments=["--log-level=40"],
-        )
+        quiet = {"progress_bar": False, "extra_arguments": ["--log-level=40"]}
+        given = {"path": str(tables)}
+        papermill.execute_notebook(HERE / "report.ipynb", notebook, given, kernel_name="python3", **quiet)
         body, _ = HTMLExporter(template_name="basic", exclude_input=True).from_filename(str(notebook))
     page.write_text((HERE / "page.html").read_text(encoding="utf-8").replace("<!-- body -->", body), encoding="utf-8")
     return page

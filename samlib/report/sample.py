@@ -10,14 +10,13 @@ import numpy as np
 from scipy.special import logit
 
 from samlib import attacks
-from samlib.checks import as_labels
-from samlib.report.files import ARRAYS, BadFile, Matrix
+from samlib.checks import as_labels, as_member
+from samlib.report.files import ARRAYS, SIGNALS, BadFile
 
 ATTACKED = 1 << 24  # signals of the examples that are kept; of a larger file, a random sample
 TESTS = 2000  # points that no model saw, at most
 BLOCK = 1 << 22  # signals that are read at a time
 MOST = 10  # examples that are shown one by one
-SIGNALS = ("logit", "loss", "probability")
 
 
 class Sample(NamedTuple):
@@ -49,19 +48,20 @@ class Given(NamedTuple):
     """What a file holds, checked against the schema: matrices, and the short arrays."""
 
     signal: str
-    matrices: dict[str, Matrix]
+    matrices: dict[str, np.ndarray]
     short: dict[str, np.ndarray]
     sizes: dict[str, int]  # of models, examples and tests
 
     def columns(self, which, side: str = "") -> list[np.ndarray]:
         """Logits, correctness and membership of some examples, each (models, some). The side "test_" has no membership."""
         names = [side + self.signal, side + "correct"] + ["member"] * (not side)
-        found = {name: self.matrices[name].columns(which) for name in names if name in self.matrices}
+        found = {name: np.array(self.matrices[name][:, which]) for name in names if name in self.matrices}
         x = _as_logit(names[0], found.pop(names[0], np.zeros((self.sizes["models"], 0))), which)
-        return [x, *(_mask(name, found[name]) if name in found else x > 0 for name in names[1:])]
+        masks = (as_member(name, found[name], empty=True) if name in found else x > 0 for name in names[1:])
+        return [x, *masks]
 
 
-def given(arrays: Mapping[str, Matrix]) -> Given:
+def given(arrays: Mapping[str, np.ndarray]) -> Given:
     """Check that arrays fit together. If not, raises ValueError in one sentence that names an array."""
     signals = [name for name in SIGNALS if name in arrays]
     if len(signals) != 1 or "member" not in arrays:
@@ -71,9 +71,9 @@ def given(arrays: Mapping[str, Matrix]) -> Given:
     matrices, short = {}, {"target": np.ones(1, bool)}
     for name in sorted(arrays, key=lambda name: name not in (*signals, "member")):
         dims, array = ARRAYS[name]["dims"], arrays[name]
-        if len(dims) == 2 and len(array.shape) == 1:
-            array = array.as_row()
-        if len(array.shape) != len(dims) or 0 in array.shape:
+        if len(dims) == 2 and array.ndim == 1:
+            array = array[None]  # of one model
+        if array.ndim != len(dims) or array.size == 0:
             raise BadFile(f"{name} must be ({', '.join(dims)}), but its shape is {array.shape}.")
         for dim, size in zip(dims, array.shape, strict=True):
             if first.setdefault(dim, (size, name))[0] != size:
@@ -81,20 +81,13 @@ def given(arrays: Mapping[str, Matrix]) -> Given:
         if len(dims) == 2:
             matrices[name] = array
         else:
-            kind, values = ARRAYS[name]["kind"], array.open()
-            checked: dict[str, Callable[..., np.ndarray]] = {"mask": _mask, "labels": as_labels, "names": _texts}
-            short[name] = checked[kind](name, values)
+            check: dict[str, Callable[..., np.ndarray]] = {"mask": as_member, "labels": as_labels, "names": _texts}
+            short[name] = check[ARRAYS[name]["kind"]](name, array)
     sizes = {"tests": 0} | {dim: size for dim, (size, _) in first.items()}
     short["target"] = np.broadcast_to(short["target"], sizes["models"])
     if not short["target"].any():
         raise BadFile("target must be True for at least one model.")
     return Given(signals[0], matrices, short, sizes)
-
-
-def _mask(name: str, values: np.ndarray) -> np.ndarray:
-    if values.dtype != bool and not np.isin(values, (0, 1)).all():
-        raise BadFile(f"{name} must hold only True and False (or 1 and 0).")
-    return values.astype(bool)
 
 
 def _texts(name: str, values: np.ndarray) -> np.ndarray:
@@ -113,9 +106,8 @@ def _as_logit(name: str, values: np.ndarray, which) -> np.ndarray:
     if (bad := ~((values >= low) & (values <= high))).any():  # NaN too
         k, i = np.argwhere(bad)[0]
         number = which.start + i if isinstance(which, slice) else which[i]
-        raise BadFile(
-            f"{name} is {values[k, i]:g} for model {k} on example {number}; give a value from {low:.0f} to {high:.0f}."
-        )
+        allowed = f"give a value from {low:.0f} to {high:.0f}"
+        raise BadFile(f"{name} is {values[k, i]:g} for model {k} on example {number}; {allowed}.")
     with np.errstate(divide="ignore", over="ignore"):
         if kind == "loss":
             values = -np.log(np.expm1(np.maximum(values, 0)))
@@ -146,21 +138,19 @@ def scan(data: Given) -> tuple[Sample, np.ndarray, int, np.ndarray]:
     if (same := low == high).any():
         raise BadFile(f"{data.signal} of model {np.argmax(same)} is the same on all examples; leave that model out.")
     if (alone := data.short["target"] & ((n_in == 0) | (n_in == n))).any():
-        raise BadFile(
-            f"member of model {np.argmax(alone)} must hold members and others; attack other models, by target."
-        )
+        model = np.argmax(alone)
+        raise BadFile(f"member of model {model} must hold members and others; attack other models, by target.")
     top = np.sort(top[apart > 0])
     extra = np.setdiff1d(top, sampled)
     parts.append(data.columns(extra))
     numbers = np.r_[sampled, extra]
     x, correct, member = (np.concatenate(each, axis=1) for each in zip(*parts, strict=True))
-    x = _finite(x)
     labels = data.short["labels"][numbers] if "labels" in data.short else None
     chosen = np.sort(rng.permutation(tests)[:TESTS])
     test_x, test_correct = data.columns(chosen, "test_")
-    test_x = _finite(test_x)
     test_labels = data.short["test_labels"][chosen] if "test_labels" in data.short else None
-    s = Sample(x, member, correct, data.short["target"], labels, test_x, test_correct, test_labels, chosen)
+    shown = _finite(test_x), test_correct, test_labels, chosen
+    s = Sample(_finite(x), member, correct, data.short["target"], labels, *shown)
     never = np.flatnonzero(~member.any(0))[:TESTS]
     if not tests and len(never) >= 50:  # use the examples that no model saw
         rest = s.examples(never)

@@ -8,19 +8,11 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from samlib import inference
 from samlib.estimators import memorization, memorization_terms, top_influences
 from samlib.evaluation import AttackReport, Measure, auc_terms, evaluate, vulnerability
-from samlib.inference import (
-    LEVEL,
-    clopper_pearson,
-    crossing,
-    epsilon_lower_bound,
-    groups,
-    mean,
-    partitions,
-    reliability,
-)
-from samlib.report.attacking import Attacked, attack, sided
+from samlib.inference import LEVEL, clopper_pearson, crossing, epsilon_lower_bound, groups, mean
+from samlib.report.attacking import CONTROL, Attacked, attack, sided
 from samlib.report.sample import MOST, Sample
 
 RATES = (0.001, 0.01, 0.1)
@@ -37,12 +29,8 @@ def risk(found: Attacked) -> pd.DataFrame:
     for name, scores in found.scores.items():
         whole = evaluate(scores, found.member, fpr=RATES, confidence=1 - each)
         bound = epsilon(scores, found.member, 1 - each)
-        measured = [
-            _auc(whole, 1 - each),
-            whole.balanced_accuracy,
-            *whole.tpr_at_fpr.values(),
-            (bound, bound, math.inf),
-        ]
+        rates = whole.tpr_at_fpr.values()
+        measured = [_auc(whole, 1 - each), whole.balanced_accuracy, *rates, (bound, bound, math.inf)]
         few = [False, False, *(rate in whole.too_few for rate in RATES), False]
         rows += [(name, m, *values, f) for m, values, f in zip(MEASURES, measured, few, strict=True)]
     return pd.DataFrame(rows, columns=["attack", "measure", "value", "low", "high", "too_few"])
@@ -90,11 +78,14 @@ def _independent(hit: np.ndarray, side: np.ndarray, up: bool) -> tuple[int, int]
     return (math.ceil if up else math.floor)(rate * n - 1e-9 * (1 if up else -1)), n
 
 
-def curves(found: Attacked, names) -> pd.DataFrame:
-    """ROC curves at rates that allow ten false positives, on a logarithmic grid: attack, fpr, tpr, low, high."""
+def curves(found: Attacked, best: str) -> pd.DataFrame:
+    """ROC curves of three attacks, at rates that allow ten false positives, on a logarithmic grid.
+
+    Columns: attack, fpr, tpr, low, high.
+    """
     rows, least = [], max(10 / (~found.member).sum(), 1e-6)
     rates = np.unique(np.geomspace(min(least, 0.5), 0.9, 13).round(8)).tolist()
-    for name in (name for name in names if name in found.scores):
+    for name in (name for name in dict.fromkeys((best, "confidence", CONTROL)) if name in found.scores):
         whole = evaluate(found.scores[name], found.member, fpr=rates, confidence=1 - LEVEL / len(rates))
         rows += [(name, rate, *measured) for rate, measured in whole.tpr_at_fpr.items()]
     return pd.DataFrame(rows, columns=["attack", "fpr", "tpr", "low", "high"])
@@ -155,11 +146,8 @@ def _sides(hit: np.ndarray, member: np.ndarray) -> pd.DataFrame:
         low, high = np.where(n > 0, low, 0), np.where(n > 0, high, 1)
         columns |= {f"{name}_hits": hits, f"{name}_models": n, f"{name}_low": low, f"{name}_high": high}
     found, accused = (columns[f"{s}_hits"] / np.maximum(columns[f"{s}_models"], 1) for s in ("found", "accused"))
-    ends = {
-        "low": columns["found_low"] - columns["accused_high"],
-        "high": columns["found_high"] - columns["accused_low"],
-    }
-    return pd.DataFrame(columns | {"gap": found - accused} | ends)
+    low, high = columns["found_low"] - columns["accused_high"], columns["found_high"] - columns["accused_low"]
+    return pd.DataFrame(columns | {"gap": found - accused, "low": low, "high": high})
 
 
 def memorized(s: Sample) -> pd.DataFrame:
@@ -170,9 +158,9 @@ def memorized(s: Sample) -> pd.DataFrame:
     terms = memorization_terms(correct, member)
     above = (terms.mean(0) > MEMORIZED) + crossing(terms, MEMORIZED)
     found = {"mean memorization": mean(terms), f"share above {MEMORIZED:g}": mean(above)}
-    ways = partitions(len(member), 2, 10)[:10] == 0
+    ways = inference.partitions(len(member), 2, 10)[:10] == 0
     first, second = ([memorization(correct[w], member[w], empty="zero").value for w in each] for each in (ways, ~ways))
-    reliable = reliability(first, second, len(member))
+    reliable = inference.reliability(first, second, len(member))
     rows = [(name, float(each.estimate), *map(float, each.interval(LEVEL / 2))) for name, each in found.items()]
     frame = pd.DataFrame(rows, columns=["what", "value", "low", "high"])
     return frame.assign(reliability=reliable.value, models_wanted=reliable.models)
