@@ -3,7 +3,9 @@
 import io
 import json
 import os
+import re
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -205,3 +207,21 @@ def test_a_column_that_contradicts_itself_is_refused(tmp_path):
     path.write_bytes(content.replace(optional, neither))
     with pytest.raises(ValueError, match="the sizes of its columns cannot be read"):
         read(path, max_gb=1)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="only Linux says what is mapped")
+def test_a_large_array_does_not_stay_mapped(tmp_path):
+    """Else memory grows with the file, until the system takes it back."""
+    rng = np.random.default_rng(0)
+    member = rng.random((16, 400_000)) < 0.5
+    np.savez(tmp_path / "signals.npz", logit=rng.normal(size=member.shape) + member, member=member)
+
+    def mapped() -> int:
+        return int(re.search(r"Rss:\s+(\d+)", Path("/proc/self/smaps_rollup").read_text()).group(1)) // 1024
+
+    arrays, _ = read(tmp_path / "signals.npz", max_gb=1)
+    data, before = sample.given(arrays), mapped()
+    for start in range(0, member.shape[1], 10_000):
+        data.columns(slice(start, start + 10_000))
+    assert isinstance(arrays["logit"], np.memmap)
+    assert mapped() < before + 25  # of 51 MB

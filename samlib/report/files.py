@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import json
 import math
+import mmap
 import os
 import stat
 import subprocess
@@ -126,6 +127,15 @@ def _room(shape: tuple[int, ...], dtype: np.dtype, size: int) -> np.ndarray:
         return np.memmap(file, dtype, "w+", shape=shape)
 
 
+def release(array: np.ndarray) -> None:
+    """Let go of the memory into which an array's file is mapped. It is mapped again where the array is used."""
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if hasattr(base, "madvise"):  # a file's; some systems lack it, and drop the memory later
+        base.madvise(mmap.MADV_DONTNEED)
+
+
 def _npz(path: Path, most: float) -> Found:
     found: dict[str, np.ndarray] = {}
     with zipfile.ZipFile(path) as archive:
@@ -166,6 +176,7 @@ def _filled(room: np.ndarray, file) -> np.ndarray:
     flat, at = room.reshape(-1).view(np.uint8), 0
     while part := file.read(SMALL):  # to the end, where the checksum is
         flat[at : at + len(part)] = np.frombuffer(part, np.uint8)
+        release(room)
         at += len(part)
     if at != flat.size:
         raise ValueError(f"it ends after {at} of {flat.size} bytes")
@@ -200,6 +211,7 @@ def _zarr(path: Path, most: float) -> Found:
             for corner in itertools.product(*starts):
                 where = tuple(slice(at, at + step) for at, step in zip(corner, array.chunks, strict=True))
                 found[name][where] = array[where]
+                release(found[name])
     return found, sorted(set(keys) - names.keys())
 
 
@@ -254,6 +266,7 @@ def _parquet(path: Path, most: float) -> Found:
             for key, (name, room) in columns.items():
                 with _parsed(name):
                     room[..., at : at + len(batch)] = _block(batch.column(key), room.shape)
+                    release(room)
             at += len(batch)
         if at != about.num_rows:
             raise ValueError(f"it has {at} rows, and says {about.num_rows}")

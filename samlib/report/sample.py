@@ -11,7 +11,7 @@ from scipy.special import logit
 
 from samlib import attacks
 from samlib.checks import as_labels, as_member
-from samlib.report.files import ARRAYS, SIGNALS, BadFile
+from samlib.report.files import ARRAYS, SIGNALS, BadFile, release
 
 ATTACKED = 1 << 24  # signals of the examples that are kept; of a larger file, a random sample
 TESTS = 2000  # points that no model saw, at most
@@ -56,6 +56,8 @@ class Given(NamedTuple):
         """Logits, correctness and membership of some examples, each (models, some). The side "test_" has no membership."""
         names = [side + self.signal, side + "correct"] + ["member"] * (not side)
         found = {name: np.array(self.matrices[name][:, which]) for name in names if name in self.matrices}
+        for name in found:
+            release(self.matrices[name])
         x = _as_logit(names[0], found.pop(names[0], np.zeros((self.sizes["models"], 0))), which)
         masks = (as_member(name, found[name], empty=True) if name in found else x > 0 for name in names[1:])
         return [x, *masks]
