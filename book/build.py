@@ -15,6 +15,7 @@ import importlib.metadata
 import json
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -54,10 +55,8 @@ ALONE = {
 # What a notebook that reads many experiments makes of its parameters, and how a profile has fewer of them.
 MAKERS = {"other_optimizers": optimizer_pairs, "ablations": ablation_pairs}
 FEWER = {
-    ("ablations", "quick"): {
-        "changed": ["rho", "epochs", "n_models"],
-        "n_models": 8,
-    },  # the whole book in ten minutes on two cores
+    # quick: the whole book in ten minutes on two cores
+    ("ablations", "quick"): {"changed": ["rho", "epochs", "n_models"], "n_models": 8},
     ("other_optimizers", "quick"): {"n_models": 16},
     ("ablations", "smoke"): {"changed": ["epochs"], "n_models": 8},
     ("other_optimizers", "smoke"): {"optimizers": ["sam", "looksam", "ema"]},
@@ -74,27 +73,25 @@ TIMEOUT = 1800  # seconds a cell may take
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--profile", choices=PROFILES, default="quick")
-    parser.add_argument(
-        "--output", type=Path, default=ROOT / "book", help="folder of the executed notebooks and the build"
-    )
+    parser.add_argument("--output", type=Path, default=ROOT / "book", help="folder of the notebooks and the build")
     args = parser.parse_args()
     start, clock = time.perf_counter(), {}
     executed = args.output / "notebooks"
     executed.mkdir(parents=True, exist_ok=True)
     datasets, missing = datasets_of(args.profile)
-    pages = {
-        f"{page}.ipynb": plan(*source, args.profile, missing) for page, source in pages_of(datasets, missing).items()
-    }
+    sources = pages_of(datasets, missing)
+    pages = {f"{page}.ipynb": plan(*source, args.profile, missing) for page, source in sources.items()}
     stale = {page: todo for page, todo in pages.items() if fingerprint_of(executed / page) != todo["fingerprint"]}
     for page in pages.keys() - stale.keys():
         say(f"reused    {page}: nothing that it depends on has changed")
     for left in set(p.name for p in executed.glob("*.ipynb")) - pages.keys():
         (executed / left).unlink()
 
+    failed: list[str] = []
     if stale:
         train(args.profile, datasets)
         clock["training"] = time.perf_counter() - start
-    failed = execute(stale, executed)
+        failed = execute(stale, executed)
     (executed / "made.md").write_text(made(pages, executed))
     clock["notebooks"] = time.perf_counter() - start - sum(clock.values())
     status = build(args.output, strict=not failed)
@@ -205,8 +202,6 @@ def train(profile: str, datasets: list[str]) -> None:
 def execute(stale: dict[str, dict], executed: Path) -> list[str]:
     """Execute pages in as many processes as there are cores; returns those that failed."""
     failed, start = [], time.perf_counter()
-    if not stale:
-        return failed
     workers = min(len(stale), getattr(os, "process_cpu_count", os.cpu_count)())
     say(f"notebooks {len(stale)} to execute, {workers} at a time")
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
@@ -214,10 +209,8 @@ def execute(stale: dict[str, dict], executed: Path) -> list[str]:
         for done, job in enumerate(as_completed(jobs), 1):
             seconds, error, warnings = job.result()
             left = (time.perf_counter() - start) / done * (len(jobs) - done)
-            say(
-                f"{'FAILED   ' if error else 'executed '} {jobs[job]} in {seconds:.0f} s "
-                f"({done} of {len(jobs)}, about {left:.0f} s left){': ' + error if error else ''}"
-            )
+            spent = f"{jobs[job]} in {seconds:.0f} s ({done} of {len(jobs)}, about {left:.0f} s left)"
+            say(f"FAILED    {spent}: {error}" if error else f"executed  {spent}")
             for warning in warnings:
                 say(f"          warned: {warning}")
             failed += [jobs[job]] if error else []
@@ -285,24 +278,13 @@ def build(output: Path, strict: bool = True) -> int:
     say("book      building")
     book = ROOT / "book"
     if output != book:  # build from a copy beside the executed notebooks, so that a checkout is never written to
-        import shutil
-
         shutil.copytree(book, output, dirs_exist_ok=True, ignore=shutil.ignore_patterns("build", "notebooks", "*.pyc"))
-    command = [
-        *(
-            str(Path(sys.executable).with_name("jupyter-book")),
-            "build",
-            str(output),
-            "--config",
-            str(ROOT / "_config.yml"),
-        ),
-        *("--toc", str(book / "_toc.yml"), "--path-output", str(output / "build"), "-n", "--keep-going"),
-        *(["-W"] if strict else []),
-    ]
+    settings = ["--config", ROOT / "_config.yml", "--toc", book / "_toc.yml", "--path-output", output / "build"]
+    command = [Path(sys.executable).with_name("jupyter-book"), "build", output, *settings, "-n", "--keep-going"]
+    command += ["-W"] if strict else []
+    quiet = os.environ | {"PYTHONWARNINGS": "ignore"}
     # in ROOT, because _config.yml names the local extension from there
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"PYTHONWARNINGS": "ignore"}
-    )
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=quiet)
     if done.returncode:
         said = done.stderr.splitlines()
         trouble = [line for line in said if "WARNING" in line or "ERROR" in line or "rror:" in line] or said[-40:]
