@@ -27,16 +27,8 @@ import nbformat
 
 from samlib.data import NAMES, load_dataset, shape_of
 from samlib.experiment import pair
+from samlib.paper import study
 from samlib.paper.records import largest, records
-from samlib.paper.study import (
-    FEW_MODELS,
-    PROFILES,
-    ablation_pairs,
-    from_parameters,
-    in_profile,
-    optimizer_pairs,
-    planned,
-)
 from samlib.paper.style import dataset_title
 from samlib.runs import run, workers
 
@@ -53,7 +45,7 @@ ALONE = {
     "ablations": {"dataset": "digits"},
 }
 # What a notebook that reads many experiments makes of its parameters, and how a profile has fewer of them.
-MAKERS = {"other_optimizers": optimizer_pairs, "ablations": ablation_pairs}
+MAKERS = {"other_optimizers": study.optimizer_pairs, "ablations": study.ablation_pairs}
 FEWER = {
     # quick: the whole book in ten minutes on two cores
     ("ablations", "quick"): {"changed": ["rho", "epochs", "n_models"], "n_models": 8},
@@ -62,7 +54,7 @@ FEWER = {
     ("other_optimizers", "smoke"): {"optimizers": ["sam", "looksam", "ema"]},
     ("ledger", "smoke"): {"others": {"dataset": "digits", "optimizers": ["looksam"]}},
 } | {
-    (name, profile): {"n_models": FEW_MODELS[few]}
+    (name, profile): {"n_models": study.FEW_MODELS[few]}
     for name, few in (("ablations", "ablations"), ("other_optimizers", "optimizers"))
     for profile in ("standard", "paper")
 }
@@ -72,7 +64,7 @@ TIMEOUT = 1800  # seconds a cell may take
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--profile", choices=PROFILES, default="quick")
+    parser.add_argument("--profile", choices=study.PROFILES, default="quick")
     parser.add_argument("--output", type=Path, default=ROOT / "book", help="folder of the notebooks and the build")
     args = parser.parse_args()
     start, clock = time.perf_counter(), {}
@@ -115,7 +107,7 @@ def datasets_of(profile: str) -> tuple[list[str], dict[str, str]]:
 
     Each is tried once, all at the same time, before anything is trained: so a dead network costs seconds.
     """
-    named = [name for name in PROFILES[profile] if name and (profile, name) != ("quick", "cifar100-coarse")]
+    named = [name for name in study.PROFILES[profile] if name and (profile, name) != ("quick", "cifar100-coarse")]
     tried = list(dict.fromkeys([*named, *recorded()]))
     with ThreadPoolExecutor(len(tried)) as pool:
         reasons = dict(zip(tried, pool.map(out_of_reach, tried), strict=True))
@@ -165,7 +157,7 @@ def plan(name: str, parameters: dict, profile: str, missing: dict[str, str]) -> 
     source = ROOT / "notebooks" / f"{name}.ipynb"
     parameters = {"profile": profile} | FEWER.get((name, profile), {}) | parameters
     names = parameters.get("datasets", [parameters.get("dataset", "")])
-    used = [parameters, [in_profile(profile, each) for each in names], sys.version_info[:2]]
+    used = [parameters, [study.in_profile(profile, each) for each in names], sys.version_info[:2]]
     digest = hashlib.sha256(json.dumps([*used, sorted({*names} & {*missing})], sort_keys=True).encode())
     for package in PACKAGES:
         digest.update(f"{package} {importlib.metadata.version(package)}".encode())
@@ -188,10 +180,10 @@ def fingerprint_of(path: Path) -> str | None:
 
 def train(profile: str, datasets: list[str]) -> None:
     """All models that the notebooks read, before any notebook, so that progress shows here and not inside a kernel."""
-    pairs = [each for d in datasets for each in planned(profile, dataset=d)]
+    pairs = [each for d in datasets for each in study.planned(profile, dataset=d)]
     for name, make in MAKERS.items():
         parameters = ALONE[name] | FEWER.get((name, profile), {}) | {"profile": profile}
-        pairs += from_parameters(parameters, make=make).values()
+        pairs += study.from_parameters(parameters, make=make).values()
     experiments = list({(e.key, e.n_models): e for each in pairs for e in each.values()}.values())
     with workers(experiments) as client:
         for i, experiment in enumerate(experiments, 1):
