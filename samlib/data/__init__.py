@@ -118,11 +118,7 @@ class Shape(NamedTuple):
 
 
 def load_dataset(
-    name_or_path: str | os.PathLike,
-    *,
-    pool: int | None = None,
-    image_size: int | None = None,
-    label: str | None = None,
+    name_or_path: str | os.PathLike, *, pool: int | None = None, image_size: int | None = None, label: str | None = None
 ) -> Dataset:
     """Load a data set by name, or from a file or folder of your own.
 

@@ -23,10 +23,8 @@ from samlib.data.files import local_file, sha256_of
 from samlib.data.images import SUFFIXES, Encoded
 from samlib.disk import in_a_sentence, reason
 
-NAMES = {
-    "train": ("train", "training"),
-    "test": ("test", "testing", "val", "valid", "validation"),
-}  # the first is taken
+# the first is taken
+NAMES = {"train": ("train", "training"), "test": ("test", "testing", "val", "valid", "validation")}
 EVERY = NAMES["train"] + NAMES["test"]
 PART = re.compile(r"([a-z]+)(?:-(\d+)-of-(\d+)(?:-\w+)?)?\.parquet", re.IGNORECASE)
 LABELS = re.compile(r"(.*_)?(labels?|class|target)", re.IGNORECASE)

@@ -8,18 +8,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from itertools import pairwise
 from math import inf
 from typing import Any
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
 from samlib.disk import in_a_sentence
 from samlib.host import LOCAL, started
 from samlib.runs.store import Store
-from samlib.training import at_once, machine, train_group
+from samlib.training import at_once, train_groups
 from samlib.training.box import Box, Work
 
 ONE_AT_A_TIME = threading.Lock()
@@ -152,16 +150,10 @@ def _train(recipe: dict, data: dict, groups: Sequence[range]) -> tuple[list[dict
     from distributed import get_worker
 
     with ONE_AT_A_TIME:
-        start, device = time.perf_counter(), _device()
-        if device == "cpu":
-            torch.set_num_threads(1)
         try:
-            result = train_group(recipe, data, [k for models in groups for k in models], device)
+            return train_groups(recipe, data, groups, _device())
         except OSError as error:
             raise OSError(f"{get_worker().address}: {error}") from error
-        seconds = time.perf_counter() - start
-    cuts = np.cumsum([0, *map(len, groups)])
-    return [{name: v[a:b] for name, v in result.items()} for a, b in pairwise(cuts)], seconds, machine(device)
 
 
 def n_workers() -> int:

@@ -12,7 +12,9 @@ A machine with torch and numpy alone can train too: see `python -m samlib.traini
 from __future__ import annotations
 
 import platform
+import time
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from math import ceil
 
 import numpy as np
@@ -27,7 +29,7 @@ from samlib.training.stacked import Stack, is_stacked, train_stacked
 AT_ONCE = 2**26  # the most logits that are turned into signals at once
 
 __all__ = ["Stack", "Streams", "at_once", "cosine", "group_size", "machine", "summaries", "train_each"]
-__all__ += ["train_group", "train_stacked"]
+__all__ += ["train_group", "train_groups", "train_stacked"]
 
 
 def group_size(recipe: Mapping) -> int:
@@ -174,6 +176,43 @@ def train_group(
     result = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     result["strategy"] = np.array([f"{said}: out of memory with {len(models)}" for said in result["strategy"]])
     return result
+
+
+def train_groups(
+    recipe: Mapping, data: Mapping[str, np.ndarray], groups: Sequence[range], device: str
+) -> tuple[list[dict], float, str]:
+    """Train whole groups together, as a worker does: on a CPU in one thread, since their number changes how sums round.
+
+    Parameters
+    ----------
+    recipe, data, device
+        As in `train_group`.
+    groups : sequence of range
+        The models of each group.
+
+    Returns
+    -------
+    list of dict
+        What `train_group` returns, for each group.
+    float
+        The seconds of all.
+    str
+        The `machine`.
+
+    Examples
+    --------
+    >>> from samlib import Experiment, load_dataset
+    >>> recipe = Experiment(dataset="digits", model="cnn", epochs=1, pool=20).model_dump()
+    >>> results, seconds, where = train_groups(recipe, load_dataset("digits", pool=20).arrays(), [range(1)], "cpu")
+    >>> results[0]["logit"].shape
+    (1, 20)
+    """
+    if device == "cpu":
+        torch.set_num_threads(1)
+    start = time.perf_counter()
+    result = train_group(recipe, data, [k for models in groups for k in models], device)
+    seconds, cuts = time.perf_counter() - start, np.cumsum([0, *map(len, groups)])
+    return [{name: v[a:b] for name, v in result.items()} for a, b in pairwise(cuts)], seconds, machine(device)
 
 
 def _train_group(recipe: Mapping, data: Mapping, models: Sequence[int], device: str, wanted: int) -> dict:

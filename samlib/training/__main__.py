@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import torch
 
-from samlib.training import at_once, group_size, machine, train_group
+from samlib.training import at_once, group_size, train_groups
 from samlib.training.box import Box, Work
 from samlib.training.files import MB, PACKED, Packs, alone, bound, read_jobs
 
@@ -82,8 +82,6 @@ class Given(NamedTuple):
 
 def _train(options, end: float) -> bool:
     """Train until all models are there, the time is up or the folder is full. Returns whether models are missing."""
-    if options.device == "cpu":
-        torch.set_num_threads(1)  # as a worker does: the number of threads changes how sums round
     packs, pairs = Packs(options.out, int(options.max_mb * MB), options.max_files), list[list[str]]()
     given: dict[str, Given] = {}
     works: dict[str, Work] = {}
@@ -107,13 +105,10 @@ def _train(options, end: float) -> bool:
     box = Box(pairs, works, end)
     while task := box.take(room=models * packs.room(unit)):
         name, groups = task
-        (about, data, most), started, size = given[name], time.monotonic(), works[name].size
-        result = train_group(about["recipe"], data, [k for group in groups for k in group], options.device)
-        seconds = time.monotonic() - started
-        rest = {"seconds": seconds / len(groups), "machine": machine(options.device)}
-        for i, group in enumerate(groups):
-            result_of = {array: values[i * size : (i + 1) * size] for array, values in result.items()}
-            packs.add(name, about, group, result_of | rest, most)
+        (about, data, most), started = given[name], time.monotonic()
+        results, seconds, where = train_groups(about["recipe"], data, groups, options.device)
+        for group, result in zip(groups, results, strict=True):
+            packs.add(name, about, group, result | {"seconds": seconds / len(groups), "machine": where}, most)
         box.finished(name, groups, time.monotonic() - started)
         _say(about["name"], groups, seconds, box.left())
     for pair in pairs:
