@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -36,28 +37,10 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "book" / "results"
 SECTIONS = ("membership_risk", "memorization", "influence", "influence_entropy")  # pages of all data sets
 FIRST = ("introduction", "ledger")  # those that say what could not be had
-ALONE = {
-    "what_sam_does": {"dataset": "digits"},
-    "synthetic_mixture": {},
-    "theory_checks": {},
-    "explorer": {},
-    "other_optimizers": {"dataset": "digits", "architectures": ["cnn"]},
-    "ablations": {"dataset": "digits"},
-}
-# What a notebook that reads many experiments makes of its parameters, and how a profile has fewer of them.
-MAKERS = {"other_optimizers": study.optimizer_pairs, "ablations": study.ablation_pairs}
-FEWER = {
-    # quick: the whole book in ten minutes on two cores
-    ("ablations", "quick"): {"changed": ["rho", "epochs", "n_models"], "n_models": 8},
-    ("other_optimizers", "quick"): {"n_models": 16},
-    ("ablations", "smoke"): {"changed": ["epochs"], "n_models": 8},
-    ("other_optimizers", "smoke"): {"optimizers": ["sam", "looksam", "ema"]},
-    ("ledger", "smoke"): {"others": {"dataset": "digits", "optimizers": ["looksam"]}},
-} | {
-    (name, profile): {"n_models": study.FEW_MODELS[few]}
-    for name, few in (("ablations", "ablations"), ("other_optimizers", "optimizers"))
-    for profile in ("standard", "paper")
-}
+CHOSEN = tomllib.loads(Path(__file__).with_name("pages.toml").read_text())
+ALONE = CHOSEN["alone"]
+# What a notebook that reads many experiments makes of its parameters, and its name in `study.FEW_MODELS`.
+MAKERS = {"other_optimizers": (study.optimizer_pairs, "optimizers"), "ablations": (study.ablation_pairs, "ablations")}
 PACKAGES = ("torch", "numpy", "scipy", "matplotlib", "seaborn", "xarray")  # what a page's numbers and figures depend on
 TIMEOUT = 1800  # seconds a cell may take
 
@@ -155,7 +138,7 @@ def recorded() -> list[str]:
 def plan(name: str, parameters: dict, profile: str, missing: dict[str, str]) -> dict:
     """What executes a page, and a fingerprint of all that the result depends on."""
     source = ROOT / "notebooks" / f"{name}.ipynb"
-    parameters = {"profile": profile} | FEWER.get((name, profile), {}) | parameters
+    parameters = {"profile": profile} | fewer(name, profile) | parameters
     names = parameters.get("datasets", [parameters.get("dataset", "")])
     used = [parameters, [study.in_profile(profile, each) for each in names], sys.version_info[:2]]
     digest = hashlib.sha256(json.dumps([*used, sorted({*names} & {*missing})], sort_keys=True).encode())
@@ -163,6 +146,13 @@ def plan(name: str, parameters: dict, profile: str, missing: dict[str, str]) -> 
         digest.update(f"{package} {importlib.metadata.version(package)}".encode())
     digest.update(source.read_bytes() + shared())
     return {"source": str(source), "parameters": parameters, "fingerprint": digest.hexdigest()}
+
+
+def fewer(name: str, profile: str) -> dict:
+    """What a profile changes in a notebook, so that it trains fewer models."""
+    if name in MAKERS and profile in ("standard", "paper"):
+        return {"n_models": study.FEW_MODELS[MAKERS[name][1]]}
+    return CHOSEN["fewer"].get(profile, {}).get(name, {})
 
 
 @functools.cache
@@ -181,8 +171,8 @@ def fingerprint_of(path: Path) -> str | None:
 def train(profile: str, datasets: list[str]) -> None:
     """All models that the notebooks read, before any notebook, so that progress shows here and not inside a kernel."""
     pairs = [each for d in datasets for each in study.planned(profile, dataset=d)]
-    for name, make in MAKERS.items():
-        parameters = ALONE[name] | FEWER.get((name, profile), {}) | {"profile": profile}
+    for name, (make, _) in MAKERS.items():
+        parameters = ALONE[name] | fewer(name, profile) | {"profile": profile}
         pairs += study.from_parameters(parameters, make=make).values()
     experiments = list({(e.key, e.n_models): e for each in pairs for e in each.values()}.values())
     with workers(experiments) as client:
