@@ -143,10 +143,7 @@ def import_groups(
 
 
 def _import(
-    path: str | PathLike,
-    given: Mapping[str, Experiment],
-    stores: dict[str, Store],
-    cache_dir: str | PathLike | None,
+    path: str | PathLike, given: Mapping[str, Experiment], stores: dict[str, Store], cache_dir: Folder
 ) -> list[tuple[Experiment, range]]:
     """Check all groups of a file, then write them. Each is read again to be written, so that memory holds only one."""
     found = []

@@ -113,9 +113,7 @@ def machine(device: str) -> str:
     return f"{platform.machine()} {kind}, torch {torch.__version__}"
 
 
-def train_group(
-    recipe: Mapping, data: Mapping[str, np.ndarray], models: Sequence[int], device: str = "cpu", wanted: int = 0
-) -> dict:
+def train_group(recipe: Mapping, data: Mapping, models: Sequence[int], device: str = "cpu", wanted: int = 0) -> dict:
     """Train models and return their signals on every example of the pool and of the test set.
 
     Parameters
@@ -166,10 +164,10 @@ def train_group(
         return _train_group(recipe, data, models, device, wanted)
     except torch.OutOfMemoryError:
         if len(models) == 1:
-            raise RuntimeError(
-                f"One {recipe['model']} does not fit into the memory of {device} at batch_size {recipe['batch_size']}; "
-                "lower that."
-            ) from None
+            said = (
+                f"One {recipe['model']} does not fit into the memory of {device} at batch_size {recipe['batch_size']}"
+            )
+            raise RuntimeError(f"{said}; lower that.") from None
     # not inside the handler: its traceback keeps the failed group's tensors alive
     half = len(models) // 2
     parts = [train_group(recipe, data, part, device, wanted) for part in (models[:half], models[half:])]
@@ -178,9 +176,7 @@ def train_group(
     return result
 
 
-def train_groups(
-    recipe: Mapping, data: Mapping[str, np.ndarray], groups: Sequence[range], device: str
-) -> tuple[list[dict], float, str]:
+def train_groups(recipe: Mapping, data: Mapping, groups: Sequence[range], device: str) -> tuple[list, float, str]:
     """Train whole groups together, as a worker does: on a CPU in one thread, since their number changes how sums round.
 
     Parameters

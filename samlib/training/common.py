@@ -206,18 +206,22 @@ class Training:
         self.ahead = torch.arange(self.batches[0], device=device)
         self.run: Callable[[int], None] = self.step
         self.stream: torch.cuda.Stream | None = None
-        self.evaluates = self.evaluates_at_first = EVALUATED.get(device.type, 1024)
+        self.evaluates = EVALUATED[device.type]
         self.taken = 0
         self.average: Average | None = None
 
     def begin(self, streams: Sequence[Streams], members: Sequence[np.ndarray]) -> None:
         """Start anew, with other models."""
         self.rewind()
+        self.streams, self.examples = streams, [np.flatnonzero(member) for member in members]
         averaged = self.recipe["optimizer"] in AVERAGED
         self.average = Average(self.recipe, self.steps, len(self.batches)) if averaged else None
 
     def lay(self) -> None:
         """Copy the order of the next epoch to the device."""
+        order = np.stack([s.epoch(e) for s, e in zip(self.streams, self.examples, strict=True)])
+        self.put(self.order, order.reshape(self.order.shape))
+        self.at.zero_()
 
     def step(self, size: int) -> None:
         """Take one step on a batch of `size` examples."""
@@ -264,7 +268,7 @@ class Training:
 
     def trouble(self) -> str:
         """What went wrong and was worked around, in words."""
-        less = self.evaluates < self.evaluates_at_first
+        less = self.evaluates < EVALUATED[self.device.type]
         return f", {self.evaluates} evaluated at once: out of memory with more" if less else ""
 
     def on_stream(self):
