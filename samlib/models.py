@@ -216,8 +216,7 @@ def _wrn28_2(channels, n_classes, norm):
     for out, first in ((32, 1), (64, 2), (128, 2)):
         for stride in (first, 1, 1, 1):
             before = [*_norm(norm, width), nn.ReLU()]
-            conv = [nn.Conv2d(width, out, 3, stride, 1, bias=bias), *_norm(norm, out), nn.ReLU()]
-            branch = [*conv, nn.Conv2d(out, out, 3, 1, 1, bias=bias)]
+            branch = [*_conv(width, out, norm, stride), nn.Conv2d(out, out, 3, 1, 1, bias=bias)]
             if width == out:
                 layers.append(Residual([*before, *branch]))
             else:

@@ -114,7 +114,7 @@ def _pixels(image: Any, channels: int, image_size: int | None) -> np.ndarray:
     return np.asarray(image).reshape(image.height, image.width, channels)
 
 
-def _decode(encoded: Encoded, image_size: int | None, home: Path) -> dict:
+def _decode(encoded: Encoded, image_size: int | None, home: Path) -> None:
     """Write `x_train.npy` and `x_test.npy`, uint8 (n, height, width, 1 or 3). Raises ValueError as `survey`."""
     shape = survey(encoded, image_size)
     for side, y in zip(SIDES, encoded.labels, strict=True):
@@ -123,7 +123,6 @@ def _decode(encoded: Encoded, image_size: int | None, home: Path) -> dict:
             with _opened(where, file) as image:
                 out[i] = _pixels(image, shape[2], image_size)
         out.flush()
-    return {}
 
 
 def load(encoded: Encoded, image_size: int | None, pixels: bool = True) -> Loaded:

@@ -37,10 +37,9 @@ def binary(name: str) -> Loaded:
     """Purchase-100 or Texas-100, uint8 (n, features) of zeros and ones; the first decoding takes some seconds."""
     path, sha256 = checked_file(name)
 
-    def make(folder: Path) -> dict:
+    def make(folder: Path) -> None:
         for part, array in zip(PARTS, _bits(name, path), strict=True):
             np.save(folder / f"{part}.npy", array)
-        return {}
 
     found = "" if "sha256" in PUBLISHED[name] else " (as found; none is published)"
     arrays, _ = decoded(name, sha256, make)

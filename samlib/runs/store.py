@@ -196,8 +196,14 @@ class Store:
         if data.subclass_train is not None:
             labels |= {"subclass": ("example", data.subclass_train), "test_subclass": ("test", data.subclass_test)}
         with _reading(self.path):
-            runs = self._opened(chosen.max() + 1)
-        self._check(runs.attrs)
+            # Arrays may be longer, if a process was killed while it lengthened them. They are read by name, since a
+            # listing would warn of files that file managers hide in the folder.
+            attributes, arrays = dict(zarr.open_group(self.path, mode="r").attrs), {}
+            for name, (dim, _, _) in self.layout.items():
+                values = zarr.open_array(self.path / name, mode="r")[: chosen.max() + 1]
+                arrays[name] = (("model", dim) if dim else ("model",), values)
+            runs = xr.Dataset(arrays)
+        self._check(attributes)
         runs = runs.isel(model=chosen).assign_coords(labels | {"model": chosen})
         fine = ~runs["diverged"].values
         train = (runs["correct"].values & runs["member"].values).sum(1) / np.maximum(runs["member"].values.sum(1), 1)
@@ -214,16 +220,6 @@ class Store:
         runs = runs.isel(model=fine).drop_vars(FLAGS)
         runs.attrs = self._attributes(chosen, diverged)
         return runs
-
-    def _opened(self, n: int) -> xr.Dataset:
-        """The first n models of all arrays. Lengths may differ beyond, if a process was killed while it lengthened them.
-
-        The arrays are read by name, since a listing would warn of files that file managers hide in the folder.
-        """
-        group, arrays = zarr.open_group(self.path, mode="r"), {}
-        for name, (dim, _, _) in self.layout.items():
-            arrays[name] = (("model", dim) if dim else ("model",), zarr.open_array(self.path / name, mode="r")[:n])
-        return xr.Dataset(arrays, attrs=dict(group.attrs))
 
     def _attributes(self, models: np.ndarray, diverged: list[int]) -> dict[str, Any]:
         entries = {}  # by group, the last one: after a kill, a group is written again

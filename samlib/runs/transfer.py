@@ -20,10 +20,11 @@ from samlib.training.files import MB, decoded, described, entry, groups_of, open
 
 TEXT = 2**16  # bytes of a group's words
 MOST = 2**24  # models of a store
+Experiments = Experiment | Mapping[str, Experiment]
 Group = tuple[range, dict[str, np.ndarray], float, str]  # models, arrays, seconds, machine
 
 
-def export_job(experiments: Experiment | Mapping[str, Experiment], path: str | PathLike, *, max_mb: float = 60) -> Path:
+def export_job(experiments: Experiments, path: str | PathLike, *, max_mb: float = 60) -> Path:
     """Write a pair of experiments, or one, and their data as files for a bare machine.
 
     Parameters
@@ -55,9 +56,7 @@ def export_job(experiments: Experiment | Mapping[str, Experiment], path: str | P
     return write_parts(experiments, path, max_mb)[0]
 
 
-def write_parts(
-    experiments: Experiment | Mapping[str, Experiment], path: str | PathLike, max_mb: float = 60
-) -> list[Path]:
+def write_parts(experiments: Experiments, path: str | PathLike, max_mb: float = 60) -> list[Path]:
     """`export_job`, with the paths of all files."""
     if not max_mb > 0:
         raise ValueError(f"max_mb must be a positive number, not {max_mb!r}.")
@@ -168,12 +167,11 @@ def _import(
 
 def _store(file: ZipFile, name: str, given: Mapping[str, Experiment], cache_dir: Folder) -> Store:
     """The store of a pack's folder, or, without a name, of a file of one group."""
-    about = (
-        described(file, f"{name}/about")
-        if name
-        else {"key": str(entry(file, "key", TEXT)), "checksum": "", "recipe": {}}
-    )
-    key, checksum, recipe = (about[field] for field in ("key", "checksum", "recipe"))
+    if name:
+        about = described(file, f"{name}/about")
+        key, checksum, recipe = (about[field] for field in ("key", "checksum", "recipe"))
+    else:
+        key, checksum, recipe = str(entry(file, "key", TEXT)), "", {}
     if not (isinstance(key, str) and isinstance(checksum, str) and isinstance(recipe, dict)):
         raise ValueError("its description is no experiment's")
     if key not in given and (given or not name):

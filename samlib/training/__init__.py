@@ -164,10 +164,9 @@ def train_group(recipe: Mapping, data: Mapping, models: Sequence[int], device: s
         return _train_group(recipe, data, models, device, wanted)
     except torch.OutOfMemoryError:
         if len(models) == 1:
-            said = (
-                f"One {recipe['model']} does not fit into the memory of {device} at batch_size {recipe['batch_size']}"
-            )
-            raise RuntimeError(f"{said}; lower that.") from None
+            model, size = recipe["model"], recipe["batch_size"]
+            said = f"One {model} does not fit into the memory of {device} at batch_size {size}; lower that."
+            raise RuntimeError(said) from None
     # not inside the handler: its traceback keeps the failed group's tensors alive
     half = len(models) // 2
     parts = [train_group(recipe, data, part, device, wanted) for part in (models[:half], models[half:])]
