@@ -64,7 +64,7 @@ def command(make: Callable[..., Any] = pair) -> Callable[[Callable[..., None]], 
         kind = inspect.Parameter.KEYWORD_ONLY
         options = [parameter.replace(kind=kind) for parameter in own]
         for name, field in Experiment.model_fields.items():
-            option = Annotated[_plain(field.annotation), typer.Option(help=_help(name, field))]
+            option: Any = Annotated[_plain(field.annotation), typer.Option(help=_help(name, field))]
             options.append(inspect.Parameter(name, kind, default=None, annotation=option))
         setattr(run_command, "__signature__", inspect.Signature(options))  # noqa: B010
         run_command.__name__, run_command.__doc__ = function.__name__, function.__doc__

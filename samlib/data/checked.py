@@ -50,9 +50,7 @@ def check_labels(where: str, y_train: np.ndarray, y_test: np.ndarray, classes: S
         unseen = classes[y_test[~seen[y_test]].max()]
         raise ValueError(f"In {where}, y_test holds class {unseen}, which y_train does not.")
     if seen.sum() < 2:
-        raise ValueError(
-            f"In {where}, the training examples are {len(y_train)} of one class; give at least two classes."
-        )
+        raise ValueError(f"In {where}, y_train holds {len(y_train)} of one class; give at least two classes.")
 
 
 def numbered(

@@ -25,9 +25,7 @@ TROUBLE = ("out of memory", "compiler failed", "not captured")  # in a strategy,
 ATTEMPTS = 3  # rounds of dispatch before a group that workers keep losing is given up
 
 
-def train_missing(
-    stores: Mapping[str, Store], pairs: Sequence[tuple[str, ...]], cluster: Any, progress: bool, end: float
-) -> None:
+def train_missing(stores: Mapping[str, Store], pairs: Sequence, cluster: Any, progress: bool, end: float) -> None:
     """Train on the cluster what a `Box` chooses, and write each group when it comes. Groups that workers lost are sent again.
 
     stores: by name; locked and prepared if models are missing. pairs: tuples of these names, as for `Box`. end: by

@@ -149,18 +149,13 @@ class Store:
                 group = zarr.open_group(self.path, mode="a")
                 found = {name: array for name in self.layout if isinstance(array := group.get(name), zarr.Array)}
             for name, (dim, size, kind) in self.layout.items():
+                shape, dims = ((k, size), ("model", dim)) if dim else ((k,), ("model",))
                 if name not in found:
-                    found[name] = group.create_array(
-                        name,
-                        shape=(k, size) if dim else (k,),
-                        chunks=(self.group, size) if dim else (self.group,),
-                        dtype=kind,
-                        fill_value=False if kind is bool else np.nan,
-                        compressors=ZstdCodec(level=1, checksum=True),
-                        dimension_names=("model", dim) if dim else ("model",),
-                    )
+                    how: dict[str, Any] = {"dtype": kind, "fill_value": False if kind is bool else np.nan}
+                    how |= {"dimension_names": dims, "compressors": ZstdCodec(level=1, checksum=True)}
+                    found[name] = group.create_array(name, shape=shape, chunks=(self.group, *shape[1:]), **how)
                 elif found[name].shape[0] < k:
-                    found[name].resize((k, *found[name].shape[1:]))
+                    found[name].resize(shape)
             if "key" not in group.attrs:
                 about: dict[str, Any] = {"key": self.experiment.key, "experiment": self.experiment.hashed}
                 group.attrs.update(about | {"format": FORMAT, "data_checksum": self.dataset.checksum})

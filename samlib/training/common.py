@@ -85,9 +85,8 @@ class Inputs:
         if data.get("mean") is not None:
             # (x / 255 - mean) / std as one product and one sum; whole rows of pixels vectorize, 3 channels do not
             mean, std = (np.tile(np.asarray(data[name], np.float64), self.shape[1]) for name in ("mean", "std"))
-            self.scale, self.shift = (
-                torch.tensor(v, dtype=torch.float32, device=device) for v in (1 / (255 * std), -mean / std)
-            )
+            self.scale = torch.tensor(1 / (255 * std), dtype=torch.float32, device=device)
+            self.shift = torch.tensor(-mean / std, dtype=torch.float32, device=device)
 
     def __len__(self) -> int:
         return len(self.stored)
