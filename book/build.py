@@ -5,8 +5,6 @@ whether its data are at hand. Data sets that cannot be had are left out, and std
 Exit status: 0; 1 if a notebook failed (its page shows the error, the others are built); 2 if the book did not build.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import functools

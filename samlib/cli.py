@@ -1,7 +1,5 @@
 """`samlib` on the command line. The options of its commands are the fields of `Experiment`."""
 
-from __future__ import annotations
-
 import inspect
 import re
 import shlex
@@ -55,7 +53,7 @@ def command(make: Callable[..., Any] = pair) -> Callable[[Callable[..., None]], 
     """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
-        own = [*inspect.signature(function, eval_str=True).parameters.values()][1:]
+        own = [*inspect.signature(function).parameters.values()][1:]
 
         def run_command(**given: Any) -> None:
             others = {parameter.name: given.pop(parameter.name) for parameter in own}

@@ -1,7 +1,5 @@
 """Model architectures as plain `torch.nn` modules."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from math import prod
 

@@ -1,7 +1,5 @@
 """Data sets as frozen arrays: a training pool that subsets are drawn from, and a test set that no model trains on."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import warnings

@@ -1,7 +1,5 @@
 """What every loader returns and what its arrays must be; labels of any kind as class numbers."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

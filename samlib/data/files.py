@@ -1,7 +1,5 @@
 """Where files come from and where they are kept: checked downloads, archives that are never unpacked, decoded copies."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

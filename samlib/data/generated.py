@@ -1,7 +1,5 @@
 """Generated data: each class has a majority and a rarer minority, and the subclass of every example is known."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from samlib.data.checked import Loaded

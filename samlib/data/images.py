@@ -1,7 +1,5 @@
 """Images: pictures decoded once to uint8, both sides alike, and the published sets in one order."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import shutil

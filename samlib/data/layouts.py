@@ -1,7 +1,5 @@
 """How data sets of your own lie on the disk: folders of image files, and of parquet files with encoded images."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

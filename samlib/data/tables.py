@@ -1,7 +1,5 @@
 """Tables: digits, the binary sets of Shokri et al. (2017), and `.npz` files of your own."""
 
-from __future__ import annotations
-
 import warnings
 import zipfile
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Keep running statistics, and all other buffers, as they were before a pass."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import get_ident

@@ -1,7 +1,5 @@
 """Arithmetic on lists of tensors, by torch's functions that take a whole list at once."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch

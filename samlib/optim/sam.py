@@ -1,7 +1,5 @@
 """SAM and ASAM, and the parts that the whole family shares: two passes, the move and its undoing, the state."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 

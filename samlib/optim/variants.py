@@ -1,7 +1,5 @@
 """GSAM, LookSAM and FriendlySAM. Each changes one line of SAM."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -5,8 +5,6 @@ trained and written whole, then marked complete; there is no other checkpoint. A
 from run to run (machine, seconds). So on a CPU the store's bytes depend only on the experiment.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext

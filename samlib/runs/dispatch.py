@@ -1,7 +1,5 @@
 """How missing models are trained: groups go out to Dask's workers, and come back to be written."""
 
-from __future__ import annotations
-
 import os
 import sys
 import threading

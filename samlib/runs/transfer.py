@@ -3,8 +3,6 @@
 There, `python -m samlib.training` trains (`samlib.training.files` has the formats); only the folder `samlib` has to be copied.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from math import inf, log, prod
 from os import PathLike

@@ -9,8 +9,6 @@ A machine with torch and numpy alone can train too: see `python -m samlib.traini
 `samlib.runs.import_group` puts the models into a store.
 """
 
-from __future__ import annotations
-
 import platform
 import time
 from collections.abc import Mapping, Sequence

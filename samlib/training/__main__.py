@@ -8,8 +8,6 @@ Take the files in `groups` home and put them into the cache: samlib import-group
 command again: it trains only what the folder lacks. If the process is killed, only the models in training are lost.
 """
 
-from __future__ import annotations
-
 import argparse
 import shlex
 import sys

@@ -10,8 +10,6 @@ A task should take as long as the slowest one of its experiment so far, plus a m
 yet is judged by its partner. If neither has run one, it begins as long as there is time.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Parts that every trainer uses: random streams, schedules, inputs, weight averages, and the loop over steps."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from math import ceil, cos, pi

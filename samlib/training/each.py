@@ -1,7 +1,5 @@
 """Train one model at a time, of any architecture and with any optimizer, through autograd and `torch.optim`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from functools import lru_cache, partial

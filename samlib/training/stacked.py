@@ -1,7 +1,5 @@
 """Train many small fully connected models at once, by batched matrix products and a backward pass written out."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np
