@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from samlib.checks import as_choice
+from samlib.disk import in_a_sentence
 
 NORMS = ("batch", "group", "none")
 WITHOUT_NORM = ("mlp", "vit_tiny")  # models that ignore norm; vit_tiny has LayerNorm
@@ -58,10 +59,8 @@ def build_model(
     as_choice("norm", norm, NORMS)
     if name == "mlp":
         return _mlp(in_shape, n_classes, hidden)
-    try:
+    with in_a_sentence(f"model {name!r} takes images: "):
         channels, height, width = image_shape(in_shape)
-    except ValueError as error:
-        raise ValueError(f"model {name!r} takes images: {error}") from None
     if name == "vit_tiny":
         return nn.Sequential(ChannelsFirst(in_shape), ViT(channels, height, width, n_classes))
     model = nn.Sequential(ChannelsFirst(in_shape), *_CONVOLUTIONAL[name](channels, n_classes, norm))

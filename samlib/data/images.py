@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +36,7 @@ class Encoded:
     folder: Path
     stamp: str
     source: str = field(compare=False)
-    pictures: dict[str, Callable[[], Iterable[tuple[str, Path | BinaryIO]]]] = field(compare=False)
+    pictures: Mapping[str, Callable[[], Iterable[tuple[str, Path | BinaryIO]]]] = field(compare=False)
     labels: Sequence[np.ndarray] = field(compare=False)
     classes: Sequence[str] = field(compare=False)
     left_out: Sequence[str] = field(default=(), compare=False)

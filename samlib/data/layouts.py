@@ -229,7 +229,7 @@ def from_folder(folder: Path, label: str | None = None) -> Encoded:
     stamp = hashlib.sha256(json.dumps(described).encode()).hexdigest()
     here = f"{os.path.realpath(home)} {stamp}"  # elsewhere, other images may have the same names, sizes and times
     source = f"{folder.name}, {len(described)} image files, listing sha256 {stamp}"
-    pictures = {side: partial(list, [(str(path), path) for path, _ in files[side]]) for side in SIDES}
+    pictures: dict[str, Any] = {side: partial(list, [(str(path), path) for path, _ in files[side]]) for side in SIDES}
     labels = [np.array([classes.index(name) for _, name in files[side]], np.int64) for side in SIDES]
     return Encoded(folder, here, source, pictures, labels, classes, left_out)
 

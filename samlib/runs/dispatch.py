@@ -44,10 +44,8 @@ def train_missing(stores: Mapping[str, Store], pairs: Sequence, cluster: Any, pr
     def write(name: str, groups: Sequence[range], results: Sequence[dict], seconds: float, where: str) -> None:
         store = stores[name]
         for models, result in zip(groups, results, strict=True):
-            try:
+            with in_a_sentence(f"The store {store.path} could not be written (", ")", OSError, _Failed):
                 store.write(models, result, seconds / len(groups), where)
-            except OSError as error:
-                raise _Failed(f"The store {store.path} could not be written ({error})") from None
             for strategy in sorted(set(result["strategy"].tolist()) - said):
                 said.add(strategy)
                 if progress and any(trouble in strategy for trouble in TROUBLE):

@@ -49,10 +49,8 @@ def check_takes(experiment: Experiment, in_shape: tuple[int, ...], n_classes: in
     with torch.device("meta"):
         build_model(experiment.model, in_shape, n_classes, hidden=experiment.hidden, norm=experiment.norm)
     if experiment.augment:
-        try:
+        with in_a_sentence("augment shifts and mirrors images: "):
             image_shape(in_shape)
-        except ValueError as error:
-            raise ValueError(f"augment shifts and mirrors images: {error}") from None
 
 
 def layout(n_train: int, n_test: int) -> dict[str, tuple[str, int, type]]:
