@@ -1,4 +1,8 @@
-"""`samlib` on the command line. The options of its commands are the fields of `Experiment`."""
+"""Train models with SGD and SAM on random subsets, attack them, and estimate what they memorize.
+
+Models are kept in the cache folder (SAMLIB_CACHE), and none is trained twice. Start with `samlib plan`, then `samlib train`;
+the other commands train what they need. An option that is left out takes the data set's recipe.
+"""
 
 import inspect
 import re
@@ -33,9 +37,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # brackets in help are plain text
-    help="Train models with SGD and SAM on random subsets, attack them, and estimate what they memorize. Models are kept in "
-    "the cache folder (SAMLIB_CACHE), and none is trained twice. Start with `samlib plan`, then `samlib train`; the other "
-    "commands train what they need. An option that is left out takes the data set's recipe.",
+    help=__doc__,
 )
 DESCRIBED = dict(re.findall(r"^    (\w+) : .*\n        (.*)", Experiment.__doc__ or "", re.MULTILINE))
 Cluster = Annotated[str | None, typer.Option(help="address of a Dask scheduler [this machine]")]
