@@ -9,6 +9,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -48,29 +49,25 @@ Minutes = Annotated[
 Pair = dict[str, Experiment]
 
 
-def command(make: Callable[..., Any] = pair) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def command(function: Callable[..., None], make: Callable[..., Any] = pair) -> Callable[..., None]:
     """Register a command. Its options are the fields of an experiment; `make` turns them into the function's first argument.
 
     The function's other arguments are the command's own options.
     """
+    own = [*inspect.signature(function).parameters.values()][1:]
 
-    def register(function: Callable[..., None]) -> Callable[..., None]:
-        own = [*inspect.signature(function).parameters.values()][1:]
+    def run_command(**given: Any) -> None:
+        others = {parameter.name: given.pop(parameter.name) for parameter in own}
+        function(make(**{name: value for name, value in given.items() if value is not None}), **others)
 
-        def run_command(**given: Any) -> None:
-            others = {parameter.name: given.pop(parameter.name) for parameter in own}
-            function(make(**{name: value for name, value in given.items() if value is not None}), **others)
-
-        kind = inspect.Parameter.KEYWORD_ONLY
-        options = [parameter.replace(kind=kind) for parameter in own]
-        for name, field in Experiment.model_fields.items():
-            option: Any = Annotated[_plain(field.annotation), typer.Option(help=_help(name, field))]
-            options.append(inspect.Parameter(name, kind, default=None, annotation=option))
-        setattr(run_command, "__signature__", inspect.Signature(options))  # noqa: B010
-        run_command.__name__, run_command.__doc__ = function.__name__, function.__doc__
-        return app.command()(run_command)
-
-    return register
+    kind = inspect.Parameter.KEYWORD_ONLY
+    options = [parameter.replace(kind=kind) for parameter in own]
+    for name, field in Experiment.model_fields.items():
+        option: Any = Annotated[_plain(field.annotation), typer.Option(help=_help(name, field))]
+        options.append(inspect.Parameter(name, kind, default=None, annotation=option))
+    setattr(run_command, "__signature__", inspect.Signature(options))  # noqa: B010
+    run_command.__name__, run_command.__doc__ = function.__name__, function.__doc__
+    return app.command()(run_command)
 
 
 def _given(**fields: Any) -> list[Experiment]:
@@ -110,7 +107,7 @@ def _aligned(experiments: Pair, cluster: str | None) -> Any:
     return audit.align(runs.run_pairs({"": experiments}, cluster=cluster)[""])
 
 
-@command()
+@command
 def train(experiments: Pair, minutes: Minutes = None, cluster: Cluster = None):
     """Train SGD and a paired SAM (or load them), and print their accuracy and where their signals are."""
     from samlib.runs import NothingWhole, run_pairs
@@ -131,7 +128,7 @@ def train(experiments: Pair, minutes: Minutes = None, cluster: Cluster = None):
         )
 
 
-@command(dict)
+@partial(command, make=dict)
 def plan(fields: dict, profile: Annotated[str, typer.Option(help=f"what to plan: {', '.join(PROFILES)}")] = "quick"):
     """Print what training a profile, or one data set of it, would take: models, time and disk. Nothing is trained.
 
@@ -144,7 +141,7 @@ def plan(fields: dict, profile: Annotated[str, typer.Option(help=f"what to plan:
     print(planning.in_words(planning.plan(e for pair in planned(profile, **fields) for e in pair.values())))
 
 
-@command()
+@command
 def attack(experiments: Pair, cluster: Cluster = None):
     """Attack both optimizers' models, each once the target, and print Table 1."""
     from samlib import audit
@@ -155,7 +152,7 @@ def attack(experiments: Pair, cluster: Cluster = None):
         print(table.round(4).to_string(), end="\n\n")
 
 
-@command()
+@command
 def memorize(experiments: Pair, cluster: Cluster = None):
     """Estimate memorization; print the mean scores, their difference, and the examples that differ most."""
     from samlib.paper import memorization
@@ -164,7 +161,7 @@ def memorize(experiments: Pair, cluster: Cluster = None):
     print(frames["means"].round(4).to_string(), frames["most"].round(3).to_string(), sep="\n\n")
 
 
-@command()
+@command
 def verdicts(experiments: Pair, cluster: Cluster = None):
     """Decide every claim of the paper on these models, and print a card for each."""
     from samlib.paper import cards, claims
@@ -172,7 +169,7 @@ def verdicts(experiments: Pair, cluster: Cluster = None):
     print(cards.cards(claims.ledger({experiments["sgd"].dataset: _aligned(experiments, cluster)})))
 
 
-@command()
+@command
 def record(
     experiments: Pair,
     folder: Folder = Path("book/results"),
@@ -185,7 +182,7 @@ def record(
     print(notebook.record(_aligned(experiments, cluster), folder, signals=signals))
 
 
-@command(dict)
+@partial(command, make=dict)
 def record_ablations(
     fields: dict,
     changed: Annotated[list[str] | None, typer.Option(help="a field to change; may be repeated [all]")] = None,
@@ -198,7 +195,7 @@ def record_ablations(
     print(notebook.record_ablations(folder, changed=changed, **defaults | fields))
 
 
-@command()
+@command
 def export_job(
     experiments: Pair,
     path: Annotated[Path, typer.Argument(help="the file to write, such as job.npz")],
@@ -214,7 +211,7 @@ def export_job(
     print(f"python -m samlib.training {shlex.join(written.name for written in paths)} --minutes 12 --out groups")
 
 
-@command(_given)
+@partial(command, make=_given)
 def import_group(
     given: list[Experiment], paths: Annotated[list[Path], typer.Argument(help="the files that came back")]
 ):
