@@ -129,12 +129,12 @@ def load(encoded: Encoded, image_size: int | None, pixels: bool = True) -> Loade
     check_labels(str(encoded.folder), y_train, y_test, encoded.classes)
     if pixels:
         key = f"{encoded.stamp} {image_size}, both sides alike"
-        x, _ = decoded(encoded.folder.name, key, lambda home: _decode(encoded, image_size, home))
+        found, _ = decoded(encoded.folder.name, key, lambda home: _decode(encoded, image_size, home))
+        x_train, x_test = found["x_train"], found["x_test"]
     else:
         shape = survey(encoded, image_size)
-        sides = zip(("x_train", "x_test"), encoded.labels, strict=True)
-        x = {side: np.broadcast_to(np.uint8(0), (len(y), *shape)) for side, y in sides}
-    return Loaded((x["x_train"], y_train, x["x_test"], y_test), encoded.classes, encoded.source)
+        x_train, x_test = (np.broadcast_to(np.uint8(0), (len(y), *shape)) for y in encoded.labels)
+    return Loaded((x_train, y_train, x_test, y_test), encoded.classes, encoded.source)
 
 
 def canonical_order(x: np.ndarray, y: np.ndarray) -> np.ndarray:
