@@ -135,31 +135,25 @@ def import_groups(
     []
     """
     stores: dict[str, Store] = {}
+    found: list[tuple[Experiment, range]] = []
     given = {experiment.key: experiment for experiment in experiments}
-    return [group for path in paths for group in _import(path, given, stores, cache_dir)]
-
-
-def _import(
-    path: str | PathLike, given: Mapping[str, Experiment], stores: dict[str, Store], cache_dir: Folder
-) -> list[tuple[Experiment, range]]:
-    """Check all groups of a file, then write them. Each is read again to be written, so that memory holds only one."""
-    found = []
-    with opened(path, "cannot be imported") as file:
-        names = groups_of(file) or [("", 0)]
-        for name, start in names:
-            if name not in stores or not name:
-                stores[name] = _store(file, name, given, cache_dir)
-            _read(file, name, start, stores[name])
-    for name, start in names:
-        store = stores[name]
+    for path in paths:
         with opened(path, "cannot be imported") as file:
-            models, result, seconds, where = _read(file, name, start, store)
-        store.experiment = store.experiment.but(n_models=max(store.experiment.n_models, models.stop))
-        with store.locked(progress=True):
-            store.prepare()
-            if models in store.missing():
-                store.write(models, result, seconds, where)
-        found.append((store.experiment, models))
+            names = groups_of(file) or [("", 0)]
+            for name, start in names:
+                if name not in stores or not name:
+                    stores[name] = _store(file, name, given, cache_dir)
+                _read(file, name, start, stores[name])
+        for name, start in names:  # all are fine; each is read again, so that memory holds only one
+            store = stores[name]
+            with opened(path, "cannot be imported") as file:
+                models, result, seconds, where = _read(file, name, start, store)
+            store.experiment = store.experiment.but(n_models=max(store.experiment.n_models, models.stop))
+            with store.locked(progress=True):
+                store.prepare()
+                if models in store.missing():
+                    store.write(models, result, seconds, where)
+            found.append((store.experiment, models))
     return found
 
 
