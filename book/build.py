@@ -5,8 +5,6 @@ whether its data are at hand. Data sets that cannot be had are left out, and std
 Exit status: 0; 1 if a notebook failed (its page shows the error, the others are built); 2 if the book did not build.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import functools
@@ -16,9 +14,11 @@ import json
 import multiprocessing
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -27,16 +27,8 @@ import nbformat
 
 from samlib.data import NAMES, load_dataset, shape_of
 from samlib.experiment import pair
+from samlib.paper import study
 from samlib.paper.records import largest, records
-from samlib.paper.study import (
-    FEW_MODELS,
-    PROFILES,
-    ablation_pairs,
-    from_parameters,
-    in_profile,
-    optimizer_pairs,
-    planned,
-)
 from samlib.paper.style import dataset_title
 from samlib.runs import run, workers
 
@@ -44,59 +36,36 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "book" / "results"
 SECTIONS = ("membership_risk", "memorization", "influence", "influence_entropy")  # pages of all data sets
 FIRST = ("introduction", "ledger")  # those that say what could not be had
-ALONE = {
-    "what_sam_does": {"dataset": "digits"},
-    "synthetic_mixture": {},
-    "theory_checks": {},
-    "explorer": {},
-    "audit_example": {},
-    "other_optimizers": {"dataset": "digits", "architectures": ["cnn"]},
-    "ablations": {"dataset": "digits"},
-}
-# What a notebook that reads many experiments makes of its parameters, and how a profile has fewer of them.
-MAKERS = {"other_optimizers": optimizer_pairs, "ablations": ablation_pairs}
-FEWER = {
-    ("ablations", "quick"): {
-        "changed": ["rho", "epochs", "n_models"],
-        "n_models": 8,
-    },  # the whole book in ten minutes on two cores
-    ("other_optimizers", "quick"): {"n_models": 16},
-    ("ablations", "smoke"): {"changed": ["epochs"], "n_models": 8},
-    ("other_optimizers", "smoke"): {"optimizers": ["sam", "looksam", "ema"]},
-    ("ledger", "smoke"): {"others": {"dataset": "digits", "optimizers": ["looksam"]}},
-} | {
-    (name, profile): {"n_models": FEW_MODELS[few]}
-    for name, few in (("ablations", "ablations"), ("other_optimizers", "optimizers"))
-    for profile in ("standard", "paper")
-}
+CHOSEN = tomllib.loads(Path(__file__).with_name("pages.toml").read_text())
+ALONE = CHOSEN["alone"]
+# What a notebook that reads many experiments makes of its parameters, and its name in `study.FEW_MODELS`.
+MAKERS = {"other_optimizers": (study.optimizer_pairs, "optimizers"), "ablations": (study.ablation_pairs, "ablations")}
 PACKAGES = ("torch", "numpy", "scipy", "matplotlib", "seaborn", "xarray")  # what a page's numbers and figures depend on
 TIMEOUT = 1800  # seconds a cell may take
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--profile", choices=PROFILES, default="quick")
-    parser.add_argument(
-        "--output", type=Path, default=ROOT / "book", help="folder of the executed notebooks and the build"
-    )
+    parser.add_argument("--profile", choices=study.PROFILES, default="quick")
+    parser.add_argument("--output", type=Path, default=ROOT / "book", help="folder of the notebooks and the build")
     args = parser.parse_args()
     start, clock = time.perf_counter(), {}
     executed = args.output / "notebooks"
     executed.mkdir(parents=True, exist_ok=True)
     datasets, missing = datasets_of(args.profile)
-    pages = {
-        f"{page}.ipynb": plan(*source, args.profile, missing) for page, source in pages_of(datasets, missing).items()
-    }
+    sources = pages_of(datasets, missing)
+    pages = {f"{page}.ipynb": plan(*source, args.profile, missing) for page, source in sources.items()}
     stale = {page: todo for page, todo in pages.items() if fingerprint_of(executed / page) != todo["fingerprint"]}
     for page in pages.keys() - stale.keys():
         say(f"reused    {page}: nothing that it depends on has changed")
     for left in set(p.name for p in executed.glob("*.ipynb")) - pages.keys():
         (executed / left).unlink()
 
+    failed: list[str] = []
     if stale:
         train(args.profile, datasets)
         clock["training"] = time.perf_counter() - start
-    failed = execute(stale, executed)
+        failed = execute(stale, executed)
     (executed / "made.md").write_text(made(pages, executed))
     clock["notebooks"] = time.perf_counter() - start - sum(clock.values())
     status = build(args.output, strict=not failed)
@@ -120,7 +89,7 @@ def datasets_of(profile: str) -> tuple[list[str], dict[str, str]]:
 
     Each is tried once, all at the same time, before anything is trained: so a dead network costs seconds.
     """
-    named = [name for name in PROFILES[profile] if name and (profile, name) != ("quick", "cifar100-coarse")]
+    named = [name for name in study.PROFILES[profile] if name and (profile, name) != ("quick", "cifar100-coarse")]
     tried = list(dict.fromkeys([*named, *recorded()]))
     with ThreadPoolExecutor(len(tried)) as pool:
         reasons = dict(zip(tried, pool.map(out_of_reach, tried), strict=True))
@@ -168,14 +137,21 @@ def recorded() -> list[str]:
 def plan(name: str, parameters: dict, profile: str, missing: dict[str, str]) -> dict:
     """What executes a page, and a fingerprint of all that the result depends on."""
     source = ROOT / "notebooks" / f"{name}.ipynb"
-    parameters = {"profile": profile} | FEWER.get((name, profile), {}) | parameters
+    parameters = {"profile": profile} | fewer(name, profile) | parameters
     names = parameters.get("datasets", [parameters.get("dataset", "")])
-    used = [parameters, [in_profile(profile, each) for each in names], sys.version_info[:2]]
+    used = [parameters, [study.in_profile(profile, each) for each in names], sys.version_info[:2]]
     digest = hashlib.sha256(json.dumps([*used, sorted({*names} & {*missing})], sort_keys=True).encode())
     for package in PACKAGES:
         digest.update(f"{package} {importlib.metadata.version(package)}".encode())
     digest.update(source.read_bytes() + shared())
     return {"source": str(source), "parameters": parameters, "fingerprint": digest.hexdigest()}
+
+
+def fewer(name: str, profile: str) -> dict:
+    """What a profile changes in a notebook, so that it trains fewer models."""
+    if name in MAKERS and profile in ("standard", "paper"):
+        return {"n_models": study.FEW_MODELS[MAKERS[name][1]]}
+    return CHOSEN["fewer"].get(profile, {}).get(name, {})
 
 
 @functools.cache
@@ -193,10 +169,10 @@ def fingerprint_of(path: Path) -> str | None:
 
 def train(profile: str, datasets: list[str]) -> None:
     """All models that the notebooks read, before any notebook, so that progress shows here and not inside a kernel."""
-    pairs = [each for d in datasets for each in planned(profile, dataset=d)]
-    for name, make in MAKERS.items():
-        parameters = ALONE[name] | FEWER.get((name, profile), {}) | {"profile": profile}
-        pairs += from_parameters(parameters, make=make).values()
+    pairs = [each for d in datasets for each in study.planned(profile, dataset=d)]
+    for name, (make, _) in MAKERS.items():
+        parameters = ALONE[name] | fewer(name, profile) | {"profile": profile}
+        pairs += study.from_parameters(parameters, make=make).values()
     experiments = list({(e.key, e.n_models): e for each in pairs for e in each.values()}.values())
     with workers(experiments) as client:
         for i, experiment in enumerate(experiments, 1):
@@ -207,8 +183,6 @@ def train(profile: str, datasets: list[str]) -> None:
 def execute(stale: dict[str, dict], executed: Path) -> list[str]:
     """Execute pages in as many processes as there are cores; returns those that failed."""
     failed, start = [], time.perf_counter()
-    if not stale:
-        return failed
     workers = min(len(stale), getattr(os, "process_cpu_count", os.cpu_count)())
     say(f"notebooks {len(stale)} to execute, {workers} at a time")
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
@@ -216,10 +190,8 @@ def execute(stale: dict[str, dict], executed: Path) -> list[str]:
         for done, job in enumerate(as_completed(jobs), 1):
             seconds, error, warnings = job.result()
             left = (time.perf_counter() - start) / done * (len(jobs) - done)
-            say(
-                f"{'FAILED   ' if error else 'executed '} {jobs[job]} in {seconds:.0f} s "
-                f"({done} of {len(jobs)}, about {left:.0f} s left){': ' + error if error else ''}"
-            )
+            spent = f"{jobs[job]} in {seconds:.0f} s ({done} of {len(jobs)}, about {left:.0f} s left)"
+            say(f"FAILED    {spent}: {error}" if error else f"executed  {spent}")
             for warning in warnings:
                 say(f"          warned: {warning}")
             failed += [jobs[job]] if error else []
@@ -292,24 +264,13 @@ def build(output: Path, strict: bool = True) -> int:
     say("book      building")
     book = ROOT / "book"
     if output != book:  # build from a copy beside the executed notebooks, so that a checkout is never written to
-        import shutil
-
         shutil.copytree(book, output, dirs_exist_ok=True, ignore=shutil.ignore_patterns("build", "notebooks", "*.pyc"))
-    command = [
-        *(
-            str(Path(sys.executable).with_name("jupyter-book")),
-            "build",
-            str(output),
-            "--config",
-            str(ROOT / "_config.yml"),
-        ),
-        *("--toc", str(book / "_toc.yml"), "--path-output", str(output / "build"), "-n", "--keep-going"),
-        *(["-W"] if strict else []),
-    ]
+    settings = ["--config", ROOT / "_config.yml", "--toc", book / "_toc.yml", "--path-output", output / "build"]
+    command = [Path(sys.executable).with_name("jupyter-book"), "build", output, *settings, "-n", "--keep-going"]
+    command += ["-W"] if strict else []
+    quiet = os.environ | {"PYTHONWARNINGS": "ignore"}
     # in ROOT, because _config.yml names the local extension from there
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"PYTHONWARNINGS": "ignore"}
-    )
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=quiet)
     if done.returncode:
         said = done.stderr.splitlines()
         trouble = [line for line in said if "WARNING" in line or "ERROR" in line or "rror:" in line] or said[-40:]

@@ -1,13 +1,15 @@
-"""`samlib` on the command line. The options of its commands are the fields of `Experiment`."""
+"""Train models with SGD and SAM on random subsets, attack them, and estimate what they memorize.
 
-from __future__ import annotations
+Models are kept in the cache folder (SAMLIB_CACHE), and none is trained twice. Start with `samlib plan`, then `samlib train`;
+the other commands train what they need. An option that is left out takes the data set's recipe.
+"""
 
 import inspect
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -16,57 +18,56 @@ import typer
 from samlib.experiment import RECIPES, Experiment, pair
 from samlib.paper.study import CONFIRM, PROFILES, planned
 
+
+class OneLine(typer.core.TyperGroup):
+    """Commands that print an error as one line, and end with status 1."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except typer.Exit:  # a RuntimeError too
+            raise
+        except (ValueError, OSError, RuntimeError) as error:
+            print(f"samlib: {error}", file=sys.stderr)
+            raise typer.Exit(1) from None
+
+
 app = typer.Typer(
+    cls=OneLine,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # brackets in help are plain text
-    help="Train models with SGD and SAM on random subsets, attack them, and estimate what they memorize. Models are kept in "
-    "the cache folder (SAMLIB_CACHE), and none is trained twice. Start with `samlib plan`, then `samlib train`; the other "
-    "commands train what they need. An option that is left out takes the data set's recipe.",
+    help=__doc__,
 )
 DESCRIBED = dict(re.findall(r"^    (\w+) : .*\n        (.*)", Experiment.__doc__ or "", re.MULTILINE))
-Cluster = Annotated[str | None, typer.Option(help="address of a Dask scheduler [this machine]", show_default=False)]
+Cluster = Annotated[str | None, typer.Option(help="address of a Dask scheduler [this machine]")]
 Folder = Annotated[Path, typer.Option(help="folder of the records")]
+Minutes = Annotated[
+    float | None, typer.Option(help="stop before so many minutes are over, whole pairs first [no limit]")
+]
 Pair = dict[str, Experiment]
 
 
-@contextmanager
-def one_line() -> Iterator[None]:
-    """Print an error as one line, and end with status 1."""
-    try:
-        yield
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"samlib: {error}", file=sys.stderr)
-        raise typer.Exit(1) from None
-
-
-def command(make: Callable[..., Any] = pair) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def command(function: Callable[..., None], make: Callable[..., Any] = pair) -> Callable[..., None]:
     """Register a command. Its options are the fields of an experiment; `make` turns them into the function's first argument.
 
     The function's other arguments are the command's own options.
     """
+    own = [*inspect.signature(function).parameters.values()][1:]
 
-    def register(function: Callable[..., None]) -> Callable[..., None]:
-        own = [*inspect.signature(function, eval_str=True).parameters.values()][1:]
+    def run_command(**given: Any) -> None:
+        others = {parameter.name: given.pop(parameter.name) for parameter in own}
+        function(make(**{name: value for name, value in given.items() if value is not None}), **others)
 
-        def run_command(**given: Any) -> None:
-            others = {parameter.name: given.pop(parameter.name) for parameter in own}
-            with one_line():
-                function(make(**{name: value for name, value in given.items() if value is not None}), **others)
-
-        options = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
-        for name, field in Experiment.model_fields.items():
-            option = typer.Option(help=_help(name, field), show_default=False)
-            kind = inspect.Parameter.KEYWORD_ONLY
-            options.append(
-                inspect.Parameter(name, kind, default=None, annotation=Annotated[_plain(field.annotation), option])
-            )
-        setattr(run_command, "__signature__", inspect.Signature(options))  # noqa: B010
-        run_command.__name__, run_command.__doc__ = function.__name__, function.__doc__
-        return app.command()(run_command)
-
-    return register
+    kind = inspect.Parameter.KEYWORD_ONLY
+    options = [parameter.replace(kind=kind) for parameter in own]
+    for name, field in Experiment.model_fields.items():
+        option: Any = Annotated[_plain(field.annotation), typer.Option(help=_help(name, field))]
+        options.append(inspect.Parameter(name, kind, default=None, annotation=option))
+    setattr(run_command, "__signature__", inspect.Signature(options))  # noqa: B010
+    run_command.__name__, run_command.__doc__ = function.__name__, function.__doc__
+    return app.command()(run_command)
 
 
 def _given(**fields: Any) -> list[Experiment]:
@@ -99,26 +100,20 @@ def _again() -> str:
     return f"To go on: samlib {shlex.join(sys.argv[1:])}"
 
 
-def _runs(experiments: Pair, cluster: str | None, minutes: float | None = None) -> Mapping[str, Any]:
-    from samlib.runs import run_pairs
+def _aligned(experiments: Pair, cluster: str | None) -> Any:
+    """The runs of both experiments, as `samlib.audit` takes them."""
+    from samlib import audit, runs
 
-    return run_pairs({"": experiments}, cluster=cluster, minutes=minutes)[""]
+    return audit.align(runs.run_pairs({"": experiments}, cluster=cluster)[""])
 
 
-@command()
-def train(
-    experiments: Pair,
-    minutes: Annotated[
-        float | None,
-        typer.Option(help="stop before so many minutes are over, whole pairs first [no limit]", show_default=False),
-    ] = None,
-    cluster: Cluster = None,
-):
+@command
+def train(experiments: Pair, minutes: Minutes = None, cluster: Cluster = None):
     """Train SGD and a paired SAM (or load them), and print their accuracy and where their signals are."""
-    from samlib.runs import NothingWhole
+    from samlib.runs import NothingWhole, run_pairs
 
     try:
-        found = _runs(experiments, cluster, minutes)
+        found = run_pairs({"": experiments}, cluster=cluster, minutes=minutes)[""]
     except NothingWhole:
         found = {}
     if minutes is not None:
@@ -133,7 +128,7 @@ def train(
         )
 
 
-@command(dict)
+@partial(command, make=dict)
 def plan(fields: dict, profile: Annotated[str, typer.Option(help=f"what to plan: {', '.join(PROFILES)}")] = "quick"):
     """Print what training a profile, or one data set of it, would take: models, time and disk. Nothing is trained.
 
@@ -146,38 +141,35 @@ def plan(fields: dict, profile: Annotated[str, typer.Option(help=f"what to plan:
     print(planning.in_words(planning.plan(e for pair in planned(profile, **fields) for e in pair.values())))
 
 
-@command()
+@command
 def attack(experiments: Pair, cluster: Cluster = None):
     """Attack both optimizers' models, each once the target, and print Table 1."""
     from samlib import audit
 
-    pair = audit.align(_runs(experiments, cluster))
+    pair = _aligned(experiments, cluster)
     comparisons = audit.compare_attacks(audit.attack_scores(pair.sgd), audit.attack_scores(pair.sam))
     for table in (audit.accuracy_table(pair), audit.membership_table(comparisons)):
         print(table.round(4).to_string(), end="\n\n")
 
 
-@command()
+@command
 def memorize(experiments: Pair, cluster: Cluster = None):
     """Estimate memorization; print the mean scores, their difference, and the examples that differ most."""
-    from samlib import audit
     from samlib.paper import memorization
 
-    frames = memorization.measure(audit.align(_runs(experiments, cluster)))
+    frames = memorization.measure(_aligned(experiments, cluster))
     print(frames["means"].round(4).to_string(), frames["most"].round(3).to_string(), sep="\n\n")
 
 
-@command()
+@command
 def verdicts(experiments: Pair, cluster: Cluster = None):
     """Decide every claim of the paper on these models, and print a card for each."""
-    from samlib import audit, claims
-    from samlib.paper import cards
+    from samlib.paper import cards, claims
 
-    ledger = claims.ledger({experiments["sgd"].dataset: audit.align(_runs(experiments, cluster))})
-    print(cards.cards(ledger))
+    print(cards.cards(claims.ledger({experiments["sgd"].dataset: _aligned(experiments, cluster)})))
 
 
-@command()
+@command
 def record(
     experiments: Pair,
     folder: Folder = Path("book/results"),
@@ -185,13 +177,12 @@ def record(
     cluster: Cluster = None,
 ):
     """Measure these models for every page of the paper, and keep the results and their provenance for the book to show."""
-    from samlib import audit
     from samlib.paper import notebook
 
-    print(notebook.record(audit.align(_runs(experiments, cluster)), folder, signals=signals))
+    print(notebook.record(_aligned(experiments, cluster), folder, signals=signals))
 
 
-@command(dict)
+@partial(command, make=dict)
 def record_ablations(
     fields: dict,
     changed: Annotated[list[str] | None, typer.Option(help="a field to change; may be repeated [all]")] = None,
@@ -204,7 +195,7 @@ def record_ablations(
     print(notebook.record_ablations(folder, changed=changed, **defaults | fields))
 
 
-@command()
+@command
 def export_job(
     experiments: Pair,
     path: Annotated[Path, typer.Argument(help="the file to write, such as job.npz")],
@@ -220,7 +211,7 @@ def export_job(
     print(f"python -m samlib.training {shlex.join(written.name for written in paths)} --minutes 12 --out groups")
 
 
-@command(_given)
+@partial(command, make=_given)
 def import_group(
     given: list[Experiment], paths: Annotated[list[Path], typer.Argument(help="the files that came back")]
 ):
@@ -234,7 +225,7 @@ def import_group(
 @app.command()
 def audit(
     path: Annotated[Path, typer.Argument(help="file of signals: npz, parquet, or a zarr folder")],
-    output: Annotated[Path | None, typer.Option(help="page to write [beside the file]", show_default=False)] = None,
+    output: Annotated[Path | None, typer.Option(help="page to write [beside the file]")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print all tables as JSON; no page without --output")] = False,
     fail_above: Annotated[
         list[str] | None, typer.Option(help="end with status 3 above a limit, such as auc=0.6; may be repeated")
@@ -248,13 +239,12 @@ def audit(
     """
     from samlib.report import audit_file, limits_of, page
 
-    with one_line():
-        limits = limits_of(fail_above or ())
-        found = audit_file(path, max_gb=max_gb)
-        print(found.json() if as_json else page.risk(found.tables["risk"]).to_string(index=False))
-        if output or not as_json:
-            written = found.page(output or path.absolute().with_name(f"{path.stem}-audit.html"))
-            print(written, file=sys.stderr if as_json else sys.stdout)
+    limits = limits_of(fail_above or ())
+    found = audit_file(path, max_gb=max_gb)
+    print(found.json() if as_json else page.risk(found.tables["risk"]).to_string(index=False))
+    if output or not as_json:
+        written = found.page(output or path.absolute().with_name(f"{path.stem}-audit.html"))
+        print(written, file=sys.stderr if as_json else sys.stdout)
     if above := found.above(limits):
         print(*(f"samlib: {said}" for said in above), sep="\n", file=sys.stderr)
         raise typer.Exit(3)
@@ -262,29 +252,23 @@ def audit(
 
 @app.command()
 def explore(
-    output: Annotated[
-        Path | None, typer.Option(help="HTML file to write [a temporary one]", show_default=False)
-    ] = None,
+    output: Annotated[Path | None, typer.Option(help="HTML file to write [a temporary one]")] = None,
     no_open: Annotated[bool, typer.Option("--no-open", help="only write the file and print where it is")] = False,
 ):
     """Write the explorers as one HTML file that works offline, print where it is, and open it in the browser."""
     from samlib.paper.explore import open_app
 
-    with one_line():
-        open_app(output, show=not no_open)
+    open_app(output, show=not no_open)
 
 
 @app.command()
 def confirm(
     dataset: Annotated[str, typer.Argument(help=f"one of {', '.join(CONFIRM)}")],
-    minutes: Annotated[
-        float | None, typer.Option(help="stop training before so many minutes are over [no limit]")
-    ] = None,
+    minutes: Minutes = None,
     folder: Folder = Path("book/results"),
 ):
     """Train the runs that were fixed beforehand for a data set, over as many calls as it takes, and keep their record."""
     from samlib.paper import confirm
 
-    with one_line():
-        pairs = confirm.train(dataset, minutes)
-        print(f"Not all models are there yet. {_again()}" if pairs is None else confirm.keep(pairs, folder))
+    pairs = confirm.train(dataset, minutes)
+    print(f"Not all models are there yet. {_again()}" if pairs is None else confirm.keep(pairs, folder))

@@ -227,12 +227,9 @@ def _plain(value: Any) -> Any:
         return [_plain(one) for one in value]
     if hasattr(value, "__array__"):
         array = np.asarray(untensored(value))
-        if array.ndim:
-            return [_plain(one) for one in array]
-        value = array[()]
-    if isinstance(value, np.floating):
-        return float(str(value))  # the shortest text that reads the same: a float32 of 0.1 is 0.1
-    return value.item() if isinstance(value, np.generic) else value
+        # the shortest text that reads the same: a float32 of 0.1 is 0.1
+        return (array.astype(str).astype(float) if array.dtype.kind == "f" else array).tolist()
+    return value
 
 
 def in_words(error: ValidationError, model: type[BaseModel]) -> str:

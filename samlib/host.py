@@ -5,8 +5,6 @@ Here both belong to a process of their own. So the asking process never edits it
 threads.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import signal

@@ -1,7 +1,5 @@
 """Model architectures as plain `torch.nn` modules."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from math import prod
 
@@ -10,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from samlib.checks import as_choice
+from samlib.disk import in_a_sentence
 
 NORMS = ("batch", "group", "none")
 WITHOUT_NORM = ("mlp", "vit_tiny")  # models that ignore norm; vit_tiny has LayerNorm
@@ -60,10 +59,8 @@ def build_model(
     as_choice("norm", norm, NORMS)
     if name == "mlp":
         return _mlp(in_shape, n_classes, hidden)
-    try:
+    with in_a_sentence(f"model {name!r} takes images: "):
         channels, height, width = image_shape(in_shape)
-    except ValueError as error:
-        raise ValueError(f"model {name!r} takes images: {error}") from None
     if name == "vit_tiny":
         return nn.Sequential(ChannelsFirst(in_shape), ViT(channels, height, width, n_classes))
     model = nn.Sequential(ChannelsFirst(in_shape), *_CONVOLUTIONAL[name](channels, n_classes, norm))
@@ -216,8 +213,7 @@ def _wrn28_2(channels, n_classes, norm):
     for out, first in ((32, 1), (64, 2), (128, 2)):
         for stride in (first, 1, 1, 1):
             before = [*_norm(norm, width), nn.ReLU()]
-            conv = [nn.Conv2d(width, out, 3, stride, 1, bias=bias), *_norm(norm, out), nn.ReLU()]
-            branch = [*conv, nn.Conv2d(out, out, 3, 1, 1, bias=bias)]
+            branch = [*_conv(width, out, norm, stride), nn.Conv2d(out, out, 3, 1, 1, bias=bias)]
             if width == out:
                 layers.append(Residual([*before, *branch]))
             else:

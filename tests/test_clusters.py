@@ -79,15 +79,15 @@ def broken(*_):
 
 def test_a_worker_s_own_disk_is_not_taken_for_the_store(small_npz, client, tmp_path):
     """Also where Dask itself reads or writes there, outside of the task."""
-    real = client.run(lambda: __import__("samlib.runs.dispatch").runs.dispatch.train_group)
-    client.run(lambda: setattr(__import__("samlib.runs.dispatch").runs.dispatch, "train_group", broken))
+    real = client.run(lambda: __import__("samlib.runs.dispatch").runs.dispatch.train_groups)
+    client.run(lambda: setattr(__import__("samlib.runs.dispatch").runs.dispatch, "train_groups", broken))
     try:
         with pytest.raises(OSError, match="A worker could not train") as error:
             run(experiment(small_npz), cluster=client, cache_dir=tmp_path, progress=False)
     finally:
         client.run(
             lambda dask_worker: setattr(
-                __import__("samlib.runs.dispatch").runs.dispatch, "train_group", real[dask_worker.address]
+                __import__("samlib.runs.dispatch").runs.dispatch, "train_groups", real[dask_worker.address]
             )
         )
     assert re.fullmatch(

@@ -1,7 +1,5 @@
 """Data sets as frozen arrays: a training pool that subsets are drawn from, and a test set that no model trains on."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import warnings
@@ -118,11 +116,7 @@ class Shape(NamedTuple):
 
 
 def load_dataset(
-    name_or_path: str | os.PathLike,
-    *,
-    pool: int | None = None,
-    image_size: int | None = None,
-    label: str | None = None,
+    name_or_path: str | os.PathLike, *, pool: int | None = None, image_size: int | None = None, label: str | None = None
 ) -> Dataset:
     """Load a data set by name, or from a file or folder of your own.
 

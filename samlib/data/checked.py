@@ -1,7 +1,5 @@
 """What every loader returns and what its arrays must be; labels of any kind as class numbers."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -50,9 +48,7 @@ def check_labels(where: str, y_train: np.ndarray, y_test: np.ndarray, classes: S
         unseen = classes[y_test[~seen[y_test]].max()]
         raise ValueError(f"In {where}, y_test holds class {unseen}, which y_train does not.")
     if seen.sum() < 2:
-        raise ValueError(
-            f"In {where}, the training examples are {len(y_train)} of one class; give at least two classes."
-        )
+        raise ValueError(f"In {where}, y_train holds {len(y_train)} of one class; give at least two classes.")
 
 
 def numbered(

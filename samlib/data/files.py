@@ -1,7 +1,5 @@
 """Where files come from and where they are kept: checked downloads, archives that are never unpacked, decoded copies."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -169,8 +167,8 @@ def open_member(archive: Path, member: str, *, limit: int, alone: bool = False) 
         yield file
 
 
-def decoded(name: str, key: str, make: Callable[[Path], dict]) -> tuple[dict[str, np.ndarray], dict]:
-    """The .npy files that `make(folder)` writes, memory-mapped, and the facts that it returns.
+def decoded(name: str, key: str, make: Callable[[Path], dict | None]) -> tuple[dict[str, np.ndarray], dict]:
+    """The .npy files that `make(folder)` writes, memory-mapped, and the facts that it returns, if any.
 
     They are made once for a source whose checksum is `key`, under a lock. Other processes wait, then share the pages.
     Raises ValueError if a file is no longer what was written, OSError if the cache cannot be written.
@@ -185,7 +183,7 @@ def decoded(name: str, key: str, make: Callable[[Path], dict]) -> tuple[dict[str
                 if not home.exists():
                     with whole(home) as partial:
                         partial.mkdir()
-                        facts = make(partial)
+                        facts = make(partial) or {}
                         files = {path.name: sha256_of(path) for path in sorted(partial.glob("*.npy"))}
                         (partial / "facts.json").write_text(json.dumps({**facts, "files": files}, indent=1))
     with in_a_sentence(f"The decoded copy {home} is damaged (", "); delete that folder and run again."):

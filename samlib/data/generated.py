@@ -1,23 +1,12 @@
 """Generated data: each class has a majority and a rarer minority, and the subclass of every example is known."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from samlib.data.checked import Loaded
 
 
 def subclasses(
-    *,
-    classes: int = 20,
-    features: int = 256,
-    a: float = 1.0,
-    b: float = 0.8,
-    c: float = 0.4,
-    every: int = 5,
-    noise: float = 0.16,
-    n_train: int = 4000,
-    n_test: int = 1000,
+    *, classes=20, features=256, a=1.0, b=0.8, c=0.4, every=5, noise=0.16, n_train=4000, n_test=1000
 ) -> Loaded:
     """Generate several classes as in Definition 1 of the theory, each in a plane of its own.
 

@@ -1,11 +1,9 @@
 """Images: pictures decoded once to uint8, both sides alike, and the published sets in one order."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +36,7 @@ class Encoded:
     folder: Path
     stamp: str
     source: str = field(compare=False)
-    pictures: dict[str, Callable[[], Iterable[tuple[str, Path | BinaryIO]]]] = field(compare=False)
+    pictures: Mapping[str, Callable[[], Iterable[tuple[str, Path | BinaryIO]]]] = field(compare=False)
     labels: Sequence[np.ndarray] = field(compare=False)
     classes: Sequence[str] = field(compare=False)
     left_out: Sequence[str] = field(default=(), compare=False)
@@ -114,7 +112,7 @@ def _pixels(image: Any, channels: int, image_size: int | None) -> np.ndarray:
     return np.asarray(image).reshape(image.height, image.width, channels)
 
 
-def _decode(encoded: Encoded, image_size: int | None, home: Path) -> dict:
+def _decode(encoded: Encoded, image_size: int | None, home: Path) -> None:
     """Write `x_train.npy` and `x_test.npy`, uint8 (n, height, width, 1 or 3). Raises ValueError as `survey`."""
     shape = survey(encoded, image_size)
     for side, y in zip(SIDES, encoded.labels, strict=True):
@@ -123,7 +121,6 @@ def _decode(encoded: Encoded, image_size: int | None, home: Path) -> dict:
             with _opened(where, file) as image:
                 out[i] = _pixels(image, shape[2], image_size)
         out.flush()
-    return {}
 
 
 def load(encoded: Encoded, image_size: int | None, pixels: bool = True) -> Loaded:
@@ -132,12 +129,12 @@ def load(encoded: Encoded, image_size: int | None, pixels: bool = True) -> Loade
     check_labels(str(encoded.folder), y_train, y_test, encoded.classes)
     if pixels:
         key = f"{encoded.stamp} {image_size}, both sides alike"
-        x, _ = decoded(encoded.folder.name, key, lambda home: _decode(encoded, image_size, home))
+        found, _ = decoded(encoded.folder.name, key, lambda home: _decode(encoded, image_size, home))
+        x_train, x_test = found["x_train"], found["x_test"]
     else:
         shape = survey(encoded, image_size)
-        sides = zip(("x_train", "x_test"), encoded.labels, strict=True)
-        x = {side: np.broadcast_to(np.uint8(0), (len(y), *shape)) for side, y in sides}
-    return Loaded((x["x_train"], y_train, x["x_test"], y_test), encoded.classes, encoded.source)
+        x_train, x_test = (np.broadcast_to(np.uint8(0), (len(y), *shape)) for y in encoded.labels)
+    return Loaded((x_train, y_train, x_test, y_test), encoded.classes, encoded.source)
 
 
 def canonical_order(x: np.ndarray, y: np.ndarray) -> np.ndarray:

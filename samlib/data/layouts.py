@@ -1,7 +1,5 @@
 """How data sets of your own lie on the disk: folders of image files, and of parquet files with encoded images."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json
@@ -23,10 +21,8 @@ from samlib.data.files import local_file, sha256_of
 from samlib.data.images import SUFFIXES, Encoded
 from samlib.disk import in_a_sentence, reason
 
-NAMES = {
-    "train": ("train", "training"),
-    "test": ("test", "testing", "val", "valid", "validation"),
-}  # the first is taken
+# the first is taken
+NAMES = {"train": ("train", "training"), "test": ("test", "testing", "val", "valid", "validation")}
 EVERY = NAMES["train"] + NAMES["test"]
 PART = re.compile(r"([a-z]+)(?:-(\d+)-of-(\d+)(?:-\w+)?)?\.parquet", re.IGNORECASE)
 LABELS = re.compile(r"(.*_)?(labels?|class|target)", re.IGNORECASE)
@@ -113,15 +109,10 @@ def from_parquet(folder: Path, parts: dict[str, list[Path]], label: str | None) 
     _, column, names = read["train"][0]
     y_train, y_test, classes = numbered(f"{folder}, column {column}", labels, names)
     sums = {side: " ".join(map(sha256_of, paths[side])) for side in SIDES}
-    return Encoded(
-        folder,
-        f"parquet {sums}",
-        f"{folder.name} parquet sha256 train {sums['train']} test {sums['test']}",
-        {side: partial(_pictures, paths[side], label) for side in SIDES},
-        (y_train, y_test),
-        classes,
-        [*(parts.keys() - used.values())],
-    )
+    source = f"{folder.name} parquet sha256 train {sums['train']} test {sums['test']}"
+    pictures = {side: partial(_pictures, paths[side], label) for side in SIDES}
+    left_out = [*(parts.keys() - used.values())]
+    return Encoded(folder, f"parquet {sums}", source, pictures, (y_train, y_test), classes, left_out)
 
 
 @contextmanager
@@ -203,11 +194,9 @@ def from_folder(folder: Path, label: str | None = None) -> Encoded:
     for path, parts in zip(stats, placed, strict=True):
         top, below, *_ = *parts[:-1], "", ""
         tree[top][below].append(path)
-    train, test = (
-        next((top for name in NAMES[side] for top in tree if top.lower() == name and any(tree[top])), "")
-        for side in SIDES
-    )
-    flat = {side: [top for top in tree if top.lower() in NAMES[side] and not any(tree[top])] for side in SIDES}
+    tops = {side: [top for name in NAMES[side] for top in tree if top.lower() == name] for side in SIDES}
+    train, test = (next((top for top in tops[side] if any(tree[top])), "") for side in SIDES)
+    flat = {side: [top for top in tops[side] if not any(tree[top])] for side in SIDES}
     if train and test:
         read = {train: tree.pop(train), test: tree.pop(test)}
     elif train:
@@ -219,11 +208,8 @@ def from_folder(folder: Path, label: str | None = None) -> Encoded:
     else:
         read = {home.name: {top: sorted(chain.from_iterable(each.values())) for top, each in tree.items()}}
         tree.clear()
-    left_out = [
-        f"{len(paths)} images right in {name}"
-        for name, each in (*read.items(), (home.name, tree.pop("", {})))
-        if (paths := each.pop("", []))
-    ]
+    loose = [(name, each.pop("", [])) for name, each in (*read.items(), (home.name, tree.pop("", {})))]
+    left_out = [f"{len(paths)} images right in {name}" for name, paths in loose if paths]
     classes = sorted({name for each in read.values() for name in each})
     if len(classes) < 2 or not all(read.values()):
         wanted, said = "images in one folder a class, or train.parquet and test.parquet", listed(_entries(home))
@@ -241,15 +227,11 @@ def from_folder(folder: Path, label: str | None = None) -> Encoded:
     files = dict(zip(SIDES, mixed, strict=True))
     described = [(str(path.relative_to(home)), *stats[path]) for side in SIDES for path, _ in files[side]]
     stamp = hashlib.sha256(json.dumps(described).encode()).hexdigest()
-    return Encoded(
-        folder,
-        f"{os.path.realpath(home)} {stamp}",  # elsewhere, other images may have the same names, sizes and times
-        f"{folder.name}, {len(described)} image files, listing sha256 {stamp}",
-        {side: partial(list, [(str(path), path) for path, _ in files[side]]) for side in SIDES},
-        [np.array([classes.index(name) for _, name in files[side]], np.int64) for side in SIDES],
-        classes,
-        left_out,
-    )
+    here = f"{os.path.realpath(home)} {stamp}"  # elsewhere, other images may have the same names, sizes and times
+    source = f"{folder.name}, {len(described)} image files, listing sha256 {stamp}"
+    pictures: dict[str, Any] = {side: partial(list, [(str(path), path) for path, _ in files[side]]) for side in SIDES}
+    labels = [np.array([classes.index(name) for _, name in files[side]], np.int64) for side in SIDES]
+    return Encoded(folder, here, source, pictures, labels, classes, left_out)
 
 
 def _images(folder: Path) -> dict[Path, tuple[int, int]]:

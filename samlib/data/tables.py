@@ -1,7 +1,5 @@
 """Tables: digits, the binary sets of Shokri et al. (2017), and `.npz` files of your own."""
 
-from __future__ import annotations
-
 import warnings
 import zipfile
 from pathlib import Path
@@ -37,10 +35,9 @@ def binary(name: str) -> Loaded:
     """Purchase-100 or Texas-100, uint8 (n, features) of zeros and ones; the first decoding takes some seconds."""
     path, sha256 = checked_file(name)
 
-    def make(folder: Path) -> dict:
+    def make(folder: Path) -> None:
         for part, array in zip(PARTS, _bits(name, path), strict=True):
             np.save(folder / f"{part}.npy", array)
-        return {}
 
     found = "" if "sha256" in PUBLISHED[name] else " (as found; none is published)"
     arrays, _ = decoded(name, sha256, make)

@@ -1,7 +1,5 @@
 """Keep running statistics, and all other buffers, as they were before a pass."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import get_ident
@@ -63,8 +61,9 @@ def buffers_kept() -> Iterator[None]:
                 registered[below] = dict(below._buffers)
                 new |= {id(b): b for b in registered[below].values() if b is not None and id(b) not in seen}
         seen.update(new)
-        for buffers in alike(b for b in new.values() if _can_move(b)):
-            clones.append((buffers, copies(buffers)))
+        # torch cannot write to an expanded tensor, nor to one that a lazy module has yet to make
+        moving = (b for b in new.values() if not is_lazy(b) and torch._debug_has_internal_overlap(b) != 1)
+        clones.extend((buffers, copies(buffers)) for buffers in alike(moving))
 
     def after(*_):
         hooks.pop().remove()
@@ -83,8 +82,3 @@ def buffers_kept() -> Iterator[None]:
         with torch.no_grad():
             for buffers, kept in clones:
                 torch._foreach_copy_(buffers, kept)
-
-
-def _can_move(buffer: torch.Tensor) -> bool:
-    # torch cannot write to an expanded tensor, nor to one that a lazy module has yet to make
-    return not is_lazy(buffer) and torch._debug_has_internal_overlap(buffer) != 1

@@ -1,7 +1,5 @@
 """Arithmetic on lists of tensors, by torch's functions that take a whole list at once."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
@@ -75,6 +73,9 @@ def gradients(params: Tensors) -> list[torch.Tensor]:
     return [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
 
 
-def share(of: Lists, along: Lists) -> torch.Tensor:
-    """The factor c such that c times `along` projects `of` on `along`: exactly 1 if they are equal, 0 if `along` is 0."""
-    return ratio(dot(of, along), dot(along, along))
+def perpendicular(of: Lists, along: Lists) -> list[Tensors]:
+    """The part of a vector that is perpendicular to another: exactly 0 if they are equal, all of it if the other is 0."""
+    if not of:
+        return []
+    share = ratio(dot(of, along), dot(along, along))
+    return [torch._foreach_sub(a, torch._foreach_mul(b, share.to(a[0]))) for a, b in zip(of, along, strict=True)]

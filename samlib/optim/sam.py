@@ -1,7 +1,5 @@
 """SAM and ASAM, and the parts that the whole family shares: two passes, the move and its undoing, the state."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -162,8 +160,7 @@ class SAM(torch.optim.Optimizer):
 
     def parts(self, chosen: Callable[[torch.Tensor], bool]) -> list[Part]:
         """The chosen parameters, by group, device and dtype."""
-        groups = [(group, filter(chosen, group["params"])) for group in self.param_groups]
-        return [(group, params) for group, of_group in groups for params in alike(of_group)]
+        return [(group, params) for group in self.param_groups for params in alike(filter(chosen, group["params"]))]
 
     def has(self, p: torch.Tensor, name: str) -> bool:
         """Whether the state of a parameter holds a name."""

@@ -1,12 +1,10 @@
 """GSAM, LookSAM and FriendlySAM. Each changes one line of SAM."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch
 
-from samlib.optim.lists import Tensors, add_, filled, gradients, has_gradient, norm_of, ratio, share
+from samlib.optim.lists import Tensors, add_, filled, gradients, has_gradient, norm_of, perpendicular, ratio
 from samlib.optim.sam import SAM
 
 
@@ -46,16 +44,7 @@ class GSAM(SAM):
     noted = ("unmoved", "gradient")
     micro_batches = False
 
-    def __init__(
-        self,
-        params,
-        base_optimizer,
-        rho: float = 0.05,
-        alpha: float = 0.4,
-        rho_min: float | None = None,
-        adaptive: bool = False,
-        **base_kwargs,
-    ):
+    def __init__(self, params, base_optimizer, rho=0.05, alpha=0.4, rho_min=None, adaptive=False, **base_kwargs):
         own = {"rho": rho, "alpha": alpha, "rho_min": rho_min, "adaptive": adaptive, "lr_max": None}
         self._build(params, base_optimizer, own, base_kwargs)
 
@@ -78,14 +67,10 @@ class GSAM(SAM):
 
     def combine(self, first) -> None:
         parts = self.parts(has_gradient)
-        if not parts:
-            return
-        at_w = [filled(params, first) for _, params in parts]
-        at_moved = [gradients(params) for _, params in parts]
-        c = share(at_w, at_moved)
-        for (group, _), g, g_p in zip(parts, at_w, at_moved, strict=True):
-            perpendicular = torch._foreach_sub(g, torch._foreach_mul(g_p, c.to(g[0])))
-            torch._foreach_sub_(g_p, perpendicular, alpha=group["alpha"])
+        g = [filled(params, first) for _, params in parts]
+        g_p = [gradients(params) for _, params in parts]
+        for (group, _), at_moved, g_perp in zip(parts, g_p, perpendicular(g, g_p), strict=True):
+            torch._foreach_sub_(at_moved, g_perp, alpha=group["alpha"])
 
 
 class LookSAM(SAM):
@@ -136,16 +121,7 @@ class LookSAM(SAM):
     kept_state = ("kept",)
     micro_batches = False
 
-    def __init__(
-        self,
-        params,
-        base_optimizer,
-        rho: float = 0.05,
-        alpha: float = 0.7,
-        k: int = 5,
-        adaptive: bool = False,
-        **base_kwargs,
-    ):
+    def __init__(self, params, base_optimizer, rho=0.05, alpha=0.7, k=5, adaptive=False, **base_kwargs):
         if k < 1:
             raise ValueError(f"k must be at least 1, not {k}.")
         own = {"rho": rho, "alpha": alpha, "k": k, "adaptive": adaptive, "t": 0}
@@ -153,13 +129,9 @@ class LookSAM(SAM):
 
     def combine(self, first) -> None:
         parts = self.parts(lambda p: has_gradient(p) or self.has(p, "kept"))
-        if not parts:
-            return
         g = [filled(params, first) for _, params in parts]
         g_s = [gradients(params) for _, params in parts]
-        c = share(g_s, g)
-        for (_, params), a, b in zip(parts, g, g_s, strict=True):
-            g_v = torch._foreach_sub(b, torch._foreach_mul(a, c.to(a[0])))
+        for (_, params), g_v in zip(parts, perpendicular(g_s, g), strict=True):
             torch._foreach_copy_(self.lasting("kept", params), g_v)
 
     def _passes(self, closure: Callable) -> torch.Tensor:
@@ -174,8 +146,7 @@ class LookSAM(SAM):
         self.zero_grad()
         loss = closure()
         self._check()
-        parts = self.parts(has_gradient)
-        if parts:
+        if parts := self.parts(has_gradient):
             g_v = self.parts(lambda p: self.has(p, "kept"))
             g_norm = norm_of([gradients(params) for _, params in parts])
             scale = ratio(g_norm, norm_of([self.lasting("kept", params) for _, params in g_v]))
@@ -221,16 +192,7 @@ class FriendlySAM(SAM):
     kept_state = ("average",)
     micro_batches = False
 
-    def __init__(
-        self,
-        params,
-        base_optimizer,
-        rho: float = 0.05,
-        sigma: float = 1.0,
-        lmbda: float = 0.9,
-        adaptive: bool = False,
-        **base_kwargs,
-    ):
+    def __init__(self, params, base_optimizer, rho=0.05, sigma=1.0, lmbda=0.9, adaptive=False, **base_kwargs):
         own = {"rho": rho, "sigma": sigma, "lmbda": lmbda, "adaptive": adaptive}
         self._build(params, base_optimizer, own, base_kwargs)
 

@@ -5,8 +5,6 @@ trained and written whole, then marked complete; there is no other checkpoint. A
 from run to run (machine, seconds). So on a CPU the store's bytes depend only on the experiment.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -24,6 +22,7 @@ from samlib.runs.transfer import export_job, import_group, import_groups
 
 __all__ = ["NothingWhole", "Store", "export_job", "import_group", "import_groups", "n_workers", "run"]
 __all__ += ["run_pairs", "workers"]
+Pairs = Mapping[Hashable, Mapping[str, Experiment]]
 
 
 class NothingWhole(RuntimeError):
@@ -31,12 +30,7 @@ class NothingWhole(RuntimeError):
 
 
 def run(
-    experiment: Experiment,
-    *,
-    cluster: Any = None,
-    cache_dir: Folder = None,
-    progress: bool = True,
-    minutes: float | None = None,
+    experiment: Experiment, *, cluster=None, cache_dir: Folder = None, progress=True, minutes: float | None = None
 ) -> xr.Dataset:
     """Train the experiment's models, or load those that exist, and return all of them.
 
@@ -84,12 +78,7 @@ def run(
 
 
 def run_pairs(
-    pairs: Mapping[Hashable, Mapping[str, Experiment]],
-    *,
-    cluster: Any = None,
-    cache_dir: Folder = None,
-    progress: bool = True,
-    minutes: float | None = None,
+    pairs: Pairs, *, cluster=None, cache_dir: Folder = None, progress=True, minutes: float | None = None
 ) -> dict[Hashable, dict[str, xr.Dataset]]:
     """Run every experiment of many pairs. An experiment that several pairs share runs once.
 

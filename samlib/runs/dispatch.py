@@ -1,25 +1,21 @@
 """How missing models are trained: groups go out to Dask's workers, and come back to be written."""
 
-from __future__ import annotations
-
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from itertools import pairwise
 from math import inf
 from typing import Any
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
 from samlib.disk import in_a_sentence
 from samlib.host import LOCAL, started
 from samlib.runs.store import Store
-from samlib.training import at_once, machine, train_group
+from samlib.training import at_once, train_groups
 from samlib.training.box import Box, Work
 
 ONE_AT_A_TIME = threading.Lock()
@@ -27,9 +23,7 @@ TROUBLE = ("out of memory", "compiler failed", "not captured")  # in a strategy,
 ATTEMPTS = 3  # rounds of dispatch before a group that workers keep losing is given up
 
 
-def train_missing(
-    stores: Mapping[str, Store], pairs: Sequence[tuple[str, ...]], cluster: Any, progress: bool, end: float
-) -> None:
+def train_missing(stores: Mapping[str, Store], pairs: Sequence, cluster: Any, progress: bool, end: float) -> None:
     """Train on the cluster what a `Box` chooses, and write each group when it comes. Groups that workers lost are sent again.
 
     stores: by name; locked and prepared if models are missing. pairs: tuples of these names, as for `Box`. end: by
@@ -50,10 +44,8 @@ def train_missing(
     def write(name: str, groups: Sequence[range], results: Sequence[dict], seconds: float, where: str) -> None:
         store = stores[name]
         for models, result in zip(groups, results, strict=True):
-            try:
+            with in_a_sentence(f"The store {store.path} could not be written (", ")", OSError, _Failed):
                 store.write(models, result, seconds / len(groups), where)
-            except OSError as error:
-                raise _Failed(f"The store {store.path} could not be written ({error})") from None
             for strategy in sorted(set(result["strategy"].tolist()) - said):
                 said.add(strategy)
                 if progress and any(trouble in strategy for trouble in TROUBLE):
@@ -152,16 +144,10 @@ def _train(recipe: dict, data: dict, groups: Sequence[range]) -> tuple[list[dict
     from distributed import get_worker
 
     with ONE_AT_A_TIME:
-        start, device = time.perf_counter(), _device()
-        if device == "cpu":
-            torch.set_num_threads(1)
         try:
-            result = train_group(recipe, data, [k for models in groups for k in models], device)
+            return train_groups(recipe, data, groups, _device())
         except OSError as error:
             raise OSError(f"{get_worker().address}: {error}") from error
-        seconds = time.perf_counter() - start
-    cuts = np.cumsum([0, *map(len, groups)])
-    return [{name: v[a:b] for name, v in result.items()} for a, b in pairwise(cuts)], seconds, machine(device)
 
 
 def n_workers() -> int:

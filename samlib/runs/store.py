@@ -49,10 +49,8 @@ def check_takes(experiment: Experiment, in_shape: tuple[int, ...], n_classes: in
     with torch.device("meta"):
         build_model(experiment.model, in_shape, n_classes, hidden=experiment.hidden, norm=experiment.norm)
     if experiment.augment:
-        try:
+        with in_a_sentence("augment shifts and mirrors images: "):
             image_shape(in_shape)
-        except ValueError as error:
-            raise ValueError(f"augment shifts and mirrors images: {error}") from None
 
 
 def layout(n_train: int, n_test: int) -> dict[str, tuple[str, int, type]]:
@@ -149,18 +147,13 @@ class Store:
                 group = zarr.open_group(self.path, mode="a")
                 found = {name: array for name in self.layout if isinstance(array := group.get(name), zarr.Array)}
             for name, (dim, size, kind) in self.layout.items():
+                shape, dims = ((k, size), ("model", dim)) if dim else ((k,), ("model",))
                 if name not in found:
-                    found[name] = group.create_array(
-                        name,
-                        shape=(k, size) if dim else (k,),
-                        chunks=(self.group, size) if dim else (self.group,),
-                        dtype=kind,
-                        fill_value=False if kind is bool else np.nan,
-                        compressors=ZstdCodec(level=1, checksum=True),
-                        dimension_names=("model", dim) if dim else ("model",),
-                    )
+                    how: dict[str, Any] = {"dtype": kind, "fill_value": False if kind is bool else np.nan}
+                    how |= {"dimension_names": dims, "compressors": ZstdCodec(level=1, checksum=True)}
+                    found[name] = group.create_array(name, shape=shape, chunks=(self.group, *shape[1:]), **how)
                 elif found[name].shape[0] < k:
-                    found[name].resize((k, *found[name].shape[1:]))
+                    found[name].resize(shape)
             if "key" not in group.attrs:
                 about: dict[str, Any] = {"key": self.experiment.key, "experiment": self.experiment.hashed}
                 group.attrs.update(about | {"format": FORMAT, "data_checksum": self.dataset.checksum})
@@ -196,8 +189,14 @@ class Store:
         if data.subclass_train is not None:
             labels |= {"subclass": ("example", data.subclass_train), "test_subclass": ("test", data.subclass_test)}
         with _reading(self.path):
-            runs = self._opened(chosen.max() + 1)
-        self._check(runs.attrs)
+            # Arrays may be longer, if a process was killed while it lengthened them. They are read by name, since a
+            # listing would warn of files that file managers hide in the folder.
+            attributes, arrays = dict(zarr.open_group(self.path, mode="r").attrs), {}
+            for name, (dim, _, _) in self.layout.items():
+                values = zarr.open_array(self.path / name, mode="r")[: chosen.max() + 1]
+                arrays[name] = (("model", dim) if dim else ("model",), values)
+            runs = xr.Dataset(arrays)
+        self._check(attributes)
         runs = runs.isel(model=chosen).assign_coords(labels | {"model": chosen})
         fine = ~runs["diverged"].values
         train = (runs["correct"].values & runs["member"].values).sum(1) / np.maximum(runs["member"].values.sum(1), 1)
@@ -214,16 +213,6 @@ class Store:
         runs = runs.isel(model=fine).drop_vars(FLAGS)
         runs.attrs = self._attributes(chosen, diverged)
         return runs
-
-    def _opened(self, n: int) -> xr.Dataset:
-        """The first n models of all arrays. Lengths may differ beyond, if a process was killed while it lengthened them.
-
-        The arrays are read by name, since a listing would warn of files that file managers hide in the folder.
-        """
-        group, arrays = zarr.open_group(self.path, mode="r"), {}
-        for name, (dim, _, _) in self.layout.items():
-            arrays[name] = (("model", dim) if dim else ("model",), zarr.open_array(self.path / name, mode="r")[:n])
-        return xr.Dataset(arrays, attrs=dict(group.attrs))
 
     def _attributes(self, models: np.ndarray, diverged: list[int]) -> dict[str, Any]:
         entries = {}  # by group, the last one: after a kill, a group is written again

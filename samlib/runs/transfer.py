@@ -3,8 +3,6 @@
 There, `python -m samlib.training` trains (`samlib.training.files` has the formats); only the folder `samlib` has to be copied.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from math import inf, log, prod
 from os import PathLike
@@ -20,10 +18,11 @@ from samlib.training.files import MB, decoded, described, entry, groups_of, open
 
 TEXT = 2**16  # bytes of a group's words
 MOST = 2**24  # models of a store
+Experiments = Experiment | Mapping[str, Experiment]
 Group = tuple[range, dict[str, np.ndarray], float, str]  # models, arrays, seconds, machine
 
 
-def export_job(experiments: Experiment | Mapping[str, Experiment], path: str | PathLike, *, max_mb: float = 60) -> Path:
+def export_job(experiments: Experiments, path: str | PathLike, *, max_mb: float = 60) -> Path:
     """Write a pair of experiments, or one, and their data as files for a bare machine.
 
     Parameters
@@ -55,9 +54,7 @@ def export_job(experiments: Experiment | Mapping[str, Experiment], path: str | P
     return write_parts(experiments, path, max_mb)[0]
 
 
-def write_parts(
-    experiments: Experiment | Mapping[str, Experiment], path: str | PathLike, max_mb: float = 60
-) -> list[Path]:
+def write_parts(experiments: Experiments, path: str | PathLike, max_mb: float = 60) -> list[Path]:
     """`export_job`, with the paths of all files."""
     if not max_mb > 0:
         raise ValueError(f"max_mb must be a positive number, not {max_mb!r}.")
@@ -138,45 +135,35 @@ def import_groups(
     []
     """
     stores: dict[str, Store] = {}
+    found: list[tuple[Experiment, range]] = []
     given = {experiment.key: experiment for experiment in experiments}
-    return [group for path in paths for group in _import(path, given, stores, cache_dir)]
-
-
-def _import(
-    path: str | PathLike,
-    given: Mapping[str, Experiment],
-    stores: dict[str, Store],
-    cache_dir: str | PathLike | None,
-) -> list[tuple[Experiment, range]]:
-    """Check all groups of a file, then write them. Each is read again to be written, so that memory holds only one."""
-    found = []
-    with opened(path, "cannot be imported") as file:
-        names = groups_of(file) or [("", 0)]
-        for name, start in names:
-            if name not in stores or not name:
-                stores[name] = _store(file, name, given, cache_dir)
-            _read(file, name, start, stores[name])
-    for name, start in names:
-        store = stores[name]
+    for path in paths:
         with opened(path, "cannot be imported") as file:
-            models, result, seconds, where = _read(file, name, start, store)
-        store.experiment = store.experiment.but(n_models=max(store.experiment.n_models, models.stop))
-        with store.locked(progress=True):
-            store.prepare()
-            if models in store.missing():
-                store.write(models, result, seconds, where)
-        found.append((store.experiment, models))
+            names = groups_of(file) or [("", 0)]
+            for name, start in names:
+                if name not in stores or not name:
+                    stores[name] = _store(file, name, given, cache_dir)
+                _read(file, name, start, stores[name])
+        for name, start in names:  # all are fine; each is read again, so that memory holds only one
+            store = stores[name]
+            with opened(path, "cannot be imported") as file:
+                models, result, seconds, where = _read(file, name, start, store)
+            store.experiment = store.experiment.but(n_models=max(store.experiment.n_models, models.stop))
+            with store.locked(progress=True):
+                store.prepare()
+                if models in store.missing():
+                    store.write(models, result, seconds, where)
+            found.append((store.experiment, models))
     return found
 
 
 def _store(file: ZipFile, name: str, given: Mapping[str, Experiment], cache_dir: Folder) -> Store:
     """The store of a pack's folder, or, without a name, of a file of one group."""
-    about = (
-        described(file, f"{name}/about")
-        if name
-        else {"key": str(entry(file, "key", TEXT)), "checksum": "", "recipe": {}}
-    )
-    key, checksum, recipe = (about[field] for field in ("key", "checksum", "recipe"))
+    if name:
+        about = described(file, f"{name}/about")
+        key, checksum, recipe = (about[field] for field in ("key", "checksum", "recipe"))
+    else:
+        key, checksum, recipe = str(entry(file, "key", TEXT)), "", {}
     if not (isinstance(key, str) and isinstance(checksum, str) and isinstance(recipe, dict)):
         raise ValueError("its description is no experiment's")
     if key not in given and (given or not name):

@@ -9,10 +9,10 @@ A machine with torch and numpy alone can train too: see `python -m samlib.traini
 `samlib.runs.import_group` puts the models into a store.
 """
 
-from __future__ import annotations
-
 import platform
+import time
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from math import ceil
 
 import numpy as np
@@ -27,7 +27,7 @@ from samlib.training.stacked import Stack, is_stacked, train_stacked
 AT_ONCE = 2**26  # the most logits that are turned into signals at once
 
 __all__ = ["Stack", "Streams", "at_once", "cosine", "group_size", "machine", "summaries", "train_each"]
-__all__ += ["train_group", "train_stacked"]
+__all__ += ["train_group", "train_groups", "train_stacked"]
 
 
 def group_size(recipe: Mapping) -> int:
@@ -111,9 +111,7 @@ def machine(device: str) -> str:
     return f"{platform.machine()} {kind}, torch {torch.__version__}"
 
 
-def train_group(
-    recipe: Mapping, data: Mapping[str, np.ndarray], models: Sequence[int], device: str = "cpu", wanted: int = 0
-) -> dict:
+def train_group(recipe: Mapping, data: Mapping, models: Sequence[int], device: str = "cpu", wanted: int = 0) -> dict:
     """Train models and return their signals on every example of the pool and of the test set.
 
     Parameters
@@ -164,16 +162,50 @@ def train_group(
         return _train_group(recipe, data, models, device, wanted)
     except torch.OutOfMemoryError:
         if len(models) == 1:
-            raise RuntimeError(
-                f"One {recipe['model']} does not fit into the memory of {device} at batch_size {recipe['batch_size']}; "
-                "lower that."
-            ) from None
+            model, size = recipe["model"], recipe["batch_size"]
+            said = f"One {model} does not fit into the memory of {device} at batch_size {size}; lower that."
+            raise RuntimeError(said) from None
     # not inside the handler: its traceback keeps the failed group's tensors alive
     half = len(models) // 2
     parts = [train_group(recipe, data, part, device, wanted) for part in (models[:half], models[half:])]
     result = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     result["strategy"] = np.array([f"{said}: out of memory with {len(models)}" for said in result["strategy"]])
     return result
+
+
+def train_groups(recipe: Mapping, data: Mapping, groups: Sequence[range], device: str) -> tuple[list, float, str]:
+    """Train whole groups together, as a worker does: on a CPU in one thread, since their number changes how sums round.
+
+    Parameters
+    ----------
+    recipe, data, device
+        As in `train_group`.
+    groups : sequence of range
+        The models of each group.
+
+    Returns
+    -------
+    list of dict
+        What `train_group` returns, for each group.
+    float
+        The seconds of all.
+    str
+        The `machine`.
+
+    Examples
+    --------
+    >>> from samlib import Experiment, load_dataset
+    >>> recipe = Experiment(dataset="digits", model="cnn", epochs=1, pool=20).model_dump()
+    >>> results, seconds, where = train_groups(recipe, load_dataset("digits", pool=20).arrays(), [range(1)], "cpu")
+    >>> results[0]["logit"].shape
+    (1, 20)
+    """
+    if device == "cpu":
+        torch.set_num_threads(1)
+    start = time.perf_counter()
+    result = train_group(recipe, data, [k for models in groups for k in models], device)
+    seconds, cuts = time.perf_counter() - start, np.cumsum([0, *map(len, groups)])
+    return [{name: v[a:b] for name, v in result.items()} for a, b in pairwise(cuts)], seconds, machine(device)
 
 
 def _train_group(recipe: Mapping, data: Mapping, models: Sequence[int], device: str, wanted: int) -> dict:

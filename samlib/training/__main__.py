@@ -8,19 +8,16 @@ Take the files in `groups` home and put them into the cache: samlib import-group
 command again: it trains only what the folder lacks. If the process is killed, only the models in training are lost.
 """
 
-from __future__ import annotations
-
 import argparse
 import shlex
 import sys
 import time
 from contextlib import suppress
 from math import inf
-from typing import NamedTuple
 
 import torch
 
-from samlib.training import at_once, group_size, machine, train_group
+from samlib.training import at_once, group_size, train_groups
 from samlib.training.box import Box, Work
 from samlib.training.files import MB, PACKED, Packs, alone, bound, read_jobs
 
@@ -72,54 +69,42 @@ def _device(text: str) -> str:
     return text
 
 
-class Given(NamedTuple):
-    """An experiment of a job: what a pack says about it, its data, and the most bytes of a group."""
-
-    about: dict
-    data: dict
-    most: int
-
-
 def _train(options, end: float) -> bool:
     """Train until all models are there, the time is up or the folder is full. Returns whether models are missing."""
-    if options.device == "cpu":
-        torch.set_num_threads(1)  # as a worker does: the number of threads changes how sums round
     packs, pairs = Packs(options.out, int(options.max_mb * MB), options.max_files), list[list[str]]()
-    given: dict[str, Given] = {}
+    given: dict[str, tuple[dict, dict]] = {}  # what a pack says about an experiment, and its data
+    most: dict[str, int] = {}  # bytes of a group
     works: dict[str, Work] = {}
     for about, data in read_jobs(options.jobs):
         pairs.append([f"{e['key']}-{about['checksum'][:16]}" for e in about["experiments"]])
         for name, e in zip(pairs[-1], about["experiments"], strict=True):
-            if name in given:
+            if name in works:
                 continue
             recipe, n, size = e["recipe"], e["n_models"], group_size(e["recipe"])
             missing = [range(k, k + size) for k in range(0, n, size) if (name, k) not in packs.there]
             wave = at_once(recipe, data, options.device, size * len(missing)) if missing else size
             works[name] = Work(missing, n, size, wave, 2 if recipe["rho"] else 1)
-            most = bound(size, len(data["y_train"]), len(data["y_test"]))
-            given[name] = Given({**e, "checksum": about["checksum"]}, data, most)
-    needed = (max(one.most for one in given.values()) + PACKED) / MB
+            most[name] = bound(size, len(data["y_train"]), len(data["y_test"]))
+            given[name] = {**e, "checksum": about["checksum"]}, data
+    needed = (max(most.values()) + PACKED) / MB
     if needed > options.max_mb:
         raise ValueError(f"A group of models may take {needed:.2f} MB; give --max-mb at least that.")
     # the room is counted as if each model were as large as the largest
     models = max(work.size for work in works.values())
-    unit = int(models * max(given[name].most / work.size for name, work in works.items()))
+    unit = int(models * max(most[name] / work.size for name, work in works.items()))
     box = Box(pairs, works, end)
     while task := box.take(room=models * packs.room(unit)):
         name, groups = task
-        (about, data, most), started, size = given[name], time.monotonic(), works[name].size
-        result = train_group(about["recipe"], data, [k for group in groups for k in group], options.device)
-        seconds = time.monotonic() - started
-        rest = {"seconds": seconds / len(groups), "machine": machine(options.device)}
-        for i, group in enumerate(groups):
-            result_of = {array: values[i * size : (i + 1) * size] for array, values in result.items()}
-            packs.add(name, about, group, result_of | rest, most)
+        (about, data), started = given[name], time.monotonic()
+        results, seconds, where = train_groups(about["recipe"], data, groups, options.device)
+        for group, result in zip(groups, results, strict=True):
+            packs.add(name, about, group, result | {"seconds": seconds / len(groups), "machine": where}, most[name])
         box.finished(name, groups, time.monotonic() - started)
         _say(about["name"], groups, seconds, box.left())
     for pair in pairs:
         asked = min(works[name].n_models for name in pair)
         there = sum(all(k not in works[name].open for name in pair) for k in range(asked))
-        print(f"{' and '.join(given[name].about['name'] for name in pair)}: {there} of {asked} pairs.")
+        print(f"{' and '.join(given[name][0]['name'] for name in pair)}: {there} of {asked} pairs.")
     files = list(packs.folder.glob("groups-*.npz"))
     print(f"{options.out} holds {len(files)} files, {sum(file.stat().st_size for file in files) / MB:.1f} MB.")
     if box.take():  # there is time for another model, so only room is lacking

@@ -10,10 +10,8 @@ A task should take as long as the slowest one of its experiment so far, plus a m
 yet is judged by its partner. If neither has run one, it begins as long as there is time.
 """
 
-from __future__ import annotations
-
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf, log, sqrt
 
@@ -63,9 +61,7 @@ class Work:
 class Box:
     """Chooses tasks. pairs: tuples of names in `works`, of length one for a single experiment. end: a time of `clock`."""
 
-    def __init__(
-        self, pairs: Sequence[Sequence], works: Mapping, end: float = inf, clock: Callable[[], float] = time.monotonic
-    ):
+    def __init__(self, pairs: Sequence[Sequence], works: Mapping, end: float = inf, clock=time.monotonic):
         self.pairs, self.works, self.end, self.clock = pairs, works, end, clock
 
     def left(self) -> float:

@@ -14,8 +14,6 @@ with batches of 125, augmentation and bfloat16.
   day five pairs reached 53,200 so, and 63,200 without the start (66 s, 25 s of it to decode the images).
 """
 
-from __future__ import annotations
-
 import gc
 import json
 import time

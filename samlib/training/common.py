@@ -1,7 +1,5 @@
 """Parts that every trainer uses: random streams, schedules, inputs, weight averages, and the loop over steps."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from math import ceil, cos, pi
@@ -85,9 +83,8 @@ class Inputs:
         if data.get("mean") is not None:
             # (x / 255 - mean) / std as one product and one sum; whole rows of pixels vectorize, 3 channels do not
             mean, std = (np.tile(np.asarray(data[name], np.float64), self.shape[1]) for name in ("mean", "std"))
-            self.scale, self.shift = (
-                torch.tensor(v, dtype=torch.float32, device=device) for v in (1 / (255 * std), -mean / std)
-            )
+            self.scale = torch.tensor(1 / (255 * std), dtype=torch.float32, device=device)
+            self.shift = torch.tensor(-mean / std, dtype=torch.float32, device=device)
 
     def __len__(self) -> int:
         return len(self.stored)
@@ -206,18 +203,22 @@ class Training:
         self.ahead = torch.arange(self.batches[0], device=device)
         self.run: Callable[[int], None] = self.step
         self.stream: torch.cuda.Stream | None = None
-        self.evaluates = self.evaluates_at_first = EVALUATED.get(device.type, 1024)
+        self.evaluates = EVALUATED[device.type]
         self.taken = 0
         self.average: Average | None = None
 
     def begin(self, streams: Sequence[Streams], members: Sequence[np.ndarray]) -> None:
         """Start anew, with other models."""
         self.rewind()
+        self.streams, self.examples = streams, [np.flatnonzero(member) for member in members]
         averaged = self.recipe["optimizer"] in AVERAGED
         self.average = Average(self.recipe, self.steps, len(self.batches)) if averaged else None
 
     def lay(self) -> None:
         """Copy the order of the next epoch to the device."""
+        order = np.stack([s.epoch(e) for s, e in zip(self.streams, self.examples, strict=True)])
+        self.put(self.order, order.reshape(self.order.shape))
+        self.at.zero_()
 
     def step(self, size: int) -> None:
         """Take one step on a batch of `size` examples."""
@@ -264,7 +265,7 @@ class Training:
 
     def trouble(self) -> str:
         """What went wrong and was worked around, in words."""
-        less = self.evaluates < self.evaluates_at_first
+        less = self.evaluates < EVALUATED[self.device.type]
         return f", {self.evaluates} evaluated at once: out of memory with more" if less else ""
 
     def on_stream(self):

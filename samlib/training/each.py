@@ -1,7 +1,5 @@
 """Train one model at a time, of any architecture and with any optimizer, through autograd and `torch.optim`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from functools import lru_cache, partial
@@ -38,9 +36,7 @@ class OneModel(Training):
 
     def begin(self, streams: Sequence[Streams], members: Sequence[np.ndarray]) -> None:
         super().begin(streams, members)
-        (self.streams,), (member,) = streams, members
-        self.examples = np.flatnonzero(member)
-        fresh = self.streams.build(self.recipe, self.inputs.shape, self.n_classes)
+        fresh = streams[0].build(self.recipe, self.inputs.shape, self.n_classes)
         self.model.load_state_dict(fresh.state_dict())  # in place
         for value in chain.from_iterable(state.values() for state in self.optimizer.state.values()):
             if isinstance(value, torch.Tensor):
@@ -54,11 +50,10 @@ class OneModel(Training):
 
     def lay(self) -> None:
         """Copy the order and the augmentation of the next epoch to the device."""
-        self.put(self.order, self.streams.epoch(self.examples))
+        super().lay()
         if self.recipe["augment"]:
             _, *sides = image_shape(self.inputs.shape)
-            self.put(self.shifts, np.concatenate([self.streams.shifts(size, *sides) for size in self.batches]))
-        self.at.zero_()
+            self.put(self.shifts, np.concatenate([self.streams[0].shifts(size, *sides) for size in self.batches]))
 
     def step(self, size: int) -> None:
         where = self.next(size)
@@ -77,7 +72,7 @@ class OneModel(Training):
         super().settle()
         if not self.average:
             return
-        members = torch.as_tensor(self.examples, device=self.device).split(self.batches)
+        members = torch.as_tensor(self.examples[0], device=self.device).split(self.batches)
         with autocast(self.recipe, self.device):
             update_bn((self.inputs.prepared(self.inputs.stored[batch]) for batch in members), self.model)
 

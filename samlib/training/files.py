@@ -8,8 +8,6 @@ an experiment's key and its data's checksum. Nothing is rounded. Masks are store
 lie together, then the second, and so on, since that compresses better.
 """
 
-from __future__ import annotations
-
 import fcntl
 import hashlib
 import io

@@ -1,7 +1,5 @@
 """Train many small fully connected models at once, by batched matrix products and a backward pass written out."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -33,15 +31,9 @@ class Stacked(Training):
 
     def begin(self, streams: Sequence[Streams], members: Sequence[np.ndarray]) -> None:
         super().begin(streams, members)
-        self.streams, self.examples = streams, [np.flatnonzero(member) for member in members]
         models = [stream.build(self.recipe, self.x.shape[1:], self.n_classes) for stream in streams]
         self.put(self.nets.weights, self.nets.rows(models).numpy())
         self.velocity.zero_()
-
-    def lay(self) -> None:
-        """Copy the order of the next epoch to the device."""
-        self.put(self.order, np.stack([s.epoch(e) for s, e in zip(self.streams, self.examples, strict=True)]))
-        self.at.zero_()
 
     def step(self, size: int) -> None:
         recipe, gradient, micro = self.recipe, self.gradient, self.recipe["m_sharpness"]
