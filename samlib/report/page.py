@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import html
+import io
 import math
 import warnings
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import HTML, Markdown
 
@@ -38,6 +41,15 @@ def shown(frame: pd.DataFrame) -> HTML:
     """A table of texts and numbers, which the keyboard can scroll. Names in it come from the file, so they are escaped."""
     table = frame.to_html(index=False, border=0, escape=True)
     return HTML(f'<div class="wide" role="group" aria-label="Table" tabindex="0">{table}</div>')
+
+
+def picture(said: str) -> HTML:
+    """The figure that was drawn last, as an image, and words for those who cannot see it."""
+    with io.BytesIO() as file:
+        plt.savefig(file, format="svg", bbox_inches="tight", metadata={"Date": None})
+        plt.close()
+        image = base64.b64encode(file.getvalue()).decode()
+    return HTML(f'<img alt="{html.escape(said)}" src="data:image/svg+xml;base64,{image}">')
 
 
 def sentences(*said: str) -> Markdown:

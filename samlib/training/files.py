@@ -163,7 +163,8 @@ class Packs:
         for path in self.folder.glob("groups-*.npz"):
             with opened(path, "is damaged; move it away") as file:
                 self.there |= set(groups_of(file))
-        self.count = max((int(p.stem.partition("-")[2]) for p in self.folder.glob("groups-*.npz")), default=0)
+        numbers = [path.stem.removeprefix("groups-") for path in self.folder.glob("groups-*.npz")]
+        self.count = max((int(number) for number in numbers if number.isdecimal()), default=0)  # not a copy's
 
     def path(self, number: int) -> Path:
         return self.folder / f"groups-{number}.npz"
