@@ -77,8 +77,7 @@ def test_weighted_shares_and_ranks_are_those_of_repeated_scores():
 def test_what_a_set_of_models_says_agrees_with_the_estimators(pair):
     models, dataset = models_of(pair), made(np.arange(5))
     seen = buckets.look(models, dataset)
-    half = halves(seen.group)[3]
-    place = seen.places[half.tobytes()]
+    half, place = halves(groups(models.model, buckets.MODEL_GROUPS))[3], seen.without[3, 0, 0]
     correct, member = np.concatenate(models.test_correct[:, half]), np.concatenate([models.member[half]] * 2)
     right = correct.sum(0)
     mixed = (right >= 3) & (len(correct) - right >= 3)

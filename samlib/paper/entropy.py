@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
 from IPython.display import Markdown
@@ -29,7 +31,7 @@ def measure(pair: Pair) -> Frames:
     models, dataset = models_of(pair), dataset_of(pair.sgd)
     seen = look(models, dataset)
     found, reliable = measured(models, seen), entropy_reliability(models, seen)
-    histogram, quantiles = _spreads(seen, seen.halves() if found else [])
+    histogram, quantiles = _spreads(seen, seen.directions()[..., 0] if found else [])
     return {
         "effects": effects(_decided(found, reliable)),
         "buckets": _buckets(found),
@@ -108,7 +110,7 @@ def _follows(found: dict[str, Effect]) -> pd.DataFrame:
     return pd.DataFrame({"correlation": found["follows"].estimate} | columns, FOLLOWED)
 
 
-def _spreads(seen: Seen, halves: list[tuple[int, int]]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _spreads(seen: Seen, halves: Iterable) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Memorization of the top examples in bins (bucket, left, right, share), and quantiles of their distances by bucket."""
     parts = [pd.DataFrame(columns=["memorized", "far", "weight", "bucket"])]
     for place, other in halves:
@@ -134,7 +136,7 @@ def _counts(models: Models, seen: Seen) -> pd.DataFrame:
     """How many test points have an entropy, and why the others have none. Columns: by half of the models, and by all."""
     columns = {}
     n_all = 2 * len(models.model)
-    for name, places, n in (("half", [a for a, _ in seen.halves()], n_all / 2), ("all", [-1], n_all)):
+    for name, places, n in (("half", seen.directions()[:, 0, 0], n_all / 2), ("all", [-1], n_all)):
         right = seen.accuracy[places].mean(1) * n
         known = np.isfinite(seen.entropy[places])
         parts = known, ~known & (right > n / 2), ~known & (right <= n / 2)

@@ -19,7 +19,7 @@ from samlib.audit import Pair
 from samlib.estimators import influence, memorization
 from samlib.evaluation import ENOUGH
 from samlib.inference import Effect, Reliability, groups, jackknife, reliability
-from samlib.paper.crossfit import PARTITIONS, halves
+from samlib.paper.crossfit import PARTITIONS, halves, model_groups, point_groups
 from samlib.paper.frames import EACH, Found, Frames, Section, contrast, effects, one, table
 from samlib.paper.panels import BOTH, comparisons, label_of, listed, multiples, zero
 from samlib.paper.sets import Influences, Models, dealt, memorization_by, models_of, without_each
@@ -56,14 +56,12 @@ def decided(pair: Pair) -> dict[str, Found | None]:
 
 def pooled_reliability(models: Models) -> Reliability:
     """The reliability of memorization by all models, pooled over both optimizers."""
-    n_models = len(models.model)
-    group = groups(models.model, min(20, n_models // 2 * 2))
+    group = model_groups(models.model)
     kept = np.array([np.isin(np.arange(group.max()) + 1, group[half]) for half in halves(group)])
-    first, second = (
-        memorization_by(half, group, models.correct.mean(0), models.member) for half in (kept, ~kept)
-    )  # fmt: skip
+    pooled = models.correct.mean(0)
+    first, second = (memorization_by(half, group, pooled, models.member) for half in (kept, ~kept))
     known = ~np.isnan(first + second).any(0)
-    return reliability(first[:, known], second[:, known], n_models) if known.any() else Reliability(0.0, np.inf)
+    return reliability(first[:, known], second[:, known], len(group)) if known.any() else Reliability(0.0, np.inf)
 
 
 class Energies(NamedTuple):
@@ -126,10 +124,8 @@ class Sums(NamedTuple):
 def _sums(models: Models) -> Sums:
     """Sum the energies over all classes, a few examples at a time."""
     n_groups = min(MODEL_GROUPS, len(models.model) // 3 * 3)
-    group, of_example, of_test = (
-        groups(ids, min(most, len(ids)))
-        for ids, most in ((models.model, n_groups), (models.example, POINT_GROUPS), (models.test, POINT_GROUPS))
-    )
+    group = groups(models.model, n_groups)
+    of_example, of_test = (point_groups(ids, POINT_GROUPS) for ids in (models.example, models.test))
     kept, inside = dealt(n_groups, 3)
     sets, places = kept.reshape(-1, n_groups), inside + 1
     n_examples = of_example.max()

@@ -4,28 +4,19 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Mapping
-from functools import cache, partial
+from collections.abc import Mapping, Sequence
+from functools import cache
 
 import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from samlib.audit import Pair, compared, link, memorization_table
+from samlib.audit import Link, Pair, compared, link, memorization_table
 from samlib.data import Dataset
 from samlib.estimators import memorization, memorization_terms
 from samlib.evaluation import ENOUGH
-from samlib.inference import (
-    Effect,
-    Reliability,
-    crossing,
-    groups,
-    jackknife,
-    mean,
-    reliability,
-    shares,
-)
-from samlib.paper.crossfit import POINT_GROUPS, each_left_out, halves, model_groups
+from samlib.inference import Effect, Reliability, crossing, jackknife, mean, reliability, shares
+from samlib.paper.crossfit import halves, model_groups, point_groups
 from samlib.paper.distances import atypicality, dataset_of
 from samlib.paper.frames import EACH, Found, Frames, Section, effects
 from samlib.paper.panels import BOTH, classes_of, image, interval_points, label_of, multiples, scroll, stairs, zero
@@ -79,7 +70,7 @@ class Scores:
     """Memorization scores of a pair by any of its models. A mean over no models counts as 0, as in the published code."""
 
     def __init__(self, pair: Pair):
-        self.of_models, self.member = model_groups(pair), pair.sgd.member.values
+        self.of_models, self.member = model_groups(pair.sgd.model.values), pair.sgd.member.values
         self.correct = [runs.correct.values for runs in pair[:2]]
 
     def __call__(self, models: np.ndarray) -> np.ndarray:
@@ -246,32 +237,30 @@ def _linkable(pair: Pair) -> bool:
     return int(((member.sum(0) >= 3) & ((~member).sum(0) >= 3)).sum()) >= 2
 
 
-def _links(links) -> pd.DataFrame:
-    """Rank correlations of memorization with the attack's success, with intervals: sgd, sam, and of their differences."""
-    if not links:
-        return pd.DataFrame(columns=["correlation", "low", "high"])
-    sgd, sam = links
-    of = groups(sgd.example, min(POINT_GROUPS, len(sgd.example)))
-    rows = {"sgd": (sgd.memorization, sgd.success), "sam": (sam.memorization, sam.success)}
-    rows["difference"] = sam.memorization - sgd.memorization, sam.success - sgd.success
+def _linked(links: Sequence[Link]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Of sgd, sam and their difference: memorization of each example, and the attack's success on it. Empty without links."""
+    found = {who: (each.memorization, each.success) for who, each in zip(("sgd", "sam"), links, strict=False)}
+    return found | ({"difference": tuple(np.subtract(found["sam"], found["sgd"]))} if found else {})
 
-    def correlation(x, y, kept):
-        x, y = x[kept], y[kept]
+
+def _links(links: Sequence[Link]) -> pd.DataFrame:
+    """Rank correlations of memorization with the attack's success, with intervals: sgd, sam, and of their differences."""
+
+    def correlation(x, y):
         return spearmanr(x, y)[0] if np.ptp(x) > 0 and np.ptp(y) > 0 else np.nan
 
-    found = {k: jackknife(each_left_out(partial(correlation, *both), of), 1) for k, both in rows.items()}
-    return pd.DataFrame(
-        {k: (e.estimate, *e.interval(EACH)) for k, e in found.items()}, ["correlation", "low", "high"]
-    ).T
+    rows = {}
+    for who, (x, y) in _linked(links).items():
+        of = point_groups(links[0].example)
+        effect = jackknife([correlation(x[of != g], y[of != g]) for g in range(of.max() + 1)], 1)
+        rows[who] = effect.estimate, *effect.interval(EACH)
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["correlation", "low", "high"])
 
 
-def _link_bins(links, n_bins: int = 10, least: int = 15) -> pd.DataFrame:
+def _link_bins(links: Sequence[Link], n_bins: int = 10, least: int = 15) -> pd.DataFrame:
     """The attack's success in bins of memorization that hold at least `least` examples: who, x, y, low, high."""
-    curves = {who: (each.memorization, each.success) for who, each in zip(("sgd", "sam"), links, strict=False)}
-    if links:
-        curves["difference"] = tuple(sam - sgd for sgd, sam in zip(curves["sgd"], curves["sam"], strict=True))
     rows = []
-    for who, (x, y) in curves.items():
+    for who, (x, y) in _linked(links).items():
         low, high = np.quantile(x, [0.002, 0.998])
         edges = np.linspace(low, high, n_bins + 1)
         cell = np.clip(np.digitize(x, edges) - 1, 0, n_bins - 1)

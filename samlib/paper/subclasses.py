@@ -89,7 +89,8 @@ def group_mean(terms: np.ndarray, inside: np.ndarray) -> np.ndarray:
 
 def _influence(pair: Pair) -> pd.DataFrame:
     """The frame "influence". Models, examples and test points vary, so the jackknife leaves out groups of all three."""
-    of_models, of_examples, of_tests = model_groups(pair), point_groups(pair), point_groups(pair, "test")
+    of_models = model_groups(pair.sgd.model.values)
+    of_examples, of_tests = point_groups(pair.sgd.example.values), point_groups(pair.sgd.test.values)
     sides = [(of_tests, "test_subclass", "test_label"), (of_examples, "subclass", "label")]
     cells = [
         (np.eye(len(GROUPS) * of.max())[(of - 1) * len(GROUPS) + pair.sgd[code].values], pair.sgd[label].values)
