@@ -61,10 +61,7 @@ def _decided(found: dict[str, Effect], reliable: Reliability) -> dict[str, Found
     for claim, value in (("C8", "distance"), ("C10", "memorization")):
         if (found["points"].estimate[[0, -1], VALUES.index(value)] >= ENOUGH).all():
             claims[claim] = Found(one(found["ends"], VALUES.index(value)), reliable)
-    return claims | {
-        "C9": Found(one(found["low gain"]), reliable),
-        "C9 beyond difficulty": Found(one(found["beyond"]), reliable),
-    }
+    return claims | {"C9": Found(found["low gain"], reliable), "C9 beyond difficulty": Found(found["beyond"], reliable)}
 
 
 def _buckets(found: dict[str, Effect]) -> pd.DataFrame:
@@ -79,50 +76,46 @@ def _buckets(found: dict[str, Effect]) -> pd.DataFrame:
 def _difficulty(found: dict[str, Effect]) -> pd.DataFrame:
     """Index (difficulty, 1 the hardest; entropy, low or high); accuracy sgd, sam, difference, low, high."""
     rows = {}
-    for b in range(N_BUCKETS) if found else ():
-        for h, half in enumerate(("low", "high")):
-            rows[b + 1, half] = contrast(*(one(found["difficulty"], b, h, column) for column in range(3)))
+    for b, h in np.ndindex(N_BUCKETS, 2) if found else ():
+        rows[b + 1, ("low", "high")[h]] = contrast(*(one(found["difficulty"], b, h, column) for column in range(3)))
     return table(rows, "difficulty", "entropy")
 
 
 def _tops(found: dict[str, Effect]) -> pd.DataFrame:
     """Means over the test points of a bucket: index (value, bucket "1" to "5" or "1 − 5"); mean, low, high, points."""
-    rows = {}
-    for column, value in enumerate(VALUES[2:], 2) if found else ():
-        for b in range(N_BUCKETS + 1):
-            last = b == N_BUCKETS
-            effect = one(found["ends"], column) if last else one(found["means"], b, column)
-            low, high = effect.interval(EACH)
-            points = found["points"].estimate[:, column]
-            if np.isfinite(effect.estimate):
-                rows[value, ENDS if last else f"{b + 1}"] = {
-                    "mean": float(effect.estimate), "low": float(low), "high": float(high),
-                    "points": points[[0, -1]].sum() if last else points[b],
-                }  # fmt: skip
-    return table(rows, "value", "bucket")
+    if not found:
+        return table({}, "value", "bucket")
+    of_buckets, ends, points = found["means"], found["ends"], found["points"].estimate
+    effect = Effect(*(np.vstack(parts) for parts in zip(of_buckets, ends, strict=True)))
+    low, high = effect.interval(EACH)
+    columns = {"mean": effect.estimate, "low": low, "high": high, "points": np.vstack([points, points[0] + points[-1]])}
+    buckets = [*map(str, range(1, N_BUCKETS + 1)), ENDS]
+    index = pd.MultiIndex.from_product([VALUES[2:], buckets], names=["value", "bucket"])
+    frame = pd.DataFrame({name: each[:, 2 : len(VALUES)].T.ravel() for name, each in columns.items()}, index)
+    frame = frame.dropna(subset="mean")
+    return frame.set_index(frame.index.remove_unused_levels())
 
 
 def _follows(found: dict[str, Effect]) -> pd.DataFrame:
     """Rank correlations of the entropy with FOLLOWED, which other models measure: correlation, low, high."""
     if not found:
         return pd.DataFrame(columns=["correlation", "low", "high"])
-    columns = dict(zip(("low", "high"), found["follows"].interval(EACH), strict=True))
-    return pd.DataFrame({"correlation": found["follows"].estimate} | columns, FOLLOWED)
+    low, high = found["follows"].interval(EACH)
+    return pd.DataFrame({"correlation": found["follows"].estimate, "low": low, "high": high}, FOLLOWED)
 
 
-def _spreads(seen: Seen, halves: Iterable) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _spreads(seen: Seen, directions: Iterable) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Memorization of the top examples in bins (bucket, left, right, share), and quantiles of their distances by bucket."""
-    parts = [pd.DataFrame(columns=["memorized", "far", "weight", "bucket"])]
-    for place, other in halves:
+    parts = []
+    for place, other in directions:
         choice = choose(seen, place, np.ones(len(seen.nearest), int))
         memorized, far = values_of(seen, choice, other)[2:4]
-        part = pd.DataFrame({"memorized": memorized, "far": far})
-        parts += [part.assign(weight=choice.bucket[0, b], bucket=b + 1) for b in range(N_BUCKETS)]
-    frame = pd.concat(parts[1:] or parts)
+        for b, weight in enumerate(choice.bucket[0], 1):
+            parts.append(pd.DataFrame({"bucket": b, "memorized": memorized, "far": far, "weight": weight}))
     histogram, quantiles = [], {}
-    for b, part in frame[frame["weight"] > 0].groupby("bucket"):
+    for b, part in pd.concat(parts).query("weight > 0").groupby("bucket") if parts else ():
         inside = part.dropna(subset="memorized")
-        counts = np.histogram(np.clip(inside["memorized"], BINS[0], BINS[-1]), BINS, weights=inside["weight"])[0]
+        counts = np.histogram(inside["memorized"].clip(BINS[0], BINS[-1]), BINS, weights=inside["weight"])[0]
         columns = {"bucket": b, "left": BINS[:-1], "right": BINS[1:], "share": counts / counts.sum()}
         histogram.append(pd.DataFrame(columns))
         if len(inside := part.dropna(subset="far")):
@@ -147,10 +140,8 @@ def _counts(models: Models, seen: Seen) -> pd.DataFrame:
 
 def bucket_accuracy(found: Section):
     """Figure 4a: accuracy in each bucket of influence entropy, and the gain with simultaneous intervals."""
-    axis = {"xlabel": BUCKET, "xticks": range(1, N_BUCKETS + 1)}
-    return comparisons(
-        found, "buckets", "test accuracy", at=lambda rows: rows.index, axis=axis, height=1.7, sharex=True
-    )
+    shown = {"axis": {"xlabel": BUCKET, "xticks": range(1, N_BUCKETS + 1)}, "height": 1.7, "sharex": True}
+    return comparisons(found, "buckets", "test accuracy", at=lambda rows: rows.index, **shown)
 
 
 def gain_by_difficulty(found: Section):
@@ -224,18 +215,15 @@ def hardest(found: Section) -> Markdown:
     groups: dict[tuple, list[str]] = {}
     for dataset, frames in found.items():
         if len(buckets := frames["buckets"]):
-            groups.setdefault((buckets["sgd"].idxmin(), buckets["difference"].idxmax()), []).append(
-                dataset_title(dataset)
-            )
-    said = [
-        f"On {listed(names)} bucket {hard} is the hardest for SGD, and {found.name} gains most in bucket {most}."
-        + (
-            ""
-            if hard == 1
-            else " The hardest points there are not those of lowest entropy, as the paper's reading of bucket 1 would have it."
-        )
-        for (hard, most), names in groups.items()
-    ]
+            ends = buckets["sgd"].idxmin(), buckets["difference"].idxmax()
+            groups.setdefault(ends, []).append(dataset_title(dataset))
+    other = (
+        "The hardest points there are not those of lowest entropy, as the paper's reading of bucket 1 would have it."
+    )
+    said = []
+    for (hard, most), names in groups.items():
+        where = f"bucket {hard} is the hardest for SGD, and {found.name} gains most in bucket {most}."
+        said += [f"On {listed(names)} {where}", *([other] if hard != 1 else [])]
     return Markdown(" ".join(said))
 
 
