@@ -37,14 +37,15 @@ def measure(pair: Pair) -> Frames:
         links = [link(runs) for runs in pair[:2]] if _linkable(pair) else []
         examples = _examples(pair)
         means = memorization_table(pair, EACH)
+    counts = {"examples": len(examples), "without an estimate": examples["sgd"].isna().sum()}
     return {
         "effects": effects(decided(pair, scores)),
         "means": means,
         "density": _density(pair, scores),
         "agreement": _agreement(scores),
-        "reliability": pd.DataFrame({name: each for name, each in scores.reliable().items()}, Reliability._fields).T,
+        "reliability": pd.DataFrame(scores.reliable(), Reliability._fields).T,
         "examples": examples,
-        "counts": _counts(examples),
+        "counts": pd.DataFrame({"number": counts}),
         "most": _most(pair, scores),
         "link": _links(links),
         "link_bins": _link_bins(links),
@@ -89,20 +90,16 @@ class Scores:
         return list(zip(self(every), self.terms(every), strict=True))
 
     @cache  # noqa: B019
-    def in_halves(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        return [(self(half), self(~half)) for half in halves(self.of_models)]
+    def in_halves(self) -> np.ndarray:
+        """Scores by the two halves of each partition: (partitions, 2, 2, examples), SGD's and SAM's last but one."""
+        return np.array([(self(half), self(~half)) for half in halves(self.of_models)])
 
     @cache  # noqa: B019
     def reliable(self) -> dict[str, Reliability]:
         """Split-half reliability of the scores: sgd, sam, pooled over both, and of the difference SAM - SGD."""
-        parts = {
-            "sgd": lambda s: s[0], "sam": lambda s: s[1], "pooled": lambda s: s.mean(0), "difference": lambda s: s[1] - s[0],
-        }  # fmt: skip
-        both = self.in_halves()
-        return {
-            name: reliability([part(a) for a, _ in both], [part(b) for _, b in both], len(self.member))
-            for name, part in parts.items()
-        }
+        weights = {"sgd": (1, 0), "sam": (0, 1), "pooled": (0.5, 0.5), "difference": (-1, 1)}
+        first, second = self.in_halves().swapaxes(0, 1)
+        return {name: reliability(w @ first, w @ second, len(self.member)) for name, w in weights.items()}
 
 
 def lowest_range(pair: Pair, scores: Scores) -> Effect:
@@ -205,13 +202,6 @@ def _examples(pair: Pair) -> pd.DataFrame:
         found = memorization(runs.correct.values, runs.member.values, empty="nan")
         columns |= {name: found.value.astype(np.float32), "n_in": found.n_in.astype(np.int32)}
     return pd.DataFrame(columns, index=pd.Index(pair.sgd.example.values, name="example"))
-
-
-def _counts(examples: pd.DataFrame) -> pd.DataFrame:
-    """How many examples there are, and how many have no estimate, since all models or none saw them. Column number."""
-    return pd.DataFrame(
-        {"number": {"examples": len(examples), "without an estimate": int(examples["sgd"].isna().sum())}}
-    )
 
 
 def _most(pair: Pair, scores: Scores, k: int = 10) -> pd.DataFrame:
@@ -339,11 +329,8 @@ def link_curve(found: Section):
     """Attack success on an example over its memorization, with intervals. Different models measure the two."""
 
     def draw(left, right, bins):
-        for ax, who, colour, move in (
-            (left, "sgd", SGD, -0.006),
-            (left, "sam", SAM, 0.006),
-            (right, "difference", INK, 0),
-        ):
+        curves = (left, "sgd", SGD, -0.006), (left, "sam", SAM, 0.006), (right, "difference", INK, 0)
+        for ax, who, colour, move in curves:
             part = bins[bins["who"] == who]
             shown = {} if ax is right else {"label": label_of(who, found.name)}
             interval_points(ax, part["x"] + move, part, "y", fmt="o-", color=colour, **shown)
