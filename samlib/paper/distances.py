@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
+from scipy.spatial.distance import cdist
 from scipy.stats import rankdata
 
 from samlib.data import Dataset, load_dataset
@@ -45,12 +46,7 @@ def between(dataset: Dataset, test: np.ndarray, example: np.ndarray) -> np.ndarr
     uint8 pixels are scaled to 0 to 1.
     """
     scale = 255 if dataset.x_train.dtype == np.uint8 else 1
-    a, b = (x.reshape(len(x), -1).astype(np.float64) / scale for x in (dataset.x_test[test], dataset.x_train[example]))
-    squares = (a**2).sum(1)[:, None], (b**2).sum(1)
-    squared = squares[0] + squares[1] - 2 * a @ b.T
-    for row, column in np.argwhere(squared <= 1e-9 * squares[0]):  # the sum of squares has rounding noise
-        squared[row, column] = ((a[row] - b[column]) ** 2).sum()
-    return np.sqrt(squared)
+    return cdist(*(x.reshape(len(x), -1) / scale for x in (dataset.x_test[test], dataset.x_train[example])))
 
 
 def distances(dataset: Dataset, test: np.ndarray, example: np.ndarray) -> Distances:

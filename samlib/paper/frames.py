@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 
 from samlib.audit import Pair
 from samlib.inference import LEVEL, Effect, Reliability
@@ -99,12 +100,7 @@ def swapped(pair: Pair, which: np.ndarray | None = None) -> Pair:
     """
     if which is None:
         return Pair(pair.sam, pair.sgd, pair.name)
-    import xarray as xr
-
-    mask = xr.DataArray(which, dims="model", coords={"model": pair.sgd.model})
+    mask = xr.DataArray(which, dims="model")
     data = [v for v in pair.sgd.data_vars if v in pair.sam]
-    first, second = (xr.where(mask, a[data], b[data], keep_attrs=True) for a, b in (pair[1::-1], pair[:2]))
-    parts = []
-    for own, drawn in ((pair.sgd, first), (pair.sam, second)):
-        parts.append(drawn.assign_attrs(own.attrs).assign({v: drawn[v].astype(own[v].dtype) for v in data}))
-    return Pair(parts[0], parts[1], pair.name)
+    sgd, sam = (own[data].where(~mask, other) for own, other in (pair[:2], pair[1::-1]))
+    return Pair(sgd, sam, pair.name)

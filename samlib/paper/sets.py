@@ -33,14 +33,10 @@ class Models(NamedTuple):
 
 def models_of(pair: Pair) -> Models:
     """The `Models` of a pair, from which influence is estimated."""
-    both = [
-        runs[["correct", "test_correct", "member"]].sortby(["model", "example", "test"]).load() for runs in pair[:2]
-    ]
-    stacked = (np.stack([runs[name].values for runs in both]) for name in ("correct", "test_correct"))
-    one = both[0]
-    return Models(
-        *stacked, *(one[name].values for name in ("member", "label", "test_label", "model", "example", "test"))
-    )
+    stacked = ["correct", "test_correct"]
+    sgd, sam = (runs[[*stacked, "member"]].sortby(["model", "example", "test"]).load() for runs in pair[:2])
+    both = (np.stack([sgd[name].values, sam[name].values]) for name in stacked)
+    return Models(*both, *(sgd[name].values for name in Models._fields[2:]))
 
 
 def dealt(n_groups: int, parts: int) -> tuple[np.ndarray, np.ndarray]:
