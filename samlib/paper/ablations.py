@@ -48,7 +48,8 @@ def measure(pairs: Mapping[tuple[str, Any], Pair]) -> Frames:
     for (field, value), pair in named.items():
         about = {"own": own[field] == value, "comparable": bool(losses.loc[(field, value), "comparable"])}
         for of in MEASURES:
-            rows[field, value, of] = compared(*terms(pair, of), each) | about
+            sgd, sam = terms(pair, of)
+            rows[field, value, of] = compared(sgd, sam, each) | about
     return {
         "ablations": table(rows, "field", "value", "measure"),
         "explained": explained({key: pair for key, pair in named.items() if losses.loc[key, "comparable"]}),

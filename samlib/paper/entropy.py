@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -140,8 +141,9 @@ def _counts(models: Models, seen: Seen) -> pd.DataFrame:
 
 def bucket_accuracy(found: Section):
     """Figure 4a: accuracy in each bucket of influence entropy, and the gain with simultaneous intervals."""
-    shown = {"axis": {"xlabel": BUCKET, "xticks": range(1, N_BUCKETS + 1)}, "height": 1.7, "sharex": True}
-    return comparisons(found, "buckets", "test accuracy", at=lambda rows: rows.index, **shown)
+    axis = {"xlabel": BUCKET, "xticks": range(1, N_BUCKETS + 1)}
+    shown: dict[str, Any] = {"at": lambda rows: rows.index, "axis": axis, "height": 1.7, "sharex": True}
+    return comparisons(found, "buckets", "test accuracy", **shown)
 
 
 def gain_by_difficulty(found: Section):

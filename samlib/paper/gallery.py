@@ -34,7 +34,7 @@ def gallery(models: Models, entropy, strength, dataset: Dataset | None, n_bucket
     """
     columns = ["row", "test", "label", "bucket", "entropy", "example", "influence", "distance", "nearest"]
     known, label = np.flatnonzero(np.isfinite(entropy)), models.test_label
-    bucket, rows = np.zeros(len(entropy), int), []
+    bucket, rows = np.zeros(len(entropy), int), list[int]()
     if len(known) >= n_buckets:
         bucket[known] = shares(entropy[known], n_buckets).argmax(0) + 1
     order = known[np.argsort(-strength[known], kind="stable")]
