@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -32,14 +31,6 @@ def dataset_of(runs: xr.Dataset) -> Dataset | None:
         return None
 
 
-class Distances(NamedTuple):
-    """Distances of each test point: to its `example`, to the `nearest` of its class, and the `typical` (median) one."""
-
-    example: np.ndarray
-    nearest: np.ndarray
-    typical: np.ndarray
-
-
 def between(dataset: Dataset, test: np.ndarray, example: np.ndarray) -> np.ndarray:
     """Euclidean distances of test points (m,) from examples (n,), both by index: float64 (m, n), exactly 0 for equal points.
 
@@ -47,18 +38,6 @@ def between(dataset: Dataset, test: np.ndarray, example: np.ndarray) -> np.ndarr
     """
     scale = 255 if dataset.x_train.dtype == np.uint8 else 1
     return cdist(*(x.reshape(len(x), -1) / scale for x in (dataset.x_test[test], dataset.x_train[example])))
-
-
-def distances(dataset: Dataset, test: np.ndarray, example: np.ndarray) -> Distances:
-    """Euclidean distances of test points (m,), by index: each to its own example (m,) and to all examples of its class."""
-    result = np.empty((3, len(test)))
-    for label in np.unique(dataset.y_test[test]):
-        rows = np.flatnonzero(dataset.y_test[test] == label)
-        ours = between(dataset, test[rows], np.flatnonzero(dataset.y_train == label))
-        chosen, which = np.unique(example[rows], return_inverse=True)
-        result[0, rows] = between(dataset, test[rows], chosen)[np.arange(len(rows)), which]
-        result[1:, rows] = ours.min(1), np.median(ours, 1)
-    return Distances(*result)
 
 
 def atypicality(dataset: Dataset) -> np.ndarray:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -45,6 +47,14 @@ class Section(dict[str, Frames]):
         """One frame, concatenated over data sets. The first level of the index names the data set."""
         parts = {dataset_title(dataset): frames[name] for dataset, frames in self.items() if len(frames[name])}
         return pd.concat(parts) if parts else pd.DataFrame()
+
+
+@contextmanager
+def counted() -> Iterator[None]:
+    """Ignore warnings of examples that have no estimate or are left out: the pages count these. Also a decorator."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "(?s).*(no estimate|are left out)")
+        yield
 
 
 class Found(NamedTuple):

@@ -11,7 +11,7 @@ import pandas as pd
 from samlib.data import Dataset
 from samlib.estimators import top_influences
 from samlib.inference import shares
-from samlib.paper.distances import distances
+from samlib.paper.distances import between
 from samlib.paper.frames import Section
 from samlib.paper.panels import classes_of, image, not_shown
 from samlib.paper.sets import Models
@@ -53,8 +53,11 @@ def gallery(models: Models, entropy, strength, dataset: Dataset | None, n_bucket
     test, example = np.array(rows)[place], models.example[some[found[place, rank]]]
     far, nearest = np.full((2, len(test)), np.nan)
     if dataset is not None:
-        away = distances(dataset, models.test[test], example)
-        far, nearest = away.example / away.typical, away.nearest / away.typical
+        for z in rows:
+            ours, at = np.flatnonzero(dataset.y_train == label[z]), test == z
+            away = between(dataset, models.test[[z]], ours)[0]
+            away /= np.median(away)
+            far[at], nearest[at] = away[np.searchsorted(ours, example[at])], away.min()
     of_test = (each[test] for each in (models.test, label, bucket, entropy))
     values = place, *of_test, example, value[place, rank], far, nearest
     return pd.DataFrame(dict(zip(columns, values, strict=True)))

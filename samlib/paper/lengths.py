@@ -7,7 +7,6 @@ interpolated between lengths, along the logarithm of its own train loss.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,7 +20,7 @@ from samlib.evaluation import auc_terms
 from samlib.inference import mean
 from samlib.paper import claims
 from samlib.paper.draw import gaps, panels
-from samlib.paper.frames import EACH, Found, Frames, Section, contrast, effects, table
+from samlib.paper.frames import EACH, Found, Frames, Section, contrast, counted, effects, table
 from samlib.paper.panels import multiples
 from samlib.paper.style import GREY, SAM, SGD, WIDTH, drawn
 
@@ -83,6 +82,7 @@ def decided(pairs: Mapping[Any, Pair]) -> dict[str, Found | None]:
     return {claim: at_loss(both[attack], fraction)[1] for claim, (attack, fraction) in CLAIMED.items()}
 
 
+@counted()
 def _trained(pairs: Mapping[Any, Pair]) -> tuple[pd.DataFrame, dict[str, list[Side]]]:
     """The frame "curves", and what `at_loss` takes for each attack: the lengths as long as the loss falls.
 
@@ -97,9 +97,7 @@ def _trained(pairs: Mapping[Any, Pair]) -> tuple[pd.DataFrame, dict[str, list[Si
     known = {attack: kind for attack, kind in ATTACKS.items() if tested or attack != "RMIA"}
     curves, both = {}, {attack: list[Side]() for attack in ATTACKS}
     for name, several in (("sgd", [pair.sgd for pair in aligned]), ("sam", [pair.sam for pair in aligned])):
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "(?s).*are left out")  # the page counts them
-            found = [attack_scores(runs, tuple(known.values())) for runs in several]
+        found = [attack_scores(runs, tuple(known.values())) for runs in several]
         loss = np.log([np.maximum(runs.train_loss.values, 1e-12) for runs in several])
         right = np.array([runs.test_correct.values.mean() for runs in several])
         drift, falling = np.array([_loss_terms(runs) for runs in several]), _leading(-loss.mean(1))

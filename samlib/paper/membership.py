@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -13,7 +12,7 @@ from samlib.audit import Attacked, Pair, accuracy_table, attack_scores, compare_
 from samlib.evaluation import ENOUGH, AttackReport, Measure, auc_terms, roc, tpr_terms, vulnerability
 from samlib.inference import mean
 from samlib.paper import claims
-from samlib.paper.frames import EACH, Found, Frames, Section, effects, table
+from samlib.paper.frames import EACH, Found, Frames, Section, counted, effects, table
 from samlib.paper.panels import BOTH, DASHES, comparisons, histograms, label_of, listed, multiples, scroll, sign
 from samlib.paper.style import GREY, dataset_title
 from samlib.report.tables import epsilon
@@ -27,11 +26,10 @@ EPSILON = "epsilon, at least"
 BINS = 90
 
 
+@counted()
 def measure(pair: Pair) -> Frames:
     """Frames effects, accuracy, attacks, roc, logits, own_rates, thresholds, models, counts, moments of a pair of runs."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "(?s).*are left out")  # "counts" says how many
-        found = [attack_scores(runs) for runs in pair[:2]]
+    found = [attack_scores(runs) for runs in pair[:2]]
     return {
         "effects": effects(decided(pair, found)),
         "accuracy": accuracy_table(pair, EACH),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import warnings
 from collections.abc import Mapping, Sequence
 from functools import cache
 
@@ -18,7 +17,7 @@ from samlib.evaluation import ENOUGH
 from samlib.inference import Effect, Reliability, crossing, jackknife, mean, reliability, shares
 from samlib.paper.crossfit import halves, model_groups, point_groups
 from samlib.paper.distances import atypicality, dataset_of
-from samlib.paper.frames import EACH, Found, Frames, Section, effects
+from samlib.paper.frames import EACH, Found, Frames, Section, counted, effects
 from samlib.paper.panels import BOTH, classes_of, image, interval_points, label_of, multiples, scroll, stairs, zero
 from samlib.paper.style import GREEN, GREY, INK, RED, SAM, SGD, dataset_title
 
@@ -29,18 +28,15 @@ PICTURES = 5  # of the examples that differ most
 OWN = "LiRA online"  # the attack whose success is linked to memorization
 
 
+@counted()
 def measure(pair: Pair) -> Frames:
     """Frames effects, means, density, agreement, reliability, examples, counts, most, link, link_bins of a pair of runs."""
-    scores = Scores(pair)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "(?s).*(no estimate|are left out)")  # "counts" says how many
-        links = [link(runs) for runs in pair[:2]] if _linkable(pair) else []
-        examples = _examples(pair)
-        means = memorization_table(pair, EACH)
+    scores, examples = Scores(pair), _examples(pair)
+    links = [link(runs) for runs in pair[:2]] if _linkable(pair) else []
     counts = {"examples": len(examples), "without an estimate": examples["sgd"].isna().sum()}
     return {
         "effects": effects(decided(pair, scores)),
-        "means": means,
+        "means": memorization_table(pair, EACH),
         "density": _density(pair, scores),
         "agreement": _agreement(scores),
         "reliability": pd.DataFrame(scores.reliable(), Reliability._fields).T,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -22,7 +21,7 @@ from samlib.evaluation import auc_terms
 from samlib.inference import CONTRADICTED, INCONCLUSIVE, LEVEL, NO_DIFFERENCE, SUPPORTED, mean
 from samlib.paper.claims import Claim, decide
 from samlib.paper.draw import gaps, panels
-from samlib.paper.frames import Found, Frames, effects, table
+from samlib.paper.frames import Found, Frames, counted, effects, table
 from samlib.paper.lengths import TRAIN_LOSS
 from samlib.paper.study import NO_PART, SHARPNESS_AWARE
 from samlib.paper.style import dataset_title, drawn
@@ -70,18 +69,17 @@ def measure(pairs: Mapping[str, Pair]) -> Frames:
     return {"effects": effects(decided), "optimizers": frame, "losses": losses, "stores": stores(pairs)}
 
 
+@counted()
 def terms(pair: Pair, of: str) -> list[np.ndarray]:
     """First-order terms (models, points) of a measure, of SGD and of the other optimizer."""
     if of == ACCURACY:
         return [runs.test_correct.values.astype(float) for runs in pair[:2]]
     if of == AUC:  # of all examples: this attack needs no other models
         return [auc_terms(runs.logit.values, runs.member.values) for runs in pair[:2]]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "(?s).*(no estimate|are left out)")  # few models; the pages say how many
-        if of == AUC_LIRA:
-            found = [attack_scores(runs, ("LiRA online",)) for runs in pair[:2]]
-            return [auc_terms(each.scores["LiRA online"], each.member) for each in found]
-        both = [memorization_terms(runs.correct.values, runs.member.values) for runs in pair[:2]]
+    if of == AUC_LIRA:
+        found = [attack_scores(runs, ("LiRA online",)) for runs in pair[:2]]
+        return [auc_terms(each.scores["LiRA online"], each.member) for each in found]
+    both = [memorization_terms(runs.correct.values, runs.member.values) for runs in pair[:2]]
     return [each[:, ~np.isnan(each[0])] for each in both]
 
 

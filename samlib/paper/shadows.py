@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
-
 import pandas as pd
 from IPython.display import Markdown
 
 from samlib.audit import Pair, attack_scores, compared, usable
 from samlib.evaluation import ENOUGH, auc_terms, tpr_terms
-from samlib.paper.frames import EACH, Frames, Section, table
+from samlib.paper.frames import EACH, Frames, Section, counted, table
 from samlib.paper.panels import BOTH, DASHES, label_of, listed, multiples, not_shown, zero
 from samlib.paper.style import INK, dataset_title
 
@@ -21,6 +19,7 @@ RATE = 0.001
 AUC, TPR = "AUC", f"TPR at {RATE:.1%} FPR"
 
 
+@counted()
 def measure(pair: Pair) -> Frames:
     """Attack the first 8, 16, 32, ... models of each optimizer, and all of them.
 
@@ -43,9 +42,7 @@ def measure(pair: Pair) -> Frames:
             usable(first[0])
         except ValueError:  # too few models for any example
             continue
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "(?s).*are left out")  # with few models; the page says so
-            found = [attack_scores(runs, ATTACKS) for runs in first]
+        found = [attack_scores(runs, ATTACKS) for runs in first]
         for attack in ATTACKS:
             (sgd, sam), member = (each.scores[attack] for each in found), found[0].member
             rows[n, attack, AUC] = compared(auc_terms(sgd, member), auc_terms(sam, member), EACH)

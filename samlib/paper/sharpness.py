@@ -36,10 +36,8 @@ def measure(found: Landscapes) -> Frames:
         "landscape": direction, distance, optimizer, and the mean, lowest and highest rise. "about": one row.
     """
     both = {"sgd": found.sgd, "sam": found.sam}
-    figures = {optimizer: _figures(one) for optimizer, one in both.items()}
-    flatness = pd.concat(
-        [pd.DataFrame({o: each[name] for o, each in figures.items()}).assign(measure=name) for name in figures["sgd"]]
-    )
+    figures = [pd.DataFrame(_figures(one)).melt(var_name="measure", value_name=who) for who, one in both.items()]
+    flatness = figures[0].assign(sam=figures[1]["sam"])[["sgd", "sam", "measure"]]
     rows = {
         name: compared(part[["sgd"]], part[["sam"]], EACH) for name, part in flatness.groupby("measure", sort=False)
     }
@@ -48,13 +46,12 @@ def measure(found: Landscapes) -> Frames:
         for direction in DIRECTIONS:
             rise = getattr(one, direction)
             part = {"distance": found.rho * GRID, "mean": rise.mean(0), "lowest": rise.min(0), "highest": rise.max(0)}
-            rises.append(pd.DataFrame(part).assign(optimizer=optimizer, direction=direction))
-    about = {name: getattr(found, name) for name in ("name", "dataset", "rho", "examples", "epochs", "shortened")}
+            rises.append(pd.DataFrame(part | {"optimizer": optimizer, "direction": direction}))
     return {
         "sharpness": table(rows, "measure"),
-        "flatness": flatness.reset_index(drop=True),
+        "flatness": flatness,
         "landscape": pd.concat(rises, ignore_index=True),
-        "about": pd.DataFrame([about]),
+        "about": pd.DataFrame([found[2:]], columns=found._fields[2:]),
     }
 
 
@@ -63,11 +60,11 @@ def _figures(one: Landscape) -> dict[str, np.ndarray]:
     return {
         STEP: one.batches[:, AT_RHO],
         WHOLE: one.ascent[:, AT_RHO],
-        CURVATURE: np.asarray(one.eigenvalue),
-        "rise along ASAM's step": np.asarray(one.adaptive),
+        CURVATURE: one.eigenvalue,
+        "rise along ASAM's step": one.adaptive,
         "rise along random directions": one.random[:, AT_RHO],
-        GRADIENT: np.asarray(one.gradient_norm),
-        "loss": np.asarray(one.loss),
+        GRADIENT: one.gradient_norm,
+        "loss": one.loss,
     }
 
 

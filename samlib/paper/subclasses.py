@@ -6,9 +6,6 @@ and the minority minus the majority.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
-
 import numpy as np
 import pandas as pd
 from IPython.display import Markdown
@@ -18,7 +15,7 @@ from samlib.estimators import memorization, memorization_terms
 from samlib.evaluation import auc_terms
 from samlib.inference import jackknife
 from samlib.paper.crossfit import model_groups, point_groups
-from samlib.paper.frames import EACH, Frames, Section, contrast, table
+from samlib.paper.frames import EACH, Frames, Section, contrast, counted, table
 from samlib.paper.panels import comparisons, contrasts, histograms
 from samlib.paper.sets import without_each
 
@@ -29,6 +26,7 @@ BINS = 24
 NAMES = ("memorization", "influence", "attacks", "densities")
 
 
+@counted()
 def measure(pair: Pair) -> Frames:
     """Measure what differs between the majority and the minority of each class.
 
@@ -47,9 +45,7 @@ def measure(pair: Pair) -> Frames:
     """
     if "subclass" not in pair.sgd.coords:
         return {name: pd.DataFrame() for name in NAMES}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "(?s).*(no estimate|are left out)")  # the page counts them
-        found = (_memorization(pair), _influence(pair), _attacks(pair), _densities(pair))
+    found = (_memorization(pair), _influence(pair), _attacks(pair), _densities(pair))
     return dict(zip(NAMES, found, strict=True))
 
 
@@ -75,9 +71,11 @@ def _attacks(pair: Pair) -> pd.DataFrame:
 
 
 def _rows(measure: str, subclass: np.ndarray, terms: list[np.ndarray]) -> dict[tuple[str, str], dict]:
-    means: list[Callable] = [lambda t, c=code: group_mean(t, subclass == c) for code in range(len(GROUPS))]
-    groups = dict(zip(GROUPS, means, strict=True)) | {BETWEEN: lambda t: means[1](t) - means[0](t)}
-    return {(measure, group): compared(mean(terms[0]), mean(terms[1]), EACH) for group, mean in groups.items()}
+    rows = {}
+    means = [[group_mean(each, subclass == code) for code in range(len(GROUPS))] for each in terms]
+    for group, sgd, sam in zip((*GROUPS, BETWEEN), *([*each, each[1] - each[0]] for each in means), strict=True):
+        rows[measure, group] = compared(sgd, sam, EACH)
+    return rows
 
 
 def group_mean(terms: np.ndarray, inside: np.ndarray) -> np.ndarray:
