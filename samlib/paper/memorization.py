@@ -37,7 +37,7 @@ def measure(pair: Pair) -> Frames:
     return {
         "effects": effects(decided(pair, scores)),
         "means": memorization_table(pair, EACH),
-        "density": _density(pair, scores),
+        "density": _density(scores),
         "agreement": _agreement(scores),
         "reliability": pd.DataFrame(scores.reliable(), Reliability._fields).T,
         "examples": examples,
@@ -51,16 +51,13 @@ def measure(pair: Pair) -> Frames:
 def decided(pair: Pair, scores: Scores | None = None) -> dict[str, Found | None]:
     """What decides the claims of this section. `scores`: those of the pair, made here if None."""
     scores = scores or Scores(pair)
-    reliable = scores.reliable()
-    return {
-        "C3": Found(lowest_range(pair, scores), reliable["pooled"]),
-        "C4": _found(lower_scores(pair, scores), reliable["pooled"]),
-        "C5": _found(more_memorized(pair, scores), reliable["difference"]),
+    found = {
+        "C3": (lowest_range(pair, scores), "pooled"),
+        "C4": (lower_scores(pair, scores), "pooled"),
+        "C5": (more_memorized(pair, scores), "difference"),
     }
-
-
-def _found(effect: Effect | None, reliable: Reliability) -> Found | None:
-    return None if effect is None else Found(effect, reliable)
+    reliable = scores.reliable()
+    return {claim: Found(effect, reliable[of]) if effect else None for claim, (effect, of) in found.items()}
 
 
 class Scores:
@@ -155,7 +152,7 @@ def more_memorized(pair: Pair, scores: Scores, data: Dataset | None = None) -> E
     return mean(top - end(lowest, difference[lowest > 0].max(), -1))
 
 
-def _density(pair: Pair, scores: Scores) -> pd.DataFrame:
+def _density(scores: Scores) -> pd.DataFrame:
     """Figure 1a: shares of examples in bins of memorization: left, right, sgd, sam, difference, low, high."""
     rows, below = [], [np.zeros(scores.member.shape)] * 2
     for left, right in itertools.pairwise(BINS):
@@ -173,7 +170,7 @@ def _agreement(scores: Scores) -> pd.DataFrame:
     the models with SAM's by the other half, and divides by the geometric mean of the two split-half correlations. It is NaN if
     one of these is not positive.
     """
-    x, y = scores(np.ones(len(scores.member), bool))
+    (x, _), (y, _) = scores.whole()
     (sxx, sxy), (_, syy) = np.cov(x, y, bias=True)
     steep = (syy - sxx + np.hypot(syy - sxx, 2 * sxy)) / (2 * sxy) if sxy else np.nan
     slope, intercept = np.polyfit(x, y, 1) if sxx else (np.nan, np.nan)
@@ -197,7 +194,7 @@ def _examples(pair: Pair) -> pd.DataFrame:
     for name, runs in zip(("sgd", "sam"), pair[:2], strict=True):
         found = memorization(runs.correct.values, runs.member.values, empty="nan")
         columns |= {name: found.value.astype(np.float32), "n_in": found.n_in.astype(np.int32)}
-    return pd.DataFrame(columns, index=pd.Index(pair.sgd.example.values, name="example"))
+    return pd.DataFrame(columns, pair.sgd.indexes["example"])
 
 
 def _most(pair: Pair, scores: Scores, k: int = 10) -> pd.DataFrame:
@@ -208,13 +205,10 @@ def _most(pair: Pair, scores: Scores, k: int = 10) -> pd.DataFrame:
     """
     even = pair.sgd.model.values % 2 == 0
     chosen_by, (sgd, sam) = np.subtract(*scores(even)[::-1]), scores(~even)
-    frame = pd.DataFrame(
-        {"label": pair.sgd.label.values, "chosen by": chosen_by, "sgd": sgd, "sam": sam, "difference": sam - sgd},
-        index=pd.Index(pair.sgd.example.values, name="example"),
-    )
-    dataset = dataset_of(pair.sgd)
+    columns = {"label": pair.sgd.label.values, "chosen by": chosen_by, "sgd": sgd, "sam": sam, "difference": sam - sgd}
+    frame, dataset = pd.DataFrame(columns, pair.sgd.indexes["example"]), dataset_of(pair.sgd)
     frame["atypicality"] = np.nan if dataset is None else atypicality(dataset)[frame.index]
-    return frame.iloc[np.lexsort((frame.index, -chosen_by))[:k]]
+    return frame.sort_values(["chosen by", "example"], ascending=[False, True]).head(k)
 
 
 def _linkable(pair: Pair) -> bool:
@@ -247,9 +241,8 @@ def _link_bins(links: Sequence[Link], n_bins: int = 10, least: int = 15) -> pd.D
     """The attack's success in bins of memorization that hold at least `least` examples: who, x, y, low, high."""
     rows = []
     for who, (x, y) in _linked(links).items():
-        low, high = np.quantile(x, [0.002, 0.998])
-        edges = np.linspace(low, high, n_bins + 1)
-        cell = np.clip(np.digitize(x, edges) - 1, 0, n_bins - 1)
+        edges = np.linspace(*np.quantile(x, [0.002, 0.998]), n_bins + 1)
+        cell = np.digitize(x, edges[1:-1])
         for c in range(n_bins):
             if (inside := cell == c).sum() >= least:
                 found = mean(y[inside][None])
@@ -316,9 +309,8 @@ def most_table(found: Section, data: Mapping[str, Dataset | None]):
         shown.insert(0, "class", [*classes_of(own, most["label"]), ""])
         parts[dataset_title(dataset)] = shown
     titles = {"chosen by": "difference that chose it", "sgd": "SGD", "sam": found.name}
-    return scroll(
-        pd.concat(parts).rename(columns=titles).replace("nan", "").style, "Measured by the models that did not choose."
-    )
+    whole = pd.concat(parts).rename(columns=titles).replace("nan", "")
+    return scroll(whole.style, "Measured by the models that did not choose.")
 
 
 def link_curve(found: Section):
