@@ -95,11 +95,9 @@ def one(effect: Effect, *at) -> Effect:
 
 def table(rows: Mapping, *names: str) -> pd.DataFrame:
     """A frame from rows keyed by tuples, or by single values. `names` are those of the index levels."""
-    frame = pd.DataFrame.from_dict(rows, orient="index")
-    frame.index = (
-        pd.MultiIndex.from_tuples(frame.index, names=names) if len(names) > 1 else frame.index.rename(names[0])
-    )
-    return frame
+    keys = list(rows)
+    index = pd.MultiIndex.from_tuples(keys, names=names) if len(names) > 1 else pd.Index(keys, name=names[0])
+    return pd.DataFrame(list(rows.values()), index)
 
 
 def swapped(pair: Pair, which: np.ndarray | None = None) -> Pair:

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from samlib.inference import CONTRADICTED, INCONCLUSIVE, LEVEL, SUPPORTED, clopper_pearson, verdict
-from samlib.paper.frames import Frames
+from samlib.paper.frames import Frames, table
 from samlib.paper.mixture.measures import LEVEL as MIXTURE_LEVEL
 from samlib.paper.mixture.measures import PairedDraws, errors, paired_draws
 from samlib.paper.mixture.model import Mixture
@@ -127,5 +127,4 @@ def bayes_error(mixture: Mixture) -> float:
 
 def _frame(rows: Mapping[tuple[str, str], dict]) -> pd.DataFrame:
     blank = {"p": math.nan, "needed": math.nan, "reported": "", "models": 0, "seconds": 0.0, "machine": ""}
-    index = pd.MultiIndex.from_tuples(rows, names=["claim", "dataset"])
-    return pd.DataFrame([blank | row for row in rows.values()], index=index)
+    return table({key: blank | row for key, row in rows.items()}, "claim", "dataset")

@@ -32,6 +32,7 @@ MEASURES = (ACCURACY, MEMORIZATION, AUC, AUC_LIRA)
 LEDGER = ["statistic", "text", "direction", "smallest", "estimate", "low", "high", "level", "p", "verdict"]
 PATTERN = {ACCURACY: 0.002, AUC: 0.005, AUC_LIRA: 0.005}  # what rises by C14, and the smallest rise that counts
 COMPARABLE = 2  # an optimizer is compared if its train loss and SGD's are within this factor
+MEANS = ("train_loss", "train_accuracy", "test_accuracy")
 TITLES = {
     "rho": "rho", "subset_fraction": "subset fraction", "weight_decay": "weight decay", "epochs": "epochs",
     "n_models": "number of models", "norm": "normalization", "augment": "augmentation",
@@ -177,9 +178,7 @@ def stores(pairs: Mapping[Any, Pair]) -> pd.DataFrame:
             "optimizer": fields["optimizer"],
             **{title: "" if name in without else label(fields[name]) for name, title in TITLES.items()},
             "diverged": len(runs.attrs["diverged"]),
-            TRAIN_LOSS: float(runs.train_loss.mean()),
-            "train accuracy": float(runs.train_accuracy.mean()),
-            ACCURACY: float(runs.test_accuracy.mean()),
+            **{name.replace("_", " "): float(runs[name].mean()) for name in MEANS},
             "core seconds": float(runs.attrs["seconds"]),
             "machine": ", ".join(runs.attrs["machine"]),
         }

@@ -141,9 +141,9 @@ def loss_around(frames: Frames):
         ax.plot([0, 1], values.T, color="0.7", lw=1)
         for x, colour in enumerate((SGD, SAM)):
             ax.plot(np.full(len(values), x), values[:, x], "o", color=colour, ms=4)
-        ax.set(xticks=[0, 1], xticklabels=["SGD", about["name"]], xlim=(-0.5, 1.5), title=title)
+        ax.set(xticks=[0, 1], xticklabels=["SGD", about["name"]], xlim=(-0.5, 1.5))
         ax.set_ylim(1.08 * min(0, values.min()), 1.08 * values.max())
-        ax.title.set_fontsize("small")
+        ax.set_title(title, fontsize="small")
         ax.tick_params(labelsize="x-small")
         ax.yaxis.set_major_locator(plt.MaxNLocator(4))
     return figure
