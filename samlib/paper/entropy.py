@@ -17,13 +17,14 @@ from samlib.paper.distances import dataset_of
 from samlib.paper.frames import EACH, Found, Frames, Section, contrast, effects, one, table
 from samlib.paper.gallery import NEAR, gallery
 from samlib.paper.panels import comparisons, interval_points, listed, multiples, not_shown, scroll, stairs, zero
-from samlib.paper.sets import Models, models_of
+from samlib.paper.sets import models_of
 from samlib.paper.style import GREY, INK, RED, dataset_title
 
 BINS = np.linspace(-0.3, 1, 14)  # of Figures 4b and 4c; scores outside fall into the end bins
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 BUCKET = "bucket of entropy (1 = lowest)"
 ENDS = "1 − 5"  # the first bucket minus the last
+OTHER = "The hardest points there are not those of lowest entropy, as the paper's reading of bucket 1 would have it."
 FOLLOWED = ("the error of other models on the test point", "the memorization of its most influential example")
 
 
@@ -41,7 +42,7 @@ def measure(pair: Pair) -> Frames:
         "histogram": histogram,
         "quantiles": quantiles,
         "follows": _follows(found),
-        "counts": _counts(models, seen),
+        "counts": _counts(seen),
         "reliability": pd.DataFrame({"pooled influence entropy": reliable}, Reliability._fields).T,
         "gallery": gallery(models, seen.entropy[-1], seen.strength, dataset),
     }
@@ -126,15 +127,12 @@ def _spreads(seen: Seen, directions: Iterable) -> tuple[pd.DataFrame, pd.DataFra
     return pd.concat(histogram, ignore_index=True) if histogram else empty, table(quantiles, "bucket")
 
 
-def _counts(models: Models, seen: Seen) -> pd.DataFrame:
+def _counts(seen: Seen) -> pd.DataFrame:
     """How many test points have an entropy, and why the others have none. Columns: by half of the models, and by all."""
     columns = {}
-    n_all = 2 * len(models.model)
-    for name, places, n in (("half", seen.directions()[:, 0, 0], n_all / 2), ("all", [-1], n_all)):
-        right = seen.accuracy[places].mean(1) * n
-        known = np.isfinite(seen.entropy[places])
-        parts = known, ~known & (right > n / 2), ~known & (right <= n / 2)
-        columns[name] = [float(part.sum(1).mean()) for part in parts]
+    for name, places in (("half", seen.directions()[:, 0, 0]), ("all", [-1])):
+        known, right = np.isfinite(seen.entropy[places]), seen.accuracy[places].mean(1) > 0.5
+        columns[name] = [float(part.sum(1).mean()) for part in (known, ~known & right, ~known & ~right)]
     index = ["have an entropy", f"fewer than {FEWEST} models are wrong", f"fewer than {FEWEST} models are right"]
     return pd.DataFrame(columns, index)
 
@@ -219,13 +217,10 @@ def hardest(found: Section) -> Markdown:
         if len(buckets := frames["buckets"]):
             ends = buckets["sgd"].idxmin(), buckets["difference"].idxmax()
             groups.setdefault(ends, []).append(dataset_title(dataset))
-    other = (
-        "The hardest points there are not those of lowest entropy, as the paper's reading of bucket 1 would have it."
-    )
     said = []
     for (hard, most), names in groups.items():
         where = f"bucket {hard} is the hardest for SGD, and {found.name} gains most in bucket {most}."
-        said += [f"On {listed(names)} {where}", *([other] if hard != 1 else [])]
+        said += [f"On {listed(names)} {where}", *([OTHER] if hard != 1 else [])]
     return Markdown(" ".join(said))
 
 

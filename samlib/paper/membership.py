@@ -30,6 +30,7 @@ BINS = 90
 def measure(pair: Pair) -> Frames:
     """Frames effects, accuracy, attacks, roc, logits, own_rates, thresholds, models, counts, moments of a pair of runs."""
     found = [attack_scores(runs) for runs in pair[:2]]
+    counts = {"examples": pair.sgd.sizes["example"], "left out by the attacks": left_out(pair.sgd)}
     return {
         "effects": effects(decided(pair, found)),
         "accuracy": accuracy_table(pair, EACH),
@@ -39,9 +40,7 @@ def measure(pair: Pair) -> Frames:
         "own_rates": _own_rates(found),
         "thresholds": threshold_table(pair, EACH),
         "models": _models(pair, found),
-        "counts": pd.DataFrame(
-            {"number": {"examples": pair.sgd.sizes["example"], "left out by the attacks": left_out(pair.sgd)}}
-        ),
+        "counts": pd.DataFrame({"number": counts}),
         "moments": _moments(pair),
     }
 

@@ -241,8 +241,8 @@ def _link_bins(links: Sequence[Link], n_bins: int = 10, least: int = 15) -> pd.D
     """The attack's success in bins of memorization that hold at least `least` examples: who, x, y, low, high."""
     rows = []
     for who, (x, y) in _linked(links).items():
-        edges = np.linspace(*np.quantile(x, [0.002, 0.998]), n_bins + 1)
-        cell = np.digitize(x, edges[1:-1])
+        low, high = np.quantile(x, [0.002, 0.998])
+        cell = np.digitize(x, np.linspace(low, high, n_bins + 1)[1:-1])
         for c in range(n_bins):
             if (inside := cell == c).sum() >= least:
                 found = mean(y[inside][None])

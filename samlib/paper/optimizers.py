@@ -80,8 +80,7 @@ def terms(pair: Pair, of: str) -> list[np.ndarray]:
     if of == AUC_LIRA:
         found = [attack_scores(runs, ("LiRA online",)) for runs in pair[:2]]
         return [auc_terms(each.scores["LiRA online"], each.member) for each in found]
-    both = [memorization_terms(runs.correct.values, runs.member.values) for runs in pair[:2]]
-    return [each[:, ~np.isnan(each[0])] for each in both]
+    return [memorization_terms(runs.correct.values, runs.member.values) for runs in pair[:2]]
 
 
 def train_losses(pairs: Mapping[Any, Pair], *names: str) -> pd.DataFrame:

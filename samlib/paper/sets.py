@@ -86,9 +86,8 @@ def memorization_by(kept, group, correct, member) -> np.ndarray:
     correct: (models, examples), or a mean over optimizers.
     """
     sets, one = kept.astype(float), (group == np.arange(1, kept.shape[1] + 1)[:, None]).astype(float)
-    n_in, right_in, right = (
-        sets @ (one @ part) for part in (member.astype(float), correct * member, correct.astype(float))
-    )
+    parts = member.astype(float), correct * member, correct.astype(float)
+    n_in, right_in, right = (sets @ (one @ part) for part in parts)
     n_out = (sets @ one.sum(1))[:, None] - n_in
     with np.errstate(invalid="ignore", divide="ignore"):
         return right_in / n_in - (right - right_in) / n_out

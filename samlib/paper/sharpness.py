@@ -38,9 +38,7 @@ def measure(found: Landscapes) -> Frames:
     both = {"sgd": found.sgd, "sam": found.sam}
     figures = [pd.DataFrame(_figures(one)).melt(var_name="measure", value_name=who) for who, one in both.items()]
     flatness = figures[0].assign(sam=figures[1]["sam"])[["sgd", "sam", "measure"]]
-    rows = {
-        name: compared(part[["sgd"]], part[["sam"]], EACH) for name, part in flatness.groupby("measure", sort=False)
-    }
+    rows = {of: compared(part[["sgd"]], part[["sam"]], EACH) for of, part in flatness.groupby("measure", sort=False)}
     rises = []
     for optimizer, one in both.items():
         for direction in DIRECTIONS:
@@ -55,7 +53,7 @@ def measure(found: Landscapes) -> Frames:
     }
 
 
-def _figures(one: Landscape) -> dict[str, np.ndarray]:
+def _figures(one: Landscape) -> dict[str, Any]:
     """Each measure of the models of one optimizer: from its name to an array (models,)."""
     return {
         STEP: one.batches[:, AT_RHO],
