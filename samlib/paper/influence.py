@@ -19,7 +19,7 @@ from samlib.audit import Pair
 from samlib.estimators import influence, memorization
 from samlib.evaluation import ENOUGH
 from samlib.inference import Effect, Reliability, groups, jackknife, reliability
-from samlib.paper.crossfit import PARTITIONS, halves, model_groups, point_groups
+from samlib.paper.crossfit import PARTITIONS, model_groups, point_groups
 from samlib.paper.frames import EACH, Found, Frames, Section, contrast, effects, one, table
 from samlib.paper.panels import BOTH, comparisons, label_of, listed, multiples, zero
 from samlib.paper.sets import Influences, Models, dealt, memorization_by, models_of, without_each
@@ -57,7 +57,7 @@ def decided(pair: Pair) -> dict[str, Found | None]:
 def pooled_reliability(models: Models) -> Reliability:
     """The reliability of memorization by all models, pooled over both optimizers."""
     group = model_groups(models.model)
-    kept = np.array([np.isin(np.arange(group.max()) + 1, group[half]) for half in halves(group)])
+    kept = dealt(group.max(), 2)[0][:, 0, 0]  # one half of each partition
     pooled = models.correct.mean(0)
     first, second = (memorization_by(half, group, pooled, models.member) for half in (kept, ~kept))
     known = ~np.isnan(first + second).any(0)
