@@ -30,7 +30,7 @@ def verdicts(pair, level=EACH):
 def test_many_sets_agree_with_the_estimators():
     pair = drawn(0, examples=30, models=16)
     models, group = models_of(pair), groups(np.arange(16), 6)
-    kept = dealt(6, 2)[0].reshape(-1, 6)[:9]
+    kept = dealt(6, 2).reshape(-1, 6)[:9]
     member = models.member.copy()
     member[:, 4] = group == 1  # in the sets without group 1, no model saw it
     correct, test_correct = models.correct[0], models.test_correct[0]

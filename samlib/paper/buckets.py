@@ -15,7 +15,7 @@ from samlib.inference import Effect, Reliability, from_half, jackknife, ranks, s
 from samlib.paper.crossfit import PARTITIONS, model_groups, point_groups
 from samlib.paper.distances import between
 from samlib.paper.gallery import NEAR
-from samlib.paper.sets import Influences, Models, dealt, memorization_by
+from samlib.paper.sets import Influences, Models, dealt, lacking, memorization_by
 
 FEWEST = 3  # models that must be right on a test point, and wrong, for it to have an entropy
 N_BUCKETS = 5
@@ -60,10 +60,8 @@ def look(models: Models, dataset: Dataset | None) -> Seen:
     """Measure with halves of the models, with halves that lack one group, and with all models."""
     group = model_groups(models.model, MODEL_GROUPS)
     n_groups = group.max()
-    kept, inside = dealt(n_groups, 2)
-    whole = np.arange(2 * PARTITIONS).reshape(-1, 2, 1) * kept.shape[2]  # the places of whole halves
-    without = np.repeat(whole, n_groups + 1, 2)
-    np.put_along_axis(without, inside + 1, whole + np.arange(1, kept.shape[2]), 2)
+    kept = dealt(n_groups, 2)
+    without = np.arange(2 * PARTITIONS).reshape(-1, 2, 1) * kept.shape[2] + lacking(kept)
     sets = np.concatenate([kept.reshape(-1, n_groups), np.ones((1, n_groups), bool)])
     of_models = sets[:, group - 1]
     n, right = of_models.sum(1)[:, None], np.array([of_models @ c.astype(np.float32) for c in models.test_correct])

@@ -22,7 +22,7 @@ from samlib.inference import Effect, Reliability, groups, jackknife, reliability
 from samlib.paper.crossfit import PARTITIONS, model_groups, point_groups
 from samlib.paper.frames import EACH, Found, Frames, Section, contrast, effects, one, table
 from samlib.paper.panels import BOTH, comparisons, label_of, listed, multiples, zero
-from samlib.paper.sets import Influences, Models, dealt, memorization_by, models_of, without_each
+from samlib.paper.sets import Influences, Models, dealt, lacking, memorization_by, models_of, without_each
 from samlib.paper.style import GREEN, INK, dataset_title
 
 EDGES = np.linspace(0, 1, 6)  # of the intervals of memorization
@@ -57,7 +57,7 @@ def decided(pair: Pair) -> dict[str, Found | None]:
 def pooled_reliability(models: Models) -> Reliability:
     """The reliability of memorization by all models, pooled over both optimizers."""
     group = model_groups(models.model)
-    kept = dealt(group.max(), 2)[0][:, 0, 0]  # one half of each partition
+    kept = dealt(group.max(), 2)[:, 0, 0]  # one half of each partition
     pooled = models.correct.mean(0)
     first, second = (memorization_by(half, group, pooled, models.member) for half in (kept, ~kept))
     known = ~np.isnan(first + second).any(0)
@@ -124,8 +124,12 @@ def _sums(models: Models) -> Sums:
     n_groups = min(MODEL_GROUPS, len(models.model) // 3 * 3)
     group = groups(models.model, n_groups)
     of_example, of_test = (point_groups(ids, POINT_GROUPS) for ids in (models.example, models.test))
-    kept, inside = dealt(n_groups, 3)
-    sets, places = kept.reshape(-1, n_groups), inside + 1
+    kept = dealt(n_groups, 3)
+    sets, size = kept.reshape(-1, n_groups), kept.shape[2]
+    # Without each group of models: which set of a third gives memorization, and which of `_products` the influences.
+    binning = lacking(kept)
+    first, second = np.roll(binning, 2, 1), np.roll(binning, 1, 1)
+    product = np.where(second > 0, second + size - 1, first)
     n_examples = of_example.max()
     n_codes = len(INTERVALS) * n_examples  # an interval and a group of examples; one more for no estimate
     energy, count = np.zeros((2, n_groups + 1, of_test.max(), n_codes + 1)), np.zeros((n_groups + 1, n_codes + 1))
@@ -138,21 +142,18 @@ def _sums(models: Models) -> Sums:
         code = code.reshape(*kept.shape[:3], -1)
         for deal, third in np.ndindex(PARTITIONS, 3):
             counts = np.array([np.bincount(each, minlength=n_codes + 1) for each in code[deal, third]])
-            count += counts[0]
-            count[places[deal, third]] += counts[1:] - counts[0]
+            count += counts[binning[deal, third]]
             count_of[deal] += counts[0]
         for o, correct in enumerate(models.test_correct):
             varied = tests[correct[:, tests].any(0) & ~correct[:, tests].all(0)]  # all others have no influence
             present, rows = np.unique(of_test[varied] - 1, return_inverse=True)
-            products = _products(influences, correct[:, varied], rows, kept.shape[2])
-            for deal, third in np.ndindex(PARTITIONS, 3):
-                left_out = np.concatenate([[0], places[deal, third - 2], places[deal, third - 1]])
-                codes, sums = _by_code(products[:, deal, third], code[deal, third, 0])
-                energy[o, left_out, present[:, None, None], codes[:, None]] += np.moveaxis(sums, 1, 2)
-                energy_of[o, deal, codes] += sums[:, 0].sum(0)
-                for g, each in zip(places[deal, third], code[deal, third, 1:], strict=True):
-                    codes, sums = _by_code(products[:, deal, third, 0], each)
-                    energy[o, g, present[:, None], codes] += sums
+            products = _products(influences, correct[:, varied], rows, size)
+            for deal, third, g in np.ndindex(PARTITIONS, 3, n_groups + 1):
+                values = products[:, deal, third, product[deal, third, g]]
+                codes, sums = _by_code(values, code[deal, third, binning[deal, third, g]])
+                energy[o, g, present[:, None], codes] += sums
+                if g == 0:
+                    energy_of[o, deal, codes] += sums.sum(0)
     parts = energy, count, energy_of, count_of
     energy, count, energy_of, count_of = (x[..., :-1].reshape(*x.shape[:-1], len(INTERVALS), -1) for x in parts)
     energy, count = energy.transpose(1, 4, 2, 0, 3), count.swapaxes(1, 2)

@@ -39,17 +39,24 @@ def models_of(pair: Pair) -> Models:
     return Models(*both, *(sgd[name].values for name in Models._fields[2:]))
 
 
-def dealt(n_groups: int, parts: int) -> tuple[np.ndarray, np.ndarray]:
-    """Split groups into equal parts, PARTITIONS times. Returns kept and inside.
+def dealt(n_groups: int, parts: int) -> np.ndarray:
+    """Split groups into equal parts, PARTITIONS times: which groups are kept, bool (partitions, parts, size + 1, groups).
 
-    kept: bool (partitions, parts, size + 1, groups), first the whole part, then the part without each of its groups in turn.
-    inside: int (partitions, parts, size), the groups in each part, from 0.
+    First comes the whole part, then the part without each of its groups in turn.
     """
     deals, size = partitions(n_groups, parts, PARTITIONS)[:PARTITIONS], n_groups // parts
     inside = np.argsort(deals, 1, kind="stable").reshape(-1, parts, size)
     kept = np.repeat((deals[:, None] == np.arange(parts)[:, None])[:, :, None], size + 1, 2)
     np.put_along_axis(kept[:, :, 1:], inside[..., None], False, -1)
-    return kept, inside
+    return kept
+
+
+def lacking(kept: np.ndarray) -> np.ndarray:
+    """The places along the third axis of `dealt` where group g is left out, (partitions, parts, groups + 1).
+
+    The place is 0, the whole part, for g = 0 (none) and for a group that is not in the part.
+    """
+    return np.pad(kept.argmin(2), ((0, 0), (0, 0), (1, 0)))
 
 
 class Influences:
