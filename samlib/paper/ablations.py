@@ -123,8 +123,7 @@ def line(x: np.ndarray, y: np.ndarray) -> Line:
     """
     noise = mean(x - x.mean(0)).stderr ** 2  # of each setting; noise that settings share moves no slope
     of_models = [each.mean(2) - each.mean((0, 2)) for each in (x, y)]
-    of_models = [each - each.mean(1, keepdims=True) for each in of_models]
-    shared = (of_models[0] * of_models[1]).sum(1) / (x.shape[1] * (x.shape[1] - 1))
+    shared = np.array([np.cov(a, b)[0, 1] for a, b in zip(*of_models, strict=True)]) / x.shape[1]
     at, up = x.mean((1, 2)), y.mean((1, 2))
     away = at - at.mean()
     spread = (away**2).mean() - noise.mean()
