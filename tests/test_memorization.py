@@ -34,7 +34,7 @@ def test_the_share_of_the_lowest_range_is_a_count(pair):
 
 def test_lower_scores_are_chosen_on_other_models_over_many_halves(pair):
     scores, means = memorization.Scores(pair), []
-    for half in crossfit.halves(crossfit.model_groups(pair)):
+    for half in crossfit.halves(crossfit.model_groups(pair.sgd.model.values)):
         for choose in (half, ~half):
             pooled = sum(naive_scores(runs, choose) for runs in pair[:2]) / 2
             gain = naive_scores(pair.sam, ~choose) - naive_scores(pair.sgd, ~choose)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
 from collections.abc import Mapping
+from statistics import mode
 from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
@@ -45,11 +45,11 @@ def measure(pairs: Mapping[tuple[str, Any], Pair]) -> Frames:
     named = {(field, label(value)): pair for (field, value), pair in pairs.items()}
     losses, own, rows = train_losses(named, "field", "value"), _recipe(pairs), {}
     each = LEVEL / (len(MEASURES) * len(named))
-    for key, pair in named.items():
+    for (field, value), pair in named.items():
+        about = {"own": own[field] == value, "comparable": bool(losses.loc[(field, value), "comparable"])}
         for of in MEASURES:
-            about = {"own": own[key[0]] == key[1], "comparable": bool(losses.loc[key, "comparable"])}
             sgd, sam = terms(pair, of)
-            rows[(*key, of)] = compared(sgd, sam, each) | about
+            rows[field, value, of] = compared(sgd, sam, each) | about
     return {
         "ablations": table(rows, "field", "value", "measure"),
         "explained": explained({key: pair for key, pair in named.items() if losses.loc[key, "comparable"]}),
@@ -60,13 +60,9 @@ def measure(pairs: Mapping[tuple[str, Any], Pair]) -> Frames:
 def _recipe(pairs: Mapping[tuple[str, Any], Pair]) -> dict[str, str]:
     """The recipe's value of each ablated field: that of settings that change other fields, else the data set's default."""
     settings = [(field, json.loads(pair.sam.attrs["experiment"])) for (field, _), pair in pairs.items()]
-    own = {}
-    for name in TITLES:
-        values = [fields[name] for field, fields in settings if field != name]
-        fields = settings[0][1]
-        recipe = Experiment(**{key: fields[key] for key in ("dataset", "model", "optimizer")})
-        own[name] = label(Counter(values).most_common(1)[0][0] if values else getattr(recipe, name))
-    return own
+    recipe = Experiment(**{key: settings[0][1][key] for key in ("dataset", "model", "optimizer")})
+    others = {name: [fields[name] for field, fields in settings if field != name] for name in TITLES}
+    return {name: label(mode(values or [getattr(recipe, name)])) for name, values in others.items()}
 
 
 def explained(pairs: Mapping[tuple[str, Any], Pair]) -> pd.DataFrame:
@@ -78,9 +74,8 @@ def explained(pairs: Mapping[tuple[str, Any], Pair]) -> pd.DataFrame:
     question is a family of its own. NaN for fewer than `FEWEST` settings, or if noise makes more than half of the spread in
     accuracy.
     """
-    alone = {
-        tuple(runs.attrs["key"] for runs in pair[:2]): pair for (field, _), pair in pairs.items() if field != "n_models"
-    }
+    several = [pair for (field, _), pair in pairs.items() if field != "n_models"]
+    alone = {(pair.sgd.attrs["key"], pair.sam.attrs["key"]): pair for pair in several}
     row = dict.fromkeys(("reliability", "slope", *Effect._fields, "low", "high", "share"), math.nan)
     if len(alone) >= FEWEST:
         several = common_models(list(alone.values()))
@@ -128,8 +123,7 @@ def line(x: np.ndarray, y: np.ndarray) -> Line:
     """
     noise = mean(x - x.mean(0)).stderr ** 2  # of each setting; noise that settings share moves no slope
     of_models = [each.mean(2) - each.mean((0, 2)) for each in (x, y)]
-    of_models = [each - each.mean(1, keepdims=True) for each in of_models]
-    shared = (of_models[0] * of_models[1]).sum(1) / (x.shape[1] * (x.shape[1] - 1))
+    shared = np.array([np.cov(a, b)[0, 1] for a, b in zip(*of_models, strict=True)]) / x.shape[1]
     at, up = x.mean((1, 2)), y.mean((1, 2))
     away = at - at.mean()
     spread = (away**2).mean() - noise.mean()

@@ -11,11 +11,11 @@ import numpy as np
 
 from samlib.data import Dataset
 from samlib.evaluation import ENOUGH
-from samlib.inference import Effect, Reliability, from_half, groups, ranks, shares
-from samlib.paper.crossfit import PARTITIONS, POINT_GROUPS, crossfit
+from samlib.inference import Effect, Reliability, from_half, jackknife, ranks, shares
+from samlib.paper.crossfit import PARTITIONS, model_groups, point_groups
 from samlib.paper.distances import between
 from samlib.paper.gallery import NEAR
-from samlib.paper.sets import Influences, Models, dealt, memorization_by
+from samlib.paper.sets import Influences, Models, dealt, lacking, memorization_by
 
 FEWEST = 3  # models that must be right on a test point, and wrong, for it to have an entropy
 N_BUCKETS = 5
@@ -25,10 +25,6 @@ VALUES = (
     "sgd", "sam", "memorization", "distance", "distance, without exact duplicates", "near duplicate", "is the nearest",
     "distance of the nearest", "features that differ", "features that differ from the nearest",
 )  # fmt: skip
-SHAPES = {  # of the statistics of one choice: means in buckets, the first bucket minus the last, and so on
-    "means": (N_BUCKETS, len(VALUES) + 1), "points": (N_BUCKETS, len(VALUES)), "ends": (len(VALUES) + 1,),
-    "low gain": (), "difficulty": (N_BUCKETS, 2, 3), "beyond": (), "follows": (2,),
-}  # fmt: skip
 
 
 class Seen(NamedTuple):
@@ -41,7 +37,7 @@ class Seen(NamedTuple):
     far (sets, tests): the distance of `top`. nearest (tests,): that of the nearest example of the class. Both are over
     typical (tests,): the median distance of the class. NaN if the data are not at hand.
     binary: whether the features of the data are 0 and 1.
-    group (models,): the group of each model. places: from the bytes of a set's mask (models,) to its place.
+    without (partitions, 2, groups + 1): the place of each half of a partition, first whole, then without each group of models.
     """
 
     entropy: np.ndarray
@@ -53,21 +49,20 @@ class Seen(NamedTuple):
     nearest: np.ndarray
     typical: np.ndarray
     binary: bool
-    group: np.ndarray
-    places: dict[bytes, int]
+    without: np.ndarray
 
-    def halves(self) -> list[tuple[int, int]]:
-        """The places of the two halves of each partition: every pair in both orders."""
-        size = self.group.max() // 2 + 1
-        firsts = np.arange(PARTITIONS) * 2 * size
-        return [(i + a, i + size - a) for a in (0, size) for i in firsts]
+    def directions(self) -> np.ndarray:
+        """`without` for both directions of each partition, (2 partitions, 2, groups + 1): who selects, and who measures."""
+        return np.concatenate([self.without, self.without[:, ::-1]])
 
 
 def look(models: Models, dataset: Dataset | None) -> Seen:
     """Measure with halves of the models, with halves that lack one group, and with all models."""
-    n_groups = min(MODEL_GROUPS, len(models.model) // 2 * 2)
-    group = groups(models.model, n_groups)
-    sets = np.concatenate([dealt(n_groups, 2)[0].reshape(-1, n_groups), np.ones((1, n_groups), bool)])
+    group = model_groups(models.model, MODEL_GROUPS)
+    n_groups = group.max()
+    kept = dealt(n_groups, 2)
+    without = np.arange(2 * PARTITIONS).reshape(-1, 2, 1) * kept.shape[2] + lacking(kept)
+    sets = np.concatenate([kept.reshape(-1, n_groups), np.ones((1, n_groups), bool)])
     of_models = sets[:, group - 1]
     n, right = of_models.sum(1)[:, None], np.array([of_models @ c.astype(np.float32) for c in models.test_correct])
     mixed = (right.sum(0) >= FEWEST) & (2 * n - right.sum(0) >= FEWEST)
@@ -93,10 +88,8 @@ def look(models: Models, dataset: Dataset | None) -> Seen:
     far[~mixed] = entropy[~mixed] = np.nan
     memorized = memorization_by(sets, group, models.correct.mean(0), models.member)
     binary = dataset is not None and bool(np.isin(dataset.x_train[:1000], (0, 1)).all())
-    places = {each.tobytes(): i for i, each in enumerate(of_models)}
-    return Seen(
-        entropy, top, strength, np.moveaxis(right / n, 0, 1), memorized, far, nearest, typical, binary, group, places
-    )  # fmt: skip
+    accuracy = np.moveaxis(right / n, 0, 1)
+    return Seen(entropy, top, strength, accuracy, memorized, far, nearest, typical, binary, without)
 
 
 def entropies(value: np.ndarray) -> np.ndarray:
@@ -146,8 +139,8 @@ def values_of(seen: Seen, choice: Choice, place: int) -> np.ndarray:
     ])  # fmt: skip
 
 
-def statistics(seen: Seen, choice: Choice, place: int) -> np.ndarray:
-    """All statistics of SHAPES in one row, with all test points and without each group of them: (groups + 1, ...)."""
+def statistics(seen: Seen, choice: Choice, place: int) -> dict[str, np.ndarray]:
+    """What `measured` returns, of one choice: each with all test points and without each group of them (groups + 1, ...)."""
     values = values_of(seen, choice, place)
     there = np.isfinite(values)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -158,12 +151,11 @@ def statistics(seen: Seen, choice: Choice, place: int) -> np.ndarray:
     cells = np.concatenate([cells, cells[..., 1:] - cells[..., :1]], -1)
     gain, gap = means[..., -1], cells[..., -1]
     entropy, followed = seen.entropy[choice.place, choice.known], (-values[:2].mean(0), values[2])
-    found = {
+    return {
         "means": means, "points": points, "ends": means[:, 0] - means[:, -1],
         "low gain": gain[:, 0] - gain[:, 1:].mean(1), "difficulty": cells, "beyond": (gap[..., 0] - gap[..., 1]).mean(1),
         "follows": np.stack([correlation(entropy, each, choice.kept) for each in followed], -1),
     }  # fmt: skip
-    return np.concatenate([found[name].reshape(len(means), -1) for name in SHAPES], 1)
 
 
 def correlation(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -181,34 +173,37 @@ def correlation(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray
 
 
 def measured(models: Models, seen: Seen) -> dict[str, Effect]:
-    """The cross-fitted effects of the statistics of SHAPES.
+    """The effects of all statistics: one half of the models selects, the other measures, in both directions of each partition.
+
+    means (buckets, VALUES and the gain) and points (buckets, VALUES), the number behind a mean. ends (VALUES and the gain): the
+    first bucket minus the last. low gain, beyond: of C9 and its control. difficulty (fifths, low or high entropy, SGD, SAM and
+    the gain). follows (2,). A variance has a part for models, one for test points, and one for the finite number of partitions.
 
     Empty if a half of the models gives an entropy to too few test points, or if any set of models gives it to none.
     """
     known = np.isfinite(seen.entropy)
-    if min(known[place].sum() for place, _ in seen.halves()) < N_BUCKETS * ENOUGH or not known.any(1).all():
+    if known[seen.without[..., 0]].sum(-1).min() < N_BUCKETS * ENOUGH or not known.any(1).all():
         return {}
-    points = groups(models.test, min(POINT_GROUPS, len(models.test)))
+    points = point_groups(models.test)
+    found = []
+    for selecting, measuring in seen.directions():
+        whole = choose(seen, selecting[0], points)
+        choices = (whole if place == selecting[0] else choose(seen, place, points) for place in selecting)
+        found.append([statistics(seen, choice, place) for choice, place in zip(choices, measuring, strict=True)])
 
-    def at(chosen):
-        return seen.places[chosen.tobytes()]
+    def effect(name: str) -> Effect:
+        values = np.array([[each[name] for each in one] for one in found])
+        of_partitions = values[:, 0, 0].reshape(2, PARTITIONS, *values.shape[3:]).mean(0)  # over both directions
+        extra = np.nan_to_num(of_partitions.var(0, ddof=1) / PARTITIONS)
+        return jackknife((values / len(values)).sum(0), 2, extra=extra, crossed=True)
 
-    found = crossfit(
-        seen.group,
-        lambda chosen: choose(seen, at(chosen), points),
-        at,
-        lambda choice, place: statistics(seen, choice, place),
-    )
-    stops = np.cumsum([int(np.prod(shape)) for shape in SHAPES.values()])
-    parts = [np.split(part, stops[:-1]) for part in found]
-    return {name: Effect(*(part[i].reshape(shape) for part in parts)) for i, (name, shape) in enumerate(SHAPES.items())}
+    return {name: effect(name) for name in found[0][0]}
 
 
 def entropy_reliability(models: Models, seen: Seen) -> Reliability:
     """The reliability of the entropy by all models, over test points with an entropy in both halves of a partition."""
     agreements = []
-    for first, second in seen.halves()[:PARTITIONS]:
-        known = np.isfinite(seen.entropy[first] + seen.entropy[second])
-        one, other = seen.entropy[first][known], seen.entropy[second][known]
-        agreements.append(correlation(one, other, np.ones(len(one))))
+    for one, other in seen.entropy[seen.without[..., 0]]:
+        known = np.isfinite(one + other)
+        agreements.append(correlation(one[known], other[known], np.ones(known.sum())))
     return from_half(float(np.mean(np.nan_to_num(agreements))), len(models.model))

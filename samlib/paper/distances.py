@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 import json
-from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
+from scipy.spatial.distance import cdist
 from scipy.stats import rankdata
 
 from samlib.data import Dataset, load_dataset
@@ -31,38 +31,13 @@ def dataset_of(runs: xr.Dataset) -> Dataset | None:
         return None
 
 
-class Distances(NamedTuple):
-    """Distances of each test point: to its `example`, to the `nearest` of its class, and the `typical` (median) one."""
-
-    example: np.ndarray
-    nearest: np.ndarray
-    typical: np.ndarray
-
-
 def between(dataset: Dataset, test: np.ndarray, example: np.ndarray) -> np.ndarray:
     """Euclidean distances of test points (m,) from examples (n,), both by index: float64 (m, n), exactly 0 for equal points.
 
     uint8 pixels are scaled to 0 to 1.
     """
     scale = 255 if dataset.x_train.dtype == np.uint8 else 1
-    a, b = (x.reshape(len(x), -1).astype(np.float64) / scale for x in (dataset.x_test[test], dataset.x_train[example]))
-    squares = (a**2).sum(1)[:, None], (b**2).sum(1)
-    squared = squares[0] + squares[1] - 2 * a @ b.T
-    for row, column in np.argwhere(squared <= 1e-9 * squares[0]):  # the sum of squares has rounding noise
-        squared[row, column] = ((a[row] - b[column]) ** 2).sum()
-    return np.sqrt(squared)
-
-
-def distances(dataset: Dataset, test: np.ndarray, example: np.ndarray) -> Distances:
-    """Euclidean distances of test points (m,), by index: each to its own example (m,) and to all examples of its class."""
-    result = np.empty((3, len(test)))
-    for label in np.unique(dataset.y_test[test]):
-        rows = np.flatnonzero(dataset.y_test[test] == label)
-        ours = between(dataset, test[rows], np.flatnonzero(dataset.y_train == label))
-        chosen, which = np.unique(example[rows], return_inverse=True)
-        result[0, rows] = between(dataset, test[rows], chosen)[np.arange(len(rows)), which]
-        result[1:, rows] = ours.min(1), np.median(ours, 1)
-    return Distances(*result)
+    return cdist(*(x.reshape(len(x), -1) / scale for x in (dataset.x_test[test], dataset.x_train[example])))
 
 
 def atypicality(dataset: Dataset) -> np.ndarray:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from IPython.display import Markdown
@@ -14,13 +17,14 @@ from samlib.paper.distances import dataset_of
 from samlib.paper.frames import EACH, Found, Frames, Section, contrast, effects, one, table
 from samlib.paper.gallery import NEAR, gallery
 from samlib.paper.panels import comparisons, interval_points, listed, multiples, not_shown, scroll, stairs, zero
-from samlib.paper.sets import Models, models_of
+from samlib.paper.sets import models_of
 from samlib.paper.style import GREY, INK, RED, dataset_title
 
 BINS = np.linspace(-0.3, 1, 14)  # of Figures 4b and 4c; scores outside fall into the end bins
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 BUCKET = "bucket of entropy (1 = lowest)"
 ENDS = "1 − 5"  # the first bucket minus the last
+OTHER = "The hardest points there are not those of lowest entropy, as the paper's reading of bucket 1 would have it."
 FOLLOWED = ("the error of other models on the test point", "the memorization of its most influential example")
 
 
@@ -29,7 +33,7 @@ def measure(pair: Pair) -> Frames:
     models, dataset = models_of(pair), dataset_of(pair.sgd)
     seen = look(models, dataset)
     found, reliable = measured(models, seen), entropy_reliability(models, seen)
-    histogram, quantiles = _spreads(seen, seen.halves() if found else [])
+    histogram, quantiles = _spreads(seen, seen.directions()[..., 0] if found else [])
     return {
         "effects": effects(_decided(found, reliable)),
         "buckets": _buckets(found),
@@ -38,7 +42,7 @@ def measure(pair: Pair) -> Frames:
         "histogram": histogram,
         "quantiles": quantiles,
         "follows": _follows(found),
-        "counts": _counts(models, seen),
+        "counts": _counts(seen),
         "reliability": pd.DataFrame({"pooled influence entropy": reliable}, Reliability._fields).T,
         "gallery": gallery(models, seen.entropy[-1], seen.strength, dataset),
     }
@@ -59,10 +63,7 @@ def _decided(found: dict[str, Effect], reliable: Reliability) -> dict[str, Found
     for claim, value in (("C8", "distance"), ("C10", "memorization")):
         if (found["points"].estimate[[0, -1], VALUES.index(value)] >= ENOUGH).all():
             claims[claim] = Found(one(found["ends"], VALUES.index(value)), reliable)
-    return claims | {
-        "C9": Found(one(found["low gain"]), reliable),
-        "C9 beyond difficulty": Found(one(found["beyond"]), reliable),
-    }
+    return claims | {"C9": Found(found["low gain"], reliable), "C9 beyond difficulty": Found(found["beyond"], reliable)}
 
 
 def _buckets(found: dict[str, Effect]) -> pd.DataFrame:
@@ -77,50 +78,46 @@ def _buckets(found: dict[str, Effect]) -> pd.DataFrame:
 def _difficulty(found: dict[str, Effect]) -> pd.DataFrame:
     """Index (difficulty, 1 the hardest; entropy, low or high); accuracy sgd, sam, difference, low, high."""
     rows = {}
-    for b in range(N_BUCKETS) if found else ():
-        for h, half in enumerate(("low", "high")):
-            rows[b + 1, half] = contrast(*(one(found["difficulty"], b, h, column) for column in range(3)))
+    for b, h in np.ndindex(N_BUCKETS, 2) if found else ():
+        rows[b + 1, ("low", "high")[h]] = contrast(*(one(found["difficulty"], b, h, column) for column in range(3)))
     return table(rows, "difficulty", "entropy")
 
 
 def _tops(found: dict[str, Effect]) -> pd.DataFrame:
     """Means over the test points of a bucket: index (value, bucket "1" to "5" or "1 − 5"); mean, low, high, points."""
-    rows = {}
-    for column, value in enumerate(VALUES[2:], 2) if found else ():
-        for b in range(N_BUCKETS + 1):
-            last = b == N_BUCKETS
-            effect = one(found["ends"], column) if last else one(found["means"], b, column)
-            low, high = effect.interval(EACH)
-            points = found["points"].estimate[:, column]
-            if np.isfinite(effect.estimate):
-                rows[value, ENDS if last else f"{b + 1}"] = {
-                    "mean": float(effect.estimate), "low": float(low), "high": float(high),
-                    "points": points[[0, -1]].sum() if last else points[b],
-                }  # fmt: skip
-    return table(rows, "value", "bucket")
+    if not found:
+        return table({}, "value", "bucket")
+    of_buckets, ends, points = found["means"], found["ends"], found["points"].estimate
+    effect = Effect(*(np.vstack(parts) for parts in zip(of_buckets, ends, strict=True)))
+    low, high = effect.interval(EACH)
+    columns = {"mean": effect.estimate, "low": low, "high": high, "points": np.vstack([points, points[0] + points[-1]])}
+    buckets = [*map(str, range(1, N_BUCKETS + 1)), ENDS]
+    index = pd.MultiIndex.from_product([VALUES[2:], buckets], names=["value", "bucket"])
+    frame = pd.DataFrame({name: each[:, 2 : len(VALUES)].T.ravel() for name, each in columns.items()}, index)
+    frame = frame.dropna(subset="mean")
+    return frame.set_index(frame.index.remove_unused_levels())
 
 
 def _follows(found: dict[str, Effect]) -> pd.DataFrame:
     """Rank correlations of the entropy with FOLLOWED, which other models measure: correlation, low, high."""
     if not found:
         return pd.DataFrame(columns=["correlation", "low", "high"])
-    columns = dict(zip(("low", "high"), found["follows"].interval(EACH), strict=True))
-    return pd.DataFrame({"correlation": found["follows"].estimate} | columns, FOLLOWED)
+    low, high = found["follows"].interval(EACH)
+    return pd.DataFrame({"correlation": found["follows"].estimate, "low": low, "high": high}, FOLLOWED)
 
 
-def _spreads(seen: Seen, halves: list[tuple[int, int]]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _spreads(seen: Seen, directions: Iterable) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Memorization of the top examples in bins (bucket, left, right, share), and quantiles of their distances by bucket."""
-    parts = [pd.DataFrame(columns=["memorized", "far", "weight", "bucket"])]
-    for place, other in halves:
+    parts = []
+    for place, other in directions:
         choice = choose(seen, place, np.ones(len(seen.nearest), int))
         memorized, far = values_of(seen, choice, other)[2:4]
-        part = pd.DataFrame({"memorized": memorized, "far": far})
-        parts += [part.assign(weight=choice.bucket[0, b], bucket=b + 1) for b in range(N_BUCKETS)]
-    frame = pd.concat(parts[1:] or parts)
+        for b, weight in enumerate(choice.bucket[0], 1):
+            parts.append(pd.DataFrame({"bucket": b, "memorized": memorized, "far": far, "weight": weight}))
     histogram, quantiles = [], {}
-    for b, part in frame[frame["weight"] > 0].groupby("bucket"):
+    for b, part in pd.concat(parts).query("weight > 0").groupby("bucket") if parts else ():
         inside = part.dropna(subset="memorized")
-        counts = np.histogram(np.clip(inside["memorized"], BINS[0], BINS[-1]), BINS, weights=inside["weight"])[0]
+        counts = np.histogram(inside["memorized"].clip(BINS[0], BINS[-1]), BINS, weights=inside["weight"])[0]
         columns = {"bucket": b, "left": BINS[:-1], "right": BINS[1:], "share": counts / counts.sum()}
         histogram.append(pd.DataFrame(columns))
         if len(inside := part.dropna(subset="far")):
@@ -130,15 +127,12 @@ def _spreads(seen: Seen, halves: list[tuple[int, int]]) -> tuple[pd.DataFrame, p
     return pd.concat(histogram, ignore_index=True) if histogram else empty, table(quantiles, "bucket")
 
 
-def _counts(models: Models, seen: Seen) -> pd.DataFrame:
+def _counts(seen: Seen) -> pd.DataFrame:
     """How many test points have an entropy, and why the others have none. Columns: by half of the models, and by all."""
     columns = {}
-    n_all = 2 * len(models.model)
-    for name, places, n in (("half", [a for a, _ in seen.halves()], n_all / 2), ("all", [-1], n_all)):
-        right = seen.accuracy[places].mean(1) * n
-        known = np.isfinite(seen.entropy[places])
-        parts = known, ~known & (right > n / 2), ~known & (right <= n / 2)
-        columns[name] = [float(part.sum(1).mean()) for part in parts]
+    for name, places in (("half", seen.directions()[:, 0, 0]), ("all", [-1])):
+        known, right = np.isfinite(seen.entropy[places]), seen.accuracy[places].mean(1) > 0.5
+        columns[name] = [float(part.sum(1).mean()) for part in (known, ~known & right, ~known & ~right)]
     index = ["have an entropy", f"fewer than {FEWEST} models are wrong", f"fewer than {FEWEST} models are right"]
     return pd.DataFrame(columns, index)
 
@@ -146,9 +140,8 @@ def _counts(models: Models, seen: Seen) -> pd.DataFrame:
 def bucket_accuracy(found: Section):
     """Figure 4a: accuracy in each bucket of influence entropy, and the gain with simultaneous intervals."""
     axis = {"xlabel": BUCKET, "xticks": range(1, N_BUCKETS + 1)}
-    return comparisons(
-        found, "buckets", "test accuracy", at=lambda rows: rows.index, axis=axis, height=1.7, sharex=True
-    )
+    shown: dict[str, Any] = {"at": lambda rows: rows.index, "axis": axis, "height": 1.7, "sharex": True}
+    return comparisons(found, "buckets", "test accuracy", **shown)
 
 
 def gain_by_difficulty(found: Section):
@@ -222,18 +215,12 @@ def hardest(found: Section) -> Markdown:
     groups: dict[tuple, list[str]] = {}
     for dataset, frames in found.items():
         if len(buckets := frames["buckets"]):
-            groups.setdefault((buckets["sgd"].idxmin(), buckets["difference"].idxmax()), []).append(
-                dataset_title(dataset)
-            )
-    said = [
-        f"On {listed(names)} bucket {hard} is the hardest for SGD, and {found.name} gains most in bucket {most}."
-        + (
-            ""
-            if hard == 1
-            else " The hardest points there are not those of lowest entropy, as the paper's reading of bucket 1 would have it."
-        )
-        for (hard, most), names in groups.items()
-    ]
+            ends = buckets["sgd"].idxmin(), buckets["difference"].idxmax()
+            groups.setdefault(ends, []).append(dataset_title(dataset))
+    said = []
+    for (hard, most), names in groups.items():
+        where = f"bucket {hard} is the hardest for SGD, and {found.name} gains most in bucket {most}."
+        said += [f"On {listed(names)} {where}", *([OTHER] if hard != 1 else [])]
     return Markdown(" ".join(said))
 
 

@@ -12,8 +12,7 @@ _ROOMS = (
 
 def __getattr__(name: str):
     for room in _ROOMS if not name.startswith("_") else ():
-        module = import_module(f"samlib.paper.{room}")
-        found = vars(module).get(name)
+        found = vars(import_module(f"samlib.paper.{room}")).get(name)
         if getattr(found, "__module__", "").startswith("samlib.paper."):
             return found
     raise AttributeError(f"module 'samlib.figures' has no attribute {name!r}")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 
 from samlib.audit import Pair
 from samlib.inference import LEVEL, Effect, Reliability
@@ -44,6 +47,14 @@ class Section(dict[str, Frames]):
         """One frame, concatenated over data sets. The first level of the index names the data set."""
         parts = {dataset_title(dataset): frames[name] for dataset, frames in self.items() if len(frames[name])}
         return pd.concat(parts) if parts else pd.DataFrame()
+
+
+@contextmanager
+def counted() -> Iterator[None]:
+    """Ignore warnings of examples that have no estimate or are left out: the pages count these. Also a decorator."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "(?s).*(no estimate|are left out)")
+        yield
 
 
 class Found(NamedTuple):
@@ -84,11 +95,9 @@ def one(effect: Effect, *at) -> Effect:
 
 def table(rows: Mapping, *names: str) -> pd.DataFrame:
     """A frame from rows keyed by tuples, or by single values. `names` are those of the index levels."""
-    frame = pd.DataFrame.from_dict(rows, orient="index")
-    frame.index = (
-        pd.MultiIndex.from_tuples(frame.index, names=names) if len(names) > 1 else frame.index.rename(names[0])
-    )
-    return frame
+    keys = list(rows)
+    index = pd.MultiIndex.from_tuples(keys, names=names) if len(names) > 1 else pd.Index(keys, name=names[0])
+    return pd.DataFrame(list(rows.values()), index)
 
 
 def swapped(pair: Pair, which: np.ndarray | None = None) -> Pair:
@@ -99,12 +108,7 @@ def swapped(pair: Pair, which: np.ndarray | None = None) -> Pair:
     """
     if which is None:
         return Pair(pair.sam, pair.sgd, pair.name)
-    import xarray as xr
-
-    mask = xr.DataArray(which, dims="model", coords={"model": pair.sgd.model})
+    mask = xr.DataArray(which, dims="model")
     data = [v for v in pair.sgd.data_vars if v in pair.sam]
-    first, second = (xr.where(mask, a[data], b[data], keep_attrs=True) for a, b in (pair[1::-1], pair[:2]))
-    parts = []
-    for own, drawn in ((pair.sgd, first), (pair.sam, second)):
-        parts.append(drawn.assign_attrs(own.attrs).assign({v: drawn[v].astype(own[v].dtype) for v in data}))
-    return Pair(parts[0], parts[1], pair.name)
+    sgd, sam = (own[data].where(~mask, other) for own, other in (pair[:2], pair[1::-1]))
+    return Pair(sgd, sam, pair.name)

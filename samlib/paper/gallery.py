@@ -11,7 +11,7 @@ import pandas as pd
 from samlib.data import Dataset
 from samlib.estimators import top_influences
 from samlib.inference import shares
-from samlib.paper.distances import distances
+from samlib.paper.distances import between
 from samlib.paper.frames import Section
 from samlib.paper.panels import classes_of, image, not_shown
 from samlib.paper.sets import Models
@@ -32,15 +32,13 @@ def gallery(models: Models, entropy, strength, dataset: Dataset | None, n_bucket
     both optimizers. Columns: row, test, label, bucket, entropy, example, influence, distance (of the example), nearest (the
     distance of the nearest example of the class). Distances are over the typical distance; NaN if the data are not at hand.
     """
-    known = np.flatnonzero(np.isfinite(entropy))
     columns = ["row", "test", "label", "bucket", "entropy", "example", "influence", "distance", "nearest"]
-    if len(known) < n_buckets:
-        return pd.DataFrame(columns=columns)
-    bucket = np.zeros(len(entropy), int)
-    bucket[known] = shares(entropy[known], n_buckets).argmax(0) + 1
+    known, label = np.flatnonzero(np.isfinite(entropy)), models.test_label
+    bucket, rows = np.zeros(len(entropy), int), list[int]()
+    if len(known) >= n_buckets:
+        bucket[known] = shares(entropy[known], n_buckets).argmax(0) + 1
     order = known[np.argsort(-strength[known], kind="stable")]
-    label, last = models.test_label, [i for i in order if bucket[i] == n_buckets]
-    rows: list[int] = []
+    last = [i for i in order if bucket[i] == n_buckets]
     for i in order[bucket[order] == 1]:
         if label[i] not in label[rows[::2]] and last and len(rows) < 2 * EACH_END:
             other = next((j for j in last if label[j] == label[i]), last[0])
@@ -55,10 +53,13 @@ def gallery(models: Models, entropy, strength, dataset: Dataset | None, n_bucket
     test, example = np.array(rows)[place], models.example[some[found[place, rank]]]
     far, nearest = np.full((2, len(test)), np.nan)
     if dataset is not None:
-        away = distances(dataset, models.test[test], example)
-        far, nearest = away.example / away.typical, away.nearest / away.typical
-    of_test = (models.test, label, bucket, entropy)
-    values = place, *(each[test] for each in of_test), example, value[place, rank], far, nearest
+        for z in rows:
+            ours, at = np.flatnonzero(dataset.y_train == label[z]), test == z
+            away = between(dataset, models.test[[z]], ours)[0]
+            away /= np.median(away)
+            far[at], nearest[at] = away[np.searchsorted(ours, example[at])], away.min()
+    of_test = (each[test] for each in (models.test, label, bucket, entropy))
+    values = place, *of_test, example, value[place, rank], far, nearest
     return pd.DataFrame(dict(zip(columns, values, strict=True)))
 
 
@@ -100,17 +101,16 @@ def influential_images(gallery: pd.DataFrame, dataset: Dataset, title: str):
 def gallery_table(gallery: pd.DataFrame, dataset: Dataset | None = None):
     """Figure 3 in words: each test point's class and bucket, and its most influential examples with their distances."""
     rows = {}
-    for _, part in gallery.groupby("row"):
-        each = list(part.itertuples())
-        first, last = each[0], each[-1]
+    for (test, label, bucket), part in gallery.groupby(["test", "label", "bucket"], sort=False):
+        influence = part["influence"]
         row = {
-            "class": classes_of(dataset, [first.label])[0],
-            "bucket": f"{first.bucket}",
+            "class": classes_of(dataset, [label])[0],
+            "bucket": f"{bucket}",
             "training examples": " ".join(map(str, part["example"])),
-            "influence, first to last": f"{first.influence:.2f} to {last.influence:.2f}",
+            "influence, first to last": f"{influence.iloc[0]:.2f} to {influence.iloc[-1]:.2f}",
         }
         if part["distance"].notna().all():
             row["distances of these (1 = typical of the class)"] = " ".join(f"{d:.2f}" for d in part["distance"])
-            row["nearest of its class"] = f"{first.nearest:.2f}"
-        rows[f"test point {first.test}"] = row
+            row["nearest of its class"] = f"{part['nearest'].iloc[0]:.2f}"
+        rows[f"test point {test}"] = row
     return pd.DataFrame.from_dict(rows, orient="index").style

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 
 from samlib.inference import CONTRADICTED, INCONCLUSIVE, LEVEL, SUPPORTED, clopper_pearson, verdict
-from samlib.paper.frames import Frames
+from samlib.paper.frames import Frames, table
 from samlib.paper.mixture.measures import LEVEL as MIXTURE_LEVEL
 from samlib.paper.mixture.measures import PairedDraws, errors, paired_draws
 from samlib.paper.mixture.model import Mixture
@@ -22,7 +23,8 @@ from samlib.paper.theory.problems import Problems
 LEAST_GAIN = 0.01  # the smallest gain that counts; our choice, made after trial runs
 YARDSTICK = 0.002  # rules "coincide" up to this excess of error over the Bayes rule; fixed before any run
 PROVED = "proved under our conditions"  # a theorem has this in place of a verdict
-FEW, MANY = (40, 2, 40), (1600, 400, 2000)  # typical, atypical and blue samples of a draw
+FEW: dict[str, Any] = {"n_typical": 40, "n_atypical": 2, "n_blue": 40}  # samples of a draw
+MANY: dict[str, Any] = {"n_typical": 1600, "n_atypical": 400, "n_blue": 2000}
 MIXTURE, THEORY = "the mixture", "random alignments"
 
 
@@ -34,10 +36,8 @@ def general_ledger(
     C11 is measured on `n_draws` draws with few atypical samples, and on a third as many draws with many. C12 and C13 are tried
     on `trials` random pairs. C14 is read from `frames`: what `optimizers.measure` returns, for each data set.
     """
-    few, many = (
-        paired_draws(n, n_typical=typical, n_atypical=atypical, n_blue=blue, seed=seed)
-        for n, (typical, atypical, blue) in ((n_draws, FEW), (max(n_draws // 3, 2), MANY))
-    )
+    few = paired_draws(n_draws, seed=seed, **FEW)
+    many = paired_draws(max(n_draws // 3, 2), seed=seed, **MANY)
     others = [optimizers_ledger(each, dataset) for dataset, each in frames.items()]
     return pd.concat([mixture_ledger(few, many, Mixture()), theorem_ledger(trials, seed), *others])
 
@@ -127,5 +127,4 @@ def bayes_error(mixture: Mixture) -> float:
 
 def _frame(rows: Mapping[tuple[str, str], dict]) -> pd.DataFrame:
     blank = {"p": math.nan, "needed": math.nan, "reported": "", "models": 0, "seconds": 0.0, "machine": ""}
-    index = pd.MultiIndex.from_tuples(rows, names=["claim", "dataset"])
-    return pd.DataFrame([blank | row for row in rows.values()], index=index)
+    return table({key: blank | row for key, row in rows.items()}, "claim", "dataset")

@@ -19,10 +19,10 @@ from samlib.audit import Pair
 from samlib.estimators import influence, memorization
 from samlib.evaluation import ENOUGH
 from samlib.inference import Effect, Reliability, groups, jackknife, reliability
-from samlib.paper.crossfit import PARTITIONS, halves
+from samlib.paper.crossfit import PARTITIONS, model_groups, point_groups
 from samlib.paper.frames import EACH, Found, Frames, Section, contrast, effects, one, table
 from samlib.paper.panels import BOTH, comparisons, label_of, listed, multiples, zero
-from samlib.paper.sets import Influences, Models, dealt, memorization_by, models_of, without_each
+from samlib.paper.sets import Influences, Models, dealt, lacking, memorization_by, models_of, without_each
 from samlib.paper.style import GREEN, INK, dataset_title
 
 EDGES = np.linspace(0, 1, 6)  # of the intervals of memorization
@@ -56,14 +56,12 @@ def decided(pair: Pair) -> dict[str, Found | None]:
 
 def pooled_reliability(models: Models) -> Reliability:
     """The reliability of memorization by all models, pooled over both optimizers."""
-    n_models = len(models.model)
-    group = groups(models.model, min(20, n_models // 2 * 2))
-    kept = np.array([np.isin(np.arange(group.max()) + 1, group[half]) for half in halves(group)])
-    first, second = (
-        memorization_by(half, group, models.correct.mean(0), models.member) for half in (kept, ~kept)
-    )  # fmt: skip
+    group = model_groups(models.model)
+    kept = dealt(group.max(), 2)[:, 0, 0]  # one half of each partition
+    pooled = models.correct.mean(0)
+    first, second = (memorization_by(half, group, pooled, models.member) for half in (kept, ~kept))
     known = ~np.isnan(first + second).any(0)
-    return reliability(first[:, known], second[:, known], n_models) if known.any() else Reliability(0.0, np.inf)
+    return reliability(first[:, known], second[:, known], len(group)) if known.any() else Reliability(0.0, np.inf)
 
 
 class Energies(NamedTuple):
@@ -85,36 +83,34 @@ def energies(models: Models) -> Energies | None:
     if len(models.model) < FEWEST:
         return None
     sums = _sums(models)
-    energy, count = (without_each(x, -1) for x in (sums.energy_of, sums.counts_of))
-    by_partition = jackknife(_statistics(energy, count), 1)
-    energy = without_each(without_each(sums.energy, -2), -1)
-    count = without_each(sums.counts, -1)[..., None]
-    found = jackknife(_statistics(energy, count), 3, extra=np.nan_to_num(by_partition.stderr**2), crossed=True)
-    n = len(INTERVALS)
-    share, each, total, middle = (one(found, at) for at in (slice(3 * n), slice(3 * n, 6 * n), slice(6 * n, -1), -1))
-    if (total.interval(EACH)[0] <= 0).any():
+    energy, count = without_each(without_each(sums.energy, 1), 2), without_each(sums.counts, 1)[:, :, None]
+    by_partition = _statistics(without_each(sums.energy_of, 0), without_each(sums.counts_of, 0))
+    found = {}
+    for name, values in _statistics(energy, count).items():
+        extra = np.nan_to_num(jackknife(by_partition[name], 1).stderr ** 2)
+        found[name] = jackknife(values, 3, extra=extra, crossed=True)
+    if (found.pop("total").interval(EACH)[0] <= 0).any():
         return None
-    share, each = (Effect(*(part.reshape(3, n) for part in effect)) for effect in (share, each))
-    return Energies(share, each, middle, count[:, 0, 0, 0] / (3 * PARTITIONS))
+    return Energies(**found, examples=count[0, 0, 0] / (3 * PARTITIONS))
 
 
-def _statistics(energy, count) -> np.ndarray:
-    """The statistics of `Energies`, along the last axis. energy (2, intervals, ...); count of examples (intervals, ...)."""
+def _statistics(energy, count) -> dict[str, np.ndarray]:
+    """What `Energies` holds, and both totals. energy (..., 2, intervals); count of examples (..., intervals)."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        total = energy.sum(1)
-        one = total.sum(0) / (2 * count.sum(0))
-        share, each = energy / total[:, None], energy / (count * one)
-        gap = energy[:, MIDDLE].sum(1) / (count[MIDDLE].sum(0) * one) - each[:, LOWEST]
-    rows = [part for x in (share, each) for part in (x[0], x[1], x[1] - x[0])]
-    return np.moveaxis(np.concatenate([*rows, total, (gap[1] - gap[0])[None]]), 0, -1)
+        total = energy.sum(-1)
+        one = (total.sum(-1) / (2 * count.sum(-1)))[..., None]
+        share, each = energy / total[..., None], energy / (count * one)[..., None, :]
+        gap = energy[..., MIDDLE].sum(-1) / (count[..., MIDDLE].sum(-1, keepdims=True) * one) - each[..., LOWEST]
+    share, each = (np.concatenate([x, x[..., 1:, :] - x[..., :1, :]], -2) for x in (share, each))
+    return {"share": share, "each": each, "middle": gap[..., 1] - gap[..., 0], "total": total}
 
 
 class Sums(NamedTuple):
     """Energy in intervals of memorization, summed over partitions and over the choices of the third for memorization.
 
-    energy (2, intervals, model groups + 1, example groups, test groups): index 0 uses all models, index g leaves out group g.
-    counts (intervals, model groups + 1, example groups): numbers of examples, alike. With all models: energy_of (2, intervals,
-    partitions), counts_of (intervals, partitions).
+    energy (model groups + 1, example groups, test groups, 2, intervals): index 0 uses all models, index g leaves out group g.
+    counts (model groups + 1, example groups, intervals): numbers of examples, alike. With all models: energy_of (partitions, 2,
+    intervals), counts_of (partitions, intervals).
     """
 
     energy: np.ndarray
@@ -126,12 +122,14 @@ class Sums(NamedTuple):
 def _sums(models: Models) -> Sums:
     """Sum the energies over all classes, a few examples at a time."""
     n_groups = min(MODEL_GROUPS, len(models.model) // 3 * 3)
-    group, of_example, of_test = (
-        groups(ids, min(most, len(ids)))
-        for ids, most in ((models.model, n_groups), (models.example, POINT_GROUPS), (models.test, POINT_GROUPS))
-    )
-    kept, inside = dealt(n_groups, 3)
-    sets, places = kept.reshape(-1, n_groups), inside + 1
+    group = groups(models.model, n_groups)
+    of_example, of_test = (point_groups(ids, POINT_GROUPS) for ids in (models.example, models.test))
+    kept = dealt(n_groups, 3)
+    sets, size = kept.reshape(-1, n_groups), kept.shape[2]
+    # Without each group of models: which set of a third gives memorization, and which of `_products` the influences.
+    binning = lacking(kept)
+    first, second = np.roll(binning, 2, 1), np.roll(binning, 1, 1)
+    product = np.where(second > 0, second + size - 1, first)
     n_examples = of_example.max()
     n_codes = len(INTERVALS) * n_examples  # an interval and a group of examples; one more for no estimate
     energy, count = np.zeros((2, n_groups + 1, of_test.max(), n_codes + 1)), np.zeros((n_groups + 1, n_codes + 1))
@@ -139,32 +137,27 @@ def _sums(models: Models) -> Sums:
     for own, tests in _chunks(models):
         influences = Influences(sets, group, models.member[:, own])
         score = memorization_by(sets, group, models.correct[..., own].mean(0), models.member[:, own])
-        interval = np.clip(np.digitize(score, EDGES) - 1, 0, len(INTERVALS) - 1)
+        interval = np.digitize(score, EDGES[1:-1])
         code = np.where(np.isnan(score), n_codes, interval * n_examples + of_example[own] - 1)
         code = code.reshape(*kept.shape[:3], -1)
         for deal, third in np.ndindex(PARTITIONS, 3):
             counts = np.array([np.bincount(each, minlength=n_codes + 1) for each in code[deal, third]])
-            count += counts[0]
-            count[places[deal, third]] += counts[1:] - counts[0]
+            count += counts[binning[deal, third]]
             count_of[deal] += counts[0]
         for o, correct in enumerate(models.test_correct):
             varied = tests[correct[:, tests].any(0) & ~correct[:, tests].all(0)]  # all others have no influence
             present, rows = np.unique(of_test[varied] - 1, return_inverse=True)
-            products = _products(influences, correct[:, varied], rows, kept.shape[2])
-            for deal, third in np.ndindex(PARTITIONS, 3):
-                left_out = np.concatenate([[0], places[deal, third - 2], places[deal, third - 1]])
-                codes, sums = _by_code(products[:, deal, third], code[deal, third, 0])
-                energy[o, left_out, present[:, None, None], codes[:, None]] += np.moveaxis(sums, 1, 2)
-                energy_of[o, deal, codes] += sums[:, 0].sum(0)
-                for g, each in zip(places[deal, third], code[deal, third, 1:], strict=True):
-                    codes, sums = _by_code(products[:, deal, third, 0], each)
-                    energy[o, g, present[:, None], codes] += sums
+            products = _products(influences, correct[:, varied], rows, size)
+            for deal, third, g in np.ndindex(PARTITIONS, 3, n_groups + 1):
+                values = products[:, deal, third, product[deal, third, g]]
+                codes, sums = _by_code(values, code[deal, third, binning[deal, third, g]])
+                energy[o, g, present[:, None], codes] += sums
+                if g == 0:
+                    energy_of[o, deal, codes] += sums.sum(0)
     parts = energy, count, energy_of, count_of
     energy, count, energy_of, count_of = (x[..., :-1].reshape(*x.shape[:-1], len(INTERVALS), -1) for x in parts)
-    return Sums(
-        np.moveaxis(energy, (3, 4), (1, 3)), np.moveaxis(count, 1, 0),
-        np.moveaxis(energy_of.sum(-1), 1, 2), np.moveaxis(count_of.sum(-1), 1, 0),
-    )  # fmt: skip
+    energy, count = energy.transpose(1, 4, 2, 0, 3), count.swapaxes(1, 2)
+    return Sums(energy, count, energy_of.sum(-1).swapaxes(0, 1), count_of.sum(-1))
 
 
 def _products(influences: Influences, correct, rows, size: int) -> np.ndarray:
@@ -230,25 +223,23 @@ def _chosen(models: Models, k: int = PER_INTERVAL) -> pd.DataFrame:
     """
     halves_of = [models.model % 2 == parity for parity in (0, 1)]
     columns = ["by", "example", "test", "interval", "memorization_sgd", "memorization_sam", "chosen_by", "sgd", "sam"]
-    if min(half.sum() for half in halves_of) < 2:
-        return pd.DataFrame(columns=columns)
     known = np.all([models.member[half].any(0) & ~models.member[half].all(0) for half in halves_of], 0)
-    even, parts = halves_of[0], []
-    score = np.array([memorization(c[even], models.member[even], empty="zero").value for c in models.correct])
-    for label in np.unique(models.label):
+    parts = []
+    for label in np.unique(models.label[known]) if min(half.sum() for half in halves_of) > 1 else ():
         own, tests = np.flatnonzero(known & (models.label == label)), np.flatnonzero(models.test_label == label)
-        if not len(own) or not len(tests):
+        if not len(tests):
             continue
+        members = [models.member[half][:, own] for half in halves_of]
+        score = np.array([memorization(c[halves_of[0]][:, own], members[0]).value for c in models.correct])
         first, second = (
-            np.array([influence(c[half][:, tests], models.member[half][:, own]).value for c in models.test_correct])
-            for half in halves_of
+            np.array([influence(c[half][:, tests], member).value for c in models.test_correct])
+            for half, member in zip(halves_of, members, strict=True)
         )
-        for by, mean, memorized in (
-            ("sgd", first[0], score[0, own]), ("sam", first[1], score[1, own]), ("both", first.mean(0), score[:, own].mean(0)),
-        ):  # fmt: skip
+        choosers = ("sgd", first[0], score[0]), ("sam", first[1], score[1]), ("both", first.mean(0), score.mean(0))
+        for by, mean, memorized in choosers:
             at, places = mean.argmax(0), np.arange(len(own))
-            interval = np.clip(np.digitize(memorized, EDGES) - 1, 0, len(INTERVALS) - 1)
-            values = by, models.example[own], models.test[tests[at]], interval, *score[:, own], mean[at, places]
+            interval = np.digitize(memorized, EDGES[1:-1])
+            values = by, models.example[own], models.test[tests[at]], interval, *score, mean[at, places]
             parts.append(pd.DataFrame(dict(zip(columns, (*values, *second[:, at, places]), strict=True))))
     if not parts:
         return pd.DataFrame(columns=columns)
@@ -325,7 +316,7 @@ def left_out(found: Section) -> Markdown:
     """Which intervals of memorization hold too few examples to be drawn, on each data set."""
     said = []
     for dataset, frames in found.items():
-        there = set(frames["energy"].index.get_level_values("memorization")) if len(frames["energy"]) else set()
+        there = frames["energy"].index.unique(-1)
         if lost := [each for each in INTERVALS if each not in there]:
             said.append(f"{dataset_title(dataset)}: {listed(lost)}")
     few = f"Intervals of fewer than {ENOUGH} examples are left out of figure and table alike"

@@ -7,9 +7,8 @@ interpolated between lengths, along the logarithm of its own train loss.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -21,7 +20,7 @@ from samlib.evaluation import auc_terms
 from samlib.inference import mean
 from samlib.paper import claims
 from samlib.paper.draw import gaps, panels
-from samlib.paper.frames import EACH, Found, Frames, Section, contrast, effects, table
+from samlib.paper.frames import EACH, Found, Frames, Section, contrast, counted, effects, table
 from samlib.paper.panels import multiples
 from samlib.paper.style import GREY, SAM, SGD, WIDTH, drawn
 
@@ -32,8 +31,10 @@ CLAIMED = {f"C2 {a} at equal train loss, {said}": (a, f) for a in ATTACKS for sa
 GRID = np.linspace(0, 1, 17)  # the fractions at which the band is computed
 SPARSE, UNREACHED = "lengths too far apart", "not every model reaches this loss"
 UNSEEN = "for these runs keep no outputs on test points"
-COLUMNS = ("sgd", "sam", "difference", "low", "high", "band_low", "band_high", "moved")
 TRAIN_LOSS, ACCURACY = "train loss", "test accuracy"
+COLUMNS = ["sgd", "sam", "difference", "low", "high", "band_low", "band_high", "moved", TRAIN_LOSS, "note"]
+
+Side = tuple[np.ndarray, np.ndarray, np.ndarray]  # of one optimizer: loss, terms, drift, as for `matched`
 
 
 def measure(pairs: Mapping[Any, Pair]) -> Frames:
@@ -53,14 +54,14 @@ def measure(pairs: Mapping[Any, Pair]) -> Frames:
         can be said. "effects": the rows of `FRACTIONS`. "equal_accuracy" (attack, fraction): differences without intervals, to
         look at. "curves": means over models at each number of epochs.
     """
-    trained = _trained(pairs)
-    keys = [(attack, f) for attack in ATTACKS for f in GRID]
-    rows = {(attack, f): trained.row(attack, f) for attack, f in keys}
+    curves, both = _trained(pairs)
+    rows = {(attack, f): at_loss(both[attack], f) for attack in ATTACKS for f in GRID}
+    equal_loss = table({key: row for key, (row, _) in rows.items()}, "attack", "fraction")
     return {
         "effects": effects({claim: rows[key][1] for claim, key in CLAIMED.items()}),
-        "equal_loss": table({key: row for key, (row, _) in rows.items()}, "attack", "fraction"),
-        "equal_accuracy": table({key: trained.at_accuracy(*key) for key in keys}, "attack", "fraction"),
-        "curves": trained.curves(),
+        "equal_loss": equal_loss.reindex(columns=COLUMNS),
+        "equal_accuracy": _at_accuracy(curves),
+        "curves": curves,
     }
 
 
@@ -77,73 +78,51 @@ def decided(pairs: Mapping[Any, Pair]) -> dict[str, Found | None]:
     dict
         The keys are those of `CLAIMED`.
     """
-    trained = _trained(pairs)
-    return {claim: trained.row(*key)[1] for claim, key in CLAIMED.items()}
+    both = _trained(pairs)[1]
+    return {claim: at_loss(both[attack], fraction)[1] for claim, (attack, fraction) in CLAIMED.items()}
 
 
-class _Trained(NamedTuple):
-    """All lengths of both optimizers; arrays (2, lengths, models[, examples])."""
+@counted()
+def _trained(pairs: Mapping[Any, Pair]) -> tuple[pd.DataFrame, dict[str, list[Side]]]:
+    """The frame "curves", and what `at_loss` takes for each attack: the lengths as long as the loss falls.
 
-    epochs: list[int]
-    loss: np.ndarray  # logarithm
-    right: np.ndarray  # mean test accuracy (2, lengths)
-    drift: np.ndarray  # how each example moves the logarithm of the loss
-    terms: dict[str, np.ndarray]  # of each attack's AUC
-
-    def row(self, attack: str, fraction: float) -> tuple[dict[str, Any], Found | None]:
-        """A row of "equal_loss", and what decides it."""
-        if np.isnan(self.terms[attack]).any():
-            return dict.fromkeys((*COLUMNS, TRAIN_LOSS), math.nan) | {"note": UNSEEN}, None
-        falling = [_leading(-each.mean(1)) for each in self.loss]
-        both = [(self.loss[o][m], self.terms[attack][o][m], self.drift[o][m]) for o, m in enumerate(falling)]
-        return at_loss(both, fraction)
-
-    def at_accuracy(self, attack: str, fraction: float) -> dict[str, float]:
-        """A row of "equal_accuracy", only for a figure: AUCs at one mean test accuracy, while both accuracies still rise."""
-        rising, auc = [_leading(each) for each in self.right], self.terms[attack].mean((2, 3), dtype=float)
-        curves = [(x[m], y[m]) for x, y, m in zip(self.right, auc, rising, strict=True)]
-        first, last = max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves)
-        at = first + fraction * (last - first) if first < last else math.nan
-        sgd, sam = (float(np.interp(at, x, y)) for x, y in curves)
-        return {ACCURACY: at, "sgd": sgd, "sam": sam, "difference": sam - sgd}
-
-    def curves(self) -> pd.DataFrame:
-        """Means over models: epochs, train loss, test accuracy, auc, falling, rising, optimizer, attack."""
-        parts = []
-        for attack, terms in self.terms.items():
-            for o, name in enumerate(("sgd", "sam")):
-                loss, right, auc = self.loss[o].mean(1), self.right[o], terms[o].mean((1, 2), dtype=float)
-                part = {"epochs": self.epochs, TRAIN_LOSS: np.exp(loss), ACCURACY: right, "auc": auc}
-                part |= {"falling": _leading(-loss), "rising": _leading(right)}
-                parts.append(pd.DataFrame(part).assign(optimizer=name, attack=attack))
-        return pd.concat(parts, ignore_index=True)
-
-
-def _trained(pairs: Mapping[Any, Pair]) -> _Trained:
+    "curves" has means over models: epochs, train loss, test accuracy, auc, falling, rising, optimizer, attack. If some runs keep
+    no outputs on test points, RMIA has an AUC of NaN and nothing for `at_loss`.
+    """
     keyed = [(*key, pair) if isinstance(key, tuple) else ("epochs", key, pair) for key, pair in pairs.items()]
     over = {value: pair for field, value, pair in keyed if field == "epochs"}
     over = over or {0: keyed[0][-1]}  # a single length, which is compared with nothing
-    epochs = sorted(over)
-    aligned = common_models([over[e] for e in epochs])
-    both = [pair.sgd for pair in aligned], [pair.sam for pair in aligned]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "(?s).*are left out")  # the page counts them
-        tested = all("test_logit" in runs for one in both for runs in one)  # some records do not keep these
-        known = tuple(kind for kind in ATTACKS.values() if tested or not kind.startswith("RMIA"))
-        found = [[attack_scores(runs, known) for runs in one] for one in both]
+    aligned = common_models([over[e] for e in sorted(over)])
+    tested = all("test_logit" in runs for pair in aligned for runs in pair[:2])
+    known = {attack: kind for attack, kind in ATTACKS.items() if tested or attack != "RMIA"}
+    curves, both = {}, {attack: list[Side]() for attack in ATTACKS}
+    for name, several in (("sgd", [pair.sgd for pair in aligned]), ("sam", [pair.sam for pair in aligned])):
+        found = [attack_scores(runs, tuple(known.values())) for runs in several]
+        loss = np.log([np.maximum(runs.train_loss.values, 1e-12) for runs in several])
+        right = np.array([runs.test_correct.values.mean() for runs in several])
+        drift, falling = np.array([_loss_terms(runs) for runs in several]), _leading(-loss.mean(1))
+        means = {"epochs": sorted(over), TRAIN_LOSS: np.exp(loss.mean(1)), ACCURACY: right, "auc": math.nan}
+        means |= {"falling": falling, "rising": _leading(right), "optimizer": name}
+        for attack in ATTACKS:
+            curves[attack, name] = pd.DataFrame(means | {"attack": attack})
+        for attack, kind in known.items():
+            terms = np.array([auc_terms(each.scores[kind], each.member) for each in found], np.float32)
+            curves[attack, name]["auc"] = terms.mean((1, 2), dtype=float)
+            both[attack].append((loss[falling], terms[falling], drift[falling]))
+    ordered = [curves[attack, name] for attack in ATTACKS for name in ("sgd", "sam")]
+    return pd.concat(ordered, ignore_index=True), both
 
-    def terms(attack: str) -> np.ndarray:
-        if attack not in known:
-            return np.full((2, len(epochs), *both[0][0].member.shape), np.nan, np.float32)
-        return np.array([[auc_terms(each.scores[attack], each.member) for each in one] for one in found], np.float32)
 
-    return _Trained(
-        epochs,
-        np.log([[np.maximum(runs.train_loss.values, 1e-12) for runs in one] for one in both]),
-        np.array([[runs.test_correct.values.mean() for runs in one] for one in both]),
-        np.array([[_loss_terms(runs) for runs in one] for one in both]),
-        {attack: terms(kind) for attack, kind in ATTACKS.items()},
-    )
+def _at_accuracy(curves: pd.DataFrame) -> pd.DataFrame:
+    """The frame "equal_accuracy", only for a figure: AUCs at one mean test accuracy, while both accuracies still rise."""
+    parts = {}
+    for attack, part in curves[curves["rising"]].groupby("attack", sort=False):
+        (_, sgd), (_, sam) = part.set_index(ACCURACY).groupby("optimizer", sort=False)["auc"]
+        first, last = max(sgd.index[0], sam.index[0]), min(sgd.index[-1], sam.index[-1])
+        at = first + GRID * (last - first) if first < last else np.full(len(GRID), math.nan)
+        here, there = (np.interp(at, each.index, each) for each in (sgd, sam))
+        parts[attack] = pd.DataFrame({ACCURACY: at, "sgd": here, "sam": there, "difference": there - here}, GRID)
+    return pd.concat(parts, names=["attack", "fraction"])
 
 
 def common_models(pairs: Sequence[Pair]) -> list[Pair]:
@@ -197,13 +176,13 @@ def matched(loss: np.ndarray, terms: np.ndarray, drift: np.ndarray, at: float) -
     return (1 - share) * parts[0] + share * parts[1]
 
 
-def at_loss(both: list[tuple[np.ndarray, np.ndarray, np.ndarray]], fraction: float) -> tuple[dict, Found | None]:
+def at_loss(both: list[Side], fraction: float) -> tuple[dict, Found | None]:
     """Return a row of "equal_loss", and what decides it.
 
     Parameters
     ----------
     both : list of two tuples
-        (loss, terms, drift) of SGD and of the other optimizer, as for `matched`.
+        (loss, terms, drift) of SGD and of the other optimizer, as for `matched`; empty if they are not known.
     fraction : float
         How far down from the highest loss that both reach to the lowest, in means over models of the log loss.
 
@@ -213,17 +192,18 @@ def at_loss(both: list[tuple[np.ndarray, np.ndarray, np.ndarray]], fraction: flo
     found : Found or None
         None if the lengths do not reach this loss or are too far apart.
     """
+    if not both:
+        return {"note": UNSEEN}, None
     means = [loss.mean(1) for loss, *_ in both]
     first, last = min(each.max() for each in means), max(each.min() for each in means)
     at = first + fraction * (last - first)
-    row: dict[str, Any] = dict.fromkeys(COLUMNS, math.nan)
-    row |= {TRAIN_LOSS: math.exp(at), "note": UNREACHED}
+    row: dict[str, Any] = {TRAIN_LOSS: math.exp(at), "note": UNREACHED}
     found = [each for one in both if last < first and (each := matched(*one, at)) is not None]
     if len(found) < 2:
         return row, None
     sgd, sam, gap = mean(found[0]), mean(found[1]), mean(found[1] - found[0])
-    low, high = gap.interval(EACH / len(GRID))
-    row |= contrast(sgd, sam, gap) | {"band_low": float(low), "band_high": float(high)}
+    row |= contrast(sgd, sam, gap)
+    row["band_low"], row["band_high"] = (float(end) for end in gap.interval(EACH / len(GRID)))
     # Leaving out a length doubles the spacing there. So the row's own error is at most half of how far it then moves.
     row["moved"] = max(_moved(*one, at) for one in both)
     dense = row["moved"] < (row["high"] - row["low"]) / 3
@@ -258,10 +238,9 @@ def matched_curves(curves: pd.DataFrame, name: str = "SAM", attack: str = "confi
             part = curves[curves["optimizer"] == who]
             ax.plot(part[x], part["auc"], "-", color=colour, label=label)
             ax.scatter(part[x], part["auc"], s=30, zorder=3, ec=colour, fc=np.where(part[used], colour, "white"))
+            away = (0, 10 if who == upper else -10)
             for row in part.iloc[[0, -1]].to_dict("records"):
-                ax.annotate(
-                    row["epochs"], (row[x], row["auc"]), (0, 10 if who == upper else -10), color=colour, **beside
-                )
+                ax.annotate(row["epochs"], (row[x], row["auc"]), away, color=colour, **beside)
         ax.set(xlabel=x)
         ax.margins(0.08, 0.14)
         ax.grid(alpha=0.3)
@@ -308,18 +287,14 @@ def along_loss(found: Section):
         for attack, ax in zip(ATTACKS, axes, strict=True):
             _band(ax, rows.loc[attack])
             ax.axhspan(-smallest, smallest, color=GREY, alpha=0.15, lw=0)
-            ax.set(
-                xscale="log",
-                xlabel=f"{TRAIN_LOSS}: {attack}",
-                ylabel=f"AUC, {found.name} − SGD" if ax is axes[0] else "",
-            )
+            ax.set(xscale="log", xlabel=f"{TRAIN_LOSS}: {attack}")
             ax.grid(axis="y", alpha=0.3)
             ax.invert_xaxis()
+        axes[0].set_ylabel(f"AUC, {found.name} − SGD")
 
-    shown = {dataset: {"equal_loss": frames.get("equal_loss", pd.DataFrame())} for dataset, frames in found.items()}
-    return multiples(
-        Section(shown, found.titles, found.name), ["equal_loss"], draw, columns=len(ATTACKS), height=2.0, sharey="row"
-    )
+    rows = {dataset: {"equal_loss": frames.get("equal_loss", pd.DataFrame())} for dataset, frames in found.items()}
+    shown = {"columns": len(ATTACKS), "height": 2.0, "sharey": "row"}
+    return multiples(Section(rows, found.titles, found.name), ["equal_loss"], draw, **shown)
 
 
 def _band(ax: Axes, rows: pd.DataFrame) -> None:

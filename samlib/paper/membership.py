@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
 from samlib.audit import Attacked, Pair, accuracy_table, attack_scores, compare_attacks, left_out, threshold_table
-from samlib.evaluation import ENOUGH, auc_terms, roc, tpr_terms, vulnerability
+from samlib.evaluation import ENOUGH, AttackReport, Measure, auc_terms, roc, tpr_terms, vulnerability
 from samlib.inference import mean
 from samlib.paper import claims
-from samlib.paper.frames import EACH, Found, Frames, Section, effects, table
+from samlib.paper.frames import EACH, Found, Frames, Section, counted, effects, table
 from samlib.paper.panels import BOTH, DASHES, comparisons, histograms, label_of, listed, multiples, scroll, sign
 from samlib.paper.style import GREY, dataset_title
 from samlib.report.tables import epsilon
@@ -27,11 +26,11 @@ EPSILON = "epsilon, at least"
 BINS = 90
 
 
+@counted()
 def measure(pair: Pair) -> Frames:
     """Frames effects, accuracy, attacks, roc, logits, own_rates, thresholds, models, counts, moments of a pair of runs."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "(?s).*are left out")  # "counts" says how many
-        found = [attack_scores(runs) for runs in pair[:2]]
+    found = [attack_scores(runs) for runs in pair[:2]]
+    counts = {"examples": pair.sgd.sizes["example"], "left out by the attacks": left_out(pair.sgd)}
     return {
         "effects": effects(decided(pair, found)),
         "accuracy": accuracy_table(pair, EACH),
@@ -41,9 +40,7 @@ def measure(pair: Pair) -> Frames:
         "own_rates": _own_rates(found),
         "thresholds": threshold_table(pair, EACH),
         "models": _models(pair, found),
-        "counts": pd.DataFrame(
-            {"number": {"examples": pair.sgd.sizes["example"], "left out by the attacks": left_out(pair.sgd)}}
-        ),
+        "counts": pd.DataFrame({"number": counts}),
         "moments": _moments(pair),
     }
 
@@ -52,22 +49,18 @@ def decided(pair: Pair, found: Sequence[Attacked] | None = None) -> dict[str, Fo
     """What decides the claims of this section. found: `audit.attack_scores` of both runs, made here if None."""
     if found is None:
         found = [attack_scores(runs, tuple(CLAIMED.values())) for runs in pair[:2]]
-    correct = [runs.test_correct.values.astype(float) for runs in pair[:2]]
-    auc = {claim: mean(_gap([_terms(each, attack) for each in found])) for claim, attack in CLAIMED.items()}
-    return {
-        "C1": Found(mean(_gap(correct))),
-        **{claim: Found(effect) for claim, effect in auc.items()},
-        "C15": output_spread(pair),
-        "C16": tpr(found),
-    }
+    auc = {claim: _gap(_auc(each, attack) for each in found) for claim, attack in CLAIMED.items()}
+    accuracy = _gap(runs.test_correct.values.astype(float) for runs in pair[:2])
+    return {"C1": accuracy, **auc, "C15": output_spread(pair), "C16": tpr(found)}
 
 
-def _gap(both: Sequence[np.ndarray]) -> np.ndarray:
-    """SAM's minus SGD's."""
-    return both[1] - both[0]
+def _gap(terms: Iterable[np.ndarray]) -> Found:
+    """The mean of SAM's terms minus SGD's."""
+    sgd, sam = terms
+    return Found(mean(sam - sgd))
 
 
-def _terms(found: Attacked, attack: str) -> np.ndarray:
+def _auc(found: Attacked, attack: str) -> np.ndarray:
     return auc_terms(found.scores[attack], found.member)
 
 
@@ -75,7 +68,7 @@ def tpr(found: Sequence[Attacked], attack: str = "LiRA online", rate: float = 0.
     """C16: the difference in TPR at a low FPR; None if it allows fewer than ENOUGH false positives."""
     if (~found[0].member).sum() * rate < ENOUGH:
         return None
-    return Found(mean(_gap([tpr_terms(each.scores[attack], each.member, rate) for each in found])))
+    return _gap(tpr_terms(each.scores[attack], each.member, rate) for each in found)
 
 
 def output_spread(pair: Pair) -> Found | None:
@@ -87,7 +80,7 @@ def output_spread(pair: Pair) -> Found | None:
     spread, apart = zip(*(_moment_terms(runs.logit.values, runs.member.values) for runs in pair[:2]), strict=True)
     if any(mean(terms).interval(EACH)[0] <= 0 for terms in apart):
         return None
-    return Found(mean(_gap([_log_terms(s) - _log_terms(a) for s, a in zip(spread, apart, strict=True)])))
+    return _gap(_log_terms(s) - _log_terms(a) for s, a in zip(spread, apart, strict=True))
 
 
 def _log_terms(terms: np.ndarray) -> np.ndarray:
@@ -120,19 +113,21 @@ def _attacks(found: Sequence[Attacked]) -> pd.DataFrame:
     """
     rows = {}
     for attack, both in compare_attacks(found[0], found[1], confidence=1 - EACH).items():
-        measures = {"AUC": (both.b.auc, both.a.auc, both.auc)}
-        measures["balanced accuracy"] = both.b.balanced_accuracy, both.a.balanced_accuracy, both.balanced_accuracy
-        for rate, gap in both.tpr_at_fpr.items():
-            measures[f"TPR at {rate:.1%} FPR"] = both.b.tpr_at_fpr[rate], both.a.tpr_at_fpr[rate], gap
         few = {f"TPR at {rate:.1%} FPR" for rate in both.too_few}
-        for name, (sgd, sam, gap) in measures.items():
-            row = {"sgd": sgd.value, "sam": sam.value, "difference": gap.value, "low": gap.low, "high": gap.high}
-            for who, own in (("sgd", sgd), ("sam", sam)):
-                row |= {f"{who}_low": own.low, f"{who}_high": own.high}
-            rows[attack, name] = row | {"too_few": name in few}
+        reports = (_measures(report).items() for report in (both.b, both.a, both))
+        for (name, sgd), (_, sam), (_, gap) in zip(*reports, strict=True):
+            rows[attack, name] = {
+                "sgd": sgd.value, "sam": sam.value, "difference": gap.value, "low": gap.low, "high": gap.high,
+                "sgd_low": sgd.low, "sgd_high": sgd.high, "sam_low": sam.low, "sam_high": sam.high, "too_few": name in few,
+            }  # fmt: skip
         bounds = [epsilon(each.scores[attack], each.member, 1 - EACH) for each in found]
         rows[attack, EPSILON] = {"sgd": bounds[0], "sam": bounds[1], "too_few": False}
     return table(rows, "attack", "measure")
+
+
+def _measures(report: AttackReport) -> dict[str, Measure]:
+    rates = {f"TPR at {rate:.1%} FPR": measure for rate, measure in report.tpr_at_fpr.items()}
+    return {"AUC": report.auc, "balanced accuracy": report.balanced_accuracy} | rates
 
 
 def _curves(found: Sequence[Attacked]) -> pd.DataFrame:
@@ -140,24 +135,21 @@ def _curves(found: Sequence[Attacked]) -> pd.DataFrame:
     parts, floor = [], ENOUGH / (~found[0].member).sum()  # the rate of ENOUGH false positives
     for attack in CURVES:
         for name, each in zip(("sgd", "sam"), found, strict=True):
-            fpr, tpr = roc(each.scores[attack], each.member)
-            at = np.unique(np.searchsorted(fpr, np.geomspace(floor, 1, 300)).clip(max=len(fpr) - 1))
-            part = {"fpr": fpr[at].astype(np.float32), "tpr": tpr[at].astype(np.float32)}
-            parts.append(pd.DataFrame(part).assign(attack=attack, optimizer=name))
+            curve = pd.DataFrame(dict(zip(("fpr", "tpr"), roc(each.scores[attack], each.member), strict=True)))
+            at = np.unique(curve["fpr"].searchsorted(np.geomspace(floor, 1, 300)).clip(max=len(curve) - 1))
+            parts.append(curve.iloc[at].astype(np.float32).assign(attack=attack, optimizer=name))
     return pd.concat(parts, ignore_index=True)
 
 
 def _logits(pair: Pair) -> pd.DataFrame:
     """Counts of the true class's logit in bins, the last ones open: optimizer, member, left, right, count."""
-    values, member = [runs.logit.values for runs in pair[:2]], pair.sgd.member.values
+    values, member, parts = [runs.logit.values for runs in pair[:2]], pair.sgd.member.values, []
     low, high = np.quantile(values, [0.0005, 0.9995])
     edges = np.linspace(low, high, BINS + 1)
-    parts = []
-    for name, logit in zip(("sgd", "sam"), values, strict=True):
+    for name, logit in zip(("sgd", "sam"), np.clip(values, low, high), strict=True):
         for inside in (True, False):
-            count = np.histogram(np.clip(logit[member == inside], low, high), edges)[0]
-            part = pd.DataFrame({"left": edges[:-1], "right": edges[1:], "count": count})
-            parts.append(part.assign(optimizer=name, member=inside))
+            part = {"left": edges[:-1], "right": edges[1:], "count": np.histogram(logit[member == inside], edges)[0]}
+            parts.append(pd.DataFrame(part | {"optimizer": name, "member": inside}))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -167,8 +159,8 @@ def _own_rates(found: Sequence[Attacked]) -> pd.DataFrame:
     for name, each in zip(("sgd", "sam"), found, strict=True):
         own = vulnerability(each.scores[OWN], each.member, fpr=OWN_FPR)
         share, chance = own.shares(bins)
-        part = pd.DataFrame({"left": bins[:-1], "right": bins[1:], "share": share, "chance": chance})
-        parts.append(part.assign(optimizer=name, pooled=own.pooled, dispersion=own.dispersion))
+        part = {"left": bins[:-1], "right": bins[1:], "share": share, "chance": chance, "optimizer": name}
+        parts.append(pd.DataFrame(part | {"pooled": own.pooled, "dispersion": own.dispersion}))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -177,30 +169,26 @@ def _models(pair: Pair, found: Sequence[Attacked]) -> pd.DataFrame:
     parts = []
     for name, runs, each in zip(("sgd", "sam"), pair[:2], found, strict=True):
         columns = {c: runs[c].values for c in ("train_accuracy", "train_loss", "test_accuracy")}
-        columns |= {f"AUC {attack}": _terms(each, attack).mean(1) for attack in each.scores}
+        columns |= {f"AUC {attack}": _auc(each, attack).mean(1) for attack in each.scores}
         parts.append(pd.DataFrame(columns).astype(np.float32).assign(model=runs.model.values, optimizer=name))
     return pd.concat(parts, ignore_index=True)
 
 
 def _moments(pair: Pair) -> pd.DataFrame:
     """For each example: how many models saw it, and the mean and deviation of its logit over in and over out models."""
-    inside, columns = pair.sgd.member.values, {"n_in": pair.sgd.member.values.sum(0).astype(np.int32)}
+    columns = {"n_in": pair.sgd.member.values.sum(0).astype(np.int32)}
     for name, runs in zip(("sgd", "sam"), pair[:2], strict=True):
-        for mask, where in ((inside, "in"), (~inside, "out")):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", RuntimeWarning)  # an example that no model is in or out of: NaN
-                logit = np.where(mask, runs.logit.values, np.nan)
-                columns[f"{name}_mean_{where}"] = np.nanmean(logit, 0, dtype=float).astype(np.float32)
-                columns[f"{name}_std_{where}"] = np.nanstd(logit, 0, dtype=float).astype(np.float32)
-    return pd.DataFrame(columns, index=pd.Index(pair.sgd.example.values, name="example"))
+        for where, logit in (("in", runs.logit.where(runs.member)), ("out", runs.logit.where(~runs.member))):
+            columns[f"{name}_mean_{where}"] = logit.mean("model", dtype=float).values.astype(np.float32)
+            columns[f"{name}_std_{where}"] = logit.std("model", dtype=float).values.astype(np.float32)
+    return pd.DataFrame(columns, index=pair.sgd.indexes["example"])
 
 
 def attack_differences(found: Section):
     """Table 1 as a picture: the AUC of some attacks by both optimizers, and the paired difference, with intervals."""
-    shared = {"sharex": "col", "sharey": True, "band": next(c.smallest for c in claims.CLAIMS if c.id in CLAIMED)}
-    return comparisons(
-        found, "attacks", "AUC", lambda whole: whole.xs("AUC", level=1).loc[list(SHOWN)], height=1.6, **shared
-    )
+    smallest = next(claim.smallest for claim in claims.CLAIMS if claim.id in CLAIMED)
+    shared = {"sharex": "col", "sharey": True, "band": smallest, "height": 1.6}
+    return comparisons(found, "attacks", "AUC", lambda whole: whole.xs("AUC", level=1).loc[list(SHOWN)], **shared)
 
 
 def roc_curves(found: Section):
@@ -222,10 +210,8 @@ def roc_curves(found: Section):
 
 def confidence_distributions(found: Section):
     """The logit of the true class on members, filled, and on non-members, outlined; SGD beside SAM."""
-    members, others = (
-        {"members": lambda rows: rows[rows["member"]]},
-        {"non-members": lambda rows: rows[~rows["member"]]},
-    )
+    members = {"members": lambda rows: rows.query("member")}
+    others = {"non-members": lambda rows: rows.query("not member")}
     label = r"$\log\,p_y/(1-p_y)$"
     return histograms(found, "logits", "count", members, others, label, height=1.6, sharey="row")
 

@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 import itertools
-import warnings
-from collections.abc import Mapping
-from functools import cache, partial
+from collections.abc import Mapping, Sequence
+from functools import cache
 
 import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from samlib.audit import Pair, compared, link, memorization_table
+from samlib.audit import Link, Pair, compared, link, memorization_table
 from samlib.data import Dataset
 from samlib.estimators import memorization, memorization_terms
 from samlib.evaluation import ENOUGH
-from samlib.inference import (
-    Effect,
-    Reliability,
-    crossing,
-    groups,
-    jackknife,
-    mean,
-    reliability,
-    shares,
-)
-from samlib.paper.crossfit import POINT_GROUPS, each_left_out, halves, model_groups
+from samlib.inference import Effect, Reliability, crossing, jackknife, mean, reliability, shares
+from samlib.paper.crossfit import halves, model_groups, point_groups
 from samlib.paper.distances import atypicality, dataset_of
-from samlib.paper.frames import EACH, Found, Frames, Section, effects
+from samlib.paper.frames import EACH, Found, Frames, Section, counted, effects
 from samlib.paper.panels import BOTH, classes_of, image, interval_points, label_of, multiples, scroll, stairs, zero
 from samlib.paper.style import GREEN, GREY, INK, RED, SAM, SGD, dataset_title
 
@@ -38,22 +28,20 @@ PICTURES = 5  # of the examples that differ most
 OWN = "LiRA online"  # the attack whose success is linked to memorization
 
 
+@counted()
 def measure(pair: Pair) -> Frames:
     """Frames effects, means, density, agreement, reliability, examples, counts, most, link, link_bins of a pair of runs."""
-    scores = Scores(pair)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "(?s).*(no estimate|are left out)")  # "counts" says how many
-        links = [link(runs) for runs in pair[:2]] if _linkable(pair) else []
-        examples = _examples(pair)
-        means = memorization_table(pair, EACH)
+    scores, examples = Scores(pair), _examples(pair)
+    links = [link(runs) for runs in pair[:2]] if _linkable(pair) else []
+    counts = {"examples": len(examples), "without an estimate": examples["sgd"].isna().sum()}
     return {
         "effects": effects(decided(pair, scores)),
-        "means": means,
-        "density": _density(pair, scores),
+        "means": memorization_table(pair, EACH),
+        "density": _density(scores),
         "agreement": _agreement(scores),
-        "reliability": pd.DataFrame({name: each for name, each in scores.reliable().items()}, Reliability._fields).T,
+        "reliability": pd.DataFrame(scores.reliable(), Reliability._fields).T,
         "examples": examples,
-        "counts": _counts(examples),
+        "counts": pd.DataFrame({"number": counts}),
         "most": _most(pair, scores),
         "link": _links(links),
         "link_bins": _link_bins(links),
@@ -63,23 +51,20 @@ def measure(pair: Pair) -> Frames:
 def decided(pair: Pair, scores: Scores | None = None) -> dict[str, Found | None]:
     """What decides the claims of this section. `scores`: those of the pair, made here if None."""
     scores = scores or Scores(pair)
-    reliable = scores.reliable()
-    return {
-        "C3": Found(lowest_range(pair, scores), reliable["pooled"]),
-        "C4": _found(lower_scores(pair, scores), reliable["pooled"]),
-        "C5": _found(more_memorized(pair, scores), reliable["difference"]),
+    found = {
+        "C3": (lowest_range(pair, scores), "pooled"),
+        "C4": (lower_scores(pair, scores), "pooled"),
+        "C5": (more_memorized(pair, scores), "difference"),
     }
-
-
-def _found(effect: Effect | None, reliable: Reliability) -> Found | None:
-    return None if effect is None else Found(effect, reliable)
+    reliable = scores.reliable()
+    return {claim: Found(effect, reliable[of]) if effect else None for claim, (effect, of) in found.items()}
 
 
 class Scores:
     """Memorization scores of a pair by any of its models. A mean over no models counts as 0, as in the published code."""
 
     def __init__(self, pair: Pair):
-        self.of_models, self.member = model_groups(pair), pair.sgd.member.values
+        self.of_models, self.member = model_groups(pair.sgd.model.values), pair.sgd.member.values
         self.correct = [runs.correct.values for runs in pair[:2]]
 
     def __call__(self, models: np.ndarray) -> np.ndarray:
@@ -98,20 +83,16 @@ class Scores:
         return list(zip(self(every), self.terms(every), strict=True))
 
     @cache  # noqa: B019
-    def in_halves(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        return [(self(half), self(~half)) for half in halves(self.of_models)]
+    def in_halves(self) -> np.ndarray:
+        """Scores by the two halves of each partition: (partitions, 2, 2, examples), SGD's and SAM's last but one."""
+        return np.array([(self(half), self(~half)) for half in halves(self.of_models)])
 
     @cache  # noqa: B019
     def reliable(self) -> dict[str, Reliability]:
         """Split-half reliability of the scores: sgd, sam, pooled over both, and of the difference SAM - SGD."""
-        parts = {
-            "sgd": lambda s: s[0], "sam": lambda s: s[1], "pooled": lambda s: s.mean(0), "difference": lambda s: s[1] - s[0],
-        }  # fmt: skip
-        both = self.in_halves()
-        return {
-            name: reliability([part(a) for a, _ in both], [part(b) for _, b in both], len(self.member))
-            for name, part in parts.items()
-        }
+        weights = {"sgd": (1, 0), "sam": (0, 1), "pooled": (0.5, 0.5), "difference": (-1, 1)}
+        first, second = self.in_halves().swapaxes(0, 1)
+        return {name: reliability(w @ first, w @ second, len(self.member)) for name, w in weights.items()}
 
 
 def lowest_range(pair: Pair, scores: Scores) -> Effect:
@@ -171,7 +152,7 @@ def more_memorized(pair: Pair, scores: Scores, data: Dataset | None = None) -> E
     return mean(top - end(lowest, difference[lowest > 0].max(), -1))
 
 
-def _density(pair: Pair, scores: Scores) -> pd.DataFrame:
+def _density(scores: Scores) -> pd.DataFrame:
     """Figure 1a: shares of examples in bins of memorization: left, right, sgd, sam, difference, low, high."""
     rows, below = [], [np.zeros(scores.member.shape)] * 2
     for left, right in itertools.pairwise(BINS):
@@ -189,7 +170,7 @@ def _agreement(scores: Scores) -> pd.DataFrame:
     the models with SAM's by the other half, and divides by the geometric mean of the two split-half correlations. It is NaN if
     one of these is not positive.
     """
-    x, y = scores(np.ones(len(scores.member), bool))
+    (x, _), (y, _) = scores.whole()
     (sxx, sxy), (_, syy) = np.cov(x, y, bias=True)
     steep = (syy - sxx + np.hypot(syy - sxx, 2 * sxy)) / (2 * sxy) if sxy else np.nan
     slope, intercept = np.polyfit(x, y, 1) if sxx else (np.nan, np.nan)
@@ -213,14 +194,7 @@ def _examples(pair: Pair) -> pd.DataFrame:
     for name, runs in zip(("sgd", "sam"), pair[:2], strict=True):
         found = memorization(runs.correct.values, runs.member.values, empty="nan")
         columns |= {name: found.value.astype(np.float32), "n_in": found.n_in.astype(np.int32)}
-    return pd.DataFrame(columns, index=pd.Index(pair.sgd.example.values, name="example"))
-
-
-def _counts(examples: pd.DataFrame) -> pd.DataFrame:
-    """How many examples there are, and how many have no estimate, since all models or none saw them. Column number."""
-    return pd.DataFrame(
-        {"number": {"examples": len(examples), "without an estimate": int(examples["sgd"].isna().sum())}}
-    )
+    return pd.DataFrame(columns, pair.sgd.indexes["example"])
 
 
 def _most(pair: Pair, scores: Scores, k: int = 10) -> pd.DataFrame:
@@ -231,13 +205,10 @@ def _most(pair: Pair, scores: Scores, k: int = 10) -> pd.DataFrame:
     """
     even = pair.sgd.model.values % 2 == 0
     chosen_by, (sgd, sam) = np.subtract(*scores(even)[::-1]), scores(~even)
-    frame = pd.DataFrame(
-        {"label": pair.sgd.label.values, "chosen by": chosen_by, "sgd": sgd, "sam": sam, "difference": sam - sgd},
-        index=pd.Index(pair.sgd.example.values, name="example"),
-    )
-    dataset = dataset_of(pair.sgd)
+    columns = {"label": pair.sgd.label.values, "chosen by": chosen_by, "sgd": sgd, "sam": sam, "difference": sam - sgd}
+    frame, dataset = pd.DataFrame(columns, pair.sgd.indexes["example"]), dataset_of(pair.sgd)
     frame["atypicality"] = np.nan if dataset is None else atypicality(dataset)[frame.index]
-    return frame.iloc[np.lexsort((frame.index, -chosen_by))[:k]]
+    return frame.sort_values(["chosen by", "example"], ascending=[False, True]).head(k)
 
 
 def _linkable(pair: Pair) -> bool:
@@ -246,35 +217,32 @@ def _linkable(pair: Pair) -> bool:
     return int(((member.sum(0) >= 3) & ((~member).sum(0) >= 3)).sum()) >= 2
 
 
-def _links(links) -> pd.DataFrame:
-    """Rank correlations of memorization with the attack's success, with intervals: sgd, sam, and of their differences."""
-    if not links:
-        return pd.DataFrame(columns=["correlation", "low", "high"])
-    sgd, sam = links
-    of = groups(sgd.example, min(POINT_GROUPS, len(sgd.example)))
-    rows = {"sgd": (sgd.memorization, sgd.success), "sam": (sam.memorization, sam.success)}
-    rows["difference"] = sam.memorization - sgd.memorization, sam.success - sgd.success
+def _linked(links: Sequence[Link]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Of sgd, sam and their difference: memorization of each example, and the attack's success on it. Empty without links."""
+    found = {who: (each.memorization, each.success) for who, each in zip(("sgd", "sam"), links, strict=False)}
+    return found | ({"difference": tuple(np.subtract(found["sam"], found["sgd"]))} if found else {})
 
-    def correlation(x, y, kept):
-        x, y = x[kept], y[kept]
+
+def _links(links: Sequence[Link]) -> pd.DataFrame:
+    """Rank correlations of memorization with the attack's success, with intervals: sgd, sam, and of their differences."""
+
+    def correlation(x, y):
         return spearmanr(x, y)[0] if np.ptp(x) > 0 and np.ptp(y) > 0 else np.nan
 
-    found = {k: jackknife(each_left_out(partial(correlation, *both), of), 1) for k, both in rows.items()}
-    return pd.DataFrame(
-        {k: (e.estimate, *e.interval(EACH)) for k, e in found.items()}, ["correlation", "low", "high"]
-    ).T
+    rows = {}
+    for who, (x, y) in _linked(links).items():
+        of = point_groups(links[0].example)
+        effect = jackknife([correlation(x[of != g], y[of != g]) for g in range(of.max() + 1)], 1)
+        rows[who] = effect.estimate, *effect.interval(EACH)
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["correlation", "low", "high"])
 
 
-def _link_bins(links, n_bins: int = 10, least: int = 15) -> pd.DataFrame:
+def _link_bins(links: Sequence[Link], n_bins: int = 10, least: int = 15) -> pd.DataFrame:
     """The attack's success in bins of memorization that hold at least `least` examples: who, x, y, low, high."""
-    curves = {who: (each.memorization, each.success) for who, each in zip(("sgd", "sam"), links, strict=False)}
-    if links:
-        curves["difference"] = tuple(sam - sgd for sgd, sam in zip(curves["sgd"], curves["sam"], strict=True))
     rows = []
-    for who, (x, y) in curves.items():
+    for who, (x, y) in _linked(links).items():
         low, high = np.quantile(x, [0.002, 0.998])
-        edges = np.linspace(low, high, n_bins + 1)
-        cell = np.clip(np.digitize(x, edges) - 1, 0, n_bins - 1)
+        cell = np.digitize(x, np.linspace(low, high, n_bins + 1)[1:-1])
         for c in range(n_bins):
             if (inside := cell == c).sum() >= least:
                 found = mean(y[inside][None])
@@ -341,20 +309,16 @@ def most_table(found: Section, data: Mapping[str, Dataset | None]):
         shown.insert(0, "class", [*classes_of(own, most["label"]), ""])
         parts[dataset_title(dataset)] = shown
     titles = {"chosen by": "difference that chose it", "sgd": "SGD", "sam": found.name}
-    return scroll(
-        pd.concat(parts).rename(columns=titles).replace("nan", "").style, "Measured by the models that did not choose."
-    )
+    whole = pd.concat(parts).rename(columns=titles).replace("nan", "")
+    return scroll(whole.style, "Measured by the models that did not choose.")
 
 
 def link_curve(found: Section):
     """Attack success on an example over its memorization, with intervals. Different models measure the two."""
 
     def draw(left, right, bins):
-        for ax, who, colour, move in (
-            (left, "sgd", SGD, -0.006),
-            (left, "sam", SAM, 0.006),
-            (right, "difference", INK, 0),
-        ):
+        curves = (left, "sgd", SGD, -0.006), (left, "sam", SAM, 0.006), (right, "difference", INK, 0)
+        for ax, who, colour, move in curves:
             part = bins[bins["who"] == who]
             shown = {} if ax is right else {"label": label_of(who, found.name)}
             interval_points(ax, part["x"] + move, part, "y", fmt="o-", color=colour, **shown)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -19,9 +18,10 @@ import pandas as pd
 from samlib.audit import Pair, attack_scores, compared
 from samlib.estimators import memorization_terms
 from samlib.evaluation import auc_terms
-from samlib.inference import CONTRADICTED, INCONCLUSIVE, LEVEL, NO_DIFFERENCE, SUPPORTED, Effect, mean, verdict
+from samlib.inference import CONTRADICTED, INCONCLUSIVE, LEVEL, NO_DIFFERENCE, SUPPORTED, mean
+from samlib.paper.claims import Claim, decide
 from samlib.paper.draw import gaps, panels
-from samlib.paper.frames import Found, Frames, effects, table
+from samlib.paper.frames import Found, Frames, counted, effects, table
 from samlib.paper.lengths import TRAIN_LOSS
 from samlib.paper.study import NO_PART, SHARPNESS_AWARE
 from samlib.paper.style import dataset_title, drawn
@@ -29,17 +29,14 @@ from samlib.paper.tables import table as shown_table
 
 ACCURACY, AUC, AUC_LIRA, MEMORIZATION = "test accuracy", "AUC, confidence", "AUC, LiRA online", "mean memorization"
 MEASURES = (ACCURACY, MEMORIZATION, AUC, AUC_LIRA)
+LEDGER = ["statistic", "text", "direction", "smallest", "estimate", "low", "high", "level", "p", "verdict"]
 PATTERN = {ACCURACY: 0.002, AUC: 0.005, AUC_LIRA: 0.005}  # what rises by C14, and the smallest rise that counts
 COMPARABLE = 2  # an optimizer is compared if its train loss and SGD's are within this factor
+MEANS = ("train_loss", "train_accuracy", "test_accuracy")
 TITLES = {
-    "rho": "rho",
-    "subset_fraction": "subset fraction",
-    "weight_decay": "weight decay",
-    "epochs": "epochs",
-    "n_models": "number of models",
-    "norm": "normalization",
-    "augment": "augmentation",
-}
+    "rho": "rho", "subset_fraction": "subset fraction", "weight_decay": "weight decay", "epochs": "epochs",
+    "n_models": "number of models", "norm": "normalization", "augment": "augmentation",
+}  # fmt: skip
 
 
 def level(pairs: Iterable) -> float:
@@ -73,19 +70,17 @@ def measure(pairs: Mapping[str, Pair]) -> Frames:
     return {"effects": effects(decided), "optimizers": frame, "losses": losses, "stores": stores(pairs)}
 
 
+@counted()
 def terms(pair: Pair, of: str) -> list[np.ndarray]:
     """First-order terms (models, points) of a measure, of SGD and of the other optimizer."""
     if of == ACCURACY:
         return [runs.test_correct.values.astype(float) for runs in pair[:2]]
     if of == AUC:  # of all examples: this attack needs no other models
         return [auc_terms(runs.logit.values, runs.member.values) for runs in pair[:2]]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "(?s).*(no estimate|are left out)")  # few models; the pages say how many
-        if of == AUC_LIRA:
-            found = [attack_scores(runs, ("LiRA online",)) for runs in pair[:2]]
-            return [auc_terms(each.scores["LiRA online"], each.member) for each in found]
-        both = [memorization_terms(runs.correct.values, runs.member.values) for runs in pair[:2]]
-    return [each[:, ~np.isnan(each[0])] for each in both]
+    if of == AUC_LIRA:
+        found = [attack_scores(runs, ("LiRA online",)) for runs in pair[:2]]
+        return [auc_terms(each.scores["LiRA online"], each.member) for each in found]
+    return [memorization_terms(runs.correct.values, runs.member.values) for runs in pair[:2]]
 
 
 def train_losses(pairs: Mapping[Any, Pair], *names: str) -> pd.DataFrame:
@@ -111,18 +106,13 @@ def optimizer_ledger(frames: Frames) -> pd.DataFrame:
         Index (optimizer, measure); columns statistic, text, direction, smallest, estimate, low, high, level, p, verdict. The
         family counts optimizers that are not comparable too.
     """
-    each, rows = level(frames["losses"].index), {}
-    for name in frames["losses"].index[frames["losses"]["comparable"]]:
+    each, fits, rows = level(frames["losses"].index), frames["losses"]["comparable"], {}
+    for name in fits.index[fits]:
         for of, smallest in PATTERN.items():
-            found = Effect(*frames["effects"].loc[f"C14 {name}, {of}", list(Effect._fields)])
-            low, high = (float(end) for end in found.interval(each))
             text = f"{name.upper()} {'tests better' if of == ACCURACY else 'is easier to attack'} than SGD."
-            rows[name, of] = {
-                "statistic": f"{of}, {name} - SGD", "text": text, "direction": 1, "smallest": smallest,
-                "estimate": found.estimate, "low": low, "high": high, "level": each, "p": float(found.p()),
-                "verdict": verdict(float(found.estimate), low, high, 1, smallest),
-            }  # fmt: skip
-    return table(rows, "optimizer", "measure")
+            claim = Claim(f"C14 {name}, {of}", text, f"{of}, {name} - SGD", 1, smallest, "optimizers")
+            (rows[name, of],) = decide(frames["effects"], [claim], 0, each)
+    return table(rows, "optimizer", "measure").reindex(columns=LEDGER)
 
 
 def pattern(rows: pd.DataFrame) -> str:
@@ -143,10 +133,9 @@ def pattern_sentence(frames: Frames, optimizer: str) -> str:
         )
     rows = optimizer_ledger(frames).loc[optimizer]
     kind = "" if optimizer.partition(",")[0] in SHARPNESS_AWARE else ", which averages weights and seeks no sharpness"
-    parts = "; ".join(
-        f"{of} {row.estimate:+.4f} ({row.low:+.4f} to {row.high:+.4f}): {row.verdict}" for of, row in rows.iterrows()
-    )
-    return f"**{optimizer.upper()}{kind}: {pattern(rows)}.** Does it test better than SGD, and is it easier to attack? {parts}."
+    said = [f"{r.Index} {r.estimate:+.4f} ({r.low:+.4f} to {r.high:+.4f}): {r.verdict}" for r in rows.itertuples()]
+    asked = "Does it test better than SGD, and is it easier to attack?"
+    return f"**{optimizer.upper()}{kind}: {pattern(rows)}.** {asked} {'; '.join(said)}."
 
 
 def optimizer_comparison(frames: Frames):
@@ -177,9 +166,8 @@ def stores(pairs: Mapping[Any, Pair]) -> pd.DataFrame:
     """What was trained for a page of many settings: a row for each store, with its accuracies and what its models cost."""
     found: dict[str, Any] = {}
     for runs in (runs for pair in pairs.values() for runs in pair[:2]):
-        known = found.setdefault(runs.attrs["key"], runs)
-        if known.sizes["model"] < runs.sizes["model"]:  # a setting of fewer models shows the first of them
-            found[runs.attrs["key"]] = runs
+        key = runs.attrs["key"]  # a setting of fewer models shows the first of them
+        found[key] = max(found.get(key, runs), runs, key=lambda each: each.sizes["model"])
     rows = {}
     for key, runs in found.items():
         fields = json.loads(runs.attrs["experiment"])
@@ -189,9 +177,7 @@ def stores(pairs: Mapping[Any, Pair]) -> pd.DataFrame:
             "optimizer": fields["optimizer"],
             **{title: "" if name in without else label(fields[name]) for name, title in TITLES.items()},
             "diverged": len(runs.attrs["diverged"]),
-            TRAIN_LOSS: float(runs.train_loss.mean()),
-            "train accuracy": float(runs.train_accuracy.mean()),
-            ACCURACY: float(runs.test_accuracy.mean()),
+            **{name.replace("_", " "): float(runs[name].mean()) for name in MEANS},
             "core seconds": float(runs.attrs["seconds"]),
             "machine": ", ".join(runs.attrs["machine"]),
         }
@@ -203,7 +189,7 @@ def under_title(stores: pd.DataFrame, dataset: str) -> str:
     others = stores[stores["optimizer"] != "sgd"].rename(columns={"model": "network"})
     always, said = ("network", TITLES["epochs"], TITLES["n_models"]), []
     for title in ("network", *TITLES.values()):
-        values = sorted(set(others[title]) - {""}, key=lambda value: float(value) if value[0].isdigit() else 0)
+        values = sorted(set(others[title]) - {""}, key=lambda value: (float(value) if value[0].isdigit() else 0, value))
         if title in always or len(values) > 1:
             said.append(f"{title} {', '.join(values)}")
     return f"*Data set {dataset_title(dataset)}; {'; '.join(said)}.*"

@@ -48,14 +48,8 @@ def other_seeds(found: Section):
     def draw(ax, rows):
         ax.axvspan(-BAND, BAND, color=INK, alpha=0.1, lw=0)
         for mark, (seed, own) in zip(MARKS, rows.groupby("seed"), strict=False):
-            ax.plot(
-                own["apart"],
-                [-order.index(each) for each in own["claim"]],
-                mark,
-                color=INK,
-                mfc="none",
-                label=f"seed {seed}",
-            )
+            place = [-order.index(each) for each in own["claim"]]
+            ax.plot(own["apart"], place, mark, color=INK, mfc="none", label=f"seed {seed}")
         ax.set(yticks=-np.arange(len(order)), yticklabels=order, xlabel="standard errors")
         ax.grid(axis="y", alpha=0.3)
 
@@ -66,9 +60,8 @@ def moved(found: Section) -> Markdown:
     """Which claims all other seeds move beyond the band, and to the same side."""
     said = []
     for dataset, frames in found.items():
-        apart = frames["seeds"].groupby("claim")["apart"]
-        ends = zip(apart.min().items(), apart.max(), strict=True)
-        beyond = {claim for (claim, low), high in ends if low > BAND or high < -BAND}
+        ends = frames["seeds"].groupby("claim")["apart"].agg(["min", "max"])
+        beyond = ends.index[(ends["min"] > BAND) | (ends["max"] < -BAND)]
         names = [claim.id for claim in claims.CLAIMS if claim.id in beyond]
-        said.append(f"- **{dataset_title(dataset)}**: {listed(names) if names else 'none'}.")
+        said.append(f"- **{dataset_title(dataset)}**: {listed(names) or 'none'}.")
     return Markdown("\n".join(said) or "- none")

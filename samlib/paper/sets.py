@@ -33,27 +33,30 @@ class Models(NamedTuple):
 
 def models_of(pair: Pair) -> Models:
     """The `Models` of a pair, from which influence is estimated."""
-    both = [
-        runs[["correct", "test_correct", "member"]].sortby(["model", "example", "test"]).load() for runs in pair[:2]
-    ]
-    stacked = (np.stack([runs[name].values for runs in both]) for name in ("correct", "test_correct"))
-    one = both[0]
-    return Models(
-        *stacked, *(one[name].values for name in ("member", "label", "test_label", "model", "example", "test"))
-    )
+    stacked = ["correct", "test_correct"]
+    sgd, sam = (runs[[*stacked, "member"]].sortby(["model", "example", "test"]).load() for runs in pair[:2])
+    both = (np.stack([sgd[name].values, sam[name].values]) for name in stacked)
+    return Models(*both, *(sgd[name].values for name in Models._fields[2:]))
 
 
-def dealt(n_groups: int, parts: int) -> tuple[np.ndarray, np.ndarray]:
-    """Split groups into equal parts, PARTITIONS times. Returns kept and inside.
+def dealt(n_groups: int, parts: int) -> np.ndarray:
+    """Split groups into equal parts, PARTITIONS times: which groups are kept, bool (partitions, parts, size + 1, groups).
 
-    kept: bool (partitions, parts, size + 1, groups), first the whole part, then the part without each of its groups in turn.
-    inside: int (partitions, parts, size), the groups in each part, from 0.
+    First comes the whole part, then the part without each of its groups in turn.
     """
     deals, size = partitions(n_groups, parts, PARTITIONS)[:PARTITIONS], n_groups // parts
     inside = np.argsort(deals, 1, kind="stable").reshape(-1, parts, size)
     kept = np.repeat((deals[:, None] == np.arange(parts)[:, None])[:, :, None], size + 1, 2)
     np.put_along_axis(kept[:, :, 1:], inside[..., None], False, -1)
-    return kept, inside
+    return kept
+
+
+def lacking(kept: np.ndarray) -> np.ndarray:
+    """The places along the third axis of `dealt` where group g is left out, (partitions, parts, groups + 1).
+
+    The place is 0, the whole part, for g = 0 (none) and for a group that is not in the part.
+    """
+    return np.pad(kept.argmin(2), ((0, 0), (0, 0), (1, 0)))
 
 
 class Influences:
@@ -90,9 +93,8 @@ def memorization_by(kept, group, correct, member) -> np.ndarray:
     correct: (models, examples), or a mean over optimizers.
     """
     sets, one = kept.astype(float), (group == np.arange(1, kept.shape[1] + 1)[:, None]).astype(float)
-    n_in, right_in, right = (
-        sets @ (one @ part) for part in (member.astype(float), correct * member, correct.astype(float))
-    )
+    parts = member.astype(float), correct * member, correct.astype(float)
+    n_in, right_in, right = (sets @ (one @ part) for part in parts)
     n_out = (sets @ one.sum(1))[:, None] - n_in
     with np.errstate(invalid="ignore", divide="ignore"):
         return right_in / n_in - (right - right_in) / n_out

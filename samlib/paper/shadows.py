@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
-
 import pandas as pd
 from IPython.display import Markdown
 
 from samlib.audit import Pair, attack_scores, compared, usable
 from samlib.evaluation import ENOUGH, auc_terms, tpr_terms
-from samlib.paper.frames import EACH, Frames, Section, table
+from samlib.paper.frames import EACH, Frames, Section, counted, table
 from samlib.paper.panels import BOTH, DASHES, label_of, listed, multiples, not_shown, zero
 from samlib.paper.style import INK, dataset_title
 
@@ -21,6 +19,7 @@ RATE = 0.001
 AUC, TPR = "AUC", f"TPR at {RATE:.1%} FPR"
 
 
+@counted()
 def measure(pair: Pair) -> Frames:
     """Attack the first 8, 16, 32, ... models of each optimizer, and all of them.
 
@@ -43,9 +42,7 @@ def measure(pair: Pair) -> Frames:
             usable(first[0])
         except ValueError:  # too few models for any example
             continue
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "(?s).*are left out")  # with few models; the page says so
-            found = [attack_scores(runs, ATTACKS) for runs in first]
+        found = [attack_scores(runs, ATTACKS) for runs in first]
         for attack in ATTACKS:
             (sgd, sam), member = (each.scores[attack] for each in found), found[0].member
             rows[n, attack, AUC] = compared(auc_terms(sgd, member), auc_terms(sam, member), EACH)
@@ -59,8 +56,7 @@ def shadow_curves(found: Section, measure: str = AUC):
 
     def draw(left, right, rows):
         for attack in SHOWN:
-            dash = DASHES[attack]
-            own = rows.xs(attack, level="attack")
+            dash, own = DASHES[attack], rows.xs(attack, level="attack")
             for who, colour in BOTH:
                 label = f"{label_of(who, found.name)}, {attack}"
                 left.plot(own.index, own[who], dash, color=colour, marker="o", ms=3, label=label)
@@ -81,24 +77,19 @@ def enough(found: Section) -> Markdown:
     """The fewest models with which each attack's AUC is near its AUC with all models, for both optimizers."""
     said = []
     for dataset, frames in _of(found, AUC).items():
-        rows, least = frames["shadows"], []
-        for attack in SHOWN if len(rows) else ():
-            own = rows.xs(attack, level="attack")[["sgd", "sam"]]
-            far = ((own - own.iloc[-1]).abs() > NEAR).any(axis=1)
-            least.append(f"{own.index[~far[::-1].cummax()[::-1]].min():,} ({attack})")
-        if least:
-            said.append(
-                f"- **{dataset_title(dataset)}**: {listed(least)} models, of {rows.index.unique('models').max():,}."
-            )
+        if len(rows := frames["shadows"]):
+            curves = rows[["sgd", "sam"]].unstack("attack")
+            far = ((curves - curves.iloc[-1]).abs() > NEAR).T.groupby("attack").any().T
+            least = (~far[::-1].cummax()[::-1]).idxmax()  # from there on it stays near
+            each = listed([f"{least[attack]:,} ({attack})" for attack in SHOWN])
+            said.append(f"- **{dataset_title(dataset)}**: {each} models, of {curves.index.max():,}.")
     return Markdown("\n".join(said)) if said else not_shown(found)
 
 
 def _of(found: Section, measure: str) -> Section:
     """The rows of one measure. A data set without them gets an empty frame."""
-    rows = {}
+    parts = {}
     for dataset, frames in found.items():
-        whole = frames.get("shadows", pd.DataFrame())
-        rows[dataset] = {
-            "shadows": whole.xs(measure, level="measure") if measure in whole.index.unique(-1) else whole[:0]
-        }
-    return Section(rows, found.titles, found.name)
+        rows = frames.get("shadows", pd.DataFrame())
+        parts[dataset] = {"shadows": rows.xs(measure, level=-1) if measure in rows.index.unique(-1) else rows[:0]}
+    return Section(parts, found.titles, found.name)

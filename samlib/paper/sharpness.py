@@ -36,38 +36,33 @@ def measure(found: Landscapes) -> Frames:
         "landscape": direction, distance, optimizer, and the mean, lowest and highest rise. "about": one row.
     """
     both = {"sgd": found.sgd, "sam": found.sam}
-    figures = {optimizer: _figures(one) for optimizer, one in both.items()}
-    flatness = pd.concat(
-        [pd.DataFrame({o: each[name] for o, each in figures.items()}).assign(measure=name) for name in figures["sgd"]]
-    )
-    rows = {
-        name: compared(part[["sgd"]], part[["sam"]], EACH) for name, part in flatness.groupby("measure", sort=False)
-    }
+    figures = [pd.DataFrame(_figures(one)).melt(var_name="measure", value_name=who) for who, one in both.items()]
+    flatness = figures[0].assign(sam=figures[1]["sam"])[["sgd", "sam", "measure"]]
+    rows = {of: compared(part[["sgd"]], part[["sam"]], EACH) for of, part in flatness.groupby("measure", sort=False)}
     rises = []
     for optimizer, one in both.items():
         for direction in DIRECTIONS:
             rise = getattr(one, direction)
             part = {"distance": found.rho * GRID, "mean": rise.mean(0), "lowest": rise.min(0), "highest": rise.max(0)}
-            rises.append(pd.DataFrame(part).assign(optimizer=optimizer, direction=direction))
-    about = {name: getattr(found, name) for name in ("name", "dataset", "rho", "examples", "epochs", "shortened")}
+            rises.append(pd.DataFrame(part | {"optimizer": optimizer, "direction": direction}))
     return {
         "sharpness": table(rows, "measure"),
-        "flatness": flatness.reset_index(drop=True),
+        "flatness": flatness,
         "landscape": pd.concat(rises, ignore_index=True),
-        "about": pd.DataFrame([about]),
+        "about": pd.DataFrame([found[2:]], columns=found._fields[2:]),
     }
 
 
-def _figures(one: Landscape) -> dict[str, np.ndarray]:
+def _figures(one: Landscape) -> dict[str, Any]:
     """Each measure of the models of one optimizer: from its name to an array (models,)."""
     return {
         STEP: one.batches[:, AT_RHO],
         WHOLE: one.ascent[:, AT_RHO],
-        CURVATURE: np.asarray(one.eigenvalue),
-        "rise along ASAM's step": np.asarray(one.adaptive),
+        CURVATURE: one.eigenvalue,
+        "rise along ASAM's step": one.adaptive,
         "rise along random directions": one.random[:, AT_RHO],
-        GRADIENT: np.asarray(one.gradient_norm),
-        "loss": np.asarray(one.loss),
+        GRADIENT: one.gradient_norm,
+        "loss": one.loss,
     }
 
 
@@ -144,9 +139,9 @@ def loss_around(frames: Frames):
         ax.plot([0, 1], values.T, color="0.7", lw=1)
         for x, colour in enumerate((SGD, SAM)):
             ax.plot(np.full(len(values), x), values[:, x], "o", color=colour, ms=4)
-        ax.set(xticks=[0, 1], xticklabels=["SGD", about["name"]], xlim=(-0.5, 1.5), title=title)
+        ax.set(xticks=[0, 1], xticklabels=["SGD", about["name"]], xlim=(-0.5, 1.5))
         ax.set_ylim(1.08 * min(0, values.min()), 1.08 * values.max())
-        ax.title.set_fontsize("small")
+        ax.set_title(title, fontsize="small")
         ax.tick_params(labelsize="x-small")
         ax.yaxis.set_major_locator(plt.MaxNLocator(4))
     return figure

@@ -6,9 +6,6 @@ and the minority minus the majority.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
-
 import numpy as np
 import pandas as pd
 from IPython.display import Markdown
@@ -18,8 +15,9 @@ from samlib.estimators import memorization, memorization_terms
 from samlib.evaluation import auc_terms
 from samlib.inference import jackknife
 from samlib.paper.crossfit import model_groups, point_groups
-from samlib.paper.frames import EACH, Frames, Section, contrast, table
+from samlib.paper.frames import EACH, Frames, Section, contrast, counted, table
 from samlib.paper.panels import comparisons, contrasts, histograms
+from samlib.paper.sets import without_each
 
 GROUPS = ("majority", "minority")
 BETWEEN = "minority − majority"
@@ -28,6 +26,7 @@ BINS = 24
 NAMES = ("memorization", "influence", "attacks", "densities")
 
 
+@counted()
 def measure(pair: Pair) -> Frames:
     """Measure what differs between the majority and the minority of each class.
 
@@ -46,9 +45,7 @@ def measure(pair: Pair) -> Frames:
     """
     if "subclass" not in pair.sgd.coords:
         return {name: pd.DataFrame() for name in NAMES}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "(?s).*(no estimate|are left out)")  # the page counts them
-        found = (_memorization(pair), _influence(pair), _attacks(pair), _densities(pair))
+    found = (_memorization(pair), _influence(pair), _attacks(pair), _densities(pair))
     return dict(zip(NAMES, found, strict=True))
 
 
@@ -74,9 +71,11 @@ def _attacks(pair: Pair) -> pd.DataFrame:
 
 
 def _rows(measure: str, subclass: np.ndarray, terms: list[np.ndarray]) -> dict[tuple[str, str], dict]:
-    means: list[Callable] = [lambda t, c=code: group_mean(t, subclass == c) for code in range(len(GROUPS))]
-    groups = dict(zip(GROUPS, means, strict=True)) | {BETWEEN: lambda t: means[1](t) - means[0](t)}
-    return {(measure, group): compared(mean(terms[0]), mean(terms[1]), EACH) for group, mean in groups.items()}
+    rows = {}
+    means = [[group_mean(each, subclass == code) for code in range(len(GROUPS))] for each in terms]
+    for group, sgd, sam in zip((*GROUPS, BETWEEN), *([*each, each[1] - each[0]] for each in means), strict=True):
+        rows[measure, group] = compared(sgd, sam, EACH)
+    return rows
 
 
 def group_mean(terms: np.ndarray, inside: np.ndarray) -> np.ndarray:
@@ -89,18 +88,15 @@ def group_mean(terms: np.ndarray, inside: np.ndarray) -> np.ndarray:
 
 def _influence(pair: Pair) -> pd.DataFrame:
     """The frame "influence". Models, examples and test points vary, so the jackknife leaves out groups of all three."""
-    of_models, of_examples, of_tests = model_groups(pair), point_groups(pair), point_groups(pair, "test")
-    sides = [(of_tests, "test_subclass", "test_label"), (of_examples, "subclass", "label")]
-    cells = [
-        (np.eye(len(GROUPS) * of.max())[(of - 1) * len(GROUPS) + pair.sgd[code].values], pair.sgd[label].values)
-        for of, code, label in sides
-    ]
+    of_models = model_groups(pair.sgd.model.values)
+    of_examples, of_tests = point_groups(pair.sgd.example.values), point_groups(pair.sgd.test.values)
+    sides = [(of_tests, pair.sgd.test_subclass.values), (of_examples, pair.sgd.subclass.values)]
+    cells = [np.eye(len(GROUPS) * of.max())[(of - 1) * len(GROUPS) + code] for of, code in sides]
     both = []
     for runs in pair[:2]:
         means = [_cells(runs, of_models != g, *cells) for g in range(of_models.max() + 1)]
         parts = np.array(means).reshape(len(means), 2, of_tests.max(), len(GROUPS), of_examples.max(), len(GROUPS))
-        kept = [1 - np.vstack([np.zeros(of.max()), np.eye(of.max())]) for of in (of_tests, of_examples)]
-        total, count = np.einsum("gitaeb,xt,ye->igyxab", parts, *kept, optimize=True)
+        total, count = without_each(without_each(parts, 2), 4).transpose(1, 0, 4, 2, 3, 5)
         each = total / count
         both.append(np.concatenate([each, each[..., 1:] - each[..., :1]], -1))
     sgd, sam = both
@@ -112,19 +108,13 @@ def _influence(pair: Pair) -> pd.DataFrame:
     return table(rows, "measure", "group")
 
 
-def _cells(runs, kept: np.ndarray, tests: tuple, examples: tuple) -> list[np.ndarray]:
+def _cells(runs, kept: np.ndarray, tests: np.ndarray, examples: np.ndarray) -> list[np.ndarray]:
     """Influence by the kept models, summed over pairs of one class, and the number of pairs: (test cells, example cells)."""
-    member, right = runs.member.values[kept], runs.test_correct.values[kept].astype(float)
-    known = member.any(0) & ~member.all(0)
-    sums, counts = [], []
-    for label in np.unique(runs.label):
-        points, ours = tests[1] == label, (examples[1] == label) & known
-        inside = member[:, ours].astype(float)
-        influence = right[:, points].T @ (inside / inside.sum(0) - (1 - inside) / (1 - inside).sum(0))
-        at, of = tests[0][points], examples[0][ours]
-        sums.append(at.T @ influence @ of)
-        counts.append(np.outer(at.sum(0), of.sum(0)))
-    return [np.sum(sums, 0), np.sum(counts, 0)]
+    member, right = runs.member.values[kept].astype(float), runs.test_correct.values[kept].astype(float)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        influence = right.T @ (member / member.sum(0) - (1 - member) / (1 - member).sum(0))
+    known = ~np.isnan(influence) & (runs.test_label.values[:, None] == runs.label.values)
+    return [tests.T @ np.where(known, each, 0) @ examples for each in (influence, 1)]
 
 
 def _densities(pair: Pair) -> pd.DataFrame:

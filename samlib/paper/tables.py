@@ -22,19 +22,13 @@ def table(frame: pd.DataFrame, *, digits: int = 3, name: str = "SAM"):
         shown[title] = frame[column].map(f"{{:.{digits}f}}".format)
     shown["difference"] = frame["difference"].map(f"{{:+.{digits + 1}f}}".format)
     shown["interval"] = _intervals(frame, digits + 1)
-    if "too_few" in frame:
-        shown.loc[frame["too_few"]] = "too few non-members"
-    beyond = (frame["low"] > 0) | (frame["high"] < 0)
-    return shown.style.apply(
-        lambda column: np.where(beyond, "font-weight: bold", ""), subset=["difference", "interval"]
-    )
+    bold = np.where((frame["low"] > 0) | (frame["high"] < 0), "font-weight: bold", "")
+    return shown.style.apply(lambda column: bold, subset=["difference", "interval"])
 
 
 def across_table(found: pd.DataFrame):
     """What `claims.across_datasets` returns, as a table to read."""
-    shown = pd.DataFrame(
-        {"data sets": found["datasets"], "mean": found["estimate"].map("{:+.4f}".format)}, index=found.index
-    )
+    shown = pd.DataFrame({"data sets": found["datasets"], "mean": found["estimate"].map("{:+.4f}".format)})
     shown["95 % interval"] = _intervals(found, 4)
     shown["deviation between data sets"] = found["tau"].map("{:.4f}".format)
     shown["do they agree"] = found["agree"]
@@ -47,24 +41,14 @@ def provenance(about: Mapping[str, Any], counts: pd.DataFrame | None = None):
     about: what `Study.about` returns. counts: a section's frame "counts".
     """
     columns: dict[str, dict[str, str]] = {}
-    for fields, key, n, diverged in zip(
-        *(about[k] for k in ("experiments", "keys", "models", "diverged")), strict=True
-    ):
-        name = fields["optimizer"].upper()
-        columns[name if name not in columns else f"{name} {key[:4]}"] = {
-            **{k: str(v) for k, v in fields.items() if v is not None},
-            "models": str(n),
-            "models that diverged": str(len(diverged)),
-            "store": key,
-        }
+    runs = zip(*(about[k] for k in ("experiments", "keys", "models", "diverged")), strict=True)
+    for fields, key, n, diverged in runs:
+        name, given = fields["optimizer"].upper(), {k: str(v) for k, v in fields.items() if v is not None}
+        own = {"models": str(n), "models that diverged": str(len(diverged)), "store": key}
+        columns[name if name not in columns else f"{name} {key[:4]}"] = given | own
     shown = pd.DataFrame(columns)
-    rows = {
-        "machine": "machine",
-        "samlib": "samlib",
-        "core seconds, both together": "seconds",
-        "data checksum": "data_checksum",
-    }
-    for title, name in rows.items():
+    rows = {"machine": "machine", "samlib": "samlib", "core seconds, both together": "seconds"}
+    for title, name in (rows | {"data checksum": "data_checksum"}).items():
         value = about[name]
         shown.loc[title] = ", ".join(value) if isinstance(value, list) else str(value)[:16]
     for name, number in () if counts is None else counts["number"].items():
@@ -89,16 +73,15 @@ def runs_table(about: Mapping[str, Mapping[str, Any]], models: Mapping[str, pd.D
 
 def origins(about: Mapping[str, Mapping[str, Any]], missing: Mapping[str, str] | None) -> Markdown:
     """The data sets of a book: those live, those recorded, and those left out, with the reason and what to do."""
-    live = [dataset_title(name) for name, each in about.items() if each["live"]]
-    kept = [
-        f"{dataset_title(name.partition(',')[0])} ({' + '.join(map(str, each['models']))} models, {each['date']})"
-        for name, each in about.items()
-        if not each["live"]
-    ]
-    lines = (
-        ["- **Live**, smaller runs that this build or an earlier one trained: " + ", ".join(live) + "."] if live else []
-    )
-    lines += ["- **Recorded**, from longer runs: " + ", ".join(kept) + "."] if kept else []
+    live, kept = [], []
+    for name, each in about.items():
+        if each["live"]:
+            live.append(dataset_title(name))
+        else:
+            models = " + ".join(map(str, each["models"]))
+            kept.append(f"{dataset_title(name.partition(',')[0])} ({models} models, {each['date']})")
+    lines = [f"- **Live**, smaller runs that this build or an earlier one trained: {', '.join(live)}."] if live else []
+    lines += [f"- **Recorded**, from longer runs: {', '.join(kept)}."] if kept else []
     lines += [f"- **Left out**, {what}: {reason}".replace("$", r"\$") for what, reason in (missing or {}).items()]
     return Markdown("\n".join(lines))
 

@@ -38,7 +38,7 @@ def effects(rng, n_models: int, n: int, only=None) -> dict[str, Effect]:
         return attacked[attack]
 
     def terms(attack):
-        return mean(membership._gap([membership._terms(each, attack) for each in found(attack)]))
+        return membership._gap(membership._auc(each, attack) for each in found(attack)).effect
 
     makers = {"C1": lambda: mean(pair.sam.test_correct.values.astype(float) - pair.sgd.test_correct.values)}
     makers |= {f"AUC {attack}": lambda attack=attack: terms(attack) for attack in ATTACKS}
