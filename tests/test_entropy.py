@@ -220,9 +220,11 @@ def test_without_the_data_there_is_no_distance_and_indices_stand_for_pictures(pa
     found = Section({"digits": frames})
     assert "Not shown" in entropy.bucket_distances(found).data
     assert "not at hand" in entropy.duplicates(found).data
-    shown = gallery.figure_3(found, {"digits": None})[0].data
+    assert "not at hand" in gallery.figure_3(found, {"digits": None}).data
+    shown = gallery.in_words(found, {"digits": None}).data
     first = next(frames["gallery"].itertuples())
-    assert shown.index[0] == f"test point {first.test}"
+    assert shown.index[0] == ("Digits", f"test point {first.test}")
+    assert shown["bucket"].tolist() == ["1", "5"]
     assert shown["training examples"].iloc[0].split()[0] == str(first.example)
 
 
@@ -246,7 +248,7 @@ def test_too_few_models_give_no_claim_and_sentences():
     for draw in (entropy.bucket_accuracy, entropy.gain_by_difficulty, entropy.top_memorization, entropy.distance_table):
         assert "Not shown on Digits" in draw(found).data
     nothing = Section({"digits": {"gallery": frames["gallery"].head(0)}})
-    assert "Not shown on Digits" in gallery.figure_3(nothing, {"digits": None})[0].data
+    assert "Not shown on Digits" in gallery.figure_3(nothing, {"digits": None}).data
     assert panels.told(found, "follows").data == "*These runs are too small to say it.*"
     assert entropy.hardest(found).data == ""
 
@@ -277,7 +279,8 @@ def test_the_figures_show_the_numbers(frames):
         dataset.x_train.reshape(-1, 4, 2), dataset.y_train, dataset.x_test.reshape(-1, 4, 2), dataset.y_test, tuple("abc"),
         "images", "0" * 64,
     )  # fmt: skip
-    figure = gallery.figure_3(found, {"digits": images})[0]
+    figure = gallery.figure_3(found, {"digits": images})
+    assert "all data sets" in gallery.in_words(found, {"digits": images}).data
     said = [text.get_text() for ax in figure.axes for text in ax.texts]
     assert any(each.startswith("near, ") for each in said)
     row = frames["gallery"].iloc[1]

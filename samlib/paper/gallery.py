@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from IPython.display import Markdown
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from samlib.data import Dataset
 from samlib.estimators import top_influences
@@ -15,7 +18,7 @@ from samlib.paper.distances import between
 from samlib.paper.frames import Section
 from samlib.paper.panels import classes_of, image, not_shown
 from samlib.paper.sets import Models
-from samlib.paper.style import INK, RED, WIDTH, drawn
+from samlib.paper.style import INK, RED, WIDTH, dataset_title, drawn
 
 NEAR = 0.25  # of the class's typical distance; nearer examples are called near duplicates
 K = 10  # examples shown beside each test point
@@ -63,43 +66,54 @@ def gallery(models: Models, entropy, strength, dataset: Dataset | None, n_bucket
     return pd.DataFrame(dict(zip(columns, values, strict=True)))
 
 
-def figure_3(found: Section, data: Mapping[str, Dataset | None]) -> list:
-    """Figure 3 for each data set: pictures if the data are images and at hand, else a table of influences and distances."""
-    shown = []
-    for dataset, frames in found.items():
-        rows, own = frames["gallery"], data[dataset]
-        if rows.empty:
-            shown.append(not_shown([dataset]))
-        elif own is None or own.x_train.ndim == 2:
-            shown.append(gallery_table(rows, own).set_caption(found.titles[dataset]))
-        else:
-            shown.append(influential_images(rows, own, found.titles[dataset]))
-    return shown
+def _pictured(data: Mapping[str, Dataset | None]) -> dict[str, Dataset]:
+    return {name: own for name, own in data.items() if own is not None and own.x_train.ndim > 2}
 
 
 @drawn
-def influential_images(gallery: pd.DataFrame, dataset: Dataset, title: str):
-    """Boxed test images, each followed by its most influential training images with their influence.
+def figure_3(found: Section, data: Mapping[str, Dataset | None]) -> Figure | Markdown:
+    """Boxed test images, each followed by its most influential training images with their influence; of images at hand.
 
     A red frame marks a training image that is a near duplicate of the test image (nearer than NEAR times the class's typical
     distance), or equal to it.
     """
-    parts = [part for _, part in gallery.groupby("row")]
-    figure, axes = plt.subplots(len(parts), K + 1, figsize=(WIDTH, 1.05 * len(parts) + 0.3), squeeze=False)
-    for row, part in zip(axes, parts, strict=True):
-        first = next(part.itertuples())
-        image(row[0], dataset.x_test[first.test], f"{dataset.classes[first.label]}\nbucket {first.bucket}", INK)
-        for ax, each in zip(row[1:], part.itertuples(), strict=False):
-            flag = "same, " if each.distance == 0 else "near, " if each.distance < NEAR else ""
-            image(ax, dataset.x_train[each.example], f"{flag}{each.influence:.2f}", RED if flag else None)
-        for ax in row[1 + len(part) :]:
-            ax.set_axis_off()
-    figure.suptitle(title, x=0, ha="left", fontsize="medium", fontweight="bold")
+    images = _pictured(data)
+    rows = {name: [part for _, part in found[name]["gallery"].groupby("row")] for name in found if name in images}
+    rows = {name: parts for name, parts in rows.items() if parts}
+    if not rows:
+        return not_shown(found)
+    many = [len(parts) for parts in rows.values()]
+    figure = plt.figure(figsize=(WIDTH, 0.92 * sum(many) + 0.3 * len(many)))
+    below = figure.subfigures(len(many), 1, squeeze=False, height_ratios=many).flat
+    for each, (name, parts) in zip(below, rows.items(), strict=True):
+        each.suptitle(found.titles[name], x=0, ha="left", fontsize="medium", fontweight="bold")
+        for row, part in zip(each.subplots(len(parts), K + 1, squeeze=False), parts, strict=True):
+            _gallery_row(row, part, images[name])
     return figure
 
 
-def gallery_table(gallery: pd.DataFrame, dataset: Dataset | None = None):
-    """Figure 3 in words: each test point's class and bucket, and its most influential examples with their distances."""
+def _gallery_row(row: Sequence[Axes], part: pd.DataFrame, data: Dataset) -> None:
+    first = next(part.itertuples())
+    image(row[0], data.x_test[first.test], f"{data.classes[first.label]}\nbucket {first.bucket}", INK)
+    for ax, each in zip(row[1:], part.itertuples(), strict=False):
+        flag = "same, " if each.distance == 0 else "near, " if each.distance < NEAR else ""
+        image(ax, data.x_train[each.example], f"{flag}{each.influence:.2f}", RED if flag else None)
+    for ax in row[1 + len(part) :]:
+        ax.set_axis_off()
+
+
+def in_words(found: Section, data: Mapping[str, Dataset | None]):
+    """Figure 3 of data sets without pictures: a test point of bucket 1 and one of bucket 5, and their influential examples."""
+    tables = {
+        dataset_title(name): gallery_table(frames["gallery"].query("row < 2"), data[name])
+        for name, frames in found.items()
+        if len(frames["gallery"]) and name not in _pictured(data)
+    }
+    return pd.concat(tables).style if tables else Markdown("*The figure has all data sets.*")
+
+
+def gallery_table(gallery: pd.DataFrame, dataset: Dataset | None = None) -> pd.DataFrame:
+    """Each test point's class and bucket, and its most influential examples with their distances."""
     rows = {}
     for (test, label, bucket), part in gallery.groupby(["test", "label", "bucket"], sort=False):
         influence = part["influence"]
@@ -113,4 +127,4 @@ def gallery_table(gallery: pd.DataFrame, dataset: Dataset | None = None):
             row["distances of these (1 = typical of the class)"] = " ".join(f"{d:.2f}" for d in part["distance"])
             row["nearest of its class"] = f"{part['nearest'].iloc[0]:.2f}"
         rows[f"test point {test}"] = row
-    return pd.DataFrame.from_dict(rows, orient="index").style
+    return pd.DataFrame.from_dict(rows, orient="index")

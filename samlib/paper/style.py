@@ -41,8 +41,8 @@ def drawn(function: Callable) -> Callable:
             if isinstance(figure, Markdown):  # a sentence in its place
                 return figure
             plt.close(figure)
-            shown = [ax.get_title(loc="left") for ax in figure.axes]
-            figure._repr_mimebundle_ = lambda **_: ({}, {"shown": [*filter(None, shown), figure.get_suptitle()]})
+            titles = [ax.get_title(loc="left") for ax in figure.axes] + [each.get_suptitle() for each in figure.subfigs]
+            figure._repr_mimebundle_ = lambda **_: ({}, {"shown": list(filter(None, titles))})
             if points(figure) <= FEW_POINTS:
                 figure._repr_svg_ = lambda: vectors(figure)
             return figure
