@@ -16,7 +16,17 @@ from samlib.paper.buckets import FEWEST, N_BUCKETS, VALUES, Seen, choose, entrop
 from samlib.paper.distances import dataset_of
 from samlib.paper.frames import EACH, Found, Frames, Section, contrast, effects, one, table
 from samlib.paper.gallery import NEAR, gallery
-from samlib.paper.panels import comparisons, interval_points, listed, multiples, not_shown, scroll, stairs, zero
+from samlib.paper.panels import (
+    as_list,
+    comparisons,
+    interval_points,
+    listed,
+    multiples,
+    not_shown,
+    scroll,
+    stairs,
+    zero,
+)
 from samlib.paper.sets import models_of
 from samlib.paper.style import GREY, INK, RED, dataset_title
 
@@ -220,8 +230,8 @@ def hardest(found: Section) -> Markdown:
     said = []
     for (hard, most), names in groups.items():
         where = f"bucket {hard} is the hardest for SGD, and {found.name} gains most in bucket {most}."
-        said += [f"On {listed(names)} {where}", *([OTHER] if hard != 1 else [])]
-    return Markdown(" ".join(said))
+        said.append(f"On {listed(names)} {where} {OTHER if hard != 1 else ''}".strip())
+    return as_list(said)
 
 
 def duplicates(found: Section) -> Markdown:

@@ -260,6 +260,8 @@ def memorization_density(found: Section):
             stairs(left, shares, "share", color=colour, lw=1.5, label=label_of(who, found.name))
         interval_points(right, (density["left"] + density["right"]) / 2, density, "difference", color=INK, ms=3)
         zero(right)
+        for ax in (left, right):
+            ax.axvline(LOWEST, color=GREY, lw=0.8, ls=":")
         left.set(yscale="log", xlabel="memorization", ylabel="share of examples")
         right.set(xlabel="memorization", ylabel=f"{found.name} − SGD")
 

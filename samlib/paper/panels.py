@@ -224,7 +224,7 @@ def sign(row: pd.Series | Mapping[str, float]) -> int:
 
 def as_list(sentences: Sequence[str]) -> Markdown:
     """Sentences one below the other; one alone stands as a paragraph."""
-    return Markdown("\n".join(f"- {each}" for each in sentences) if len(sentences) > 1 else sentences[0])
+    return Markdown("\n".join(f"- {each}" for each in sentences) if len(sentences) > 1 else "".join(sentences))
 
 
 def contrasts(found: Section, frame: str, rows: Mapping[Any, str], digits: int = 3) -> Markdown:
