@@ -78,16 +78,18 @@ def theorem_ledger(trials: int = 100_000, seed: int = 0) -> pd.DataFrame:
     M1, A1, M2, A2, s, pi = drawn.values()
     rows = {}
     for claim, text, said, gain, condition in (
-        ("C12", "Higher minority-subclass alignment implies better generalization.", "have a larger error",
+        ("C12", "Higher minority-subclass alignment implies better generalization.", "has a larger error",
          error(M2, A2, s, pi) - error(M1, A1, s, pi), order.theorem1_condition(**drawn)),
-        ("C13", "Higher minority-subclass alignment implies a higher attacker's advantage.", "have a smaller advantage",
+        ("C13", "Higher minority-subclass alignment implies a higher attacker's advantage.", "gives a smaller advantage",
          advantage(M1, A1, s, pi) - advantage(M2, A2, s, pi), order.theorem2_condition(**drawn)),
     ):  # fmt: skip
         fails = gain < -1e-12  # rounding
         low, high = (float(end) for end in clopper_pearson(fails.sum(), len(fails), 1 - LEVEL))
-        under = f"{fails[condition].sum()} of the {condition.mean():.0%} that meet the theorem's condition do"
+        under = (
+            f"{fails[condition].sum()} of these are among the {condition.mean():.0%} that meet the theorem's condition"
+        )
         rows[claim, THEORY] = {
-            "statistic": f"share of {len(fails)} ordered pairs, condition met or not, that {said}; {under}",
+            "statistic": f"share of {len(fails):,} random pairs of models whose better aligned one {said}; {under}",
             "estimate": float(fails.mean()), "low": low, "high": high, "level": LEVEL,
             "verdict": CONTRADICTED if fails[condition].any() else PROVED, "direction": -1, "smallest": 0.0, "text": text,
         }  # fmt: skip
