@@ -318,8 +318,9 @@ def _html(claim: str, part: pd.DataFrame, name: str) -> str:
     links = ledger | {"Rules": "../preregistration.html"}
     if "section" in part:
         section, figures = part["section"].iloc[0], TABLE["figures"]
-        figure = next(figures[each] for each in (claim, section, claim.partition(" ")[0]) if each in figures)
-        links |= {"Figure": figure, "Code": f"../_modules/samlib/paper/{section}.html#decided"}
+        own = [figures[each] for each in (claim, section, claim.partition(" ")[0]) if each in figures]
+        links |= {"Figure": own[0]} if own else {}  # a claim that is not the paper's has none
+        links["Code"] = f"../_modules/samlib/paper/{section}.html#decided"
     # A page of the book shows these; elsewhere they would lead nowhere, and its style sheet alone brings them out.
     linked = " · ".join(f'<a href="{address}">{word}</a>' for word, address in links.items())
     return (
