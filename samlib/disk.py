@@ -31,7 +31,7 @@ def whole(path: str | os.PathLike) -> Iterator[Path]:
     """Give a path for a new file or folder; it replaces `path` once all is written. The folder above is made if needed.
 
     A folder cannot be replaced in one step, so the old one steps aside. If the process is killed then, the next call puts
-    it back.
+    it back; until then it lies beside as `.replaced.partial`. One process at a time may write a path.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,7 @@ def whole(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)

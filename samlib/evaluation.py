@@ -144,7 +144,7 @@ class Vulnerability(NamedTuple):
 
     def shares(self, edges) -> tuple[np.ndarray, np.ndarray]:
         """Shares of examples in bins of their own FPR, and the shares by chance if every FPR were the pooled one."""
-        known = self.n_out > 0
+        known, edges = self.n_out > 0, as_array("edges", edges, ndim=1)
         chance = np.zeros(len(edges) - 1)
         for n, many in zip(*np.unique(self.n_out[known], return_counts=True), strict=True):
             k = np.arange(n + 1)

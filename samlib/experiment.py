@@ -227,6 +227,8 @@ def _plain(value: Any) -> Any:
         return [_plain(one) for one in value]
     if hasattr(value, "__array__"):
         array = np.asarray(untensored(value))
+        if array.dtype.kind == "O":
+            return _plain(array.tolist())
         # the shortest text that reads the same: a float32 of 0.1 is 0.1
         return (array.astype(str).astype(float) if array.dtype.kind == "f" else array).tolist()
     return value

@@ -122,7 +122,7 @@ def in_words(frame: pd.DataFrame, *, cache_dir: Any = None) -> str:
     def spent(hours: float) -> str:
         return format_time(3600 * hours) if hours else ""
 
-    fits = frame[frame["models"].notna()]
+    fits = frame[frame["models"].notna()].astype({"rho": float})  # SGD has none
     total = fits[[*COUNTED]].sum()
     shown: dict[str, Callable] = dict.fromkeys(("rho", "fraction"), "{:g}".format)
     shown |= dict.fromkeys(COUNTED[:3], "{:.0f}".format) | {"a model": format_time, "time": spent, "disk": format_bytes}

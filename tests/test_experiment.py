@@ -128,6 +128,8 @@ def test_sgd_has_one_key_whatever_the_radius():
     assert sam.but(rho=-0.0).key == sam.key
     with pytest.raises(ValueError, match="'rho' = -1"):
         Experiment(dataset="digits", rho=np.float32(-1))
+    of_objects = np.array(np.float32(0.1), object)
+    assert Experiment(dataset="digits", optimizer="sam", rho=of_objects).key == sam.but(rho=0.1).key
 
 
 def test_the_key_has_a_path_by_its_file_name_and_touches_no_data(tmp_path):

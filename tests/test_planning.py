@@ -43,7 +43,9 @@ def test_there_to_train_and_bytes_are_what_a_run_finds(experiment, client, tmp_p
     after = planning.plan([experiment], cache_dir=tmp_path).iloc[0]
     assert (after["there"], after["to train"], after["bytes"], after["hours"]) == (20, 0, 0, 0)
     assert np.isnan(after["seconds a model"])
-    assert "Nothing is left to train." in planning.in_words(planning.plan([experiment], cache_dir=tmp_path))
+    said = planning.in_words(planning.plan([experiment], cache_dir=tmp_path))
+    assert "Nothing is left to train." in said
+    assert "None" not in said
 
 
 def test_time_is_steps_and_evaluation_over_the_workers(experiment, tmp_path, no_probe, monkeypatch):

@@ -1,6 +1,7 @@
 """Records keep what they came from, and are refused where that is not what they say."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -144,7 +145,7 @@ def test_a_save_that_fails_leaves_what_was_there(runs, tmp_path):
     with pytest.raises(OSError, match="disk full"):
         records.save(tmp_path, {"influence": {"a": Broken()}}, records.provenance(runs[:2]))
     assert {file.name: file.read_bytes() for file in path.iterdir()} == before
-    assert [*tmp_path.iterdir()] == [path]
+    assert [*tmp_path.glob("[!.]*")] == [path]
 
 
 @pytest.mark.parametrize("renames", [1, 2])
@@ -172,7 +173,24 @@ records.save(path.parent, {"influence": {"a": records.load(path, "memorization")
     again, _ = saved(runs, tmp_path)
     assert again == path
     assert set(records.load(path, "influence")) == ({"a"} if renames == 2 else set())
-    assert [*tmp_path.iterdir()] == [path]
+    assert [*tmp_path.glob("[!.]*")] == [path]
+
+
+def test_a_record_that_is_being_written_is_none(runs, tmp_path):
+    path, _ = saved(runs, tmp_path)
+    for name in (f"{path.name}.partial", f"{path.name}.replaced.partial"):
+        shutil.copytree(path, tmp_path / name)
+    assert list(records.records(tmp_path)) == [path]
+
+
+def test_a_linked_folder_can_be_replaced_again(tmp_path):
+    (tmp_path / "far").mkdir()
+    (tmp_path / "kept").symlink_to(tmp_path / "far")
+    for name in ("first", "second"):
+        with whole(tmp_path / "kept") as partial:
+            partial.mkdir()
+            (partial / name).touch()
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["second"]
 
 
 def test_a_folder_takes_the_place_of_a_folder_and_a_file_does_not(tmp_path):

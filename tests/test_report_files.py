@@ -225,3 +225,31 @@ def test_a_large_array_does_not_stay_mapped(tmp_path):
         data.columns(slice(start, start + 10_000))
     assert isinstance(arrays["logit"], np.memmap)
     assert mapped() < before + 25  # of 51 MB
+
+
+def test_a_caller_s_own_mapping_keeps_its_changes(tmp_path):
+    """Memory is released of files that were read by their path alone."""
+    found = good(8, 400)
+    np.save(tmp_path / "logit.npy", found["logit"])
+    own = np.load(tmp_path / "logit.npy", mmap_mode="c")
+    own *= -1
+    samlib.audit_file(found | {"logit": own})
+    np.testing.assert_array_equal(own, -found["logit"])
+
+
+def test_damaged_labels_that_are_large_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "SMALL", 64)
+    path = write(tmp_path / "signals.npz", good(), "npz")
+    content, labels = path.read_bytes(), (np.arange(30) % 3).tobytes()
+    assert content.count(labels) == 1
+    path.write_bytes(content.replace(labels, b"\1" + labels[1:]))
+    with pytest.raises(files.BadFile, match="labels is damaged"):
+        read(path, max_gb=1)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, 2.0])
+def test_a_mask_that_is_none_is_a_bad_file(wrong):
+    member = good()["member"].astype(float)
+    member[1, 2] = wrong
+    with pytest.raises(files.BadFile, match="member must hold only True and False"):
+        samlib.audit_file(good() | {"member": member})

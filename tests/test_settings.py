@@ -11,7 +11,7 @@ from scipy.special import expit
 
 from samlib import Experiment, audit
 from samlib.evaluation import auc_terms
-from samlib.inference import CONTRADICTED, INCONCLUSIVE, LEVEL, NO_DIFFERENCE, SUPPORTED
+from samlib.inference import CONTRADICTED, INCONCLUSIVE, LEVEL, NO_DIFFERENCE, NOT_MEASURABLE, SUPPORTED
 from samlib.paper import optimizers
 from samlib.paper.frames import swapped
 from samlib.paper.study import ABLATIONS, ablation_pairs, from_parameters, in_profile, optimizer_pairs
@@ -213,6 +213,8 @@ def test_flipping_the_data_flips_c14(table_3):
     mixed = ledger.loc["sam"].copy()
     mixed.loc["test accuracy", "verdict"] = INCONCLUSIVE
     assert optimizers.pattern(mixed) == INCONCLUSIVE
+    mixed.loc["test accuracy", "verdict"] = NOT_MEASURABLE
+    assert optimizers.pattern(mixed) == NOT_MEASURABLE
 
 
 def test_neither_order_nor_the_scale_of_logits_changes_c14(pairs, table_3):

@@ -1,4 +1,4 @@
-"""Cross-fitting: some models select and others measure, over many partitions. So no noise is both selected and measured."""
+"""The parts that cross-fitting and the jackknife make of models and points. What some models select, others measure."""
 
 from __future__ import annotations
 

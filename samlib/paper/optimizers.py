@@ -18,7 +18,7 @@ import pandas as pd
 from samlib.audit import Pair, attack_scores, compared
 from samlib.estimators import memorization_terms
 from samlib.evaluation import auc_terms
-from samlib.inference import CONTRADICTED, INCONCLUSIVE, LEVEL, NO_DIFFERENCE, SUPPORTED, mean
+from samlib.inference import CONTRADICTED, INCONCLUSIVE, LEVEL, NO_DIFFERENCE, NOT_MEASURABLE, SUPPORTED, mean
 from samlib.paper.claims import Claim, decide
 from samlib.paper.draw import gaps, panels
 from samlib.paper.frames import Found, Frames, counted, effects, table
@@ -120,7 +120,7 @@ def pattern(rows: pd.DataFrame) -> str:
     found = set(rows["verdict"])
     if found == {SUPPORTED}:
         return SUPPORTED
-    return next(said for said in (CONTRADICTED, NO_DIFFERENCE, INCONCLUSIVE) if said in found)
+    return next(said for said in (CONTRADICTED, NOT_MEASURABLE, NO_DIFFERENCE, INCONCLUSIVE) if said in found)
 
 
 def pattern_sentence(frames: Frames, optimizer: str) -> str:

@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 import zarr
+from filelock import FileLock
 from IPython.display import Markdown
 
 from samlib import __version__
@@ -75,7 +76,8 @@ def save(
     others = sorted({e.optimizer for e in experiments} - {"sgd"})
     label = others[0] if len(others) == 1 else f"{len(experiments)}-settings"
     path = as_path("folder", folder) / f"{name}-{label}-{identity(experiments)}-{about['data_checksum'][:8]}"
-    with whole(path) as partial:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(".lock")), whole(path) as partial:
         if path.exists():
             shutil.copytree(path, partial)
         partial.mkdir(exist_ok=True)
@@ -95,7 +97,13 @@ def find(folder: str | os.PathLike | None, experiments: Iterable[Experiment]) ->
         return None
     experiments = list(experiments)
     paths = sorted(as_path("folder", folder).glob(f"*-{identity(experiments)}-*"))
-    return next((path for path in paths if (path / ABOUT).exists() and _of_its_data(path, experiments[0])), None)
+    return next((path for path in paths if _is_record(path) and _of_its_data(path, experiments[0])), None)
+
+
+def _is_record(path: Path) -> bool:
+    """Whether a folder is a record, or was one until a writer was killed; one that is being written is none."""
+    place = path.with_name(path.name.removesuffix(".replaced.partial"))
+    return (path / ABOUT).exists() and (path.suffix != ".partial" or (place != path and not place.exists()))
 
 
 def largest(folder: str | os.PathLike | None, experiments: Iterable[Experiment]) -> Path | None:
@@ -111,7 +119,7 @@ def largest(folder: str | os.PathLike | None, experiments: Iterable[Experiment])
 def records(folder: str | os.PathLike | None) -> dict[Path, dict[str, Any]]:
     """All records in a folder: from the path of each to the contents of its `about.json`."""
     paths = sorted(path.parent for path in as_path("folder", folder).glob(f"*/{ABOUT}")) if folder else []
-    return {path: read_about(path) for path in paths}
+    return {path: read_about(path) for path in paths if _is_record(path)}
 
 
 def incomplete(folder: str | os.PathLike | None) -> Markdown:
@@ -192,7 +200,9 @@ def _sha256(path: Path) -> str:
 def _checked(path: Path, digests: Mapping[str, str]) -> Path:
     if path.name not in digests or not path.exists():
         raise ValueError(f"{path.parent} has no {path.name}; record it again.")
-    if _sha256(path) != digests[path.name]:
+    with in_a_sentence(f"{path} cannot be read (", "); record it again.", OSError):
+        digest = _sha256(path)
+    if digest != digests[path.name]:
         raise ValueError(f"{path} was changed after it was recorded; record it again.")
     return path
 

@@ -1,6 +1,7 @@
 """Read signals from an untrusted file: no pickle is read, and every size is checked before memory is allocated.
 
-A large array stays on the disk, and a few of its columns are read at a time. `signals.schema.json` says what a file may hold.
+A large array of a file stays on the disk, and a few of its columns are read at a time. `signals.schema.json` says what a file
+may hold.
 """
 
 from __future__ import annotations
@@ -44,13 +45,17 @@ class BadFile(OneSentence):
     """A file of signals cannot be audited."""
 
 
+class Mapped(np.memmap):
+    """An array that `read` has mapped from a file. A caller's own mapping is none."""
+
+
 Found = tuple[dict[str, np.ndarray], list[str]]
 
 
 def read(source, *, max_gb: float) -> Found:
     """The arrays of a file, or of a mapping of arrays, and the names in it that are not in the schema.
 
-    A large array of a file is an `np.memmap`. Raises ValueError if the file is of another kind or damaged, or an array is
+    A large array of a file is `Mapped`. Raises ValueError if the file is of another kind or damaged, or an array is
     larger than `max_gb` or holds no numbers.
     """
     if isinstance(source, Mapping) or hasattr(source, "data_vars"):
@@ -124,12 +129,12 @@ def _room(shape: tuple[int, ...], dtype: np.dtype, size: int) -> np.ndarray:
     with tempfile.TemporaryFile() as file:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, size)  # a full disk raises now; later it would end the process
-        return np.memmap(file, dtype, "w+", shape=shape)
+        return Mapped(file, dtype, "w+", shape=shape)
 
 
 def release(array: np.ndarray) -> None:
-    """Let go of the memory into which an array's file is mapped. It is mapped again where the array is used."""
-    base: Any = array
+    """Let go of the memory into which `read` has mapped an array's file. It is mapped again where the array is used."""
+    base: Any = array if isinstance(array, Mapped) else None
     while isinstance(base, np.ndarray):
         base = base.base
     if hasattr(base, "madvise"):  # a file's; some systems lack it, and drop the memory later
@@ -154,9 +159,9 @@ def _npz(path: Path, most: float) -> Found:
                 size = _size(name, shape, dtype, info.compress_size, most)
                 if size != info.file_size - file.tell():
                     raise ValueError(f"its header says {size} bytes, and there are {info.file_size - file.tell()}")
-                if info.compress_type == zipfile.ZIP_STORED and size > SMALL:
+                if info.compress_type == zipfile.ZIP_STORED and size > SMALL and len(shape) > 1:
                     start = _start(path, info) + file.tell()
-                    found[name] = np.memmap(path, dtype, "r", start, shape, "F" if fortran else "C")
+                    found[name] = Mapped(path, dtype, "r", start, shape, "F" if fortran else "C")
                 elif fortran:
                     found[name] = _filled(_room(shape[::-1], dtype, size), file).T
                 else:

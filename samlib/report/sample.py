@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import logit
 
 from samlib import attacks
-from samlib.checks import as_labels, as_member
+from samlib.checks import as_labels
 from samlib.report.files import ARRAYS, SIGNALS, BadFile, release
 
 ATTACKED = 1 << 24  # signals of the examples that are kept; of a larger file, a random sample
@@ -59,7 +59,7 @@ class Given(NamedTuple):
         for name in found:
             release(self.matrices[name])
         x = _as_logit(names[0], found.pop(names[0], np.zeros((self.sizes["models"], 0))), which)
-        masks = (as_member(name, found[name], empty=True) if name in found else x > 0 for name in names[1:])
+        masks = (_mask(name, found[name]) if name in found else x > 0 for name in names[1:])
         return [x, *masks]
 
 
@@ -83,13 +83,19 @@ def given(arrays: Mapping[str, np.ndarray]) -> Given:
         if len(dims) == 2:
             matrices[name] = array
         else:
-            check: dict[str, Callable[..., np.ndarray]] = {"mask": as_member, "labels": as_labels, "names": _texts}
+            check: dict[str, Callable[..., np.ndarray]] = {"mask": _mask, "labels": as_labels, "names": _texts}
             short[name] = check[ARRAYS[name]["kind"]](name, array)
     sizes = {"tests": 0} | {dim: size for dim, (size, _) in first.items()}
     short["target"] = np.broadcast_to(short["target"], sizes["models"])
     if not short["target"].any():
         raise BadFile("target must be True for at least one model.")
     return Given(signals[0], matrices, short, sizes)
+
+
+def _mask(name: str, values: np.ndarray) -> np.ndarray:
+    if values.dtype != bool and not np.isin(values, (0, 1)).all():  # nor is NaN
+        raise BadFile(f"{name} must hold only True and False (or 1 and 0).")
+    return values.astype(bool, copy=False)
 
 
 def _texts(name: str, values: np.ndarray) -> np.ndarray:
