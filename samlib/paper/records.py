@@ -76,8 +76,8 @@ def save(
     others = sorted({e.optimizer for e in experiments} - {"sgd"})
     label = others[0] if len(others) == 1 else f"{len(experiments)}-settings"
     path = as_path("folder", folder) / f"{name}-{label}-{identity(experiments)}-{about['data_checksum'][:8]}"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(".lock")), whole(path) as partial:
+    lock = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]  # not beside the record, which people keep
+    with FileLock(Path(tempfile.gettempdir(), f"samlib-{lock}.lock")), whole(path) as partial:
         if path.exists():
             shutil.copytree(path, partial)
         partial.mkdir(exist_ok=True)
