@@ -46,11 +46,11 @@ def plan(experiments: Iterable[Experiment], *, cache_dir: Any = None, progress: 
     Returns
     -------
     pandas.DataFrame
-        A row for each experiment: `dataset`, `model`, `optimizer`, `rho`, `fraction`; the numbers of `models`, of those
-        `there` and of those `to train`, in whole groups; `seconds a model` on one worker, NaN if none is to train; `hours`
-        on this machine's workers; `bytes` of the signals before compression; and `note`. The note says whether
-        data are to be downloaded, or which store was counted if the data may have changed since. For an experiment that
-        cannot run, it says why; then there are no numbers.
+        A row for each experiment. `dataset`, `model`, `optimizer`, `rho` and `fraction` describe it. `models` are those
+        that it asks for; of these some are `there`, and some `to train`, in whole groups. `seconds a model` is on one
+        worker, NaN if none is to train. `hours` is on this machine's workers. `bytes` is the size of the signals before
+        compression. The `note` says whether data are to be downloaded, or which store was counted if the data may have
+        changed since. For an experiment that cannot run, it says why; then there are no numbers.
 
     Raises
     ------

@@ -104,10 +104,11 @@ def _gallery_row(row: Sequence[Axes], part: pd.DataFrame, data: Dataset) -> None
 
 def in_words(found: Section, data: Mapping[str, Dataset | None]):
     """Figure 3 of data sets without pictures: a test point of bucket 1 and one of bucket 5, and their influential examples."""
+    images = _pictured(data)
     tables = {
         dataset_title(name): gallery_table(frames["gallery"].query("row < 2"), data[name])
         for name, frames in found.items()
-        if len(frames["gallery"]) and name not in _pictured(data)
+        if len(frames["gallery"]) and name not in images
     }
     return pd.concat(tables).style if tables else Markdown("*The figure has all data sets.*")
 

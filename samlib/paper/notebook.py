@@ -252,19 +252,15 @@ class Study:
             how = f"{' or '.join(map(model_title, every['model'].unique()))}, pool {each['pool']}, {each['epochs']} epochs"
             kind = "Live" if about["live"] else "Recorded"
             short[title] = f"{title} ({how}, {kind.lower()}: {each['models']} of each)"
-            rows.append((kind, each["models"], f"on {title} ({how})", about["date"], about["machine"]))
+            rows.append((kind, each["models"], f"{title} ({how})", about["date"], about["machine"]))
         table = pd.DataFrame(rows, columns=["kind", "models", "runs", "date", "machines"])
         for kind, same in table.groupby("kind", sort=False):
-            runs = [f"{models} {run}" for models, run in same[["models", "runs"]].to_numpy()]
-            runs[0] = runs[0].replace(" on", " models of each optimizer on", 1)
-            by = (
-                "this run or an earlier one"
-                if kind == "Live"
-                else f"earlier runs, kept on {listed(sorted(set(same['date'])))}"
-            )
-            lines.append(
-                f"*{kind}: {'; '.join(runs)}. Trained by {by}, on {', '.join(same['machines'].explode().unique())}.*"
-            )
+            (models, run), *rest = zip(same["models"], same["runs"], strict=True)
+            runs = [f"{models} models of each optimizer on {run}", *(f"{models} on {run}" for models, run in rest)]
+            earlier = f"earlier runs, kept on {listed(sorted(set(same['date'])))}"
+            by = "this run or an earlier one" if kind == "Live" else earlier
+            machines = ", ".join(same["machines"].explode().unique())
+            lines.append(f"*{kind}: {'; '.join(runs)}. Trained by {by}, on {machines}.*")
         return Markdown("\n\n".join(lines), metadata={"runs": short})
 
     def provenance(self, found: Section) -> Markdown:
