@@ -85,8 +85,21 @@ def browser():
         browser.close()
 
 
+@pytest.fixture(scope="session")
+def painted():
+    """A function that waits until the explorers of a page are painted: in frames that may come after the page has loaded."""
+
+    def wait(page):
+        page.wait_for_function(
+            "[...document.querySelectorAll('.samlib-frame > .samlib-picture')].every((e) => e.ariaLabel)"
+        )
+        page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+    return wait
+
+
 @pytest.fixture
-def offline(browser):
+def offline(browser, painted):
     """A function that opens a page offline; whatever it complains of, or asks the network for, fails the test."""
     pages, trouble = [], []
 
@@ -96,8 +109,9 @@ def offline(browser):
         page.on("console", lambda m: trouble.append(m.text) if m.type in ("error", "warning") else None)
         page.on("pageerror", lambda e: trouble.append(str(e)))
         page.on("request", lambda r: None if r.url.startswith(("file:", "data:")) else trouble.append(r.url))
-        page.goto(address)
         pages.append(page)
+        page.goto(address)
+        painted(page)
         return page
 
     yield opened

@@ -87,41 +87,43 @@ def address(explorers, tmp_path_factory):
 
 @pytest.fixture
 def page(offline, address):
-    page = offline(address, 1280, 900)
-    settled(page)
-    return page
+    return offline(address, 1280, 900)
 
 
-def settled(page):
-    page.wait_for_function("[...document.querySelectorAll('.samlib-picture')].filter(e => e.ariaLabel).length > 1")
-    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+@pytest.fixture
+def shown(painted):
+    def place_of(page, explorer, k=0):
+        """The place among the examples of the one that explorer k shows; its class and its scores are right."""
+        painted(page)
+        root = page.locator(".samlib-explorer").nth(k)
+        words, frame = root.locator(".samlib-example p").inner_text(), explorer.frame()
+        number = int(words.split(",")[0].removeprefix("Example "))
+        row = frame.loc[number]
+        assert f"class {row['class']}." in words
+        cells = [float(text.replace("\u2212", "-")) for text in root.locator("td").all_inner_texts()]
+        assert cells == pytest.approx([row["sgd"], row["sam"], row["sam"] - row["sgd"]], abs=1e-6)
+        return frame.index.get_loc(number)
+
+    return place_of
 
 
-def shown(page, explorer, k=0):
-    """The place among the examples of the one that explorer k shows; its class and its scores are right."""
-    settled(page)
-    root = page.locator(".samlib-explorer").nth(k)
-    words, frame = root.locator(".samlib-example p").inner_text(), explorer.frame()
-    number = int(words.split(",")[0].removeprefix("Example "))
-    row = frame.loc[number]
-    assert f"class {row['class']}." in words
-    cells = [float(text.replace("\u2212", "-")) for text in root.locator("td").all_inner_texts()]
-    assert cells == pytest.approx([row["sgd"], row["sam"], row["sam"] - row["sgd"]], abs=1e-6)
-    return frame.index.get_loc(number)
+@pytest.fixture
+def place(painted):
+    def point(page, k):
+        """Where point k of the first explorer lies, by the ring around it once it is chosen."""
+        painted(page)
+        page.locator("input").first.fill(str(k + 1))
+        painted(page)
+        box = page.locator(".samlib-shown").first.bounding_box()
+        page.get_by_role("button", name="Start over").first.click()
+        painted(page)
+        return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
 
-
-def place(page, explorer, k):
-    """Where point k of the first explorer lies, by the ring around it once it is chosen."""
-    page.locator("input").first.fill(str(k + 1))
-    settled(page)
-    box = page.locator(".samlib-shown").first.bounding_box()
-    page.get_by_role("button", name="Start over").first.click()
-    settled(page)
-    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    return point
 
 
 @pytest.mark.slow
-def test_the_keyboard_shows_each_example_with_its_own_picture(page, explorers, address):
+def test_the_keyboard_shows_each_example_with_its_own_picture(page, shown, explorers, address):
     slider = page.locator("input").first
     assert shown(page, explorers[0]) == 0
     for k, key in ((1, "ArrowRight"), (2, "ArrowRight"), (1, "ArrowLeft"), (298, "End"), (297, "ArrowLeft")):
@@ -141,8 +143,8 @@ def test_the_keyboard_shows_each_example_with_its_own_picture(page, explorers, a
 
 
 @pytest.mark.slow
-def test_a_pointer_shows_and_a_click_chooses(page, explorers):
-    x, y = place(page, explorers, 5)
+def test_a_pointer_shows_and_a_click_chooses(page, shown, place, explorers):
+    x, y = place(page, 5)
     page.mouse.move(x, y)
     assert shown(page, explorers[0]) == 5
     page.mouse.move(5, 5)
@@ -155,10 +157,10 @@ def test_a_pointer_shows_and_a_click_chooses(page, explorers):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
-def test_it_fits_is_touched_and_axe_finds_no_fault(browser, address, explorers, faults, width, scheme):
+def test_it_fits_is_touched_and_axe_finds_no_fault(browser, shown, place, address, explorers, faults, width, scheme):
     page = browser.new_page(viewport={"width": width, "height": 844}, color_scheme=scheme, has_touch=True)
     page.goto(address)
-    page.touchscreen.tap(*place(page, explorers, 7))
+    page.touchscreen.tap(*place(page, 7))
     assert shown(page, explorers[0]) == 7
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert shown(page, explorers[1], 1) == 0

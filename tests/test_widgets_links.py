@@ -16,32 +16,32 @@ def address(tmp_path_factory):
 
 @pytest.fixture
 def opened(offline):
-    def at(address):
-        page = offline(address, 1200, 900)
-        page.wait_for_function("[...document.querySelectorAll('.samlib-picture')].filter(e => e.ariaLabel).length > 2")
-        return page
+    return lambda address: offline(address, 1200, 900)
 
-    return at
+
+@pytest.fixture
+def state(painted):
+    """A function that reads every slider and number of a page."""
+
+    def read(page):
+        painted(page)
+        return page.evaluate(
+            """() => [[...document.querySelectorAll(".samlib-explorer input")].map((e) => e.value),
+              [...document.querySelectorAll(".samlib-numbers td")].map((e) => e.textContent)]"""
+        )
+
+    return read
 
 
 def explorer(page, k):
     return page.locator(".samlib-explorer").nth(k)
 
 
-def state(page):
-    """Every slider and number of the page."""
-    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
-    return page.evaluate(
-        """() => [[...document.querySelectorAll(".samlib-explorer input")].map((e) => e.value),
-          [...document.querySelectorAll(".samlib-numbers td")].map((e) => e.textContent)]"""
-    )
-
-
 def rested(page, hash):
     page.wait_for_function("(hash) => location.hash === hash", arg=hash)
 
 
-def test_a_link_opens_each_explorer_of_a_page_as_it_was_left(address, opened):
+def test_a_link_opens_each_explorer_of_a_page_as_it_was_left(address, opened, state):
     page, first = opened(address), opened(address)
     explorer(page, 0).locator("input[name=rho]").fill("0.15")
     explorer(page, 2).locator("input[name=n_atypical]").press("End")
@@ -80,7 +80,7 @@ BROKEN = [
 ]  # fmt: skip
 
 
-def test_a_broken_link_changes_nothing(address, opened):
+def test_a_broken_link_changes_nothing(address, opened, state):
     page = opened(address)
     first = state(page)
     for broken in BROKEN:
@@ -94,7 +94,7 @@ def test_a_value_out_of_range_or_off_the_steps_is_moved_into_it(address, opened)
     assert [*values, explorer(page, 1).locator("input[name=pi]").input_value()] == ["0", "999", "3", "0.12"]
 
 
-def test_start_over_shows_the_page_as_it_opens_and_clears_its_part_of_the_link(address, opened):
+def test_start_over_shows_the_page_as_it_opens_and_clears_its_part_of_the_link(address, opened, state):
     page = opened(f"{address}#mixture.rho=0.5&theory.M=0.3")
     assert page.url.endswith("#mixture.rho=0.5&theory.M=0.3")  # reading writes nothing
     explorer(page, 0).get_by_role("button", name="Start over").click()
@@ -116,7 +116,7 @@ def test_without_a_clipboard_the_link_stands_in_the_address_bar(address, opened)
 
 
 @pytest.mark.parametrize("where", ["JupyterLab", "a frame"])
-def test_where_the_address_is_not_the_page_s_it_is_left_alone(browser, where):
+def test_where_the_address_is_not_the_page_s_it_is_left_alone(browser, painted, where):
     page = browser.new_page()
     html = TheoryExplorer().html()
     if where == "JupyterLab":
@@ -129,6 +129,7 @@ def test_where_the_address_is_not_the_page_s_it_is_left_alone(browser, where):
         page.goto("http://lab.test/#theory.M=0.3")
     else:
         page.set_content(html)  # about:blank
+    painted(page)
     slider = page.locator("input[name=M]")
     before = page.url
     slider.press("ArrowRight")
