@@ -270,5 +270,8 @@ def confirm(
     """Train the runs that were fixed beforehand for a data set, over as many calls as it takes, and keep their record."""
     from samlib.paper import confirm
 
-    pairs = confirm.train(dataset, minutes)
-    print(f"Not all models are there yet. {_again()}" if pairs is None else confirm.keep(pairs, folder))
+    path, missing = confirm.make(dataset, folder, minutes)
+    if path:
+        print(path)
+    if missing:
+        print(f"Not all models are there yet. {_again()}")

@@ -42,18 +42,38 @@ def test_they_are_those_of_the_page(dataset):
 
 
 @pytest.mark.slow
-def test_a_call_that_ends_early_says_so_and_the_next_one_keeps_all(few):
+def test_a_call_that_ends_early_says_so_and_the_next_ones_keep_each_part(few, monkeypatch, tmp_path):
     early = CliRunner().invoke(app, ["confirm", "digits", "--minutes", "0.0001", "--folder", str(few)])
     assert early.exit_code == 0, early.output
     assert "Not all models are there yet" in early.output
     assert not few.exists()
-    whole = CliRunner().invoke(app, ["confirm", "digits", "--folder", str(few)])
-    assert whole.exit_code == 0, whole.output
-    (path,) = few.iterdir()
+    whole = CONFIRM["digits"]
+    monkeypatch.setitem(CONFIRM, "digits", {name: whole[name] for name in whole if name not in ("lengths", "others")})
+    path, missing = confirm.make("digits", few)
+    assert missing == []
+    first = json.loads((path / records.ABOUT).read_text())
+    assert records.sections(path) == set(confirm.SECTIONS)
+    monkeypatch.setitem(CONFIRM, "digits", whole)
+    monkeypatch.setenv("SAMLIB_CACHE", str(tmp_path / "another machine's"))
+    asked = CliRunner().invoke(app, ["confirm", "digits", "--minutes", "0.0001", "--folder", str(few)])
+    assert str(path) in asked.stdout.splitlines()
+    assert "Not all models are there yet" in asked.output
+    added = CliRunner().invoke(app, ["confirm", "digits", "--folder", str(few)])
+    assert added.exit_code == 0, added.output
+    assert str(path) in added.stdout.splitlines()
+    assert [*few.iterdir()] == [path]
+    trained = [
+        json.loads(line) for log in tmp_path.glob("another*/runs/*.jsonl") for line in log.read_text().splitlines()
+    ]
+    assert (
+        sum(end - start for start, end in (group["models"] for group in trained)) == 2 * 3 * 8
+    )  # none of the main run
     about = json.loads((path / records.ABOUT).read_text())
     assert about["models"] == [16, 16]
     assert about["fixed"]
+    assert first["all_seconds"] == pytest.approx(first["seconds"], abs=0.1) == pytest.approx(about["seconds"], abs=0.1)
     assert about["all_seconds"] > about["seconds"]
+    assert {name: about["files"][name] for name in first["files"]} == first["files"]
     frames = {section: records.load(path, section) for section in (*confirm.SECTIONS, "lengths", "seeds")}
     assert frames["seeds"]["effects"].index.get_level_values("seed").unique().tolist() == [2]
     assert sorted(frames["lengths"]["curves"]["epochs"].unique()) == [2, 4]

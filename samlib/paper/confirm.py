@@ -1,8 +1,10 @@
-"""The confirmatory runs, which `study.toml` fixed beforehand. They are trained in blocks and kept as records."""
+"""The confirmatory runs, which `study.toml` fixed beforehand: trained in blocks, each part recorded as soon as it is whole."""
 
 from __future__ import annotations
 
+import math
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,11 @@ from samlib.paper.study import CONFIRM
 from samlib.runs import NothingWhole, run_pairs
 
 SECTIONS = (*claims.SECTIONS, "subclasses", "shadows")
+PARTS = {
+    "main": "membership",
+    "epochs": "lengths",
+    "seed": "seeds",
+}  # kinds of keys; a section that the part adds to a record
 Key = Any  # (kind, value)
 
 
@@ -53,40 +60,69 @@ def experiments(dataset: str) -> dict[Key, dict[str, Experiment]]:
     return {key: pair(dataset=dataset, **fixed | own) for key, own in changed.items()}
 
 
-def train(dataset: str, minutes: float | None = None) -> dict[Key, Pair] | None:
-    """Train the fixed runs of a data set, over as many calls as it takes. Returns None as long as models are missing.
+def make(dataset: str, folder: str | os.PathLike, minutes: float | None = None) -> tuple[Path | None, list[str]]:
+    """Train the fixed runs of a data set part by part, and keep each part as soon as it is whole.
+
+    A part that the record has is not trained again. So another machine goes on from the record alone.
 
     Parameters
     ----------
     dataset : str
         As for `experiments`.
+    folder : path
+        The folder of the records.
     minutes : float, optional
         A time box, as for `samlib.runs.run_pairs`.
+
+    Returns
+    -------
+    path : Path or None
+        The record; None as long as the main run is not whole.
+    missing : list of str
+        The keys of `PARTS` that are not whole.
     """
+    end = math.inf if minutes is None else time.monotonic() + 60 * minutes
     wanted = experiments(dataset)
+    (main,) = (two for (kind, _), two in wanted.items() if kind == "main")
+    while True:
+        path = records.find(folder, main.values())
+        kept = records.sections(path) if path else set()
+        missing = [kind for kind in PARTS if PARTS[kind] not in kept and any(kind == own for own, _ in wanted)]
+        if not missing or (left := (end - time.monotonic()) / 60) <= 0:
+            return path, missing
+        part = {key: two for key, two in wanted.items() if key[0] == missing[0]}
+        if not (pairs := _trained(part, None if minutes is None else left)):
+            return path, missing
+        keep(pairs, folder, records.read_about(path) if path else None)
+
+
+def _trained(part: Mapping[Key, Mapping[str, Experiment]], minutes: float | None) -> dict[Key, Pair]:
+    """The pairs of a part; empty if some are not whole when the time is up."""
     try:
-        found = run_pairs(wanted, minutes=minutes)
+        found = run_pairs(part, minutes=minutes)
     except NothingWhole:
-        return None
-    there = {key: min(runs.sizes["model"] for runs in two.values()) for key, two in found.items()}
-    if any(there.get(key, 0) < two["sgd"].n_models for key, two in wanted.items()):
-        return None
-    return {key: align(two) for key, two in found.items()}
+        return {}
+    short = (
+        runs for two in found.values() for runs in two.values() if runs.attrs.get("whole") != runs.attrs.get("asked")
+    )
+    return {} if len(found) < len(part) or any(short) else {key: align(two) for key, two in found.items()}
 
 
-def keep(pairs: Mapping[Key, Pair], folder: str | os.PathLike) -> Path:
-    """Measure what `train` returned, and keep the frames and the boolean signals as a record in a folder.
+def keep(pairs: Mapping[Key, Pair], folder: str | os.PathLike, about: Mapping[str, Any] | None = None) -> Path:
+    """Measure pairs, and keep their frames in a record: of the main run among them, or the one that `about` describes.
 
-    The record has the frames of SECTIONS. If they were trained, it also has those of "lengths", and "seeds" (seed, claim): the
-    effects of other base seeds.
+    The main run has the frames of SECTIONS and the boolean signals. Other lengths have those of "lengths", and other seeds
+    "seeds" (seed, claim): their effects.
     """
-    main = next(two for (kind, _), two in pairs.items() if kind == "main")
-    frames = {section: measure(section, main) for section in SECTIONS}
+    main = next((two for (kind, _), two in pairs.items() if kind == "main"), None)
+    known, frames = {**(about or {})}, {}
+    if main is not None:
+        known = records.provenance(main[:2]) | {"fixed": True}
+        frames = {section: measure(section, main) for section in SECTIONS}
     if any(kind == "epochs" for kind, _ in pairs):
         frames["lengths"] = measure("lengths", pairs)
     others = {seed: effects(claims.measured(two)) for (kind, seed), two in pairs.items() if kind == "seed"}
     if others:
         frames["seeds"] = {"effects": pd.concat(others, names=["seed"])}
-    about: dict[str, Any] = records.provenance(main[:2])
-    about["all_seconds"] = round(sum(runs.attrs["seconds"] for two in pairs.values() for runs in two[:2]), 1)
-    return records.save(folder, frames, about | {"fixed": True}, main)
+    seconds = known.get("all_seconds", 0) + sum(runs.attrs["seconds"] for two in pairs.values() for runs in two[:2])
+    return records.save(folder, frames, known | {"all_seconds": round(seconds, 1)}, main)

@@ -146,6 +146,11 @@ def read_about(path: Path) -> dict[str, Any]:
     return about
 
 
+def sections(path: Path) -> set[str]:
+    """The names of the sections whose frames a record has."""
+    return {name.partition(".")[0] for name in read_about(path)["files"] if name.endswith(".parquet")}
+
+
 def load(path: Path, section: str) -> Frames:
     """The frames of a section in a record; empty if it lacks the section. Raises ValueError if a file was changed."""
     digests = read_about(path)["files"]
