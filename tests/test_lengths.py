@@ -11,9 +11,9 @@ from sklearn.metrics import roc_auc_score
 from test_settings import pair_of, run, shuffled
 
 from samlib import audit
-from samlib.inference import CONTRADICTED, SUPPORTED, verdict
+from samlib.inference import CONTRADICTED, SUPPORTED, Effect, verdict
 from samlib.paper import lengths
-from samlib.paper.frames import EACH, Section, swapped
+from samlib.paper.frames import EACH, Found, Section, effects, swapped
 
 matplotlib.use("Agg")
 LENGTHS = (2, 3, 4, 5, 6, 8)
@@ -227,15 +227,23 @@ def test_the_figures_show_the_frames(frames, tmp_path):
 
 
 def test_the_picture_of_all_data_sets_draws_the_rows_of_each_attack(frames):
-    figure = lengths.along_loss(Section({"digits": frames, "location30": {}}))
+    as_trained = effects(
+        {f"C2 {attack}": Found(Effect(0.01 * k, 0.001, 9.0, 0.0)) for k, attack in enumerate(lengths.ATTACKS)}
+    )
+    found = Section({"digits": {"effects": as_trained}, "location30": {"effects": as_trained}}).joined(
+        {"digits": frames}
+    )
+    assert [*found["digits"]["effects"].index] == [*as_trained.index, *frames["effects"].index]
+    figure = lengths.along_loss(found)
     assert len(figure.axes) == len(lengths.ATTACKS)
-    for ax, attack in zip(figure.axes, lengths.ATTACKS, strict=True):
+    for k, (ax, attack) in enumerate(zip(figure.axes, lengths.ATTACKS, strict=True)):
         rows = frames["equal_loss"].loc[attack]
+        assert [line.get_ydata()[0] for line in ax.lines if line.get_label() == "as trained"] == [0.01 * k]
         (line,) = (each for each in ax.lines if len(each.get_xdata()) == len(rows))
         assert np.allclose(line.get_ydata(), rows["difference"], equal_nan=True)
         assert ax.xaxis_inverted()
         assert attack in ax.get_xlabel()
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["not shown: Location-30"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["as trained", "not shown: Location-30"]
 
 
 def test_runs_without_outputs_on_test_points_have_no_rows_of_rmia(pairs, frames):

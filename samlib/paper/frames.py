@@ -48,6 +48,13 @@ class Section(dict[str, Frames]):
         parts = {dataset_title(dataset): frames[name] for dataset, frames in self.items() if len(frames[name])}
         return pd.concat(parts) if parts else pd.DataFrame()
 
+    def joined(self, other: Mapping[str, Frames]) -> Section:
+        """The frames of this section and of another one. Both have a frame "effects", whose rows stand together."""
+        parts = {dataset: (frames, other.get(dataset, {})) for dataset, frames in self.items()}
+        effects = {d: pd.concat([own["effects"] for own in two if "effects" in own]) for d, two in parts.items()}
+        rows = {dataset: {**one, **two, "effects": effects[dataset]} for dataset, (one, two) in parts.items()}
+        return Section(rows, self.titles, self.name)
+
 
 @contextmanager
 def counted() -> Iterator[None]:

@@ -22,7 +22,7 @@ from samlib.paper import claims
 from samlib.paper.draw import gaps, panels
 from samlib.paper.frames import EACH, Found, Frames, Section, contrast, counted, effects, table
 from samlib.paper.panels import multiples
-from samlib.paper.style import GREY, SAM, SGD, WIDTH, drawn
+from samlib.paper.style import GREY, INK, SAM, SGD, WIDTH, drawn
 
 ATTACKS = {"confidence": "confidence", "LiRA": "LiRA online", "RMIA": "RMIA offline"}
 # of the way from the highest train loss that both reach to the lowest, in logarithms
@@ -277,24 +277,26 @@ def equal_loss_bands(equal_loss: pd.DataFrame, equal_accuracy: pd.DataFrame, nam
 def along_loss(found: Section):
     """The difference in each attack's AUC at equal train loss, over the loss: a row for each data set, a column for each attack.
 
-    The band holds along all losses at once. Marked are the ledger's rows, hollow where they have no verdict.
+    The band holds along all losses at once. Marked are the ledger's rows, hollow where they have no verdict. A dotted line is
+    the difference after the recipe's number of epochs. found: the section "membership", joined by "lengths".
     """
 
     smallest = next(claim.smallest for claim in claims.CLAIMS if claim.section == "lengths")
 
     def draw(*axes_and_rows):
-        *axes, rows = axes_and_rows
+        *axes, rows, trained = axes_and_rows
         for attack, ax in zip(ATTACKS, axes, strict=True):
             _band(ax, rows.loc[attack])
+            ax.axhline(trained.loc[f"C2 {attack}", "estimate"], color=INK, lw=1.2, ls=":", label="as trained")
             ax.axhspan(-smallest, smallest, color=GREY, alpha=0.15, lw=0)
             ax.set(xscale="log", xlabel=f"{TRAIN_LOSS}: {attack}")
             ax.grid(axis="y", alpha=0.3)
             ax.invert_xaxis()
         axes[0].set_ylabel(f"AUC, {found.name} − SGD")
 
-    rows = {dataset: {"equal_loss": frames.get("equal_loss", pd.DataFrame())} for dataset, frames in found.items()}
+    rows = {dataset: {"equal_loss": pd.DataFrame(), **frames} for dataset, frames in found.items()}
     shown = {"columns": len(ATTACKS), "height": 2.0, "sharey": "row"}
-    return multiples(Section(rows, found.titles, found.name), ["equal_loss"], draw, **shown)
+    return multiples(Section(rows, found.titles, found.name), ["equal_loss", "effects"], draw, **shown)
 
 
 def _band(ax: Axes, rows: pd.DataFrame) -> None:
