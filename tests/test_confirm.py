@@ -54,6 +54,7 @@ def test_a_call_that_ends_early_says_so_and_the_next_ones_keep_each_part(few, mo
     first = json.loads((path / records.ABOUT).read_text())
     assert records.sections(path) == set(confirm.SECTIONS)
     monkeypatch.setitem(CONFIRM, "digits", whole)
+    assert "- Digits: the runs of other lengths and the runs of other seeds\n" in confirm.incomplete(few).data
     monkeypatch.setenv("SAMLIB_CACHE", str(tmp_path / "another machine's"))
     asked = CliRunner().invoke(app, ["confirm", "digits", "--minutes", "0.0001", "--folder", str(few)])
     assert str(path) in asked.stdout.splitlines()
@@ -74,6 +75,11 @@ def test_a_call_that_ends_early_says_so_and_the_next_ones_keep_each_part(few, mo
     assert first["all_seconds"] == pytest.approx(first["seconds"], abs=0.1) == pytest.approx(about["seconds"], abs=0.1)
     assert about["all_seconds"] > about["seconds"]
     assert {name: about["files"][name] for name in first["files"]} == first["files"]
+    assert "Digits" not in confirm.incomplete(few).data
+    assert (
+        "- Location-30: the main run, the runs of other lengths and the runs of other seeds"
+        in confirm.incomplete(few).data
+    )
     frames = {section: records.load(path, section) for section in (*confirm.SECTIONS, "lengths", "seeds")}
     assert frames["seeds"]["effects"].index.get_level_values("seed").unique().tolist() == [2]
     assert sorted(frames["lengths"]["curves"]["epochs"].unique()) == [2, 4]

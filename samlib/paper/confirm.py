@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from IPython.display import Markdown
 
 from samlib.audit import Pair, align
 from samlib.checks import as_choice
@@ -17,15 +18,17 @@ from samlib.experiment import Experiment, pair
 from samlib.paper import claims, records
 from samlib.paper.frames import effects
 from samlib.paper.notebook import measure
+from samlib.paper.panels import listed
 from samlib.paper.study import CONFIRM
+from samlib.paper.style import dataset_title
 from samlib.runs import NothingWhole, run_pairs
 
 SECTIONS = (*claims.SECTIONS, "subclasses", "shadows")
-PARTS = {
-    "main": "membership",
-    "epochs": "lengths",
-    "seed": "seeds",
-}  # kinds of keys; a section that the part adds to a record
+PARTS = {  # from the kind of a key to what its part is called, and a section that it adds to a record
+    "main": ("the main run", "membership"),
+    "epochs": ("the runs of other lengths", "lengths"),
+    "seed": ("the runs of other seeds", "seeds"),
+}
 Key = Any  # (kind, value)
 
 
@@ -83,17 +86,31 @@ def make(dataset: str, folder: str | os.PathLike, minutes: float | None = None) 
     """
     end = math.inf if minutes is None else time.monotonic() + 60 * minutes
     wanted = experiments(dataset)
-    (main,) = (two for (kind, _), two in wanted.items() if kind == "main")
     while True:
-        path = records.find(folder, main.values())
-        kept = records.sections(path) if path else set()
-        missing = [kind for kind in PARTS if PARTS[kind] not in kept and any(kind == own for own, _ in wanted)]
+        path, missing = recorded(wanted, folder)
         if not missing or (left := (end - time.monotonic()) / 60) <= 0:
             return path, missing
         part = {key: two for key, two in wanted.items() if key[0] == missing[0]}
         if not (pairs := _trained(part, None if minutes is None else left)):
             return path, missing
         keep(pairs, folder, records.read_about(path) if path else None)
+
+
+def recorded(
+    wanted: Mapping[Key, Mapping[str, Experiment]], folder: str | os.PathLike | None
+) -> tuple[Path | None, list[str]]:
+    """The record of what `experiments` returned, or None, and the keys of `PARTS` that it lacks."""
+    (main,) = (two for (kind, _), two in wanted.items() if kind == "main")
+    path = records.find(folder, main.values())
+    kept, kinds = records.sections(path) if path else set(), {kind for kind, _ in wanted}
+    return path, [kind for kind, (_, section) in PARTS.items() if kind in kinds and section not in kept]
+
+
+def incomplete(folder: str | os.PathLike | None) -> Markdown:
+    """List the fixed runs that are not whole: parts that no record in the folder has, and packs that lack models."""
+    missing = {dataset_title(dataset): recorded(experiments(dataset), folder)[1] for dataset in CONFIRM}
+    said = [f"{title}: {listed([PARTS[kind][0] for kind in kinds])}" for title, kinds in missing.items() if kinds]
+    return Markdown("\n".join(f"- {each}" for each in [*said, *records.lacking(folder)] or ["none"]))
 
 
 def _trained(part: Mapping[Key, Mapping[str, Experiment]], minutes: float | None) -> dict[Key, Pair]:

@@ -22,7 +22,6 @@ import pandas as pd
 import xarray as xr
 import zarr
 from filelock import FileLock
-from IPython.display import Markdown
 
 from samlib import __version__
 from samlib.audit import Pair
@@ -122,8 +121,8 @@ def records(folder: str | os.PathLike | None) -> dict[Path, dict[str, Any]]:
     return {path: read_about(path) for path in paths if _is_record(path)}
 
 
-def incomplete(folder: str | os.PathLike | None) -> Markdown:
-    """List the fixed runs that lack models, and how many models each has in the packs below the records' folder."""
+def lacking(folder: str | os.PathLike | None) -> list[str]:
+    """Say of each run that lacks models in the packs below the records' folder how many it has."""
     there, fixed = dict[str, set[int]](), dict[str, tuple[str, int]]()
     for path in sorted((as_path("folder", folder) / "groups").glob("*.npz")) if folder else ():
         with opened(path, "is damaged") as file:
@@ -132,8 +131,7 @@ def incomplete(folder: str | os.PathLike | None) -> Markdown:
                 most = max(about["n_models"], fixed.get(name, ("", 0))[1])  # a pack may have been made for fewer
                 fixed[name] = str(Experiment(**about["recipe"])), most
                 there.setdefault(name, set()).update(entry(file, f"{name}/{start}/models").tolist())
-    said = [f"- {title}: {len(there[k])} of {n}" for k, (title, n) in fixed.items() if len(there[k]) < n]
-    return Markdown("\n".join(said or ["- none"]))
+    return [f"{title}: {len(there[k])} of {n} models" for k, (title, n) in fixed.items() if len(there[k]) < n]
 
 
 def read_about(path: Path) -> dict[str, Any]:
