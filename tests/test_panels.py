@@ -93,7 +93,7 @@ def test_contrasts_name_each_data_set_where_its_interval_lies():
     said = panels.contrasts(found, "x", {"a": "It", "b": "Other"}, digits=1).data
     assert said.splitlines()[0] == (
         "- **It**, SAM against SGD: higher on Digits (+1.0, +0.5 to +1.5); lower on Subclasses (-1.0, -1.5 to -0.5); "
-        "not told apart on Location-30 (+0.0, -0.5 to +0.5)."
+        "not shown to differ on Location-30 (+0.0, -0.5 to +0.5)."
     )
     assert said.splitlines()[1] == "- **Other**, SAM against SGD: not measured."
 

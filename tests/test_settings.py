@@ -208,7 +208,7 @@ def test_flipping_the_data_flips_c14(table_3):
     for end, other in (("estimate", "estimate"), ("low", "high")):
         np.testing.assert_array_equal(ledger.loc["sam", end], -ledger.loc["ema", other])
     sentence = optimizers.pattern_sentence(table_3, "ema")
-    assert sentence.startswith("**EMA, which averages weights and seeks no sharpness: contradicted.**")
+    assert sentence.startswith("**EMA, which averages weights and does not seek flat minima: contradicted.**")
     assert f"{ledger.loc[('ema', 'test accuracy'), 'estimate']:+.4f}" in sentence
     mixed = ledger.loc["sam"].copy()
     mixed.loc["test accuracy", "verdict"] = INCONCLUSIVE

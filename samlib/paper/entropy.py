@@ -34,7 +34,7 @@ BINS = np.linspace(-0.3, 1, 14)  # of Figures 4b and 4c; scores outside fall int
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 BUCKET = "bucket of entropy (1 = lowest)"
 ENDS = "1 − 5"  # the first bucket minus the last
-OTHER = "The hardest points there are not those of lowest entropy, as the paper's reading of bucket 1 would have it."
+OTHER = "So low entropy does not mark the hardest points there, against the paper's reading of bucket 1."
 FOLLOWED = ("the error of other models on the test point", "the memorization of its most influential example")
 
 

@@ -228,7 +228,7 @@ def as_list(sentences: Sequence[str]) -> Markdown:
 
 
 def contrasts(found: Section, frame: str, rows: Mapping[Any, str], digits: int = 3) -> Markdown:
-    """A sentence for each row of a frame: on which data sets the difference is above 0, below 0, or not told apart from 0.
+    """A sentence for each row of a frame: on which data sets the difference is above 0, below 0, or not shown to differ from 0.
 
     rows: from a key of the frame's index to its name in the sentence.
     """
@@ -240,7 +240,7 @@ def contrasts(found: Section, frame: str, rows: Mapping[Any, str], digits: int =
                 row = frames[frame].loc[key]
                 numbers = f"{row['difference']:+.{digits}f}, {row['low']:+.{digits}f} to {row['high']:+.{digits}f}"
                 parts[SIGNS[sign(row)]].append(f"{dataset_title(dataset)} ({numbers})")
-        parts = {"not told apart" if kind == "open" else kind: names for kind, names in parts.items() if names}
+        parts = {"not shown to differ" if kind == "open" else kind: names for kind, names in parts.items() if names}
         words = "; ".join(f"{kind} on {listed(names)}" for kind, names in parts.items())
         said.append(f"- **{what}**, {found.name} against SGD: {words or 'not measured'}.")
     return Markdown("\n".join(said))
