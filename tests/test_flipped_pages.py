@@ -120,7 +120,11 @@ def test_cards_of_a_page_say_what_the_record_holds_and_flip_with_it(page, execut
     found = {}
     for which, folder in folders.items():
         found[which] = verdicts_on(executed(page, which))
-        about = {"digits": claims.cost({"models": [MODELS] * 2, "seconds": 1.0, "machine": [], "live": False})}
+        about = {
+            "digits": claims.cost(
+                {"models": [MODELS] * 2, "seconds": 1.0, "machine": [], "live": False, "experiments": []}
+            )
+        }
         ledger = claims.ledger_of({"digits": recorded(folder, PAGES[page])["effects"]}, about, claims.EVERY)["verdict"]
         assert found[which]
         assert found[which] == {claim: ledger[claim, "digits"] for claim in found[which]}

@@ -260,12 +260,12 @@ def test_what_would_settle_a_row_is_said_and_no_reason_that_does_not_hold(frame,
 
 
 def test_a_row_says_where_its_models_come_from():
-    about = {"models": [64, 64], "seconds": 2.0, "machine": ["a", "b"], "experiments": [{"seed": 0}, {"seed": 0}]}
+    about = {"models": [64, 64], "seconds": 2.0, "machine": ["a", "b"], "experiments": [{"epochs": 9}, {"epochs": 9}]}
     assert ledger.cost(about) == {
-        "models": 128, "seconds": 2.0, "machine": "a, b", "source": "live", "confirmatory": False,
+        "models": 128, "seconds": 2.0, "machine": "a, b", "source": "9 epochs, live", "confirmatory": False,
     }  # fmt: skip
     other = ledger.cost(about | {"live": False, "fixed": True})
-    assert (other["source"], other["confirmatory"]) == ("recorded", True)
+    assert (other["source"], other["confirmatory"]) == ("9 epochs, recorded", True)
     assert not ledger.cost(about | {"live": False})["confirmatory"]
 
 

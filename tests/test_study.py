@@ -65,7 +65,7 @@ def test_a_record_is_shown_and_nothing_is_trained(tmp_path, monkeypatch):
     card = study.verdict("C3").data
     assert card.startswith(f"**C3.** The paper says: {row['text']}")
     assert f"On Digits: **{row['verdict']}**. {row['estimate']:+.4f} (" in card
-    assert "16 models of each, recorded, exploratory" in card
+    assert "16 models of each, 1 epoch, recorded, exploratory" in card
 
 
 def test_a_data_set_named_alone_is_the_only_one():

@@ -225,13 +225,15 @@ def cost(about: Mapping[str, Any]) -> dict[str, Any]:
     Returns
     -------
     dict
-        models (of both optimizers), seconds, machine, source ("live" or "recorded"), and confirmatory.
+        models (of both optimizers), seconds, machine, confirmatory, and source: epochs of training, and "live" or "recorded".
     """
+    lengths = sorted({each["epochs"] for each in about["experiments"]})
+    length = "".join(f"{epochs} epoch{'s'[: epochs > 1]}, " for epochs in lengths)
     return {
         "models": sum(about["models"]),
         "seconds": about["seconds"],
         "machine": ", ".join(about["machine"]),
-        "source": "live" if about.get("live", True) else "recorded",
+        "source": length + ("live" if about.get("live", True) else "recorded"),
         "confirmatory": about.get("fixed", False),
     }
 
