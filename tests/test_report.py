@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
+import xarray as xr
 from scipy.special import expit
 from simulated import simulate
 from sklearn.metrics import roc_auc_score
@@ -188,12 +189,23 @@ def test_members_from_elsewhere_are_told_by_the_control():
 
 
 def test_points_that_no_model_saw_may_stand_among_the_examples():
+    """Half of them then stand outside. Were they attacked too, pure noise would look like a leak."""
     data = signals(10, 400)
-    data["member"][:, :80] = False
+    data["member"][:, :160] = False
     del data["test_logit"]
     found = audit_file(data)
     assert "population" in set(found.tables["risk"]["attack"])
-    assert any(said.startswith("80 points") for said in found.said["given"])
+    assert "80 examples that no model saw are not attacked. They stand in for test points." in found.said["given"]
+    assert not any("drawn at random" in said for said in found.said["given"])
+    rng = np.random.default_rng(0)
+    noise = {
+        "logit": rng.normal(size=(1, 1000)),
+        "member": np.arange(1000)[None] < 500,
+        "labels": np.arange(1000) % 100,
+    }
+    alone = value(audit_file(noise), "population")
+    assert alone["low"] < 0.5 < alone["high"]
+    assert abs(alone["value"] - 0.5) < 0.05
 
 
 def test_a_large_file_is_sampled_and_searched(monkeypatch):
@@ -226,9 +238,56 @@ def test_what_run_returns_can_be_audited():
 
 def test_a_separated_part_is_not_certain():
     member = np.arange(30)[None] < 15
-    whole = tables._auc(samlib.evaluate(member + 0.0, member), 0.95)
-    assert whole.value == 1
-    assert whole.low == pytest.approx(clopper_pearson(15, 15)[0])
+    whole = samlib.evaluate(member + 0.0, member)
+    assert whole.auc.value == 1
+    assert whole.auc.low == pytest.approx(clopper_pearson(15, 15)[0])
+    assert whole.balanced_accuracy.low == pytest.approx(clopper_pearson(15, 15)[0])
+
+
+def test_a_loss_by_the_name_of_a_logit_passes_no_limit():
+    rng = np.random.default_rng(0)
+    member = np.arange(400)[None] < 200
+    loss = rng.exponential(size=(1, 400)) + 2.0 * ~member
+    right, wrong = audit_file({"loss": loss, "member": member}), audit_file({"logit": loss, "member": member})
+    assert right.above({"auc": 0.6})
+    assert not any("must be named loss" in said for said in right.said["given"])
+    assert wrong.above({"auc": 0.6})[0].startswith("auc of confidence is 0.")
+    assert any("On members logit is lower" in said for said in wrong.said["given"])
+    assert not wrong.above({})
+
+
+@pytest.mark.parametrize(
+    "data", [signals(16, 200, leak=-6), signals(8, 2) | {"member": np.array([[0, 1], [1, 0]] * 4) == 1}]
+)
+def test_where_no_example_stands_out_none_is_shown(data):
+    found = audit_file({name: data[name] for name in ("logit", "member")})
+    assert not len(found.tables.get("exposed", ()))
+
+
+def test_a_loss_of_any_size_is_a_logit():
+    rng = np.random.default_rng(0)
+    member = rng.random((1, 300)) < 0.5
+    loss = rng.normal(1500, 20, (1, 300)) - 30 * member
+    found, same = audit_file({"loss": loss, "member": member}), audit_file({"logit": -loss, "member": member})
+    assert value(found, "confidence")["value"] == value(same, "confidence")["value"] > 0.7
+
+
+def test_labels_of_a_data_set_of_xarray_are_read_in_any_order(leaking):
+    data, found = leaking
+    runs = xr.Dataset({name: (("model", "example"), data[name]) for name in ("logit", "member")})
+    runs = runs.assign_coords(label=("example", data["labels"]))
+    for each in (runs, runs.transpose("example", "model")):
+        made = audit_file(each)
+        assert set(made.tables["parts"]["part"]) == {"0", "1", "2"}
+        assert value(made, "confidence")["value"] == value(found, "confidence")["value"]
+
+
+def test_names_of_groups_are_texts_or_whole_numbers():
+    data = signals(8, 60)
+    for wrong in (np.array([None, "b"] * 30, object), np.linspace(0, 1, 60)):
+        with pytest.raises(ValueError, match=r"^groups must hold whole numbers or texts, not "):
+            audit_file(data | {"groups": wrong})
+    assert len(audit_file(data | {"groups": np.array(["a", "b"] * 30, object)}).tables["parts"]) == 2
 
 
 def test_limits(leaking):

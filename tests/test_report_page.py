@@ -8,6 +8,8 @@ import sys
 import numpy as np
 import pytest
 
+from samlib.report import opened
+
 pytestmark = pytest.mark.slow
 
 
@@ -46,6 +48,11 @@ def test_the_page_stands_alone_with_its_notebook_and_numbers(page):
     notebook = nbformat.read(page.with_suffix(".ipynb"), 4)
     assert not [o for cell in notebook.cells for o in cell.get("outputs", []) if o["output_type"] == "error"]
     assert json.loads(page.with_suffix(".json").read_text())["best"] == "LiRA online"
+
+
+def test_a_page_keeps_the_whole_of_its_name(tmp_path, page):
+    found = opened(page.with_suffix(".json"))
+    assert [found.page(tmp_path / name).name for name in ("run1.2", "run1.3.html")] == ["run1.2.html", "run1.3.html"]
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1100, "light"), (1100, "dark"), (390, "light")])

@@ -1,7 +1,7 @@
 """Audit models from a file of their signals: make every attack that the signals allow, with intervals.
 
 `audit_file` reads any file once, in blocks of examples. It attacks a random sample that fits into memory, and returns tables.
-`Report.page` draws them. All intervals of a table hold at once with 95 %.
+`Report.page` draws them. All intervals of a table, but those of `more`, hold at once with 95 %.
 """
 
 from __future__ import annotations
@@ -54,8 +54,14 @@ class Report(NamedTuple):
         return json.dumps(self._asdict() | {"tables": plain, "samlib": __version__}, indent=1)
 
     def above(self, limits: Mapping[str, float]) -> list[str]:
-        """A sentence for each limit that an attack exceeds. limits: from one of `tables.MEASURES` to a number."""
+        """A sentence for each limit that an attack exceeds. limits: from one of `tables.MEASURES` to a number.
+
+        One more says if the signal is surely lower on members than on the others: then no limit can be held against it.
+        """
         rows, said = self.tables["risk"][self.tables["risk"]["attack"] != CONTROL], []
+        plain = rows[(rows["attack"] == "confidence") & (rows["measure"] == "auc")].iloc[0]
+        if limits and plain["high"] < 0.5:
+            said.append(f"auc of confidence is {plain['value']:.3g}, below one half: a loss must be named loss.")
         for measure, limit in limits.items():
             mine = rows[rows["measure"] == as_choice("limit", measure, tables.MEASURES)]
             worst = mine.loc[mine["value"].idxmax()]
@@ -153,15 +159,18 @@ def audit_file(path, *, max_gb: float = 64) -> Report:
 
 def _said(data: Given, unused: list[str], s: Sample, found: Attacked, best: str) -> dict[str, list[str]]:
     """Sentences on what was given, and on what is assumed."""
-    drawn, control = s.logit.shape[1], found.scores.get(CONTROL)
+    drawn, tests, control = s.logit.shape[1], s.test_logit.shape[1], found.scores.get(CONTROL)
+    outside = 0 if data.sizes["tests"] else tests  # taken from the examples
     auc = Measure(0.5, 0.5, 0.5) if control is None else evaluate(control, found.member, fpr=()).auc
+    plain = evaluate(found.scores["confidence"], found.member, fpr=()).auc
     facts = {
-        "signal": data.signal, "models": data.sizes["models"], "examples": data.sizes["examples"], "tests": s.test_logit.shape[1],
-        "drawn": drawn, "out": drawn - len(found.kept), "targets": len(found.targets), "best": best,
+        "signal": data.signal, "models": data.sizes["models"], "examples": data.sizes["examples"], "tests": tests,
+        "outside": outside, "drawn": drawn, "out": drawn - len(found.kept), "targets": len(found.targets), "best": best,
         "unused": ", ".join(map(shown, unused[:9])), "order": ", ".join(BEST),
     }  # fmt: skip
     holds = {
-        "tests": facts["tests"], "drawn": drawn < data.sizes["examples"], "out": facts["out"], "unused": unused,
+        "lower": plain.high < 0.5, "tests": tests > outside, "outside": outside, "out": facts["out"], "unused": unused,
+        "drawn": drawn + outside < data.sizes["examples"],
         "targets": len(found.targets) < data.short["target"].sum(), "control": control is None,
         "agrees": control is not None and auc.low <= 0.5 <= auc.high, "differs": not auc.low <= 0.5 <= auc.high,
         "shadows": found.shadows, "correct": "correct" not in data.matrices,

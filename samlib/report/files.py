@@ -59,6 +59,8 @@ def read(source, *, max_gb: float) -> Found:
     larger than `max_gb` or holds no numbers.
     """
     if isinstance(source, Mapping) or hasattr(source, "data_vars"):
+        if hasattr(source, "data_vars"):  # labels are coordinates
+            source = source.reset_coords().transpose("model", "example", "test", ..., missing_dims="ignore")
         arrays = {str(name): getattr(value, "values", value) for name, value in source.items()}
         names = _names(arrays)
         return {name: _array(name, arrays[key]) for key, name in names.items()}, sorted(arrays.keys() - names)
@@ -79,7 +81,12 @@ def read(source, *, max_gb: float) -> Found:
 
 def _array(name: str, value) -> np.ndarray:
     if ARRAYS[name]["kind"] == "names":
-        return np.asarray(value)
+        array = np.asarray(value)
+        if array.dtype == object and all(isinstance(each, str) for each in array.flat):
+            array = array.astype(str)
+        if array.dtype.kind not in KINDS["names"]:
+            raise BadFile(f"{name} must hold whole numbers or texts, not {array.dtype}.")
+        return array
     return as_array(name, value, infinite=True, missing=True)
 
 

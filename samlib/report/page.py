@@ -24,7 +24,8 @@ def write(kept: str, path) -> Path:
     from nbconvert import HTMLExporter
 
     path = as_path("path", path)
-    page, notebook, tables = (path.with_suffix(suffix) for suffix in (".html", ".ipynb", ".json"))
+    stem = path.name.removesuffix(".html")
+    page, notebook, tables = (path.with_name(f"{stem}{suffix}") for suffix in (".html", ".ipynb", ".json"))
     page.parent.mkdir(parents=True, exist_ok=True)
     tables.write_text(kept, encoding="utf-8")
     with warnings.catch_warnings():

@@ -99,7 +99,7 @@ def _mask(name: str, values: np.ndarray) -> np.ndarray:
 
 
 def _texts(name: str, values: np.ndarray) -> np.ndarray:
-    """Names of groups, which a page can show. A code that is no letter's would end the process in a library of text."""
+    """Names of groups, which a page can show. Text that is not Unicode would end the process in another library."""
     if values.dtype.kind == "U" and values.dtype.itemsize:
         codes = np.ascontiguousarray(values).view(np.dtype(np.uint32).newbyteorder(values.dtype.byteorder))
         if ((codes > 0x10FFFF) | ((codes >= 0xD800) & (codes <= 0xDFFF))).any():
@@ -118,7 +118,8 @@ def _as_logit(name: str, values: np.ndarray, which) -> np.ndarray:
         raise BadFile(f"{name} is {values[k, i]:g} for model {k} on example {number}; {allowed}.")
     with np.errstate(divide="ignore", over="ignore"):
         if kind == "loss":
-            values = -np.log(np.expm1(np.maximum(values, 0)))
+            values = np.maximum(values, 0)
+            values = -values - np.log(-np.expm1(-values))  # log of e^-loss / (1 - e^-loss), of any size
         elif kind == "probability":
             values = logit(np.clip(values, 0, 1))
         return values.astype(np.float32)
@@ -159,10 +160,12 @@ def scan(data: Given) -> tuple[Sample, np.ndarray, int, np.ndarray]:
     test_labels = data.short["test_labels"][chosen] if "test_labels" in data.short else None
     shown = _finite(test_x), test_correct, test_labels, chosen
     s = Sample(_finite(x), member, correct, data.short["target"], labels, *shown)
-    never = np.flatnonzero(~member.any(0))[:TESTS]
-    if not tests and len(never) >= 50:  # use the examples that no model saw
-        rest = s.examples(never)
-        s = Sample(*s[:5], rest.logit, rest.correct, rest.labels, numbers[never])
+    never = np.flatnonzero(~member.any(0))
+    if not tests and len(never) >= 100:  # of the examples that no model saw, half stand outside and are not attacked
+        never = np.sort(rng.permutation(never)[: min(TESTS, len(never) // 2)])
+        rest, stay = s.examples(never), np.setdiff1d(np.arange(len(numbers)), never)
+        s = Sample(*s.examples(stay)[:5], rest.logit, rest.correct, rest.labels, numbers[never])
+        sampled, numbers = np.setdiff1d(sampled, numbers[never]), numbers[stay]
     return s, numbers, len(sampled), top
 
 

@@ -1,4 +1,4 @@
-"""The tables of an audit. All intervals of a table hold at once with 95 %."""
+"""The tables of an audit. All intervals of a table, but those of `more`, hold at once with 95 %."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 
 from samlib import inference
 from samlib.estimators import memorization, memorization_terms, top_influences
-from samlib.evaluation import AttackReport, Measure, auc_terms, evaluate, vulnerability
+from samlib.evaluation import auc_terms, evaluate, vulnerability
 from samlib.inference import LEVEL, clopper_pearson, crossing, epsilon_lower_bound, groups, mean
 from samlib.report.attacking import CONTROL, Attacked, attack, sided
 from samlib.report.sample import MOST, Sample
@@ -30,16 +30,10 @@ def risk(found: Attacked) -> pd.DataFrame:
         whole = evaluate(scores, found.member, fpr=RATES, confidence=1 - each)
         bound = epsilon(scores, found.member, 1 - each)
         rates = whole.tpr_at_fpr.values()
-        measured = [_auc(whole, 1 - each), whole.balanced_accuracy, *rates, (bound, bound, math.inf)]
+        measured = [whole.auc, whole.balanced_accuracy, *rates, (bound, bound, math.inf)]
         few = [False, False, *(rate in whole.too_few for rate in RATES), False]
         rows += [(name, m, *values, f) for m, values, f in zip(MEASURES, measured, few, strict=True)]
     return pd.DataFrame(rows, columns=["attack", "measure", "value", "low", "high", "too_few"])
-
-
-def _auc(whole: AttackReport, confidence: float) -> Measure:
-    """The AUC. If it is 1, it has no first-order variance. Then low is the exact bound on a share of 1 on the smaller side."""
-    auc, n = whole.auc, min(whole.n_members, whole.n_nonmembers)
-    return auc if auc.low < 1 else auc._replace(low=float(clopper_pearson(n, n, confidence)[0]))
 
 
 def epsilon(scores: np.ndarray, member: np.ndarray, confidence: float) -> float:
@@ -85,8 +79,9 @@ def curves(found: Attacked, best: str) -> pd.DataFrame:
     """
     rows, least = [], max(10 / (~found.member).sum(), 1e-6)
     rates = np.unique(np.geomspace(min(least, 0.5), 0.9, 13).round(8)).tolist()
-    for name in (name for name in dict.fromkeys((best, "confidence", CONTROL)) if name in found.scores):
-        whole = evaluate(found.scores[name], found.member, fpr=rates, confidence=1 - LEVEL / len(rates))
+    names = [name for name in dict.fromkeys((best, "confidence", CONTROL)) if name in found.scores]
+    for name in names:
+        whole = evaluate(found.scores[name], found.member, fpr=rates, confidence=1 - LEVEL / len(rates) / len(names))
         rows += [(name, rate, *measured) for rate, measured in whole.tpr_at_fpr.items()]
     return pd.DataFrame(rows, columns=["attack", "fpr", "tpr", "low", "high"])
 
@@ -104,7 +99,7 @@ def parts(found: Attacked, best: str, of: Mapping[str, np.ndarray]) -> pd.DataFr
         usable = member.any(1) & ~member.all(1)
         auc = (math.nan,) * 3
         if usable.any() and inside.sum() >= FEW:
-            auc = _auc(evaluate(scores[usable], member[usable], fpr=(), confidence=confidence), confidence)
+            auc = evaluate(scores[usable], member[usable], fpr=(), confidence=confidence).auc
         rows.append((kind, str(name), int(inside.sum()), *auc))
     return pd.DataFrame(rows, columns=["kind", "part", "examples", "auc", "low", "high"])
 
@@ -125,7 +120,7 @@ def exposed(found: Attacked, best: str, chosen: np.ndarray) -> pd.DataFrame:
     threshold. Columns: example, and those of `_sides`.
     """
     odd, at = found.targets % 2 == 1, np.flatnonzero(np.isin(found.kept, chosen))
-    if min(odd.sum(), (~odd).sum()) < 4:
+    if not len(at) or min(odd.sum(), (~odd).sum()) < 4:
         return pd.DataFrame()
     scores, member = found.scores[best], found.member
     others = np.sort(scores[~odd][~member[~odd]])
