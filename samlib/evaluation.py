@@ -16,7 +16,7 @@ import numpy as np
 from scipy import stats
 
 from samlib.checks import as_array, as_member, as_number, as_rates, same_shape
-from samlib.inference import clopper_pearson, mean
+from samlib.inference import Effect, clopper_pearson, mean
 from samlib.inference import epsilon_lower_bound as epsilon_lower_bound
 
 Rates = float | Sequence[float]
@@ -103,7 +103,7 @@ def compare(scores_a, scores_b, member, *, fpr: Rates = (0.001, 0.01, 0.1), conf
         (value_a, terms_a), (value_b, terms_b) = (_measured(what, scores, member) for scores in (a, b))
         of_a[what] = _of_one(what, value_a, terms_a, member, confidence)
         of_b[what] = _of_one(what, value_b, terms_b, member, confidence)
-        gaps[what] = _measure(value_a - value_b, terms_a - terms_b, confidence, least=-1)
+        gaps[what] = _measure(value_a - value_b, terms_a - terms_b, member, confidence, least=-1)
     alone = [AttackReport(**_fields(measures, member, fpr, base=1)) for measures in (of_a, of_b)]
     return Comparison(**_fields(gaps, member, fpr, base=0), a=alone[0], b=alone[1])
 
@@ -234,7 +234,7 @@ def _curve(scores, member) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     ordered, hits = scores.ravel()[order], member.ravel()[order]
     ends = np.flatnonzero(np.r_[ordered[1:] != ordered[:-1], True])  # the last of each run of equal scores
     tp, fp = np.cumsum(hits)[ends], np.cumsum(~hits)[ends]
-    return np.r_[0, fp / fp[-1]], np.r_[0, tp / tp[-1]], np.r_[np.inf, ordered[ends]]
+    return np.r_[0, fp / fp[-1]], np.r_[0, tp / tp[-1]], np.r_[np.nan, ordered[ends]]
 
 
 def _place(rates: np.ndarray, rate: float) -> int:
@@ -256,15 +256,35 @@ def _measured(what, scores, member) -> tuple[float, np.ndarray]:
 
 
 def _of_one(what, value: float, terms: np.ndarray, member, confidence: float) -> Measure:
-    """A measure of one attack. If it has one target, the interval of a TPR is Clopper and Pearson's."""
-    if len(member) > 1 or not isinstance(what, float):
-        return _measure(value, terms, confidence)
+    """A measure of one attack. If it has one target, the interval of a TPR is Clopper and Pearson's.
+
+    Scores that are parted without an error have no first-order variance. Then low is the exact bound of the smaller side.
+    """
     n = int(member.sum())
-    return Measure(value, *map(float, clopper_pearson(round(value * n), n, confidence)))
+    if len(member) == 1 and isinstance(what, float):
+        return Measure(value, *map(float, clopper_pearson(round(value * n), n, confidence)))
+    found = _measure(value, terms, member, confidence)
+    if isinstance(what, float) or found.low < 1:
+        return found
+    n = min(n, member.size - n)
+    low = float(clopper_pearson(n, n, confidence)[0])
+    return found._replace(low=low if what == "auc" else max(2 * low - 1, 0.0))
 
 
-def _measure(value: float, terms: np.ndarray, confidence: float, least: float = 0) -> Measure:
-    return Measure(float(value), *map(float, np.clip(mean(terms).interval(1 - confidence), least, 1)))
+def _measure(value: float, terms: np.ndarray, member, confidence: float, least: float = 0) -> Measure:
+    effect = mean(terms) if len(member) > 1 else _welch(terms[0], member[0])
+    return Measure(float(value), *map(float, np.clip(effect.interval(1 - confidence), least, 1)))
+
+
+def _welch(terms: np.ndarray, member: np.ndarray) -> Effect:
+    """The mean of one target's terms. Members and others vary apart, each with its own degrees of freedom (Welch 1947)."""
+    value, sides = terms.mean(), [np.array(terms[side]) for side in (member, ~member)]
+    sizes, stderr, df = np.array([*map(len, sides)]), np.inf, 1.0
+    if sizes.min() > 1:
+        parts = np.array([((side - value) ** 2).sum() for side in sides]) * sizes / (sizes - 1) / terms.size**2
+        stderr = np.sqrt(parts.sum())
+        df = stderr**4 / (parts**2 / (sizes - 1)).sum() if stderr else np.inf
+    return Effect(*map(np.asarray, (value, stderr, df, 0.0)))
 
 
 def _fields(measures: dict, member, fpr, base: float) -> dict:

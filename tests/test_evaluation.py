@@ -203,6 +203,28 @@ def test_the_interval_of_one_target_covers():
     assert hits["tpr"] > 0.8 * runs
 
 
+@pytest.mark.parametrize("members", [3, 5])
+def test_the_interval_of_one_target_covers_where_members_are_few(members):
+    rng, member = np.random.default_rng(members), np.arange(300 + members) < members
+    found = [samlib.evaluate(rng.normal(size=len(member)), member, fpr=()).auc for _ in range(400)]
+    assert 0.88 < np.mean([auc.low <= 0.5 <= auc.high for auc in found]) < 0.985
+    alone = samlib.evaluate(rng.normal(size=201), np.arange(201) < 1, fpr=()).auc
+    assert (alone.low, alone.high) == (0, 1)
+
+
+def test_parted_scores_of_few_examples_are_not_certain():
+    report = samlib.evaluate([3, 2, 1, 0], [1, 1, 0, 0], fpr=())
+    assert report.auc.value == report.auc.high == 1
+    assert report.auc.low == pytest.approx(0.025 ** (1 / 2))
+
+
+def test_infinite_scores_pass_no_threshold_above_all():
+    scores, member = np.array([np.inf, np.inf, 3, 2, 1, 0, -1, -2]), np.array([0, 1, 1, 1, 0, 0, 0, 0], bool)
+    assert room.tpr_at(scores, member, 0.1) == room.tpr_terms(scores, member, 0.1).mean() == 0
+    pooled = room.vulnerability(np.stack([scores] * 2), np.stack([member] * 2), fpr=0.1)
+    assert np.nanmax(pooled.fpr) == 0
+
+
 def test_a_paired_difference_is_narrower_than_two_intervals_and_signed_a_minus_b():
     rng = np.random.default_rng(0)
     a, member = simulate(rng, 30, 200, 1.0)
