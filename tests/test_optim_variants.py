@@ -1,6 +1,7 @@
 """The SAM family against twins written from the papers, and what each must have in common with SAM."""
 
 import copy
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -154,8 +155,28 @@ def test_looksam_really_saves_passes(k):
         counts.append(len(calls))
     assert counts == [2 if t % k == 0 else 1 for t in range(10)]
     assert sum(counts) == 10 * (k + 1) / k
-    with pytest.raises(ValueError, match="k must be at least 1"):
+    with pytest.raises(ValueError, match="k must be a finite number of at least 1"):
         LookSAM(model.parameters(), torch.optim.SGD, k=0, lr=0.1)
+
+
+@pytest.mark.parametrize(
+    ("cls", "name", "wrong"),
+    [
+        (GSAM, "alpha", math.nan),
+        (GSAM, "rho_min", -3),
+        (FriendlySAM, "lmbda", 7),
+        (LookSAM, "k", 2.5),
+        (LookSAM, "k", "5"),
+    ],
+)
+def test_settings_out_of_range_are_refused_of_optimizers_and_groups(cls, name, wrong):
+    first, second = ([*nn.Linear(2, 2).parameters()] for _ in range(2))
+    with pytest.raises(ValueError, match=f"^{name} must"):
+        cls(first, torch.optim.SGD, lr=0.1, **{name: wrong})
+    optimizer = cls(first, torch.optim.SGD, lr=0.1)
+    with pytest.raises(ValueError, match=f"^{name} must"):
+        optimizer.add_param_group({"params": second, name: wrong})
+    assert len(optimizer.param_groups) == 1
 
 
 @pytest.mark.parametrize("cls", [SAM, ASAM, GSAM, FriendlySAM])

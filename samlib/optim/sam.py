@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import ClassVar
 
 import torch
 
@@ -94,6 +95,7 @@ class SAM(torch.optim.Optimizer):
     noted: tuple[str, ...] = ("unmoved",)  # kept in a parameter's state from the first pass to the second
     kept_state: tuple[str, ...] = ()  # kept there from step to step, beside the base optimizer's own
     ours = ("unmoved", "gradient", "kept", "average")  # all such names in the family
+    limits: ClassVar[Mapping[str, dict]] = {"rho": {}}  # of settings, as `as_number` takes them
     micro_batches = True
 
     def __init__(self, params, base_optimizer, rho: float = 0.05, adaptive: bool = False, **base_kwargs):
@@ -118,9 +120,11 @@ class SAM(torch.optim.Optimizer):
         self.defaults = {**self.base_optimizer.defaults, **self.defaults}
 
     def add_param_group(self, param_group: dict) -> None:
-        """Add a group, as `torch.optim.Optimizer` does. Raises ValueError for a wrong rho, as `SAM`."""
+        """Add a group, as `torch.optim.Optimizer` does. Raises ValueError for a wrong setting."""
         settings = {**self.defaults, **param_group}
-        as_number("rho", settings["rho"])
+        for name, limits in self.limits.items():
+            if settings[name] is not None or name != "rho_min":
+                as_number(name, settings[name], **limits)
         if settings.get("differentiable"):
             raise ValueError("differentiable must be False: no gradient flows through SAM's move.")
         super().add_param_group(param_group)

@@ -1,9 +1,11 @@
 """GSAM, LookSAM and FriendlySAM. Each changes one line of SAM."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import ClassVar
 
 import torch
 
+from samlib.checks import FAR
 from samlib.optim.lists import Tensors, add_, filled, gradients, has_gradient, norm_of, perpendicular, ratio
 from samlib.optim.sam import SAM
 
@@ -42,6 +44,7 @@ class GSAM(SAM):
     """
 
     noted = ("unmoved", "gradient")
+    limits: ClassVar[Mapping[str, dict]] = {"rho": {}, "alpha": {}, "rho_min": {}}
     micro_batches = False
 
     def __init__(self, params, base_optimizer, rho=0.05, alpha=0.4, rho_min=None, adaptive=False, **base_kwargs):
@@ -61,7 +64,7 @@ class GSAM(SAM):
             self._share()
 
     def radius(self, group: dict) -> float:
-        if group["rho_min"] is None:
+        if group["rho_min"] is None or not group["lr_max"]:
             return group["rho"]
         return group["rho_min"] + (group["rho"] - group["rho_min"]) * group["lr"] / group["lr_max"]
 
@@ -119,11 +122,10 @@ class LookSAM(SAM):
     # by itself, and makes both passes in every step.
     noted = ("unmoved", "gradient")
     kept_state = ("kept",)
+    limits: ClassVar[Mapping[str, dict]] = {"rho": {}, "alpha": {}, "k": {"low": 1, "whole": True}}
     micro_batches = False
 
     def __init__(self, params, base_optimizer, rho=0.05, alpha=0.7, k=5, adaptive=False, **base_kwargs):
-        if k < 1:
-            raise ValueError(f"k must be at least 1, not {k}.")
         own = {"rho": rho, "alpha": alpha, "k": k, "adaptive": adaptive, "t": 0}
         self._build(params, base_optimizer, own, base_kwargs)
 
@@ -190,6 +192,7 @@ class FriendlySAM(SAM):
     # The published script starts at m = g and subtracts m before it updates m; for sigma = 1 the direction is the same.
     noted = ("unmoved", "gradient")
     kept_state = ("average",)
+    limits: ClassVar[Mapping[str, dict]] = {"rho": {}, "sigma": {"low": -FAR}, "lmbda": {"high": 1}}
     micro_batches = False
 
     def __init__(self, params, base_optimizer, rho=0.05, sigma=1.0, lmbda=0.9, adaptive=False, **base_kwargs):
