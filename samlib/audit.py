@@ -50,7 +50,7 @@ def align(runs: Mapping[str, xr.Dataset]) -> Pair:
     common = np.intersect1d(runs["sgd"].model, runs[other].model)
     if len(common) < 2:
         raise ValueError(f"sgd and {other} have {len(common)} models in common, and at least 2 are needed.")
-    sgd, sam = (runs[name].sel(model=common) for name in ("sgd", other))
+    sgd, sam = (runs[name].sel(model=common).transpose("model", ...) for name in ("sgd", other))
     if not np.array_equal(sgd.member, sam.member):
         raise ValueError(f"Model k of sgd and of {other} were trained on different subsets, so they are not paired.")
     # Each example keeps its number when it is moved: intervals group examples by it.
@@ -60,11 +60,12 @@ def align(runs: Mapping[str, xr.Dataset]) -> Pair:
 
 
 def _whole(name: str, runs, *variables: str) -> xr.Dataset:
-    """`runs`; raises ValueError unless it is a Dataset with `member` and the variables."""
+    """`runs`, models first, `member` as bool; raises ValueError unless it is a Dataset with `member` and the variables."""
     lacking = [v for v in ("member", *variables) if not isinstance(runs, xr.Dataset) or v not in runs]
     if lacking:
         raise ValueError(f"{name} must be the xarray.Dataset that run returns, but it has no {lacking[0]!r}.")
-    return runs
+    runs = runs.transpose("model", ...)
+    return runs.assign(member=runs["member"].astype(bool, copy=False))
 
 
 def _both(pair, *variables: str) -> tuple[xr.Dataset, xr.Dataset]:
@@ -146,13 +147,13 @@ def attack_scores(runs: xr.Dataset, names=tuple(ATTACKS)) -> Attacked:
         raise ValueError(f"names must be a list of attacks, not a {type(names).__name__}.")
     if unknown := [name for name in names if not isinstance(name, str) or name not in ATTACKS]:
         raise ValueError(f"attack {shown(unknown[0])} is not one of {', '.join(ATTACKS)}.")
+    runs = _whole("runs", runs, "label", "test_label")
     (member, kept), n = usable(runs), runs.sizes["example"]
     if len(kept) < n:
         said = f"{n - len(kept)} of {n} examples have too few models in or out and are left out."
         warnings.warn(said, stacklevel=2)
     signals = {str(name): v.values[:, kept] for name, v in runs.items() if v.dims == ("model", "example")}
     signals |= {str(name): v.values for name, v in runs.items() if v.dims == ("model", "test")}
-    _whole("runs", runs, "label", "test_label")
     labels = runs.label.values[kept], runs.test_label.values
 
     fold = folds(signals, member, *labels)
@@ -227,7 +228,11 @@ def membership_table(comparisons: Mapping[str, Comparison]) -> pd.DataFrame:
     rows = []
     for attack, found in comparisons.items():
         sgd, sam, gap = (each.frame().drop("advantage") for each in (found.b, found.a, found))
-        names = ["AUC", "balanced accuracy", *(f"TPR at {rate:.1%} FPR" for rate in found.tpr_at_fpr)]
+        names = [
+            "AUC",
+            "balanced accuracy",
+            *(f"TPR at {f'{rate:.1%}' if rate >= 0.001 else f'{100 * rate:g}%'} FPR" for rate in found.tpr_at_fpr),
+        ]
         few = [False, False, *(rate in found.too_few for rate in found.tpr_at_fpr)]
         numbers = [names, sgd["value"], sam["value"], gap["value"], gap["low"], gap["high"], few]
         rows += [(attack, *row) for row in zip(*numbers, strict=True)]

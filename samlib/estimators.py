@@ -269,9 +269,10 @@ def influence_entropy(influence) -> np.ndarray:
     """
     value = influence.value if isinstance(influence, Estimate) else influence
     value = as_array("influence", value, ndim=2, missing=True).astype(float)
+    known = ~np.isnan(value)
     value = np.where(value > 0, value, 0)  # NaN > 0 is False
     total = value.sum(1, keepdims=True)
-    p = np.divide(value, total, out=np.full_like(value, 1 / value.shape[1]), where=total > 0)
+    p = np.divide(value, total, out=known / np.maximum(known.sum(1, keepdims=True), 1), where=total > 0)
     return entr(p).sum(1)
 
 

@@ -234,15 +234,16 @@ def ranks(scores, weights) -> np.ndarray:
     >>> ranks([3, 1, 1, 2], np.ones(4))
     array([3.5, 1. , 1. , 2.5])
     """
-    scores, weights = as_array("scores", scores, ndim=1), as_array("weights", weights)
-    if weights.shape[-1:] != scores.shape:
-        raise ValueError(f"weights must have {len(scores)} in their last axis, but their shape is {weights.shape}.")
+    scores = as_array("scores", scores, ndim=1)
     start, count, which = _places(scores, weights)
     return (start + count / 2)[..., which]
 
 
 def _places(scores, weights):
     """For each distinct score, in order: the start and the number of its places, (..., distinct). Then each score's index."""
+    weights = as_array("weights", weights)
+    if weights.shape[-1:] != scores.shape:
+        raise ValueError(f"weights must have {len(scores)} in their last axis, but their shape is {weights.shape}.")
     _, which = np.unique(scores, return_inverse=True)
     order = np.argsort(which, kind="stable")
     first = np.flatnonzero(np.diff(which[order], prepend=-1))
@@ -273,7 +274,7 @@ def reliability(first, second, n_models: int, goal: float = WELL) -> Reliability
     0.888...
     """
     n_models, goal = as_number("n_models", n_models, 2, whole=True), as_number("goal", goal, 0, 1, strict=True)
-    ours, theirs = as_array("first", first, ndim=2), as_array("second", second, ndim=2)
+    ours, theirs = (as_array(name, each, ndim=2).astype(float) for name, each in (("first", first), ("second", second)))
     same_shape("first", ours, "second", theirs)
     halves = [stats.spearmanr(a, b)[0] if np.ptp(a) and np.ptp(b) else 0.0 for a, b in zip(ours, theirs, strict=True)]
     return from_half(float(np.mean(halves)), n_models, goal)

@@ -12,7 +12,9 @@ import xarray as xr
 from benchmarks import fuzz_arrays as fuzz
 
 import samlib
-from samlib import attacks, checks, evaluation
+from samlib import attacks, checks, evaluation, inference
+from samlib.paper import confirm
+from samlib.runs import export_job
 
 pytestmark = [
     pytest.mark.slow,  # many
@@ -348,6 +350,36 @@ def test_counts_of_small_integer_types_do_not_wrap():
     expected = evaluation.clopper_pearson([0, 100], [127, 127])
     assert np.array_equal(evaluation.clopper_pearson(np.int8([0, 100]), np.int8([127, 127])), expected)
     assert np.array_equal(evaluation.clopper_pearson(np.uint8([0, 100]), np.uint8([127, 127])), expected)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: samlib.run({"dataset": "digits"}), "experiment must be an Experiment, not {'dataset': 'digits'}."),
+        (
+            lambda: samlib.runs.run_pairs({"a": samlib.Experiment()}),
+            "pairs must map keys to pairs of experiments, as .*",
+        ),
+        (lambda: samlib.load_dataset(5), "name_or_path must be a name or a path, not 5."),
+        (lambda: samlib.study({"datasets": 5}), "datasets must be a list of names of data sets."),
+        (
+            lambda: confirm.make("digits", "results", minutes=-1),
+            "minutes must be a finite number above 0, but it is -1.",
+        ),
+        (
+            lambda: export_job(samlib.Experiment(), "job.npz", max_mb=float("inf")),
+            "max_mb must be a finite number above 0, .*",
+        ),
+        (lambda: inference.shares([1, 2, 3], 2, weights=[1, 2]), r"weights must have 3 in their last axis, .*"),
+    ],
+)
+def test_what_a_call_cannot_take_is_one_sentence_that_names_it(call, said):
+    with pytest.raises(ValueError, match=f"^{said}$"):
+        call()
+
+
+def test_scores_of_true_and_false_have_a_reliability():
+    assert inference.reliability([[True, False, True]], [[True, False, False]], 8).value > 0
 
 
 @pytest.mark.slow

@@ -348,6 +348,14 @@ def test_quantile_regression_holds_its_false_positive_rates(hetero, kind):
         np.testing.assert_allclose(one, margin[0])
 
 
+def test_quantile_regression_by_a_module_that_diverges_is_refused_and_no_batch_has_one_point(hetero):
+    x, s, u, t, _ = (v[:257] for v in hetero)
+    normed = torch.nn.Sequential(torch.nn.Linear(1, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 2))
+    assert np.isfinite(attacks.quantile_regression(x, s, u, t, regressor=normed, epochs=1)).all()
+    with pytest.raises(ValueError, match="regressor diverged"):
+        attacks.quantile_regression(x, s, u, t, regressor=network(2), epochs=30, lr=1e30)
+
+
 def test_quantile_regression_is_reproducible_and_equivariant(hetero):
     x, s, u, t, _ = (v[:200] for v in hetero)
     score = attacks.quantile_regression(x, s, u, t)

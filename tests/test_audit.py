@@ -2,6 +2,7 @@
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.special import expit
 from simulated import simulate
@@ -20,6 +21,14 @@ def pair():
 
 def compared(pair, *names):
     return audit.compare_attacks(*(audit.attack_scores(runs, names or tuple(audit.ATTACKS)) for runs in pair[:2]))
+
+
+@pytest.mark.filterwarnings("ignore:.*are left out")
+def test_axes_in_another_order_say_the_same(pair):
+    turned = audit.align({"sgd": pair.sgd.transpose("example", "test", "model"), "sam": pair.sam.transpose()})
+    pd.testing.assert_frame_equal(audit.memorization_table(turned), audit.memorization_table(pair))
+    alone = audit.attack_scores(pair.sgd.transpose("example", "test", "model"))
+    np.testing.assert_array_equal(alone.member, audit.attack_scores(pair.sgd).member)
 
 
 def test_each_model_is_the_target_once_and_never_its_own_shadow(pair):

@@ -121,6 +121,10 @@ def test_top_influences_breaks_ties_by_index():
     assert values.tolist() == [[1, 1, 1, 1]]
 
 
+def test_examples_without_an_estimate_do_not_count_in_entropy():
+    assert samlib.influence_entropy(np.array([[np.nan, np.nan, -0.1, 0.0]])) == pytest.approx(np.log(2))
+
+
 def test_influence_entropy_in_closed_form():
     assert samlib.influence_entropy([[0.5, -0.2, 0.0]]) == pytest.approx([0])
     assert samlib.influence_entropy([[0.1, 0.1, 0.1, -1.0, np.nan]]) == pytest.approx([np.log(3)])

@@ -147,7 +147,7 @@ def test_whatever_the_times_no_foreseen_task_ends_late_and_no_partner_waits_that
 
 def test_bad_minutes_are_one_sentence(small_npz, tmp_path):
     for wrong in (0, -1, float("nan"), float("inf"), "12", True):
-        with pytest.raises(ValueError, match=r"^minutes must be a positive number, not .*\.$"):
+        with pytest.raises(ValueError, match=r"^minutes must be .*\.$"):
             run_pairs({0: pair(dataset=str(small_npz), **FIELDS)}, minutes=wrong, cache_dir=tmp_path)
 
 
@@ -303,4 +303,4 @@ def test_the_command_stops_says_what_there_is_and_its_line_goes_on(small_npz, tm
     assert done.stdout.startswith("16 of 16 pairs are there.\nsgd: 16 models")
     assert "To go on" not in done.stdout
     wrong = command("train", *options, "--minutes", "0", cache=tmp_path)
-    assert (wrong.returncode, wrong.stderr) == (1, "samlib: minutes must be a positive number, not 0.0.\n")
+    assert (wrong.returncode, wrong.stderr) == (1, "samlib: minutes must be a finite number above 0, but it is 0.0.\n")

@@ -152,7 +152,7 @@ def _torch_predict(module, f, s, g, levels, epochs, lr, seed):
     optimizer = torch.optim.Adam(module.parameters(), lr=lr)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     for _ in range(epochs):
-        for batch in torch.randperm(len(x), generator=generator).to(x.device).split(256):
+        for batch in torch.randperm(len(x), generator=generator).to(x.device).tensor_split(-(-len(x) // 256)):
             out = module(x[batch])
             if out.shape != (len(batch), width):
                 raise ValueError(f"regressor must map features to (batch, {width}), but gave {tuple(out.shape)}.")
@@ -168,6 +168,8 @@ def _torch_predict(module, f, s, g, levels, epochs, lr, seed):
         scheduler.step()
     with torch.no_grad():
         out = module.eval()(z).double().cpu().numpy()
+    if not np.isfinite(out).all():
+        raise ValueError("regressor diverged: lower lr or epochs.")
     if q is None:
         return centre + scale * out[:, 0], scale * np.exp(out[:, 1])
     return centre + scale * out.T, 1.0

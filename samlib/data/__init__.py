@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from samlib.checks import as_number
+from samlib.checks import as_number, shown
 from samlib.data import generated, images, layouts, tables
 from samlib.data.checked import Loaded, check
 from samlib.data.files import PUBLISHED, NotAtHand, archive_of, cache_folder, local_file
@@ -29,7 +29,7 @@ NAMES = tuple(PUBLISHED)
 EMBEDDED = ("digits", "subclasses")  # need no file and no network
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Dataset:
     """A classification data set.
 
@@ -183,6 +183,8 @@ def load_dataset(
     >>> digits.x_train.shape, digits.x_test.shape, digits.classes[:3]
     ((100, 8, 8), (360, 8, 8), ('0', '1', '2'))
     """
+    if not isinstance(name_or_path, str | os.PathLike):
+        raise ValueError(f"name_or_path must be a name or a path, not {shown(name_or_path)}.")
     name = os.fspath(name_or_path)
     if name in PUBLISHED:
         _refuse_options(name, image_size, label if name in _TABLES else None)

@@ -13,7 +13,7 @@ import pandas as pd
 from IPython.display import Markdown
 
 from samlib.audit import Pair, align
-from samlib.checks import as_choice
+from samlib.checks import as_choice, as_number
 from samlib.experiment import Experiment, pair
 from samlib.paper import claims, records
 from samlib.paper.frames import effects
@@ -84,6 +84,7 @@ def make(dataset: str, folder: str | os.PathLike, minutes: float | None = None) 
     missing : list of str
         The keys of `PARTS` that are not whole.
     """
+    minutes = None if minutes is None else as_number("minutes", minutes, 0, strict=True)
     end = math.inf if minutes is None else time.monotonic() + 60 * minutes
     wanted = experiments(dataset)
     while True:

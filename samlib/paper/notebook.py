@@ -63,7 +63,7 @@ def study(namespace: Mapping[str, Any]) -> Study:
     results, missing = given.pop("results", None), given.pop("missing", None)
     given.pop("others", None)  # the ledger's page makes another study of these
     names = given.pop("datasets", None) or [Experiment.model_fields["dataset"].default]
-    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         raise ParameterError("datasets must be a list of names of data sets.")
     names = [one] if (one := given.pop("dataset", None)) else names
     make: Callable[..., dict] = next((maker for name, maker in MAKERS.items() if name in given), pair)
@@ -155,8 +155,10 @@ class Study:
         folder.mkdir(parents=True, exist_ok=True)
         runs, about = self._runs(dataset), self._about(dataset, None)
         with FileLock(folder / f"{mine}-{section}.lock"):
-            path = records.find(folder, self._all(dataset))
-            if path is None or not (kept := records.load(path, section)):
+            with FileLock(folder / f"{mine}.lock"):  # while another section is saved, the record's folder is away
+                path = records.find(folder, self._all(dataset))
+                kept = records.load(path, section) if path else {}
+            if not kept:
                 kept = measure(section, runs)
                 with FileLock(folder / f"{mine}.lock"):
                     records.save(folder, {section: kept}, {k: v for k, v in about.items() if k != "live"})

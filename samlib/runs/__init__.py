@@ -14,6 +14,7 @@ from typing import Any
 import xarray as xr
 from filelock import Timeout
 
+from samlib.checks import as_number, shown
 from samlib.data import Dataset
 from samlib.experiment import Experiment
 from samlib.runs.dispatch import client_of, n_workers, train_missing
@@ -73,6 +74,8 @@ def run(
     >>> dict(runs.sizes)
     {'model': 8, 'example': 1437, 'test': 360}
     """
+    if not isinstance(experiment, Experiment):
+        raise ValueError(f"experiment must be an Experiment, not {shown(experiment)}.")
     found = run_pairs({"": {"": experiment}}, cluster=cluster, cache_dir=cache_dir, progress=progress, minutes=minutes)
     return found[""][""]
 
@@ -115,10 +118,11 @@ def run_pairs(
     >>> [(name, runs.sizes["model"]) for name, runs in found["digits"].items()]
     [('sgd', 8), ('sam', 8)]
     """
-    if minutes is not None and (
-        isinstance(minutes, bool) or not isinstance(minutes, int | float) or not 0 < minutes < inf
+    if not all(
+        isinstance(two, Mapping) and all(isinstance(e, Experiment) for e in two.values()) for two in pairs.values()
     ):
-        raise ValueError(f"minutes must be a positive number, not {minutes!r}.")
+        raise ValueError("pairs must map keys to pairs of experiments, as samlib.experiment.pair returns them.")
+    minutes = None if minutes is None else as_number("minutes", minutes, 0, strict=True)
     end = inf if minutes is None else time.monotonic() + 60 * minutes
     data: dict[str, Dataset] = {}
     stores: dict[str, Store] = {}  # experiments that differ only in n_models share the largest one's

@@ -11,6 +11,7 @@ from zipfile import ZipFile
 
 import numpy as np
 
+from samlib.checks import as_number
 from samlib.experiment import Experiment
 from samlib.runs.store import Folder, Store, open_store
 from samlib.training import Streams, summaries
@@ -56,8 +57,7 @@ def export_job(experiments: Experiments, path: str | PathLike, *, max_mb: float 
 
 def write_parts(experiments: Experiments, path: str | PathLike, max_mb: float = 60) -> list[Path]:
     """`export_job`, with the paths of all files."""
-    if not max_mb > 0:
-        raise ValueError(f"max_mb must be a positive number, not {max_mb!r}.")
+    max_mb = as_number("max_mb", max_mb, 0, strict=True)
     found = [experiments] if isinstance(experiments, Experiment) else list(experiments.values())
     datasets = {store.dataset.checksum: store.dataset for store in map(open_store, found)}
     if len(datasets) != 1:

@@ -8,7 +8,6 @@ an experiment's key and its data's checksum. Nothing is rounded. Masks are store
 lie together, then the second, and so on, since that compresses better.
 """
 
-import fcntl
 import hashlib
 import io
 import json
@@ -34,6 +33,8 @@ ENTRY = 400  # most bytes that a zip adds to an array
 @contextmanager
 def alone(folder: str | os.PathLike) -> Iterator[None]:
     """Lock a folder, and make it if needed. The lock ends with the process. Raises ValueError if it is locked."""
+    import fcntl  # not on every system, and needed here alone
+
     with in_a_sentence(f"{folder} cannot be made a folder (", "); give another folder.", OSError):
         Path(folder).mkdir(parents=True, exist_ok=True)
     handle = os.open(folder, os.O_RDONLY)
