@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 SGD, SAM, REFERENCE = "#0072B2", "#D55E00", "#333333"
 INK, GREY, GREEN, RED = "black", "#6e6e6e", "#009E73", "#CC3311"
 WIDTH = 6.4  # inches of a page's text
-FEW_POINTS = 2000  # with more points, an SVG is larger than a PNG
+FEW_POINTS = 20_000  # with more points, an SVG takes more than a third of a megabyte
 
 
 def drawn(function: Callable) -> Callable:
