@@ -285,7 +285,7 @@ def influence_differences(found: Section):
             ax.scatter(x[inside], y[inside], s=13, color=SHADES[j], lw=0, label=INTERVALS[j])
         _line(ax, x, y)
         said = f"{found.name} − SGD"
-        ax.set(xlabel=f"memorization, {said} (even models)", ylabel=f"influence, {said} (odd models)")
+        ax.set(xlabel=f"memorization, {said}\n(even models)", ylabel=f"influence, {said} (odd models)")
 
     return multiples(found, ["chosen"], draw, height=2.6)
 

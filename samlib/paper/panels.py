@@ -76,7 +76,8 @@ def multiples(
     for k, ax in enumerate(used):
         last = k + across >= len(used)
         ax.tick_params(labelbottom=last or not options.get("sharex"))
-        ax.set(xlabel=ax.get_xlabel() if last else "", ylabel=ax.get_ylabel() if columns > 1 or k % across == 0 else "")
+        ylabel = textwrap.fill(ax.get_ylabel(), round(9 * height), break_long_words=False)  # no longer than its panel
+        ax.set(xlabel=ax.get_xlabel() if last else "", ylabel=ylabel if columns > 1 or k % across == 0 else "")
     for ax in spare:
         ax.set_axis_off()
     marks = {label: mark for ax in used for mark, label in zip(*ax.get_legend_handles_labels(), strict=True)}
@@ -136,6 +137,8 @@ def comparisons(
         if flat:
             names = [each if isinstance(each, str) else ": ".join(each) for each in rows.index]
             left.set(yticks=places, yticklabels=names)
+            right.locator_params(axis="x", nbins=4)
+            right.xaxis.set_major_formatter(lambda value, _: f"{value:g}".replace("-", "−"))
 
     return multiples(found, [frame], draw, columns=2, **options)
 
