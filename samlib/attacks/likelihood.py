@@ -163,6 +163,7 @@ def lira(target, shadow, member=None, *, mode="online", variance="example", trun
         "example": each example's own in and out deviations, around means. If an example has a single model on a side,
         that side's pooled deviation is used. (The published script with fix_variance=False takes medians here.)
         "residual": one in and one out deviation, pooled over all examples after each is centred on its own mean.
+        Deviations divide by the number of models, as numpy's do: with 8 models they are a tenth too small.
         "reference": the published script with fix_variance=True. The centres are medians. The deviation is that of all
         in signals together, uncentred, for both sides (offline: of all out signals).
     truncate : bool

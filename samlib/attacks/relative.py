@@ -42,7 +42,7 @@ def rmia(
         "online": P(x) is the mean of the in mean and the out mean. Each side has the same weight, whatever its number of
         models. If a population point lacks one side, P is the mean of the other.
         "offline": P = ((1 + a) P_out + 1 - a) / 2, as in the authors' code. P_out is the mean over models that did not
-        see the point.
+        see the point. This is the default here, while `lira` and `base` are online by default.
     gamma : float
         The factor, above 0, by which the example's ratio must exceed a population point's.
     a : float
