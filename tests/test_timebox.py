@@ -267,7 +267,7 @@ def test_a_box_that_starting_workers_used_up_says_so(small_npz, client, tmp_path
 
 def test_a_late_end_is_said(small_npz, client, tmp_path, capsys):
     """The first group alone cannot be foreseen; a box that ends while it is trained says so."""
-    long = Experiment(dataset=str(small_npz), n_models=8, **FIELDS | {"epochs": 400})
+    long = Experiment(dataset=str(small_npz), n_models=8, **FIELDS | {"epochs": 4000})  # longer than starting takes
     for n in count():
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("SAMLIB_CACHE", str(tmp_path / str(n)))
