@@ -34,7 +34,7 @@ app: $(LAB) ## the explorers as an app, by voila
 	@$(BIN)/voila notebooks/explorer.ipynb
 
 quick: $(READY) ## the tests that take seconds: a developer's inner loop
-	@$(BIN)/python -m pytest -q -m "not slow"
+	@$(BIN)/python -m pytest -q -n 2 -m "not slow"
 
 bench: $(READY) ## speed, as ratios measured side by side
 	@for script in tests/benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

@@ -69,6 +69,7 @@ def test_one_sgd_serves_every_rho():
     assert Experiment(dataset="digits", rho=0.3).rho == 0
 
 
+@pytest.mark.slow
 def test_the_key_is_the_same_in_another_process():
     base = Experiment(dataset="digits", optimizer="sam", rho=0.1)
     fields = json.dumps(base.model_dump(mode="json"))

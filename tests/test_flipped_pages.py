@@ -115,6 +115,7 @@ def neutral(text: str) -> str:
 
 
 @pytest.mark.parametrize("page", PAGES)
+@pytest.mark.slow
 def test_cards_of_a_page_say_what_the_record_holds_and_flip_with_it(page, executed, folders):
     kinds = {claim.id: claim.kind for claim in claims.EVERY}
     found = {}
@@ -134,6 +135,7 @@ def test_cards_of_a_page_say_what_the_record_holds_and_flip_with_it(page, execut
 
 
 @pytest.mark.parametrize("page", PAGES)
+@pytest.mark.slow
 def test_sentences_of_a_page_follow_the_signs_of_the_record(page, executed, folders):
     source = (NOTEBOOKS / f"{page}.ipynb").read_text()
     asked = re.findall(r'panels\.told\(found, \\"(\w+)\\"\)', source)
@@ -154,6 +156,7 @@ def test_sentences_of_a_page_follow_the_signs_of_the_record(page, executed, fold
 
 
 @pytest.mark.parametrize("page", [*PAGES, "introduction"])
+@pytest.mark.slow
 def test_nothing_else_of_a_page_changes(page, executed):
     first, other = (neutral(executed(page, which)) for which in ("as it is", "exchanged"))
     if page == "introduction":

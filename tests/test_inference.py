@@ -118,6 +118,7 @@ def test_without_interaction_the_variances_of_factors_add(factors):
 
 
 @pytest.mark.parametrize("factors", [2, 3])
+@pytest.mark.slow
 def test_the_jackknife_s_variance_is_unbiased_with_every_interaction(factors):
     rng, sizes = np.random.default_rng(3), (5, 4, 3)[:factors]
     sd = {

@@ -96,6 +96,7 @@ def narrow():
     return carried(1, [memorized * (memorized > 0.8), memorized], memorized, models=48, skill=0.9)
 
 
+@pytest.mark.slow
 def test_a_narrow_set_of_memorized_examples_is_seen_and_mirrors_exactly(narrow):
     assert verdicts(narrow) == {"C6": SUPPORTED, "C7": SUPPORTED}
     assert verdicts(swapped(narrow)) == {"C6": CONTRADICTED, "C7": CONTRADICTED}
@@ -117,12 +118,14 @@ def test_where_memorization_differs_too_exchanging_still_mirrors():
     assert verdicts(swapped(pair))["C7"] == CONTRADICTED
 
 
+@pytest.mark.slow
 def test_the_order_of_models_examples_and_tests_changes_nothing(narrow):
     frames, again = influence.measure(narrow), influence.measure(permuted(narrow))
     for name, frame in frames.items():
         assert frame.equals(again[name]), name
 
 
+@pytest.mark.slow
 def test_noise_alone_has_no_energy():
     """A squared influence of no influence is positive; the product over other models is 0 on average."""
     memorized = np.linspace(0, 1, 120)

@@ -32,6 +32,7 @@ def test_the_share_of_the_lowest_range_is_a_count(pair):
     assert found.estimate == pytest.approx((sam < 0.1).mean() - (sgd < 0.1).mean())
 
 
+@pytest.mark.slow
 def test_lower_scores_are_chosen_on_other_models_over_many_halves(pair):
     scores, means = memorization.Scores(pair), []
     for half in crossfit.halves(crossfit.model_groups(pair.sgd.model.values)):

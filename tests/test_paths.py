@@ -75,6 +75,7 @@ def test_trained_models_are_found_again_from_another_folder(home, monkeypatch, s
     assert not list(home.parent.rglob("~"))
 
 
+@pytest.mark.slow
 def test_a_page_at_home(home):
     assert samlib.widgets.write_page("~/page/x.html") == home / "page" / "x.html"
     done = subprocess.run(

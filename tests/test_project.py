@@ -59,6 +59,7 @@ def test_each_room_imports_from_below_only():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_the_papers_rooms_keep_their_short_names():
     code = """
 import pickle, sys
@@ -126,6 +127,7 @@ def test_no_registry_host_or_machine_path_in_the_tree():
         assert not [host for host in hosts if host in text], file
 
 
+@pytest.mark.slow
 def test_every_room_and_name_is_there_right_after_the_import():
     rooms = "attacks audit claims data estimators experiment figures mixture models optim runs signals theory training widgets"
     code = f"import samlib; [getattr(samlib, name) for name in {rooms.split()} + samlib.__all__]"

@@ -149,6 +149,7 @@ def test_a_save_that_fails_leaves_what_was_there(runs, tmp_path):
 
 
 @pytest.mark.parametrize("renames", [1, 2])
+@pytest.mark.slow
 def test_a_process_killed_between_two_renames_loses_nothing(runs, experiments, tmp_path, renames):
     path, parts = saved(runs, tmp_path)
     code = """

@@ -45,6 +45,7 @@ def script(path, cache, n_models=8, epochs=2) -> list[str]:
     return [sys.executable, "-c", code]
 
 
+@pytest.mark.slow
 def test_runs_hold_what_was_trained(small_npz, client, tmp_path):
     sam = experiment(small_npz, optimizer="sam", rho=0.1, n_models=10)
     runs = run(sam, cluster=client, cache_dir=tmp_path)

@@ -98,6 +98,7 @@ def test_coincide_is_read_from_the_excess_over_bayes_and_from_one_side():
     assert general.verdict_many(many(0.002, 0.002, spread=0.001), MIX) == "inconclusive"
 
 
+@pytest.mark.slow
 def test_the_excess_has_a_t_interval_that_covers_the_larger_of_two():
     draws, covered = many(0.001, 0.003, spread=0.0005), 0
     estimate, low, high = draws.excess(MIX)

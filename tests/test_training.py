@@ -169,6 +169,7 @@ def test_bf16_reaches_the_accuracy_of_float32(data):
     assert abs(accuracy[0] - accuracy[1]) < 0.02
 
 
+@pytest.mark.slow
 def test_training_needs_torch_and_numpy_alone():
     code = (
         "import sys\n"
