@@ -43,14 +43,13 @@ def align(runs: Mapping[str, xr.Dataset]) -> Pair:
         given = ", ".join(map(repr, runs)) if isinstance(runs, Mapping) else f"a {type(runs).__name__}"
         raise ValueError(f"runs must hold 'sgd' and one other optimizer, not {given}.")
     other = next(name for name in runs if name != "sgd")
-    for name in runs:
-        _whole(name, runs[name])
+    runs = {name: _whole(name, each) for name, each in runs.items()}
     if runs["sgd"].attrs.get("data_checksum") != runs[other].attrs.get("data_checksum"):
         raise ValueError(f"sgd and {other} were trained on different data, so their models are not paired.")
     common = np.intersect1d(runs["sgd"].model, runs[other].model)
     if len(common) < 2:
         raise ValueError(f"sgd and {other} have {len(common)} models in common, and at least 2 are needed.")
-    sgd, sam = (runs[name].sel(model=common).transpose("model", ...) for name in ("sgd", other))
+    sgd, sam = (runs[name].sel(model=common) for name in ("sgd", other))
     if not np.array_equal(sgd.member, sam.member):
         raise ValueError(f"Model k of sgd and of {other} were trained on different subsets, so they are not paired.")
     # Each example keeps its number when it is moved: intervals group examples by it.
