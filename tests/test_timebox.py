@@ -146,8 +146,10 @@ def test_whatever_the_times_no_foreseen_task_ends_late_and_no_partner_waits_that
 
 
 def test_bad_minutes_are_one_sentence(small_npz, tmp_path):
-    for wrong in (0, -1, float("nan"), float("inf"), "12"):
-        with pytest.raises(ValueError, match=r"^minutes must be .*\.$"):
+    for wrong in (0, -1, float("nan"), float("inf"), "12", True):
+        with pytest.raises(
+            ValueError, match=r"^minutes must be a (finite number above 0, but it is|number, not) .*\.$"
+        ):
             run_pairs({0: pair(dataset=str(small_npz), **FIELDS)}, minutes=wrong, cache_dir=tmp_path)
 
 

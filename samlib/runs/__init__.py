@@ -122,6 +122,8 @@ def run_pairs(
         isinstance(two, Mapping) and all(isinstance(e, Experiment) for e in two.values()) for two in pairs.values()
     ):
         raise ValueError("pairs must map keys to pairs of experiments, as samlib.experiment.pair returns them.")
+    if isinstance(minutes, bool):
+        raise ValueError(f"minutes must be a number, not {minutes}.")
     minutes = None if minutes is None else as_number("minutes", minutes, 0, strict=True)
     end = inf if minutes is None else time.monotonic() + 60 * minutes
     data: dict[str, Dataset] = {}
