@@ -247,7 +247,7 @@ def audit(
         print(written, file=sys.stderr if as_json else sys.stdout)
     if above := found.above(limits):
         print(*(f"samlib: {said}" for said in above), sep="\n", file=sys.stderr)
-        raise typer.Exit(3)
+        raise typer.Exit(3 if limits else 0)
 
 
 @app.command()

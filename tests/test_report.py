@@ -159,6 +159,32 @@ def test_shadows_without_the_examples_allow_offline_attacks_alone():
     assert not {"LiRA online", "RMIA online"} & set(found.tables["risk"]["attack"])
 
 
+def test_scores_that_are_tied_at_the_top_are_no_safety():
+    """A forest says 1 of half of the others: no threshold accuses one in a hundred of them, and nobody is found."""
+    data = signals(16)
+    found = audit_file(
+        {"probability": np.where(data["logit"] > 0, 1.0, expit(data["logit"])), "member": data["member"]}
+    )
+    row = value(found, "confidence", "tpr@0.01")
+    assert row["note"] == "ties"
+    assert math.isnan(row["value"])
+    curve = found.tables["curves"].query("attack == 'confidence'").set_index("fpr")
+    assert curve["tpr"].isna().to_numpy().tolist() == (curve.index < 0.4).tolist()  # 45 % of the others are tied
+    alone = found._replace(tables={"risk": found.tables["risk"].query("attack == 'confidence'")})
+    assert alone.above({"tpr@0.01": 0.5}) == [
+        "tpr@0.01 cannot be measured: too many of the others share the highest score."
+    ]
+    assert alone.above({"auc": 0.99}) == []
+    assert json.loads(found.json())["tables"]["risk"][3]["value"] is None
+
+
+def test_where_classes_are_left_out_the_report_says_so():
+    data = signals(8) | {"labels": np.arange(600) % 60, "groups": np.arange(600) % 3}
+    found = audit_file(data)
+    assert "Of the 63 classes or groups, only the 50 largest of each kind are shown." in found.said["given"]
+    assert len(found.tables["parts"]) == 53
+
+
 @pytest.mark.parametrize("kind", ["loss", "probability"])
 def test_any_signal_says_the_same(kind):
     data = signals(12, 200)

@@ -84,13 +84,13 @@ def put(name, at, value):
         (spoilt(logit=None, loss=put("logit", (1, 3), -9)["logit"] ** 3), "loss is -.* for model . on example ."),
         (
             spoilt(logit=None, probability=np.full((4, 30), 2.0)),
-            "probability is 2 for model 0 on example 0; give a value",
+            "probability is 2 for model 0 on example 0; it must be from 0 to 1",
         ),
         (spoilt(logit=np.stack([*good()["logit"][:3], np.ones(30)])), "logit of model 3 is the same on all examples"),
         (spoilt(member=np.ones((4, 30), bool)), "member of model 0 must hold members and others"),
         (put("member", (0, 0), 0.5), "member must hold only True and False"),
         (spoilt(member=None), "must hold member and one of logit, loss, probability, and it holds"),
-        (spoilt(loss=good()["logit"]), "must hold member and one of logit, loss, probability"),
+        (spoilt(loss=good()["logit"]), "The file holds logit and loss; keep one of them"),
         (spoilt(labels=np.arange(29)), "labels holds 29 examples, but logit holds 30"),
         (spoilt(labels=np.arange(30) - 1), "labels must lie in 0 to"),
         (spoilt(label=np.arange(30)), "labels is given twice"),
@@ -134,6 +134,11 @@ def npz_entry(shape, content, path, packed=True):
 
 def test_sizes_are_checked_before_anything_is_allocated(tmp_path, monkeypatch):
     path = tmp_path / "signals.npz"
+    monkeypatch.setattr(files, "_room", lambda shape, dtype, size: pytest.fail(f"{size} bytes are set apart"))
+    for number in range(9):  # the directory and the header say, both alike, that a small file holds a large array
+        path.write_bytes(fuzz.lie(np.random.default_rng(number)))
+        with pytest.raises(ValueError, match="logit would grow .* times|logit must be"):
+            read(path, max_gb=64)
     with pytest.raises(ValueError, match=r"logit takes 4e\+09 GB, and at most 1 GB are read"):
         read(npz_entry((10**9, 10**9), b"", path), max_gb=1)
     with pytest.raises(ValueError, match="logit .*its header says 400 bytes, and there are 8"):

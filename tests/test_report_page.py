@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from samlib.report import opened
+from samlib.report import audit_file, opened
 
 pytestmark = pytest.mark.slow
 
@@ -53,6 +53,20 @@ def test_the_page_stands_alone_with_its_notebook_and_numbers(page):
 def test_a_page_keeps_the_whole_of_its_name(tmp_path, page):
     found = opened(page.with_suffix(".json"))
     assert [found.page(tmp_path / name).name for name in ("run1.2", "run1.3.html")] == ["run1.2.html", "run1.3.html"]
+
+
+def test_a_page_says_only_what_it_shows(tmp_path):
+    """One target with shadows and tied scores: what it lacks has a reason and no text, and growth is drawn along models."""
+    rng = np.random.default_rng(0)
+    member = rng.random((12, 300)) < 0.5
+    probability = np.where(rng.random((12, 300)) < 0.3, 1.0, rng.random((12, 300)))
+    found = audit_file({"probability": probability, "member": member, "target": np.arange(12) == 0})
+    text = found.page(tmp_path / "report.html").read_text()
+    assert "Traceback" not in text
+    assert found.lacking["own_rates"] in text
+    assert "accused again and again" not in text
+    assert "ties" in text
+    assert found.tables["more"].query("~measured")["models"].unique().tolist() == [12]
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1100, "light"), (1100, "dark"), (390, "light")])

@@ -10,7 +10,8 @@ from samlib import audit_file
 from samlib.report.files import ARRAYS
 from samlib.report.tables import MEASURES
 
-PAGE = (Path(__file__).parents[1] / "book" / "audit.md").read_text()
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "book" / "audit.md").read_text()
 RECIPES = dict(re.findall(r"```\{code-block\} python\n:name: recipe-(\w+)\n(.*?)```", PAGE, re.DOTALL))
 
 
@@ -38,3 +39,22 @@ def test_a_recipe_writes_a_file_that_is_audited(name, tmp_path, monkeypatch):
         assert risk.loc[("LiRA online", "auc"), "low"] > 0.5
         with np.load("signals.npz") as file:
             assert file["correct"][file["member"]].mean() > 0.99
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", [0, 1], ids=["scikit-learn", "PyTorch"])
+def test_the_lines_of_the_readme_write_such_a_file(part, tmp_path, monkeypatch):
+    import torch
+    from sklearn.linear_model import LogisticRegression
+
+    lines = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[0].split("\n\n")[part]
+    rng = np.random.default_rng(0)
+    x, y, member = rng.normal(size=(90, 4)), rng.integers(0, 3, 90), rng.random((8, 90)) < 0.5
+    models = [LogisticRegression().fit(x[inside], y[inside]) for inside in member]
+    if part:
+        x, y = torch.tensor(x, dtype=torch.float32), torch.tensor(y)
+        models = [torch.nn.Linear(4, 3) for _ in member]
+    monkeypatch.chdir(tmp_path)
+    with torch.no_grad():
+        exec(lines, {"np": np, "F": torch.nn.functional, "models": models, "x": x, "y": y, "member": member})
+    assert audit_file("signals.npz").best == "LiRA online"

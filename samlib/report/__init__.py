@@ -60,10 +60,13 @@ class Report(NamedTuple):
         """
         rows, said = self.tables["risk"][self.tables["risk"]["attack"] != CONTROL], []
         plain = rows[(rows["attack"] == "confidence") & (rows["measure"] == "auc")].iloc[0]
-        if limits and plain["high"] < 0.5:
+        if plain["high"] < 0.5:
             said.append(f"auc of confidence is {plain['value']:.3g}, below one half: a loss must be named loss.")
         for measure, limit in limits.items():
-            mine = rows[rows["measure"] == as_choice("limit", measure, tables.MEASURES)]
+            mine = rows[rows["measure"] == as_choice("limit", measure, tables.MEASURES)].dropna(subset="value")
+            if mine.empty:
+                said.append(f"{measure} cannot be measured: too many of the others share the highest score.")
+                continue
             worst = mine.loc[mine["value"].idxmax()]
             if worst["value"] > limit:
                 ends = f"its interval begins at {worst['low']:.3g}"
@@ -129,7 +132,7 @@ def audit_file(path, *, max_gb: float = 64) -> Report:
     'LiRA online'
     """
     arrays, unused = read(path, max_gb=as_number("max_gb", max_gb, 0, strict=True))
-    data = given(arrays)
+    data = given(arrays, unused)
     s, numbers, drawn, chosen = scan(data)
     every = attack(s)
     found, best = every.only(every.kept < drawn), next(name for name in BEST if name in every.scores)
@@ -154,16 +157,20 @@ def audit_file(path, *, max_gb: float = 64) -> Report:
     able = {name: len(frame) for name, frame in made.items()} | {"shadows": len(found.shadows)}
     able |= {"online": found.shadows == "online", "population": s.test_logit.shape[1]}
     lacking = {name: why for name, why in SENTENCES["lacking"].items() if not able.get(name)}
-    return Report(made, _said(data, unused, s, found, best), lacking, best)
+    return Report(made, _said(data, unused, s, found, best, of), lacking, best)
 
 
-def _said(data: Given, unused: list[str], s: Sample, found: Attacked, best: str) -> dict[str, list[str]]:
+def _said(
+    data: Given, unused: list[str], s: Sample, found: Attacked, best: str, of: Mapping[str, np.ndarray]
+) -> dict[str, list[str]]:
     """Sentences on what was given, and on what is assumed."""
     drawn, tests, control = s.logit.shape[1], s.test_logit.shape[1], found.scores.get(CONTROL)
     outside = 0 if data.sizes["tests"] else tests  # taken from the examples
     auc = Measure(0.5, 0.5, 0.5) if control is None else evaluate(control, found.member, fpr=()).auc
     plain = evaluate(found.scores["confidence"], found.member, fpr=()).auc
+    sizes = [len(np.unique(each)) for each in of.values()]
     facts = {
+        "parts": sum(sizes),
         "signal": data.signal, "models": data.sizes["models"], "examples": data.sizes["examples"], "tests": tests,
         "outside": outside, "drawn": drawn, "out": drawn - len(found.kept), "targets": len(found.targets), "best": best,
         "unused": ", ".join(map(shown, unused[:9])), "order": ", ".join(BEST),
@@ -174,6 +181,7 @@ def _said(data: Given, unused: list[str], s: Sample, found: Attacked, best: str)
         "targets": len(found.targets) < data.short["target"].sum(), "control": control is None,
         "agrees": control is not None and auc.low <= 0.5 <= auc.high, "differs": not auc.low <= 0.5 <= auc.high,
         "shadows": found.shadows, "correct": "correct" not in data.matrices,
+        "parts": max(sizes, default=0) > tables.MOST_PARTS,
     }  # fmt: skip
     return {
         part: [said.format(**facts) for name, said in SENTENCES[part].items() if holds.get(name, True)]

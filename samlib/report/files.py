@@ -39,6 +39,7 @@ DESCRIPTION = 16 << 20  # bytes in which a file describes itself
 VECTOR = 256 << 20  # bytes of the longest array with one axis, and of a zarr chunk
 RATIO = 100  # how many times as large as in its file an array above SMALL may be
 MOST_FILES = 100_000  # in a zarr folder
+PATIENCE = 60  # seconds for the sizes of parquet columns
 
 
 class BadFile(OneSentence):
@@ -118,7 +119,11 @@ def _size(name: str, shape: tuple[int, ...], dtype: np.dtype, packed: int, most:
     about, size = ARRAYS[name], math.prod(shape) * dtype.itemsize
     dims, most = about["dims"], VECTOR if len(about["dims"]) == 1 else most
     if dtype.kind not in KINDS[about["kind"]] or dtype.itemsize > (4 * LETTERS if dtype.kind == "U" else 8):
-        wanted = {"mask": "True and False", "names": f"whole numbers or texts of at most {LETTERS} letters"}
+        wanted = {
+            "mask": "True and False",
+            "labels": "the numbers of classes (texts may be groups)",
+            "names": f"whole numbers or texts of at most {LETTERS} letters",
+        }
         raise BadFile(f"{name} must hold {wanted.get(about['kind'], 'numbers')}, not {dtype}.")
     if len(shape) not in (len(dims), 1) or min(shape) < 1:
         raise BadFile(f"{name} must be ({', '.join(dims)}), but its shape is {shape}.")
@@ -150,6 +155,7 @@ def release(array: np.ndarray) -> None:
 
 def _npz(path: Path, most: float) -> Found:
     found: dict[str, np.ndarray] = {}
+    whole = path.stat().st_size  # no entry takes more, whatever it says
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         keys = [info.filename.removesuffix(".npy") for info in entries]
@@ -163,7 +169,7 @@ def _npz(path: Path, most: float) -> Found:
                 version = np.lib.format.read_magic(file)
                 header = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}[version[0]]
                 shape, fortran, dtype = header(file)
-                size = _size(name, shape, dtype, info.compress_size, most)
+                size = _size(name, shape, dtype, min(info.compress_size, whole), most)
                 if size != info.file_size - file.tell():
                     raise ValueError(f"its header says {size} bytes, and there are {info.file_size - file.tell()}")
                 if info.compress_type == zipfile.ZIP_STORED and size > SMALL and len(shape) > 1:
@@ -261,7 +267,7 @@ def _parquet(path: Path, most: float) -> Found:
     with pyarrow.parquet.ParquetFile(path, **limits) as file:
         about, schema, columns = file.metadata, file.schema_arrow, {}
         names = {key: name for key, name in _names(schema.names).items() if "examples" in ARRAYS[name]["dims"]}
-        sizes = _parquet_sizes(path)
+        sizes, whole = _parquet_sizes(path), path.stat().st_size
         for key, name in names.items():
             kind, (values, packed) = schema.field(key).type, sizes.get(key, (0, 0))
             lists = hasattr(kind, "value_type") and not hasattr(kind, "index_type")
@@ -270,7 +276,7 @@ def _parquet(path: Path, most: float) -> Found:
             shape = (values // max(about.num_rows, 1), about.num_rows) if lists else (about.num_rows,)
             kind = kind.value_type if lists else kind
             dtype = np.dtype(f"U{LETTERS}" if str(kind).endswith("string") else kind.to_pandas_dtype())
-            size = _size(name, shape, dtype, packed, most)
+            size = _size(name, shape, dtype, min(packed, whole), most)
             columns[key] = name, _room(shape, dtype, size)
         widest = sum(math.prod(room.shape[:-1]) for _, room in columns.values())
         at = 0
@@ -288,7 +294,8 @@ def _parquet(path: Path, most: float) -> Found:
 def _parquet_sizes(path: Path) -> dict[str, list[int]]:
     """The number of values of each column, and its bytes in the file, as a process of its own finds them."""
     script = Path(__file__).with_name("parquet_sizes.py")
-    asked = subprocess.run([sys.executable, "-P", str(script), str(path)], capture_output=True, check=False)
+    command = [sys.executable, "-P", str(script), str(path)]
+    asked = subprocess.run(command, capture_output=True, check=False, timeout=PATIENCE)
     if asked.returncode:
         raise ValueError("the sizes of its columns cannot be read")
     return json.loads(asked.stdout)

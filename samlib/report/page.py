@@ -68,11 +68,11 @@ def risk(frame: pd.DataFrame) -> pd.DataFrame:
     """The table of risk as people read it: a row for each attack."""
     cells = pd.Series(ranges(frame), frame.index)
     cells = cells.where(frame["measure"] != "epsilon", frame["value"].map("at least {:.2f}".format))
-    cells = cells.mask(frame["too_few"].astype(bool), "too few")
+    cells = cells.where(frame["note"] == "", frame["note"])
     wide = frame.assign(cell=cells).pivot(index="attack", columns="measure", values="cell")
     wide = wide.loc[frame["attack"].unique(), frame["measure"].unique()]
     names = {"auc": "AUC", "balanced_accuracy": "balanced accuracy", "epsilon": "epsilon"}
-    titles = {name: f"found at {float(name[4:]):.1%} false" for name in wide if name.startswith("tpr@")}
+    titles = {name: f"found at {100 * float(name[4:]):g} % false" for name in wide if name.startswith("tpr@")}
     return wide.rename(columns=names | titles).rename_axis(columns=None).reset_index()
 
 

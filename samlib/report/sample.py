@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import logit
 
 from samlib import attacks
-from samlib.checks import as_labels
+from samlib.checks import as_labels, shown
 from samlib.report.files import ARRAYS, SIGNALS, BadFile, release
 
 ATTACKED = 1 << 24  # signals of the examples that are kept; of a larger file, a random sample
@@ -63,11 +63,16 @@ class Given(NamedTuple):
         return [x, *masks]
 
 
-def given(arrays: Mapping[str, np.ndarray]) -> Given:
-    """Check that arrays fit together. If not, raises ValueError in one sentence that names an array."""
+def given(arrays: Mapping[str, np.ndarray], unused: Sequence[str] = ()) -> Given:
+    """Check that arrays fit together. If not, raises ValueError in one sentence that names an array.
+
+    unused: names in the file that mean nothing, for the message.
+    """
     signals = [name for name in SIGNALS if name in arrays]
-    if len(signals) != 1 or "member" not in arrays:
-        has = ", ".join(arrays) or "none of these"
+    if len(signals) > 1:
+        raise BadFile(f"The file holds {' and '.join(signals)}; keep one of them.")
+    if not signals or "member" not in arrays:
+        has = ", ".join([*arrays, *map(shown, unused[:9])]) or "none of these"
         raise BadFile(f"The file must hold member and one of {', '.join(SIGNALS)}, and it holds {has}.")
     first: dict[str, tuple[int, str]] = {}
     matrices, short = {}, {"target": np.ones(1, bool)}
@@ -114,8 +119,8 @@ def _as_logit(name: str, values: np.ndarray, which) -> np.ndarray:
     if (bad := ~((values >= low) & (values <= high))).any():  # NaN too
         k, i = np.argwhere(bad)[0]
         number = which.start + i if isinstance(which, slice) else which[i]
-        allowed = f"give a value from {low:.0f} to {high:.0f}"
-        raise BadFile(f"{name} is {values[k, i]:g} for model {k} on example {number}; {allowed}.")
+        allowed = {"loss": "0 or more", "probability": "from 0 to 1"}.get(kind, "any number")
+        raise BadFile(f"{name} is {values[k, i]:g} for model {k} on example {number}; it must be {allowed}.")
     with np.errstate(divide="ignore", over="ignore"):
         if kind == "loss":
             values = np.maximum(values, 0)

@@ -24,16 +24,26 @@ MEMORIZED = 0.25  # Feldman and Zhang (2020) count an example as memorized from 
 
 
 def risk(found: Attacked) -> pd.DataFrame:
-    """A row for each attack and measure: value, low, high, and whether there are too few non-members for it."""
+    """A row for each attack and measure: value, low, high, and a note, which is "too few" (non-members), "ties" or empty."""
     rows, each = [], LEVEL / (len(found.scores) * len(MEASURES))
     for name, scores in found.scores.items():
         whole = evaluate(scores, found.member, fpr=RATES, confidence=1 - each)
         bound = epsilon(scores, found.member, 1 - each)
         rates = whole.tpr_at_fpr.values()
         measured = [whole.auc, whole.balanced_accuracy, *rates, (bound, bound, math.inf)]
-        few = [False, False, *(rate in whole.too_few for rate in RATES), False]
-        rows += [(name, m, *values, f) for m, values, f in zip(MEASURES, measured, few, strict=True)]
-    return pd.DataFrame(rows, columns=["attack", "measure", "value", "low", "high", "too_few"])
+        notes = ["too few" * (r in whole.too_few) or "ties" * tied(scores, found.member, r) for r in RATES]
+        measured = [
+            (math.nan,) * 3 if note == "ties" else m for m, note in zip(measured, ["", "", *notes, ""], strict=True)
+        ]
+        rows += [
+            (name, m, *values, note) for m, values, note in zip(MEASURES, measured, ["", "", *notes, ""], strict=True)
+        ]
+    return pd.DataFrame(rows, columns=["attack", "measure", "value", "low", "high", "note"])
+
+
+def tied(scores: np.ndarray, member: np.ndarray, rate: float) -> bool:
+    """Whether more of the non-members share the highest score than may be accused, so that no threshold finds anyone."""
+    return bool((scores[~member] == scores.max()).mean() > rate)
 
 
 def epsilon(scores: np.ndarray, member: np.ndarray, confidence: float) -> float:
@@ -75,14 +85,18 @@ def _independent(hit: np.ndarray, side: np.ndarray, up: bool) -> tuple[int, int]
 def curves(found: Attacked, best: str) -> pd.DataFrame:
     """ROC curves of three attacks, at rates that allow ten false positives, on a logarithmic grid.
 
-    Columns: attack, fpr, tpr, low, high.
+    Columns: attack, fpr, tpr, low, high. The last three are NaN where scores are `tied`.
     """
     rows, least = [], max(10 / (~found.member).sum(), 1e-6)
     rates = np.unique(np.geomspace(min(least, 0.5), 0.9, 13).round(8)).tolist()
     names = [name for name in dict.fromkeys((best, "confidence", CONTROL)) if name in found.scores]
     for name in names:
         whole = evaluate(found.scores[name], found.member, fpr=rates, confidence=1 - LEVEL / len(rates) / len(names))
-        rows += [(name, rate, *measured) for rate, measured in whole.tpr_at_fpr.items()]
+        hidden = (math.nan,) * 3
+        rows += [
+            (name, rate, *(hidden if tied(found.scores[name], found.member, rate) else measured))
+            for rate, measured in whole.tpr_at_fpr.items()
+        ]
     return pd.DataFrame(rows, columns=["attack", "fpr", "tpr", "low", "high"])
 
 
