@@ -176,9 +176,6 @@ def test_the_ablations_figures_show_the_numbers(tmp_path):
     labels = ax.get_legend_handles_labels()[1]
     assert "number of models" not in labels
     assert "line of best fit" in labels
-    said = optimizers.under_title(frames["stores"], "digits")
-    assert said.startswith("*Data set Digits; network mlp; ")
-    assert "number of models" in said
     html = optimizers.settings_table(frames["stores"]).to_html()
     assert f"{float(pairs['rho', 0.03].sam.test_accuracy.mean()):.3f}" in html
     for name, each in (frames | optimizers.measure({"sam": pairs["rho", 0.01]})).items():

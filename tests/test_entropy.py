@@ -219,7 +219,6 @@ def test_without_the_data_there_is_no_distance_and_indices_stand_for_pictures(pa
     assert frames["effects"]["estimate"].drop("C8").notna().all()
     found = Section({"digits": frames})
     assert "Not shown" in entropy.bucket_distances(found).data
-    assert "not at hand" in entropy.duplicates(found).data
     assert "not at hand" in gallery.figure_3(found, {"digits": None}).data
     shown = gallery.in_words(found, {"digits": None}).data
     first = next(frames["gallery"].itertuples())

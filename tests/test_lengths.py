@@ -5,7 +5,6 @@ import math
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 from test_settings import pair_of, run, shuffled
@@ -244,13 +243,3 @@ def test_the_picture_of_all_data_sets_draws_the_rows_of_each_attack(frames):
         assert ax.xaxis_inverted()
         assert attack in ax.get_xlabel()
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["as trained", "not shown: Location-30"]
-
-
-def test_runs_without_outputs_on_test_points_have_no_rows_of_rmia(pairs, frames):
-    kept = {e: audit.Pair(*(runs.drop_vars("test_logit") for runs in pair[:2]), pair.name) for e, pair in pairs.items()}
-    found = lengths.measure(kept)
-    assert set(found["equal_loss"].loc["RMIA", "note"]) == {lengths.UNSEEN}
-    assert found["effects"].loc[[claim for claim in lengths.CLAIMED if "RMIA" in claim]].isna().any(axis=1).all()
-    pd.testing.assert_frame_equal(found["equal_loss"].loc["LiRA"], frames["equal_loss"].loc["LiRA"])
-    assert "keep no outputs on test points" in lengths.matched_sentence(found["equal_loss"], "RMIA")
-    lengths.equal_loss_bands(found["equal_loss"], found["equal_accuracy"])

@@ -52,7 +52,7 @@ def test_densities_and_bayes_rule_equal_scipys():
     np.testing.assert_allclose(red, 0.5 * (0.8 * typical + 0.2 * atypical), rtol=1e-12)
     np.testing.assert_allclose(blue, 0.5 * other, rtol=1e-12)
     np.testing.assert_array_equal(MIX.bayes(x), np.where(red >= blue, 1, -1))
-    np.testing.assert_allclose(MIX.posterior(x), red / (red + blue), rtol=1e-9)
+    np.testing.assert_allclose(MIX.decision(x), np.log(red / blue), rtol=1e-9, atol=1e-12)
 
 
 def test_bayes_rule_far_away_is_finite_and_a_class_without_mass_is_never_predicted():
@@ -60,7 +60,7 @@ def test_bayes_rule_far_away_is_finite_and_a_class_without_mass_is_never_predict
     assert not np.isnan(MIX.log_density_ratio(far)).any()
     assert (Mixture(red_share=0).bayes(far) == -1).all()
     assert (Mixture(red_share=1).bayes(far) == 1).all()
-    assert not np.isnan(Mixture(atypical_share=0).posterior(far)).any()
+    assert not np.isnan(Mixture(atypical_share=0).decision(far)).any()
 
 
 def test_quadrature_equals_half_planes_and_the_bayes_error_a_large_sample():

@@ -73,10 +73,8 @@ CLAIMS = tuple(claim for claim in EVERY if not claim.control)
 CONTROLS = tuple(claim for claim in EVERY if claim.control)  # reviewers' questions, not rows of the ledger
 
 
-def ledger(
-    pairs: Mapping[str, Pair], claims: Sequence[Claim] = CLAIMS, *, lengths: Mapping[str, Mapping] | None = None
-):
-    """Decide every claim on every data set.
+def ledger(pairs: Mapping[str, Pair], claims: Sequence[Claim] = CLAIMS) -> pd.DataFrame:
+    """Decide every claim on every data set. Rows at equal train loss take several pairs, and stay open.
 
     Parameters
     ----------
@@ -84,8 +82,6 @@ def ledger(
         From a data set's name to its aligned runs.
     claims : sequence of Claim
         The rows of the ledger.
-    lengths : mapping, optional
-        From a data set's name to pairs of several lengths of training, for the rows at equal train loss.
 
     Returns
     -------
@@ -99,10 +95,7 @@ def ledger(
     """
     effects, about = {}, {}
     for dataset, pair in pairs.items():
-        parts = measured(pair)
-        if lengths and dataset in lengths:
-            parts |= import_module("samlib.paper.lengths").decided(lengths[dataset])
-        effects[dataset], about[dataset] = frames.effects(parts), cost(provenance(pair[:2]))
+        effects[dataset], about[dataset] = frames.effects(measured(pair)), cost(provenance(pair[:2]))
     return ledger_of(effects, about, claims)
 
 

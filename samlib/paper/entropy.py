@@ -232,20 +232,3 @@ def hardest(found: Section) -> Markdown:
         where = f"bucket {hard} is the hardest for SGD, and {found.name} gains most in bucket {most}."
         said.append(f"On {listed(names)} {where} {OTHER if hard != 1 else ''}".strip())
     return as_list(said)
-
-
-def duplicates(found: Section) -> Markdown:
-    """How often the most influential example is a near duplicate: among all test points of a bucket, and among those drawn."""
-    said = []
-    for dataset, frames in found.items():
-        tops, drawn = frames["tops"], frames["gallery"].drop_duplicates("row")
-        if "near duplicate" in tops.index:
-            shares = (f"{tops.loc[('near duplicate', b), 'mean']:.1%} in bucket {b}" for b in ("1", f"{N_BUCKETS}"))
-            near = f"{(drawn['distance'] < NEAR).sum()} of the {len(drawn)} drawn"
-            said.append(f"{dataset_title(dataset)}, {' and '.join(shares)}, and {near}")
-    if not said:
-        return Markdown("*The data are not at hand, or too few test points have an entropy: there are no distances.*")
-    return Markdown(
-        f"Test points whose most influential example is a near duplicate: {'; '.join(said)}. The figure draws those whose "
-        "most influential example has the largest influence, which is where a duplicate shows."
-    )

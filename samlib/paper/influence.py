@@ -13,7 +13,6 @@ from typing import NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from IPython.display import Markdown
 
 from samlib.audit import Pair
 from samlib.estimators import influence, memorization
@@ -21,9 +20,9 @@ from samlib.evaluation import ENOUGH
 from samlib.inference import Effect, Reliability, groups, jackknife, reliability
 from samlib.paper.crossfit import PARTITIONS, model_groups, point_groups
 from samlib.paper.frames import EACH, Found, Frames, Section, contrast, effects, one, table
-from samlib.paper.panels import BOTH, comparisons, label_of, listed, multiples, zero
+from samlib.paper.panels import BOTH, comparisons, label_of, multiples, zero
 from samlib.paper.sets import Influences, Models, dealt, lacking, memorization_by, models_of, without_each
-from samlib.paper.style import GREEN, INK, dataset_title
+from samlib.paper.style import GREEN, INK
 
 EDGES = np.linspace(0, 1, 6)  # of the intervals of memorization
 INTERVALS = [f"{low:.1f} to {high:.1f}" for low, high in zip(EDGES[:-1], EDGES[1:], strict=True)]
@@ -310,14 +309,3 @@ def influence_energy(found: Section, measure: str = MEASURES[0]):
         at=lambda rows: [INTERVALS.index(each) for each in rows.index],
         axis=ticks | {"xlabel": "memorization, pooled"}, height=1.6, sharex=True,
     )  # fmt: skip
-
-
-def left_out(found: Section) -> Markdown:
-    """Which intervals of memorization hold too few examples to be drawn, on each data set."""
-    said = []
-    for dataset, frames in found.items():
-        there = frames["energy"].index.unique(-1)
-        if lost := [each for each in INTERVALS if each not in there]:
-            said.append(f"{dataset_title(dataset)}: {listed(lost)}")
-    few = f"Intervals of fewer than {ENOUGH} examples are left out of figure and table alike"
-    return Markdown(f"{few}. {'; '.join(said)}." if said else f"{few}; here each interval holds enough.")

@@ -6,11 +6,11 @@ interpolated between lengths, along the logarithm of its own train loss.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -22,7 +22,7 @@ from samlib.paper import claims
 from samlib.paper.draw import gaps, panels
 from samlib.paper.frames import EACH, Found, Frames, Section, contrast, counted, effects, table
 from samlib.paper.panels import multiples
-from samlib.paper.style import GREY, INK, SAM, SGD, WIDTH, drawn
+from samlib.paper.style import GREY, INK, SAM, SGD, drawn
 
 ATTACKS = {"confidence": "confidence", "LiRA": "LiRA online", "RMIA": "RMIA offline"}
 # of the way from the highest train loss that both reach to the lowest, in logarithms
@@ -30,7 +30,6 @@ FRACTIONS = {"1/4": 0.25, "1/2": 0.5, "3/4": 0.75}
 CLAIMED = {f"C2 {a} at equal train loss, {said}": (a, f) for a in ATTACKS for said, f in FRACTIONS.items()}
 GRID = np.linspace(0, 1, 17)  # the fractions at which the band is computed
 SPARSE, UNREACHED = "lengths too far apart", "not every model reaches this loss"
-UNSEEN = "for these runs keep no outputs on test points"
 TRAIN_LOSS, ACCURACY = "train loss", "test accuracy"
 COLUMNS = ["sgd", "sam", "difference", "low", "high", "band_low", "band_high", "moved", TRAIN_LOSS, "note"]
 
@@ -51,8 +50,7 @@ def measure(pairs: Mapping[Any, Pair]) -> Frames:
     dict of DataFrame
         "equal_loss" (attack, fraction): the difference at one train loss; the ends low and high of its interval; band_low and
         band_high, which hold for all fractions at once; moved, the largest change if one length is left out; note, why nothing
-        can be said. "effects": the rows of `FRACTIONS`. "equal_accuracy" (attack, fraction): differences without intervals, to
-        look at. "curves": means over models at each number of epochs.
+        can be said. "effects": the rows of `FRACTIONS`. "curves": means over models at each number of epochs.
     """
     curves, both = _trained(pairs)
     rows = {(attack, f): at_loss(both[attack], f) for attack in ATTACKS for f in GRID}
@@ -60,7 +58,6 @@ def measure(pairs: Mapping[Any, Pair]) -> Frames:
     return {
         "effects": effects({claim: rows[key][1] for claim, key in CLAIMED.items()}),
         "equal_loss": equal_loss.reindex(columns=COLUMNS),
-        "equal_accuracy": _at_accuracy(curves),
         "curves": curves,
     }
 
@@ -86,43 +83,27 @@ def decided(pairs: Mapping[Any, Pair]) -> dict[str, Found | None]:
 def _trained(pairs: Mapping[Any, Pair]) -> tuple[pd.DataFrame, dict[str, list[Side]]]:
     """The frame "curves", and what `at_loss` takes for each attack: the lengths as long as the loss falls.
 
-    "curves" has means over models: epochs, train loss, test accuracy, auc, falling, rising, optimizer, attack. If some runs keep
-    no outputs on test points, RMIA has an AUC of NaN and nothing for `at_loss`.
+    "curves" has means over models: epochs, train loss, test accuracy, falling, rising, optimizer, attack, auc.
     """
     keyed = [(*key, pair) if isinstance(key, tuple) else ("epochs", key, pair) for key, pair in pairs.items()]
     over = {value: pair for field, value, pair in keyed if field == "epochs"}
-    over = over or {0: keyed[0][-1]}  # a single length, which is compared with nothing
+    if not over:  # a single length, which is compared with nothing
+        over = {json.loads(keyed[0][-1].sgd.attrs["experiment"])["epochs"]: keyed[0][-1]}
     aligned = common_models([over[e] for e in sorted(over)])
-    tested = all("test_logit" in runs for pair in aligned for runs in pair[:2])
-    known = {attack: kind for attack, kind in ATTACKS.items() if tested or attack != "RMIA"}
     curves, both = {}, {attack: list[Side]() for attack in ATTACKS}
     for name, several in (("sgd", [pair.sgd for pair in aligned]), ("sam", [pair.sam for pair in aligned])):
-        found = [attack_scores(runs, tuple(known.values())) for runs in several]
+        found = [attack_scores(runs, tuple(ATTACKS.values())) for runs in several]
         loss = np.log([np.maximum(runs.train_loss.values, 1e-12) for runs in several])
         right = np.array([runs.test_correct.values.mean() for runs in several])
         drift, falling = np.array([_loss_terms(runs) for runs in several]), _leading(-loss.mean(1))
-        means = {"epochs": sorted(over), TRAIN_LOSS: np.exp(loss.mean(1)), ACCURACY: right, "auc": math.nan}
+        means = {"epochs": sorted(over), TRAIN_LOSS: np.exp(loss.mean(1)), ACCURACY: right}
         means |= {"falling": falling, "rising": _leading(right), "optimizer": name}
-        for attack in ATTACKS:
-            curves[attack, name] = pd.DataFrame(means | {"attack": attack})
-        for attack, kind in known.items():
+        for attack, kind in ATTACKS.items():
             terms = np.array([auc_terms(each.scores[kind], each.member) for each in found], np.float32)
-            curves[attack, name]["auc"] = terms.mean((1, 2), dtype=float)
+            curves[attack, name] = pd.DataFrame(means | {"attack": attack, "auc": terms.mean((1, 2), dtype=float)})
             both[attack].append((loss[falling], terms[falling], drift[falling]))
     ordered = [curves[attack, name] for attack in ATTACKS for name in ("sgd", "sam")]
     return pd.concat(ordered, ignore_index=True), both
-
-
-def _at_accuracy(curves: pd.DataFrame) -> pd.DataFrame:
-    """The frame "equal_accuracy", only for a figure: AUCs at one mean test accuracy, while both accuracies still rise."""
-    parts = {}
-    for attack, part in curves[curves["rising"]].groupby("attack", sort=False):
-        (_, sgd), (_, sam) = part.set_index(ACCURACY).groupby("optimizer", sort=False)["auc"]
-        first, last = max(sgd.index[0], sam.index[0]), min(sgd.index[-1], sam.index[-1])
-        at = first + GRID * (last - first) if first < last else np.full(len(GRID), math.nan)
-        here, there = (np.interp(at, each.index, each) for each in (sgd, sam))
-        parts[attack] = pd.DataFrame({ACCURACY: at, "sgd": here, "sam": there, "difference": there - here}, GRID)
-    return pd.concat(parts, names=["attack", "fraction"])
 
 
 def common_models(pairs: Sequence[Pair]) -> list[Pair]:
@@ -182,7 +163,7 @@ def at_loss(both: list[Side], fraction: float) -> tuple[dict, Found | None]:
     Parameters
     ----------
     both : list of two tuples
-        (loss, terms, drift) of SGD and of the other optimizer, as for `matched`; empty if they are not known.
+        (loss, terms, drift) of SGD and of the other optimizer, as for `matched`.
     fraction : float
         How far down from the highest loss that both reach to the lowest, in means over models of the log loss.
 
@@ -192,8 +173,6 @@ def at_loss(both: list[Side], fraction: float) -> tuple[dict, Found | None]:
     found : Found or None
         None if the lengths do not reach this loss or are too far apart.
     """
-    if not both:
-        return {"note": UNSEEN}, None
     means = [loss.mean(1) for loss, *_ in both]
     first, last = min(each.max() for each in means), max(each.min() for each in means)
     at = first + fraction * (last - first)
@@ -250,35 +229,11 @@ def matched_curves(curves: pd.DataFrame, name: str = "SAM", attack: str = "confi
     return figure
 
 
-@drawn
-def equal_loss_bands(equal_loss: pd.DataFrame, equal_accuracy: pd.DataFrame, name: str = "SAM"):
-    """The difference in each attack's AUC, above at equal train loss and below at equal mean test accuracy.
-
-    Above, the band holds for all losses at once. Markers are rows of the ledger; a hollow one has no verdict. Below there are
-    no intervals: the comparison at equal accuracy is only to look at.
-    """
-    figure, axes = plt.subplots(2, len(ATTACKS), figsize=(WIDTH, 4.6), sharex="row", sharey=True)
-    axes[0, 0].set_xscale("log")
-    for attack, top, below in zip(ATTACKS, *axes, strict=True):
-        _band(top, equal_loss.loc[attack])
-        top.set(title=attack, xlabel=TRAIN_LOSS)
-        rows = equal_accuracy.loc[attack]
-        below.plot(rows[ACCURACY], rows["difference"], color=SAM, ls="--")
-        below.axhline(0, color=GREY, lw=1)
-        below.set(xlabel=ACCURACY)
-        for ax in (top, below):
-            ax.grid(axis="y", alpha=0.3)
-    axes[0, 0].invert_xaxis()
-    for ax in axes[:, 0]:
-        ax.set_ylabel(f"AUC, {name} − SGD")
-    return figure
-
-
 def along_loss(found: Section):
     """The difference in each attack's AUC at equal train loss, over the loss: a row for each data set, a column for each attack.
 
     The band holds along all losses at once. Marked are the ledger's rows, hollow where they have no verdict. A dotted line is
-    the difference after the recipe's number of epochs. found: the section "membership", joined by "lengths".
+    the difference after the recipe's number of epochs, if known. found: the section "lengths", or "membership" joined by it.
     """
 
     smallest = next(claim.smallest for claim in claims.CLAIMS if claim.section == "lengths")
@@ -287,7 +242,8 @@ def along_loss(found: Section):
         *axes, rows, trained = axes_and_rows
         for attack, ax in zip(ATTACKS, axes, strict=True):
             _band(ax, rows.loc[attack])
-            ax.axhline(trained.loc[f"C2 {attack}", "estimate"], color=INK, lw=1.2, ls=":", label="as trained")
+            if (claim := f"C2 {attack}") in trained.index:
+                ax.axhline(trained.loc[claim, "estimate"], color=INK, lw=1.2, ls=":", label="as trained")
             ax.axhspan(-smallest, smallest, color=GREY, alpha=0.15, lw=0)
             ax.set(xscale="log", xlabel=f"{TRAIN_LOSS}: {attack}")
             ax.grid(axis="y", alpha=0.3)
@@ -310,8 +266,6 @@ def _band(ax: Axes, rows: pd.DataFrame) -> None:
 def matched_sentence(equal_loss: pd.DataFrame, attack: str, name: str = "SAM") -> str:
     """An attack's rows of "equal_loss" in sentences."""
     head, said = f"**AUC, {attack}, at equal train loss.**", []
-    if (equal_loss.loc[attack, "note"] == UNSEEN).all():
-        return f"{head} Not measurable, {UNSEEN}."
     for fraction, value in FRACTIONS.items():
         row = equal_loss.loc[(attack, value)]
         found = f"{name}'s AUC differs from SGD's by {row.difference:+.4f} ({row.low:+.4f} to {row.high:+.4f})"

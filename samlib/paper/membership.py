@@ -9,27 +9,28 @@ import pandas as pd
 from IPython.display import Markdown
 
 from samlib.audit import Attacked, Pair, accuracy_table, attack_scores, compare_attacks, left_out, threshold_table
-from samlib.evaluation import ENOUGH, AttackReport, Measure, auc_terms, roc, tpr_terms, vulnerability
+from samlib.evaluation import ENOUGH, AttackReport, Measure, auc_terms, roc, tpr_terms
 from samlib.inference import mean
 from samlib.paper import claims
 from samlib.paper.frames import EACH, Found, Frames, Section, counted, effects, table
 from samlib.paper.panels import BOTH, DASHES, comparisons, histograms, label_of, listed, multiples, scroll, sign
 from samlib.paper.style import GREY, dataset_title
-from samlib.report.tables import epsilon
+from samlib.report import tables
 
 CLAIMED = {"C2 confidence": "confidence", "C2 LiRA": "LiRA online", "C2 RMIA": "RMIA offline"}
 CURVES = ("confidence", "LiRA online", "RMIA online")
 SHOWN = ("correctness", "confidence", "LiRA online", "RMIA offline")  # the attacks in the figure, of twelve
 OWN = "LiRA online"  # the attack for which each example's own false-positive rate is measured
-OWN_FPR = 0.1
+WHO = ("sgd", "sam")
 EPSILON = "epsilon, at least"
 BINS = 90
 
 
 @counted()
 def measure(pair: Pair) -> Frames:
-    """Frames effects, accuracy, attacks, roc, logits, own_rates, thresholds, models, counts, moments of a pair of runs."""
+    """Frames effects, accuracy, attacks, roc, logits, own_rates, thresholds, counts, moments of a pair of runs."""
     found = [attack_scores(runs) for runs in pair[:2]]
+    rates = {who: tables.own_rates(each.scores[OWN], each.member) for who, each in zip(WHO, found, strict=True)}
     counts = {"examples": pair.sgd.sizes["example"], "left out by the attacks": left_out(pair.sgd)}
     return {
         "effects": effects(decided(pair, found)),
@@ -37,9 +38,8 @@ def measure(pair: Pair) -> Frames:
         "attacks": _attacks(found),
         "roc": _curves(found),
         "logits": _logits(pair),
-        "own_rates": _own_rates(found),
+        "own_rates": pd.concat(rates, names=["optimizer"]).reset_index(0),
         "thresholds": threshold_table(pair, EACH),
-        "models": _models(pair, found),
         "counts": pd.DataFrame({"number": counts}),
         "moments": _moments(pair),
     }
@@ -120,7 +120,7 @@ def _attacks(found: Sequence[Attacked]) -> pd.DataFrame:
                 "sgd": sgd.value, "sam": sam.value, "difference": gap.value, "low": gap.low, "high": gap.high,
                 "sgd_low": sgd.low, "sgd_high": sgd.high, "sam_low": sam.low, "sam_high": sam.high, "too_few": name in few,
             }  # fmt: skip
-        bounds = [epsilon(each.scores[attack], each.member, 1 - EACH) for each in found]
+        bounds = [tables.epsilon(each.scores[attack], each.member, 1 - EACH) for each in found]
         rows[attack, EPSILON] = {"sgd": bounds[0], "sam": bounds[1], "too_few": False}
     return table(rows, "attack", "measure")
 
@@ -134,7 +134,7 @@ def _curves(found: Sequence[Attacked]) -> pd.DataFrame:
     """ROC curves on a logarithmic grid: attack, optimizer, fpr, tpr."""
     parts, floor = [], ENOUGH / (~found[0].member).sum()  # the rate of ENOUGH false positives
     for attack in CURVES:
-        for name, each in zip(("sgd", "sam"), found, strict=True):
+        for name, each in zip(WHO, found, strict=True):
             curve = pd.DataFrame(dict(zip(("fpr", "tpr"), roc(each.scores[attack], each.member), strict=True)))
             at = np.unique(curve["fpr"].searchsorted(np.geomspace(floor, 1, 300)).clip(max=len(curve) - 1))
             parts.append(curve.iloc[at].astype(np.float32).assign(attack=attack, optimizer=name))
@@ -146,38 +146,17 @@ def _logits(pair: Pair) -> pd.DataFrame:
     values, member, parts = [runs.logit.values for runs in pair[:2]], pair.sgd.member.values, []
     low, high = np.quantile(values, [0.0005, 0.9995])
     edges = np.linspace(low, high, BINS + 1)
-    for name, logit in zip(("sgd", "sam"), np.clip(values, low, high), strict=True):
+    for name, logit in zip(WHO, np.clip(values, low, high), strict=True):
         for inside in (True, False):
             part = {"left": edges[:-1], "right": edges[1:], "count": np.histogram(logit[member == inside], edges)[0]}
             parts.append(pd.DataFrame(part | {"optimizer": name, "member": inside}))
     return pd.concat(parts, ignore_index=True)
 
 
-def _own_rates(found: Sequence[Attacked]) -> pd.DataFrame:
-    """Shares of examples by their own false-positive rate: optimizer, left, right, share, chance, pooled, dispersion."""
-    parts, bins = [], np.linspace(0, 1, 21)
-    for name, each in zip(("sgd", "sam"), found, strict=True):
-        own = vulnerability(each.scores[OWN], each.member, fpr=OWN_FPR)
-        share, chance = own.shares(bins)
-        part = {"left": bins[:-1], "right": bins[1:], "share": share, "chance": chance, "optimizer": name}
-        parts.append(pd.DataFrame(part | {"pooled": own.pooled, "dispersion": own.dispersion}))
-    return pd.concat(parts, ignore_index=True)
-
-
-def _models(pair: Pair, found: Sequence[Attacked]) -> pd.DataFrame:
-    """A row for each model: accuracies, loss, and the AUC of each attack."""
-    parts = []
-    for name, runs, each in zip(("sgd", "sam"), pair[:2], found, strict=True):
-        columns = {c: runs[c].values for c in ("train_accuracy", "train_loss", "test_accuracy")}
-        columns |= {f"AUC {attack}": _auc(each, attack).mean(1) for attack in each.scores}
-        parts.append(pd.DataFrame(columns).astype(np.float32).assign(model=runs.model.values, optimizer=name))
-    return pd.concat(parts, ignore_index=True)
-
-
 def _moments(pair: Pair) -> pd.DataFrame:
     """For each example: how many models saw it, and the mean and deviation of its logit over in and over out models."""
     columns = {"n_in": pair.sgd.member.values.sum(0).astype(np.int32)}
-    for name, runs in zip(("sgd", "sam"), pair[:2], strict=True):
+    for name, runs in zip(WHO, pair[:2], strict=True):
         for where, logit in (("in", runs.logit.where(runs.member)), ("out", runs.logit.where(~runs.member))):
             columns[f"{name}_mean_{where}"] = logit.mean("model", dtype=float).values.astype(np.float32)
             columns[f"{name}_std_{where}"] = logit.std("model", dtype=float).values.astype(np.float32)

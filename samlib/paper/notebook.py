@@ -7,7 +7,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -206,13 +206,6 @@ class Study:
                 titles[dataset] = _title(dataset, self._about(column, path))
         return Section(found, titles, self.name)
 
-    def models(self) -> dict[str, pd.DataFrame]:
-        """A frame of each data set with a row for each model: accuracies, train loss, and each attack's AUC.
-
-        They are of these very experiments, even if a record of others has more models.
-        """
-        return {each: self._from(each, "membership", self.record(each))["models"] for each in self.experiments}
-
     def _paths(self) -> dict[str, Path | None]:
         """The record of each column of the ledger; None where its runs are live.
 
@@ -250,7 +243,7 @@ class Study:
         for dataset in self.experiments:
             about, title = self.about(dataset), dataset_title(dataset)
             every = pd.DataFrame(about["experiments"]).assign(models=about["models"]).fillna({"pool": "all"})
-            each = {name: " or ".join(every[name].drop_duplicates().map(str)) for name in ("models", "epochs", "pool")}
+            each = {name: _several(every[name].unique()) for name in ("models", "epochs", "pool")}
             how = f"{' or '.join(map(model_title, every['model'].unique()))}, pool {each['pool']}, {each['epochs']} epochs"
             kind = "Live" if about["live"] else "Recorded"
             short[title] = f"{title} ({how}, {kind.lower()}: {each['models']} of each)"
@@ -295,6 +288,12 @@ def record_ablations(folder: str | os.PathLike, **parameters) -> Path:
     return records.save(folder, frames, about | {"parameters": parameters})
 
 
+def _several(values: Iterable) -> str:
+    """Different values in their order: all of a few, the ends of many."""
+    said = [str(value) for value in sorted(values, key=lambda value: (isinstance(value, str), value))]
+    return " or ".join(said) if len(said) < 4 else f"{said[0]} to {said[-1]}"
+
+
 def _title(dataset: str, about: Mapping[str, Any]) -> str:
     """The title over a panel: data set, network and numbers of models."""
     network, models = model_title(about["experiments"][0]["model"]), " + ".join(map(str, about["models"][:2]))
@@ -307,11 +306,7 @@ def _dataset(column: str) -> str:
 
 
 def measure(section: str, runs: Any) -> Frames:
-    """Call a section's `measure` on a pair, or on pairs by (kind, value). "lengths" takes only the kind "epochs"."""
-    if section == "lengths":
-        own = {value: pair for (field, value), pair in runs.items() if field == "epochs"}
-        first = next(iter(runs.values()))
-        runs = own or {json.loads(first.sgd.attrs["experiment"])["epochs"]: first}
+    """Call a section's `measure` on a pair, or on pairs by (kind, value)."""
     return import_module(f"samlib.paper.{section}").measure(runs)
 
 

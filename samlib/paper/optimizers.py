@@ -24,15 +24,15 @@ from samlib.paper.draw import gaps, panels
 from samlib.paper.frames import Found, Frames, counted, effects, table
 from samlib.paper.lengths import TRAIN_LOSS
 from samlib.paper.study import NO_PART, SHARPNESS_AWARE
-from samlib.paper.style import dataset_title, drawn
+from samlib.paper.style import drawn
 from samlib.paper.tables import table as shown_table
+from samlib.runs.store import PER_MODEL
 
 ACCURACY, AUC, AUC_LIRA, MEMORIZATION = "test accuracy", "AUC, confidence", "AUC, LiRA online", "mean memorization"
 MEASURES = (ACCURACY, MEMORIZATION, AUC, AUC_LIRA)
 LEDGER = ["statistic", "text", "direction", "smallest", "estimate", "low", "high", "level", "p", "verdict"]
 PATTERN = {ACCURACY: 0.002, AUC: 0.005, AUC_LIRA: 0.005}  # what rises by C14, and the smallest rise that counts
 COMPARABLE = 2  # an optimizer is compared if its train loss and SGD's are within this factor
-MEANS = ("train_loss", "train_accuracy", "test_accuracy")
 TITLES = {
     "rho": "rho", "subset_fraction": "subset fraction", "weight_decay": "weight decay", "epochs": "epochs",
     "n_models": "number of models", "norm": "normalization", "augment": "augmentation",
@@ -181,22 +181,11 @@ def stores(pairs: Mapping[Any, Pair]) -> pd.DataFrame:
             "optimizer": fields["optimizer"],
             **{title: "" if name in without else label(fields[name]) for name, title in TITLES.items()},
             "diverged": len(runs.attrs["diverged"]),
-            **{name.replace("_", " "): float(runs[name].mean()) for name in MEANS},
+            **{name.replace("_", " "): float(runs[name].mean()) for name in PER_MODEL},
             "core seconds": float(runs.attrs["seconds"]),
             "machine": ", ".join(runs.attrs["machine"]),
         }
     return table(rows, "store")
-
-
-def under_title(stores: pd.DataFrame, dataset: str) -> str:
-    """The line under a page's title, from the frame "stores": data set, networks, lengths, models, and what else varies."""
-    others = stores[stores["optimizer"] != "sgd"].rename(columns={"model": "network"})
-    always, said = ("network", TITLES["epochs"], TITLES["n_models"]), []
-    for title in ("network", *TITLES.values()):
-        values = sorted(set(others[title]) - {""}, key=lambda value: (float(value) if value[0].isdigit() else 0, value))
-        if title in always or len(values) > 1:
-            said.append(f"{title} {', '.join(values)}")
-    return f"*Data set {dataset_title(dataset)}; {'; '.join(said)}.*"
 
 
 def settings_table(stores: pd.DataFrame):

@@ -27,14 +27,15 @@ from samlib import __version__
 from samlib.audit import Pair
 from samlib.checks import as_path
 from samlib.data import NAMES, load_dataset
+from samlib.data.files import sha256_of
 from samlib.disk import in_a_sentence, whole
 from samlib.experiment import Experiment
 from samlib.paper.frames import Frames
+from samlib.runs.store import PER_MODEL
 from samlib.training.files import described, entry, groups_of, opened
 
 ABOUT, SIGNALS = "about.json", "signals.zarr.zip"
 BOOLEANS = ("correct", "test_correct")
-MEANS = ("train_loss", "train_accuracy", "test_accuracy")
 LABELS = ("label", "test_label", "subclass", "test_subclass")
 
 
@@ -85,7 +86,7 @@ def save(
                 table.to_parquet(partial / f"{section}.{frame}.parquet", compression="zstd")
         if signals is not None:
             _save_signals(partial / SIGNALS, signals)
-        digests = {file.name: _sha256(file) for file in sorted(partial.iterdir()) if file.name != ABOUT}
+        digests = {file.name: sha256_of(file) for file in sorted(partial.iterdir()) if file.name != ABOUT}
         (partial / ABOUT).write_text(json.dumps({**about, "files": digests}, indent=1, sort_keys=True) + "\n")
     return path
 
@@ -165,7 +166,7 @@ def load_signals(path: Path) -> Pair:
     bits |= {f"sam_{v}": bits[f"sam_{v}"] ^ bits[f"sgd_{v}"] for v in BOOLEANS}
     parts = []
     for name, fields, key in zip(("sgd", "sam"), about["experiments"], about["keys"], strict=True):
-        own = {v: bits[f"{name}_{v}"] for v in BOOLEANS} | {v: kept[f"{name}_{v}"] for v in MEANS}
+        own = {v: bits[f"{name}_{v}"] for v in BOOLEANS} | {v: kept[f"{name}_{v}"] for v in PER_MODEL}
         attributes = {k: about[k] for k in ("data_checksum", "machine", "seconds", "date", "classes", "samlib")}
         attributes |= {"experiment": json.dumps(fields), "key": key, "diverged": []}
         parts.append(xr.Dataset({"member": bits["member"], **own}, kept.coords, attributes))
@@ -180,7 +181,7 @@ def _save_signals(path: Path, pair: Pair) -> None:
     for v in BOOLEANS:
         arrays |= {f"sgd_{v}": sgd[v], f"sam_{v}": sgd[v] ^ sam[v]}
     packed = {name: ((array.dims[1], "byte"), np.packbits(array.values.T, axis=1)) for name, array in arrays.items()}
-    means = {f"{name}_{v}": ("model", runs[v].values) for name, runs in (("sgd", sgd), ("sam", sam)) for v in MEANS}
+    means = {f"{name}_{v}": ("model", runs[v].values) for name, runs in (("sgd", sgd), ("sam", sam)) for v in PER_MODEL}
     labels = {name: (sgd[name].dims, sgd[name].values.astype(np.int32)) for name in LABELS if name in sgd.coords}
     kept = xr.Dataset(packed | means, {"model": sgd.model.values} | labels)
     plain = {name: {"compressors": None, "chunks": array.shape} for name, array in kept.variables.items()}
@@ -196,15 +197,11 @@ def _unpacked(kept: xr.Dataset, name: str) -> xr.DataArray:
     return xr.DataArray(bits, dims=("model", kept[name].dims[0]))
 
 
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def _checked(path: Path, digests: Mapping[str, str]) -> Path:
     if path.name not in digests or not path.exists():
         raise ValueError(f"{path.parent} has no {path.name}; record it again.")
     with in_a_sentence(f"{path} cannot be read (", "); record it again.", OSError):
-        digest = _sha256(path)
+        digest = sha256_of(path)
     if digest != digests[path.name]:
         raise ValueError(f"{path} was changed after it was recorded; record it again.")
     return path

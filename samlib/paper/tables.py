@@ -56,19 +56,17 @@ def provenance(about: Mapping[str, Any], counts: pd.DataFrame | None = None):
     return shown.style
 
 
-def runs_table(about: Mapping[str, Mapping[str, Any]], models: Mapping[str, pd.DataFrame]):
-    """The models of a page and their cost: a row for each data set and optimizer. models: what `Study.models` returns."""
+def runs_table(about: Mapping[str, Mapping[str, Any]]):
+    """What the runs of a page were and what they cost: a row for each optimizer of each, by what `Study.sources` returns."""
     rows = {}
-    for dataset, each in about.items():
-        means = models[dataset].groupby("optimizer")[["train_accuracy", "test_accuracy", "train_loss"]].mean()
+    for name, each in about.items():
         for fields, n in zip(each["experiments"], each["models"], strict=True):
-            who = "sgd" if fields["optimizer"] == "sgd" else "sam"
-            rows[dataset_title(dataset), fields["optimizer"].upper()] = {
+            rows[dataset_title(name), fields["optimizer"].upper()] = {
                 "models": n, "network": fields["model"], "epochs": fields["epochs"], "rho": f"{fields['rho']:g}",
-                **{name.replace("_", " "): f"{means.loc[who, name]:.3f}" for name in means},
-                "core seconds of both": f"{each['seconds']:.0f}", "machine": ", ".join(each["machine"]),
+                "trained": "live" if each["live"] else each["date"], "core seconds of both": f"{each['seconds']:.0f}",
+                "machine": ", ".join(each["machine"]),
             }  # fmt: skip
-    return scroll(pd.DataFrame.from_dict(rows, orient="index").style, "A row for each data set and optimizer.")
+    return scroll(pd.DataFrame.from_dict(rows, orient="index").style, "A row for each run and optimizer.")
 
 
 def origins(about: Mapping[str, Mapping[str, Any]], missing: Mapping[str, str] | None) -> Markdown:

@@ -144,7 +144,10 @@ def audit_file(path, *, max_gb: float = 64) -> Report:
     if of:
         made["parts"] = tables.parts(found, best, of)
     if several:
-        made |= {"own_rates": tables.own_rates(found, best), "exposed": tables.exposed(every, best, at)}
+        made |= {
+            "own_rates": tables.own_rates(found.scores[best], found.member),
+            "exposed": tables.exposed(every, best, at),
+        }
     if many:
         made |= {"memorization": tables.memorized(s), "memorization_bins": tables.memorization_bins(s)}
     if many and s.test_correct.size:

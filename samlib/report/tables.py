@@ -118,9 +118,9 @@ def parts(found: Attacked, best: str, of: Mapping[str, np.ndarray]) -> pd.DataFr
     return pd.DataFrame(rows, columns=["kind", "part", "examples", "auc", "low", "high"])
 
 
-def own_rates(found: Attacked, best: str) -> pd.DataFrame:
-    """Shares of examples by their own false-positive rate: left, right, share, chance, dispersion."""
-    own = vulnerability(found.scores[best], found.member, fpr=OWN_RATE)
+def own_rates(scores: np.ndarray, member: np.ndarray) -> pd.DataFrame:
+    """Shares of examples by their own false-positive rate: left, right, share, chance, dispersion. Both: (targets, examples)."""
+    own = vulnerability(scores, member, fpr=OWN_RATE)
     bins = np.linspace(0, 1, 21)
     share, chance = own.shares(bins)
     columns = {"left": bins[:-1], "right": bins[1:], "share": share, "chance": chance}

@@ -4,7 +4,6 @@ import functools
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import expit
 
 from samlib.checks import as_array, as_number
 
@@ -87,10 +86,6 @@ class Mixture:
         return np.logaddexp(typical, atypical) - blue
 
     decision = log_density_ratio  # the mixture is a predictor: its own Bayes rule
-
-    def posterior(self, x) -> np.ndarray:
-        """P(red | x), (n,)."""
-        return expit(self.log_density_ratio(x))
 
     def bayes(self, x) -> np.ndarray:
         """The Bayes-optimal label of each point, (n,) in {-1, 1}."""
