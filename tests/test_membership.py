@@ -71,7 +71,7 @@ def test_outputs_without_a_gap_have_no_spread_over_it():
 
 def test_the_tables_hold_the_simultaneous_interval(pair):
     frames = membership.measure(pair)
-    own = {"effects", "accuracy", "attacks", "thresholds", "roc", "logits", "own_rates", "counts", "moments"}
+    own = {"effects", "accuracy", "attacks", "thresholds", "roc", "logits", "own_rates", "models", "counts", "moments"}
     assert set(frames) == own
     row, effect = frames["attacks"].loc[("confidence", "AUC")], membership.decided(pair)["C2 confidence"].effect
     assert (row.low, row.high) == pytest.approx(tuple(map(float, effect.interval(membership.EACH))))

@@ -28,7 +28,7 @@ BINS = 90
 
 @counted()
 def measure(pair: Pair) -> Frames:
-    """Frames effects, accuracy, attacks, roc, logits, own_rates, thresholds, counts, moments of a pair of runs."""
+    """Frames effects, accuracy, attacks, roc, logits, own_rates, thresholds, models, counts, moments of a pair of runs."""
     found = [attack_scores(runs) for runs in pair[:2]]
     rates = {who: tables.own_rates(each.scores[OWN], each.member) for who, each in zip(WHO, found, strict=True)}
     counts = {"examples": pair.sgd.sizes["example"], "left out by the attacks": left_out(pair.sgd)}
@@ -40,6 +40,7 @@ def measure(pair: Pair) -> Frames:
         "logits": _logits(pair),
         "own_rates": pd.concat(rates, names=["optimizer"]).reset_index(0),
         "thresholds": threshold_table(pair, EACH),
+        "models": _models(pair, found),
         "counts": pd.DataFrame({"number": counts}),
         "moments": _moments(pair),
     }
@@ -150,6 +151,16 @@ def _logits(pair: Pair) -> pd.DataFrame:
         for inside in (True, False):
             part = {"left": edges[:-1], "right": edges[1:], "count": np.histogram(logit[member == inside], edges)[0]}
             parts.append(pd.DataFrame(part | {"optimizer": name, "member": inside}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _models(pair: Pair, found: Sequence[Attacked]) -> pd.DataFrame:
+    """A row for each model: accuracies, loss, and the AUC of each attack."""
+    parts = []
+    for name, runs, each in zip(WHO, pair[:2], found, strict=True):
+        columns = {c: runs[c].values for c in ("train_accuracy", "train_loss", "test_accuracy")}
+        columns |= {f"AUC {attack}": _auc(each, attack).mean(1) for attack in each.scores}
+        parts.append(pd.DataFrame(columns).astype(np.float32).assign(model=runs.model.values, optimizer=name))
     return pd.concat(parts, ignore_index=True)
 
 
