@@ -24,8 +24,10 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_compl
 from pathlib import Path
 
 import nbformat
+import yaml
 
 from samlib.data import NAMES, load_dataset, shape_of
+from samlib.data.files import PUBLISHED
 from samlib.experiment import pair
 from samlib.paper import study
 from samlib.paper.records import largest, records
@@ -42,6 +44,7 @@ ALONE = CHOSEN["alone"]
 MAKERS = {"other_optimizers": (study.optimizer_pairs, "optimizers"), "ablations": (study.ablation_pairs, "ablations")}
 PACKAGES = ("torch", "numpy", "scipy", "matplotlib", "seaborn", "xarray")  # what a page's numbers and figures depend on
 TIMEOUT = 1800  # seconds a cell may take
+HEADING = "## Run this yourself"
 
 
 def main() -> int:
@@ -52,6 +55,7 @@ def main() -> int:
     start, clock = time.perf_counter(), {}
     executed = args.output / "notebooks"
     executed.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(ROOT / "notebooks", executed / "unexecuted", dirs_exist_ok=True)  # to download from their pages
     datasets, missing = datasets_of(args.profile)
     sources = pages_of(datasets, missing)
     pages = {f"{page}.ipynb": plan(*source, args.profile, missing) for page, source in sources.items()}
@@ -215,48 +219,71 @@ def execute_page(page: str, todo: dict, executed: Path) -> tuple[float, str | No
         error = f"{type(problem).__name__}: {problem}".splitlines()[0]
     notebook = nbformat.read(path if path.exists() else todo["source"], 4)
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
-    runs = next(
-        filter(None, (output.get("metadata", {}).get("text/markdown", {}).get("runs") for output in outputs)), {}
-    )
+    runs = runs_of(notebook)
     for cell in notebook.cells:
         if "injected-parameters" in cell.metadata.get("tags", ()):
             cell.metadata["tags"].append("remove-input")  # the table at the page's end says what was run
-        if "## Run this yourself" in cell.source:
+        if HEADING in cell.source:
             here, heading, below = cell.source.partition("\n## What this run was")
-            cell.source = here.rstrip() + command(todo) + heading + below
+            cell.source = here.rstrip() + command(todo, start) + heading + below
         if figure := cell.metadata.get("mystnb", {}).get("figure"):
             titles = [title for output in cell.outputs for title in output.get("metadata", {}).get("shown", ())]
             own = dict.fromkeys(re.split("[:\n]", title)[0] for title in titles)  # "DATA SET: network, models"
             shown = [runs[name] for name in own if name in runs] or runs.values()
             figure["caption"] = figure["caption"].replace("{runs}", "; ".join(shown))
+    if not any(HEADING in cell.source for cell in notebook.cells):
+        notebook.cells.append(nbformat.v4.new_markdown_cell(HEADING + command(todo, start)))
     if error is None:
         notebook.metadata["samlib"] = {"fingerprint": todo["fingerprint"]}
-    nbformat.write(notebook, path)
+    path.write_text(nbformat.writes(notebook).replace(f"{ROOT}/", ""))  # no path of this machine
     said = "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stderr")
     warned = dict.fromkeys(line.partition("Warning: ")[2] for line in said.splitlines() if "Warning: " in line)
     return time.perf_counter() - start, error, list(warned)
 
 
-def command(todo: dict) -> str:
-    """How to make a page by hand, as Markdown that follows its section "Run this yourself"."""
-    given = todo["parameters"] | {"results": str(RESULTS.relative_to(ROOT))}
-    lines = ",\n".join(f"      {json.dumps(name)}: {json.dumps(value)}" for name, value in given.items())
-    line = f"papermill {Path(todo['source']).relative_to(ROOT)} page.ipynb -y '{{\n{lines}}}'"
-    return f"\n\nThis page itself, from the repository's folder:\n\n```\n{line}\n```\n"
+def command(todo: dict, start: float) -> str:
+    """How to make a page by hand, as Markdown that follows HEADING. start: when its execution began, by `perf_counter`."""
+    source = Path(todo["source"]).relative_to(ROOT)
+    lines = ",\n".join(f"      {json.dumps(name)}: {json.dumps(value)}" for name, value in todo["parameters"].items())
+    line = f"papermill {source} page.ipynb -y '{{\n{lines}}}'".replace(f"{ROOT}/", "")
+    return (
+        "\n\nThis page itself, from the repository's folder. It took "
+        f"{time.perf_counter() - start:.0f} seconds here, where its models were trained already:\n\n```\n{line}\n```\n\n"
+        f"What it executes is {{download}}`this notebook without outputs <unexecuted/{source.name}>`.\n"
+    )
 
 
 def made(pages: Iterable[str], executed: Path) -> str:
-    """What `book/made.md` shows of this build: the seconds of each page, and the versions."""
+    """What `book/made.md` shows of this build: each page's data, seconds and date, the versions, and checksums of data."""
+    toc = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text())
+    titles = {each["file"]: each.get("title") for part in toc["parts"] for each in part["chapters"]}
     rows = []
     for page in pages:
-        about = json.loads((executed / page).read_text())["metadata"].get("papermill", {})
+        notebook = nbformat.read(executed / page, 4)
+        about, name = notebook.metadata.get("papermill", {}), f"notebooks/{page.removesuffix('.ipynb')}"
+        link = f"{titles[name]} </{name}>" if titles.get(name) else f"/{name}"
         seconds, date = about.get("duration") or 0.0, (about.get("end_time") or "")[:10]
-        rows.append(f"| {{doc}}`/notebooks/{page.removesuffix('.ipynb')}` | {seconds:.0f} | {date} |")
+        rows.append(f"| {{doc}}`{link}` | {'; '.join(runs_of(notebook).values())} | {seconds:.0f} | {date} |")
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("samlib", *PACKAGES, "jupyter-book")]
+    digests = {"sha256": "archive", "arrays": "arrays"}
+    pinned = [
+        f"| {dataset_title(name)} | {what} | `{each[key]}` |"
+        for name, each in PUBLISHED.items()
+        for key, what in digests.items()
+        if key in each
+    ]
     return "\n".join([
-        "| page | seconds to execute | on |", "|---|---|---|", *rows, "",
+        "| page | made from | seconds | on |", "|---|---|---|---|", *rows, "",
         f"Python {sys.version.split()[0]}, {', '.join(versions)}; {os.cpu_count()} cores.", "",
+        "| data set | pinned | SHA-256 |", "|---|---|---|", *pinned, "",
     ])  # fmt: skip
+
+
+def runs_of(notebook: nbformat.NotebookNode) -> dict[str, str]:
+    """From the title of a data set to the runs behind an executed page, as `Study.origin` says them."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    said = (output.get("metadata", {}).get("text/markdown", {}).get("runs") for output in outputs)
+    return next(filter(None, said), {})
 
 
 def build(output: Path, strict: bool = True) -> int:

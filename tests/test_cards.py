@@ -13,7 +13,7 @@ import pytest
 from matplotlib.collections import LineCollection, PolyCollection
 
 from samlib.inference import CONTRADICTED, INCONCLUSIVE, NO_DIFFERENCE, NOT_MEASURABLE, SUPPORTED, VERDICTS
-from samlib.paper import cards, claims
+from samlib.paper import cards, claims, findings
 from samlib.paper.explore.page import STYLE
 
 ABOUT = {"models": 128, "seconds": 1.0, "machine": "m", "source": "live", "confirmatory": False}
@@ -173,7 +173,7 @@ def test_the_findings_say_what_the_data_say_whichever_way_they_fall(sign):
         digits={"C1": (-sign * 0.1, 0.001), "C3": (0.0, 0.0001), "C4": (0.0, 0.0001)},
         subclasses={"C3": (0.1, 0.01, 0.2)},
     )  # fmt: skip
-    accuracy, leakage, memorization = cards.findings(ledger).data.split("\n\n")
+    accuracy, leakage, memorization = findings.findings(ledger).data.split("\n\n")
     better, worse = (
         ("Location-30 (+0.1000)", "Digits (-0.1000)") if sign > 0 else ("Digits (+0.1000)", "Location-30 (-0.1000)")
     )
@@ -190,35 +190,48 @@ def test_the_findings_say_what_the_data_say_whichever_way_they_fall(sign):
     lead = "As the paper says, SAM memorizes more" if sign > 0 else "Against the paper, SAM memorizes less"
     assert f"{lead} than SGD on Location-30. No difference that counts: Digits." in memorization
     assert "Not measurable: Subclasses (generated)." in memorization
-    assert "ASAM tests better" in cards.findings(ledger, "ASAM").data
+    assert "ASAM tests better" in findings.findings(ledger, "ASAM").data
 
 
 def test_the_surprise_needs_both_on_one_data_set():
     up, down = (0.1, 0.001), (-0.1, 0.001)
     apart = ledger_of(a={"C1": up, "C2 LiRA": down}, b={"C1": down, "C2 LiRA": up, "C2 RMIA": up})
-    assert cards.surprise(apart).data.endswith(
+    assert findings.surprise(apart).data.endswith(
         "both by enough to count, on none of 2 data sets. By the "
         "members found while one non-member in a thousand is accused, it does both on none.*"
     )
     both = ledger_of(a={"C1": up, "C2 LiRA": up, "C2 RMIA": up}, b={"C1": up, "C2 LiRA": down, "C16": up})
-    said = cards.surprise(both).data
+    said = findings.surprise(both).data
     assert "on a (LiRA, RMIA), out of 2 data sets." in said
     assert said.endswith("it does both on b.*")
 
 
+def test_exploratory_runs_do_not_count_where_there_are_confirmatory_ones():
+    up = {"C1": (0.1, 0.001), "C2 LiRA": (0.1, 0.001)}
+    ledger = ledger_of(digits=up, cifar100=up)
+    assert "on Digits (+0.1000) and CIFAR-100 (+0.1000)." in findings.findings(ledger).data
+    ledger["confirmatory"] = ledger.index.get_level_values("dataset") == "digits"
+    said = findings.findings(ledger).data
+    assert "on Digits (+0.1000).\n" in said
+    assert "*Not counted, because exploratory: CIFAR-100." in said
+    assert "both by enough to count, on Digits (LiRA), out of 1 data sets." in findings.surprise(ledger).data
+    ledger["confirmatory"] = True
+    assert "Not counted" not in findings.findings(ledger).data
+
+
 def test_the_picture_draws_the_ledgers_intervals_and_shades_where_the_surprise_lies():
     given = {
-        name: {claim: (0.01 * (i + 1) * sign, 0.002) for i, claim in enumerate((cards.ACCURACY, *cards.ATTACKS))}
+        name: {claim: (0.01 * (i + 1) * sign, 0.002) for i, claim in enumerate((findings.ACCURACY, *findings.ATTACKS))}
         for name, sign in (("location30", 1), ("digits", -1))
     }
     ledger = ledger_of(**given)
     ledger.loc[("C2 RMIA", "digits"), ["estimate", "low", "high"]] = math.nan
-    (ax,) = cards.answer(ledger).axes
+    (ax,) = findings.answer(ledger).axes
     drawn = [
         segment for lines in ax.collections if isinstance(lines, LineCollection) for segment in lines.get_segments()
     ]
-    for dataset, claim in itertools.product(given, cards.ATTACKS):
-        x, y = ledger.loc[(cards.ACCURACY, dataset)], ledger.loc[(claim, dataset)]
+    for dataset, claim in itertools.product(given, findings.ATTACKS):
+        x, y = ledger.loc[(findings.ACCURACY, dataset)], ledger.loc[(claim, dataset)]
         across = [[x["low"], y["estimate"]], [x["high"], y["estimate"]]]
         up = [[x["estimate"], y["low"]], [x["estimate"], y["high"]]]
         there = [
@@ -236,11 +249,11 @@ def test_the_picture_draws_the_ledgers_intervals_and_shades_where_the_surprise_l
 def test_the_scale_is_counted_from_what_was_trained():
     fields = {"dataset": "digits", "image_size": None, "model": "mlp", "hidden": [8], "norm": "batch", "pool": 100,
               "subset_fraction": 0.5}  # fmt: skip
-    said = cards.scale({"digits, recorded": {"experiments": [fields, fields], "models": [3, 3]}}).data
+    said = findings.scale({"digits, recorded": {"experiments": [fields, fields], "models": [3, 3]}}).data
     weights = 64 * 8 + 8 + 8 * 10 + 10
-    assert f"Digits: 3 + 3 models, mlp of {weights} weights, 50 examples each" in said
+    assert f"Digits: pictures of digits, 8 by 8; 3 + 3 models, mlp of {weights} weights, 50 examples each" in said
     gone = {"experiments": [fields | {"dataset": "gone.npz"}] * 2, "models": [3, 3]}
-    assert cards.scale({"gone.npz": gone}).data.endswith("gone.npz: 3 + 3 models, mlp")
+    assert findings.scale({"gone.npz": gone}).data.endswith("gone.npz: 3 + 3 models, mlp")
 
 
 def test_a_card_names_the_data_sets_without_a_statistic_together():

@@ -17,7 +17,7 @@ from IPython.utils.capture import capture_output
 from samlib.audit import Pair
 from samlib.experiment import pair as experiments
 from samlib.inference import CONTRADICTED, NO_DIFFERENCE, SUPPORTED
-from samlib.paper import cards, claims, distances, notebook, panels, records
+from samlib.paper import claims, distances, findings, notebook, panels, records
 from samlib.paper.frames import swapped
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
@@ -171,7 +171,7 @@ def test_the_first_page_flips(executed):
         assert f"**{what}.** Against the paper, SAM " in down
     assert "by enough to count, on Digits (" in up
     assert "by enough to count, on none of 1 data sets" in down
-    for claim in (cards.ACCURACY, *cards.ATTACKS):
+    for claim in (findings.ACCURACY, *findings.ATTACKS):
         assert re.search(rf"\*\*{claim}\.\*\* .* \| supported \|", up)
         assert re.search(rf"\*\*{claim}\.\*\* .* \| contradicted \|", down)
 

@@ -38,6 +38,13 @@ def test_environment_yml_has_the_packages_and_bounds_of_pyproject():
     assert found == wanted
 
 
+def test_the_citation_has_the_version_of_the_package():
+    import samlib
+
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == samlib.__version__
+    assert pyproject()["dynamic"] == ["version"]
+
+
 def test_the_constraints_satisfy_pyproject():
     pinned = dict(line.lower().split("==") for line in (ROOT / "constraints.txt").read_text().split())
     project = pyproject()

@@ -37,14 +37,21 @@ class Bare(AuthorYearReferenceStyle):
     """Author and year; our sentences put them into parentheses."""
 
     def __init__(self):
-        super().__init__(bracket_parenthetical=BracketStyle(left="", right="", sep="; "))
+        plain, round = BracketStyle(left="", right="", sep="; "), BracketStyle(left="(", right=")")
+        super().__init__(bracket_parenthetical=plain, bracket_textual=round)
 
 
 def setup(app):
     register_plugin("sphinxcontrib.bibtex.style.referencing", "bare", Bare)
+    app.connect("autodoc-skip-member", bare)
     app.connect("doctree-resolved", explain)
     app.connect("html-page-context", mend)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def bare(app, what, name, member, skip, options):
+    """Leave out the fields of named tuples, of which Python says only their number; the class says what they are."""
+    return True if (getattr(member, "__doc__", None) or "").startswith("Alias for field number") else None
 
 
 def meanings(app) -> dict[str, tuple[str, str]]:

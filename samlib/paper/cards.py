@@ -1,4 +1,4 @@
-"""The first page: what was found in three sentences, one picture and one table; and verdict cards, which every page shows.
+"""Verdict cards, which every page shows, and the whole ledger in one table.
 
 A card keeps two things apart: what the paper says, and what each data set says of it. All is read from a frame of
 `claims.ledger_of`, so no number and no outcome is typed by hand.
@@ -6,33 +6,22 @@ A card keeps two things apart: what the paper says, and what each data set says 
 
 from __future__ import annotations
 
-import itertools
 import math
 import tomllib
-from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from samlib.data import shape_of
-from samlib.inference import CONTRADICTED, SUPPORTED
-from samlib.models import build_model
 from samlib.paper.claims import GENERATED, outlook
 from samlib.paper.panels import listed
-from samlib.paper.style import GREY, dataset_title, drawn
+from samlib.paper.style import dataset_title
 
 TABLE = tomllib.loads(Path(__file__).with_name("cards.toml").read_text())
 LOOKS = TABLE["look"]
-ACCURACY, SURE = "C1", "C16"  # SURE: members that are found with hardly a false accusation
-ATTACKS = {claim: word for claim, word in TABLE["finding"]["Leakage"]["claims"].items() if claim != SURE}  # by AUC
 WIDE, NARROW, HIGH = 220, 110, 22  # units of a strip
-COLOURS = ("#CC79A7", "#0072B2", "#E69F00", "#009E73", "#56B4E9", "#333333")  # of data sets (Okabe and Ito 2008)
 
 
 class Shown(Markdown):
@@ -79,11 +68,11 @@ def glance(ledger: pd.DataFrame, name: str = "SAM") -> Shown:
     size = ledger.groupby("dataset")[["models", "source"]].first().loc[columns]
     heads = [f"{m // 2} + {m // 2}, {source}" for m, source in size.itertuples(index=False)]
     html = "".join(
-        f'<th scope="col"><span>{escape(_title(column))}</span><br/><small>{head}</small></th>'
+        f'<th scope="col"><span>{escape(title_of(column))}</span><br/><small>{head}</small></th>'
         for column, head in zip(columns, heads, strict=True)
     )
     html = f'<table class="samlib-glance"><thead><tr><th scope="col">{_says_who(name)}</th>{html}</tr></thead><tbody>'
-    lines = [" | ".join([_says_who(name), *map(_title, columns)]), " | ".join(["---"] * (1 + len(columns)))]
+    lines = [" | ".join([_says_who(name), *map(title_of, columns)]), " | ".join(["---"] * (1 + len(columns)))]
     for claim, part in _parts(ledger).items():
         text = "" if part["text"].iloc[0] == last else part["text"].iloc[0]  # once for a claim's several measures
         last, reach = part["text"].iloc[0], _reach(part)
@@ -118,137 +107,6 @@ def cards(ledger: pd.DataFrame, *, name: str = "SAM") -> Shown:
         said = f"These runs have no statistic for {'; '.join(rest)}."
         html, markdown = f"{html}<p>{escape(said)}</p>", f"{markdown}\n\n{said}".strip()
     return Shown(html, markdown)
-
-
-def findings(ledger: pd.DataFrame, name: str = "SAM") -> Markdown:
-    """Say of accuracy, leakage and memorization, a line each, which data sets agree with the paper and which do not.
-
-    Parameters
-    ----------
-    ledger : DataFrame
-        As `claims.ledger_of` gives it, with one column for each data set.
-    name : str
-        The optimizer that is compared with SGD.
-
-    Returns
-    -------
-    Markdown
-        Three paragraphs, and a line on which data sets are exploratory. A measure is named where the verdicts of one data
-        set differ.
-    """
-    said = [f"**{what}.** {_finding(ledger, name, **of)}" for what, of in TABLE["finding"].items()]
-    fixed = ledger["confirmatory"].groupby("dataset").first()[ledger.index.unique("dataset")]
-    if len(tried := list(map(_title, fixed.index[~fixed.astype(bool)]))) < len(fixed) and tried:
-        said.append(f"*Exploratory: {listed(tried)}. The other runs were fixed in writing before they were made.*")
-    return Markdown("\n\n".join(said))
-
-
-def surprise(ledger: pd.DataFrame, name: str = "SAM") -> Markdown:
-    """Say where the paper's surprise shows: better accuracy and more leakage at once, by the verdicts of both.
-
-    Parameters
-    ----------
-    ledger, name
-        As for `findings`.
-
-    Returns
-    -------
-    Markdown
-        A sentence on AUC, which names the data sets and the attacks, and one on C16.
-    """
-    holds = (ledger["verdict"] == SUPPORTED).unstack("dataset")[ledger.index.unique("dataset")]
-    shown = [
-        f"on {_title(dataset, ', '.join(word for attack, word in ATTACKS.items() if said[attack]))}"
-        for dataset, said in holds.items()
-        if said[ACCURACY] and said[list(ATTACKS)].any()
-    ]
-    where = f"{listed(shown)}, out of" if shown else "on none of"
-    said = f"{name} tests better and is easier to attack by AUC, both by enough to count, {where} {holds.shape[1]} data sets"
-    sure = [_title(dataset) for dataset, said in holds.items() if said[ACCURACY] and said[SURE]]
-    other = f"it does both {f'on {listed(sure)}' if sure else 'on none'}"
-    return Markdown(f"*{said}. By the members found while one non-member in a thousand is accused, {other}.*")
-
-
-def scale(about: Mapping[str, Mapping[str, Any]]) -> Markdown:
-    """Say how small the experiments are: the network, the examples and the models behind each column of a ledger.
-
-    Parameters
-    ----------
-    about : mapping
-        From a column to `records.provenance` of its runs, as `Study.sources` gives them.
-
-    Returns
-    -------
-    Markdown
-        A caveat, and a line for each column.
-    """
-    said = [
-        f"- {_title(column)}: {' + '.join(map(str, each['models']))} models, {_network(each['experiments'][0])}"
-        for column, each in about.items()
-    ]
-    return Markdown(
-        "*These experiments are small.* The paper's networks and data sets are larger, and its settings are not known to us. "
-        "A claim that is contradicted here may hold there.\n\n" + "\n".join(said)
-    )
-
-
-def _network(fields: Mapping[str, Any]) -> str:
-    """A network and how many weights and examples it has; by its name alone where the data are not at hand."""
-    try:
-        shape = shape_of(fields["dataset"], fields["image_size"])
-    except ValueError:
-        return fields["model"]
-    model = build_model(fields["model"], shape.example, shape.classes, hidden=fields["hidden"], norm=fields["norm"])
-    examples = round((fields["pool"] or shape.n_train) * fields["subset_fraction"])
-    return f"{fields['model']} of {sum(p.numel() for p in model.parameters()):,} weights, {examples:,} examples each"
-
-
-@drawn
-def answer(ledger: pd.DataFrame, name: str = "SAM") -> Figure:
-    """The title's question in one picture: gain in accuracy across, gain in leakage up, with simultaneous intervals.
-
-    A cross for each data set (its colour) and attack (its marker). The quadrant of the paper's surprise is shaded, and so
-    are the bands of effects too small to count.
-
-    Parameters
-    ----------
-    ledger, name
-        As for `findings`.
-    """
-    figure, ax = plt.subplots(figsize=(5.4, 4.6))
-    smallest = ledger["smallest"].groupby("claim").first()
-    across, up = smallest[ACCURACY], smallest[list(ATTACKS)].max()
-    colours = dict(zip(ledger.index.unique("dataset"), itertools.cycle(COLOURS), strict=False))
-    marks = dict(zip(ATTACKS, "o^s", strict=True))
-    for (dataset, colour), (attack, mark) in itertools.product(colours.items(), marks.items()):
-        x, y = ledger.loc[(ACCURACY, dataset)], ledger.loc[(attack, dataset)]
-        arms = [[[row["estimate"] - row["low"]], [row["high"] - row["estimate"]]] for row in (x, y)]
-        style: dict[str, Any] = {"fmt": mark, "color": colour, "ms": 7, "mec": "white", "mew": 0.8, "elinewidth": 1.4}
-        ax.errorbar(x["estimate"], y["estimate"], xerr=arms[0], yerr=arms[1], **style)
-    reach = [1.25 * max(map(abs, limits)) for limits in (ax.get_xlim(), ax.get_ylim())]  # room for the corners' words
-    ax.set(xlim=(-reach[0], reach[0]), ylim=(-reach[1], reach[1]))
-    ax.locator_params(nbins=5)
-    ax.axvspan(-across, across, color=GREY, alpha=0.13, lw=0)
-    ax.axhspan(-up, up, color=GREY, alpha=0.13, lw=0)
-    ax.fill_between([across, reach[0]], up, reach[1], color="#F0E442", alpha=0.28, lw=0)
-    ax.axvline(0, color="black", lw=0.7)
-    ax.axhline(0, color="black", lw=0.7)
-    corners = (
-        "worse and\nleaks less",
-        "worse and leakier",
-        "better and\nleaks less",
-        "better, leakier:\nthe paper's surprise",
-    )
-    for (x, y), said in zip(itertools.product((0, 1), repeat=2), corners, strict=True):
-        place: dict[str, Any] = {"ha": ("left", "right")[x], "va": ("bottom", "top")[y], "transform": ax.transAxes}
-        ax.text(0.02 + 0.96 * x, 0.02 + 0.96 * y, said, style="italic", fontsize=10, color="#444444", **place)
-    ax.set_xlabel(f"gain in test accuracy, {name} − SGD", fontsize=11)
-    ax.set_ylabel(f"gain in an attack's AUC, {name} − SGD", fontsize=11)
-    own = [Line2D([], [], color=colour, lw=3, label=_title(dataset)) for dataset, colour in colours.items()]
-    signs = [Line2D([], [], color=GREY, marker=mark, ls="", label=ATTACKS[attack]) for attack, mark in marks.items()]
-    figure.legend(handles=own, loc="outside lower left", fontsize=10)
-    figure.legend(handles=signs, loc="outside lower right", fontsize=10)
-    return figure
 
 
 def _numbers(row: pd.Series) -> str:
@@ -295,10 +153,10 @@ def _says_who(name: str) -> str:
 def _rows(part: pd.DataFrame) -> list[tuple[str, pd.Series]]:
     """The rows of a card, each with its data set; those without an estimate stand last, together where they lack the same."""
     lacking = part[part["estimate"].isna()]
-    rows = [(_title(dataset), row) for dataset, row in part.dropna(subset="estimate").iterrows()]
+    rows = [(title_of(dataset), row) for dataset, row in part.dropna(subset="estimate").iterrows()]
     why = lacking.apply(outlook, axis=1) if len(lacking) else pd.Series(dtype=str)
     return rows + [
-        (listed(list(map(_title, same.index))), same.iloc[0]) for _, same in lacking.groupby(why, sort=False)
+        (listed(list(map(title_of, same.index))), same.iloc[0]) for _, same in lacking.groupby(why, sort=False)
     ]
 
 
@@ -378,21 +236,7 @@ def _strip(row: pd.Series, reach: float, wide: int = WIDE) -> str:
     )
 
 
-def _finding(ledger: pd.DataFrame, name: str, claims: Mapping[str, str], holds: str, fails: str) -> str:
-    """The data sets by what their verdicts say; the measure is named where those of a data set differ."""
-    said: dict[str, list[str]] = {}
-    for dataset, rows in ledger[ledger.index.isin(claims, level="claim")].groupby("dataset", sort=False):
-        for verdict, same in rows.groupby("verdict", sort=False):
-            which = ", ".join(claims[claim] for claim, _ in same.index) if len(same) < len(rows) else ""
-            if len(claims) == 1 and same["estimate"].notna().all():
-                which = f"{same['estimate'].iloc[0]:+.4f}"
-            said.setdefault(str(verdict), []).append(_title(dataset, which))
-    whole = {SUPPORTED: holds.format(name), CONTRADICTED: fails.format(name)}
-    phrases = {verdict: phrase.format(whole.get(verdict)) for verdict, phrase in TABLE["phrases"].items()}
-    return " ".join(f"{phrase} {listed(said[verdict])}." for verdict, phrase in phrases.items() if verdict in said)
-
-
-def _title(column: Any, more: str = "") -> str:
+def title_of(column: Any, more: str = "") -> str:
     """A column's data set, whether it is generated, and more; not where its models come from."""
     name = str(column).partition(",")[0]
     notes = [note for note in ("generated" if name in GENERATED else "", more) if note]

@@ -30,6 +30,12 @@ __all__ = [
 ]  # fmt: skip
 SECTIONS = ("membership", "memorization", "influence", "entropy")  # they decide the claims on a single pair
 GENERATED = ("subclasses",)  # generated data, which are no evidence about real data
+# Why a section gives no estimate, and what would.
+LACKING = {
+    "lengths": "The lengths here lie too far apart, or some models do not reach this train loss.",
+    "entropy": "Too few test points have an influence entropy: more models, or data on which they disagree more, would do. "
+    "Or the data are not at hand.",
+}
 FEASIBLE = 50  # times the models of a run; beyond that, more models are not suggested
 
 
@@ -125,8 +131,9 @@ def ledger_of(
     -------
     DataFrame
         Rows (claim, dataset). Columns on the claim: `KEPT`. On the effect: estimate, low, high (the simultaneous interval),
-        stderr, level, p, reliability, verdict, and needed (the models of each optimizer that would settle an open row; NaN if
-        only more examples would). On the runs: as `cost`. If the runs are too small for a statistic, its numbers are NaN.
+        stderr, level, p, reliability, verdict, tried (whether its section was measured), and needed (the models of each
+        optimizer that would settle an open row; NaN if only more examples would). On the runs: as `cost`. If the runs are too
+        small for a statistic, its numbers are NaN.
     """
     rows = []
     for dataset, frame in effects.items():
@@ -142,8 +149,8 @@ def decide(
     rows = []
     for claim in claims:
         row = dict.fromkeys(NUMBERS, math.nan) | {name: getattr(claim, name) for name in KEPT}
-        row |= {"level": level, "verdict": NOT_MEASURABLE}
-        if claim.id in effects.index and (found := effects.loc[claim.id]).notna().all():
+        row |= {"level": level, "verdict": NOT_MEASURABLE, "tried": claim.id in effects.index}
+        if row["tried"] and (found := effects.loc[claim.id]).notna().all():
             effect, reliability, needed = Effect(*found[[*Effect._fields]]), found["reliability"], math.nan
             low, high = (float(end) for end in effect.interval(level))
             said = verdict(float(effect.estimate), low, high, claim.direction, claim.smallest)
@@ -166,17 +173,17 @@ def outlook(row: pd.Series) -> str:
         A row of `ledger_of`.
     """
     n_models = row["models"] // 2
-    if math.isnan(row["estimate"]) and row.get("section") == "lengths":
-        return "It takes runs of several lengths, near enough to each other, which are not here."
     if math.isnan(row["estimate"]):
-        return "These runs are too small to decide it, or their data are not at hand."
+        if not row.get("tried", True):
+            return "It takes runs of several lengths, which are not here."
+        return LACKING.get(row.get("section"), "These runs are too small to decide it, or their data are not at hand.")
     if row["verdict"] == NOT_MEASURABLE:
         enough = f"About {row['needed']:,.0f}" if math.isfinite(row["needed"]) else "No known number of"
         return f"{enough} models of each would make its scores reliable enough."
     if row["verdict"] != INCONCLUSIVE or not n_models:
         return ""
     if math.isnan(row["needed"]):
-        return "More examples, not more models, would settle it."
+        return "Chance among its examples keeps the interval wide: more of them would settle it, more models would not."
     if row["needed"] > FEASIBLE * n_models:
         return f"It would take about {row['needed']:,.0f} models of each to settle it, more than can be trained."
     return f"About {row['needed']:,.0f} models of each would settle it."
@@ -196,13 +203,18 @@ def across_datasets(found: pd.DataFrame, datasets: Sequence[str]) -> pd.DataFram
     -------
     DataFrame
         Index claim; columns estimate, low, high, tau, i2, datasets (how many), and agree: "no" if the claim is supported on one
-        data set and contradicted on another, else "yes".
+        data set and contradicted on another, "too few are decided" if fewer than two have a verdict, else "yes".
     """
     rows = {}
     for claim, part in found[found.index.get_level_values("dataset").isin(datasets)].groupby("claim", sort=False):
         known = part[part["estimate"].notna() & (part["verdict"] != NOT_MEASURABLE) & (part["stderr"] > 0)]
         line = inference.across(known["estimate"], known["stderr"])
         agree = "no" if {SUPPORTED, CONTRADICTED} <= set(known["verdict"]) else "yes"
+        agree = (
+            agree
+            if known["verdict"].isin([SUPPORTED, CONTRADICTED, NO_DIFFERENCE]).sum() > 1
+            else "too few are decided"
+        )
         rows[claim] = line._asdict() | {"datasets": len(known), "agree": agree}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("claim")
 

@@ -24,6 +24,7 @@ OWN = "LiRA online"  # the attack for which each example's own false-positive ra
 WHO = ("sgd", "sam")
 EPSILON = "epsilon, at least"
 BINS = 90
+RATE = 0.001  # of false positives, for C16
 
 
 @counted()
@@ -65,11 +66,11 @@ def _auc(found: Attacked, attack: str) -> np.ndarray:
     return auc_terms(found.scores[attack], found.member)
 
 
-def tpr(found: Sequence[Attacked], attack: str = "LiRA online", rate: float = 0.001) -> Found | None:
-    """C16: the difference in TPR at a low FPR; None if it allows fewer than ENOUGH false positives."""
-    if (~found[0].member).sum() * rate < ENOUGH:
+def tpr(found: Sequence[Attacked]) -> Found | None:
+    """C16: the difference in LiRA's TPR at an FPR of RATE; None if it allows fewer than ENOUGH false positives."""
+    if (~found[0].member).sum() * RATE < ENOUGH:
         return None
-    return _gap(tpr_terms(each.scores[attack], each.member, rate) for each in found)
+    return _gap(tpr_terms(each.scores["LiRA online"], each.member, RATE) for each in found)
 
 
 def output_spread(pair: Pair) -> Found | None:
