@@ -174,11 +174,10 @@ def _html(claim: str, part: pd.DataFrame, name: str) -> str:
     )
     ledger = {} if part.iloc[0].get("control") else {"Ledger": f"ledger.html#{_anchor(claim)}"}
     links = ledger | {"Rules": "../preregistration.html"}
-    if "section" in part:
-        section, figures = part["section"].iloc[0], TABLE["figures"]
-        own = [figures[each] for each in (claim, section, claim.partition(" ")[0]) if each in figures]
-        links |= {"Figure": own[0]} if own else {}  # a claim that is not the paper's has none
-        links["Code"] = f"../_modules/samlib/paper/{section}.html#decided"
+    section, whole = part.get("section", pd.Series([""])).iloc[0], claim.partition(" ")[0]
+    own = [TABLE["figures"][each] for each in (claim, section, whole) if each in TABLE["figures"]]
+    links |= {"Figure": own[0]} if own else {}  # a claim that is not the paper's has none
+    links["Code"] = f"../_modules/samlib/paper/{TABLE['code'].get(whole, f'{section}.html#decided')}"
     # A page of the book shows these; elsewhere they would lead nowhere, and its style sheet alone brings them out.
     linked = " · ".join(f'<a href="{address}">{word}</a>' for word, address in links.items())
     return (
