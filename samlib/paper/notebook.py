@@ -182,6 +182,14 @@ class Study:
         """For each column of the ledger, where its numbers come from: as `about`."""
         return {column: self._about(column, path) for column, path in self._paths().items()}
 
+    def fits(self) -> pd.Series:
+        """The other optimizer's mean train loss over SGD's, for each column of `ledger`."""
+        rows = {
+            column: self._from(column, "membership", path)["accuracy"].loc["train loss"]
+            for column, path in self._paths().items()
+        }
+        return pd.Series({column: row["sam"] / row["sgd"] for column, row in rows.items()}, dtype=float)
+
     def largest(self) -> list[str]:
         """Columns of `ledger`: for each data set, the one with the most models."""
         return list(self._models().groupby(_dataset, sort=False).idxmax())

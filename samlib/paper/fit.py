@@ -1,0 +1,69 @@
+"""Does how far training went order the attacks? All runs of a ledger beside each other: looked at, and not decided."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+from IPython.display import Markdown
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from scipy.stats import kendalltau
+
+from samlib.paper.cards import title_of
+from samlib.paper.draw import panels
+from samlib.paper.findings import ATTACKS, COLOURS
+from samlib.paper.style import GREY, drawn
+
+FEWEST = 4  # runs of which a rank correlation is said
+
+
+@drawn
+def attacks_over_fit(ledger: pd.DataFrame, fits: pd.Series, name: str = "SAM") -> Figure:
+    """The difference in each attack's AUC over how much looser than SGD's the other optimizer's fit is, a point for each run.
+
+    Parameters
+    ----------
+    ledger : DataFrame
+        As `claims.ledger_of` gives it.
+    fits : Series
+        From a column of the ledger to the ratio of train losses, as `Study.fits` gives them.
+    name : str
+        The optimizer that is compared with SGD.
+    """
+    figure, axes = panels(len(ATTACKS), 3.4, sharey=True)
+    marks = list(zip(fits.index, (c for _ in "oD" for c in COLOURS), (m for m in "oD" for _ in COLOURS), strict=False))
+    for ax, (claim, attack) in zip(axes, ATTACKS.items(), strict=True):
+        for column, colour, mark in marks:
+            row = ledger.loc[(claim, column)]
+            ends = [[row["estimate"] - row["low"]], [row["high"] - row["estimate"]]]
+            ax.errorbar(fits[column], row["estimate"], yerr=ends, fmt=mark, color=colour, ms=5, lw=1.2)
+        ax.axhline(0, color=GREY, lw=1)
+        ax.axvline(1, color=GREY, lw=1, ls=":")
+        ax.set(xscale="log", title=attack)
+        ax.grid(axis="y", alpha=0.3)
+    axes[0].set_ylabel(f"AUC, {name} − SGD")
+    figure.supxlabel(f"train loss, {name} over SGD", fontsize="medium")
+    own = [
+        Line2D(
+            [],
+            [],
+            color=colour,
+            marker=mark,
+            ls="",
+            label=f"{title_of(column)}, {ledger.loc[('C1', column), 'source']}",
+        )
+        for column, colour, mark in marks
+    ]
+    figure.legend(handles=own, loc="outside lower center", ncols=2, fontsize="small")
+    return figure
+
+
+def order(ledger: pd.DataFrame, fits: pd.Series) -> Markdown:
+    """The rank correlation of each attack's difference with the ratio of train losses, over runs. Arguments as above."""
+    said = []
+    for claim, attack in ATTACKS.items():
+        found = ledger.xs(claim)["estimate"].reindex(fits.index).dropna()
+        tau = kendalltau(found, fits[found.index]).statistic if len(found) >= FEWEST else math.nan
+        said.append(f"{attack} {tau:+.2f} ({len(found)} runs)" if math.isfinite(tau) else f"{attack}: too few runs")
+    return Markdown(f"Rank correlation (Kendall's tau; -1 or +1 would be a perfect order): {'; '.join(said)}.")
