@@ -19,7 +19,7 @@ from samlib.report import tables
 
 CLAIMED = {"C2 confidence": "confidence", "C2 LiRA": "LiRA online", "C2 RMIA": "RMIA offline"}
 CURVES = ("confidence", "LiRA online", "RMIA online")
-SHOWN = ("correctness", "confidence", "LiRA online", "RMIA offline")  # the attacks in the figure, of twelve
+SHOWN = ("correctness", "confidence", "LiRA online", "RMIA offline")  # the attacks in the figure
 OWN = "LiRA online"  # the attack for which each example's own false-positive rate is measured
 WHO = ("sgd", "sam")
 EPSILON = "epsilon, at least"
