@@ -1,4 +1,4 @@
-"""What a GPU reaches: passes a second, models a minute, and the share of its matrix rate and of its memory's bandwidth.
+"""What a GPU reaches: passes a second, models a minute, and the share of its matrix rate; and its memory's bandwidth.
 
     python tests/benchmarks/bench_gpu.py [--device cuda] [--only resnet18 cnn ...] [--smoke]
 
