@@ -174,9 +174,11 @@ def outlook(row: pd.Series) -> str:
     """
     n_models = row["models"] // 2
     if math.isnan(row["estimate"]):
-        if not row.get("tried", True):
+        tried, section = row.get("tried", True), row.get("section")
+        if section == "lengths" and not tried:
             return "It takes runs of several lengths, which are not here."
-        return LACKING.get(row.get("section"), "These runs are too small to decide it, or their data are not at hand.")
+        small = "These runs are too small to decide it, or their data are not at hand."
+        return LACKING.get(section, small) if tried else small
     if row["verdict"] == NOT_MEASURABLE:
         enough = f"About {row['needed']:,.0f}" if math.isfinite(row["needed"]) else "No known number of"
         return f"{enough} models of each would make its scores reliable enough."

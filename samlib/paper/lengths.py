@@ -250,7 +250,10 @@ def along_loss(found: Section):
             ax.invert_xaxis()
         axes[0].set_ylabel(f"AUC, {found.name} − SGD")
 
-    rows = {dataset: {"equal_loss": pd.DataFrame(), **frames} for dataset, frames in found.items()}
+    none = pd.DataFrame(columns=COLUMNS)
+    rows = {dataset: {"equal_loss": none, **frames} for dataset, frames in found.items()}
+    for frames in rows.values():
+        frames["equal_loss"] = none if frames["equal_loss"]["difference"].isna().all() else frames["equal_loss"]
     shown = {"columns": len(ATTACKS), "height": 2.0, "sharey": "row"}
     return multiples(Section(rows, found.titles, found.name), ["equal_loss", "effects"], draw, **shown)
 
