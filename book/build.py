@@ -231,6 +231,8 @@ def execute_page(page: str, todo: dict, executed: Path) -> tuple[float, str | No
             own = dict.fromkeys(re.split("[:\n]", title)[0] for title in titles)  # "DATA SET: network, models"
             shown = [runs[name] for name in own if name in runs] or runs.values()
             figure["caption"] = figure["caption"].replace("{runs}", "; ".join(shown))
+            if (name := page.removesuffix(".ipynb")) != Path(todo["source"]).stem:  # several pages of one notebook
+                figure["name"] += f"-{name}"
     if not any(HEADING in cell.source for cell in notebook.cells):
         notebook.cells.append(nbformat.v4.new_markdown_cell(HEADING + command(todo, start)))
     if error is None:

@@ -241,11 +241,14 @@ def along_loss(found: Section):
     def draw(*axes_and_rows):
         *axes, rows, trained = axes_and_rows
         for attack, ax in zip(ATTACKS, axes, strict=True):
+            known = rows.loc[attack, "difference"].notna().any()
             _band(ax, rows.loc[attack])
+            if not known:
+                ax.text(0.5, 0.5, "not measurable", transform=ax.transAxes, ha="center", va="bottom", fontsize="small")
             if (claim := f"C2 {attack}") in trained.index:
                 ax.axhline(trained.loc[claim, "estimate"], color=INK, lw=1.2, ls=":", label="as trained")
             ax.axhspan(-smallest, smallest, color=GREY, alpha=0.15, lw=0)
-            ax.set(xscale="log", xlabel=f"{TRAIN_LOSS}: {attack}")
+            ax.set(xscale="log" if known else "linear", xlabel=f"{TRAIN_LOSS}: {attack}")
             ax.grid(axis="y", alpha=0.3)
             ax.invert_xaxis()
         axes[0].set_ylabel(f"AUC, {found.name} − SGD")
