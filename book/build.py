@@ -256,7 +256,7 @@ def command(todo: dict, start: float) -> str:
 
 
 def made(pages: Iterable[str], executed: Path) -> str:
-    """What `book/made.md` shows of this build: each page's data, seconds and date, the versions, and checksums of data."""
+    """What `book/made.md` shows of this build: each page's runs, seconds and date, the versions, and checksums of data."""
     toc = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text())
     titles = {each["file"]: each.get("title") for part in toc["parts"] for each in part["chapters"]}
     rows = []
@@ -265,11 +265,14 @@ def made(pages: Iterable[str], executed: Path) -> str:
         about, name = notebook.metadata.get("papermill", {}), f"notebooks/{page.removesuffix('.ipynb')}"
         link = f"{titles[name]} </{name}>" if titles.get(name) else f"/{name}"
         seconds, date = about.get("duration") or 0.0, (about.get("end_time") or "")[:10]
-        rows.append(f"| {{doc}}`{link}` | {'; '.join(runs_of(notebook).values())} | {seconds:.0f} | {date} |")
+        runs = runs_of(notebook)
+        shown = {kind: [title for title, said in runs.items() if f"{kind}: " in said] for kind in ("live", "recorded")}
+        said = "; ".join(f"{kind}: {', '.join(titles)}" for kind, titles in shown.items() if titles)
+        rows.append(f"| {{doc}}`{link}` | {said} | {seconds:.0f} | {date} |")
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("samlib", *PACKAGES, "jupyter-book")]
     digests = {"sha256": "archive", "arrays": "arrays"}
     pinned = [
-        f"| {dataset_title(name)} | {what} | `{each[key]}` |"
+        f"| {dataset_title(name)} | {what} | `{each[key][:16]}` |"
         for name, each in PUBLISHED.items()
         for key, what in digests.items()
         if key in each
@@ -277,7 +280,7 @@ def made(pages: Iterable[str], executed: Path) -> str:
     return "\n".join([
         "| page | made from | seconds | on |", "|---|---|---|---|", *rows, "",
         f"Python {sys.version.split()[0]}, {', '.join(versions)}; {os.cpu_count()} cores.", "",
-        "| data set | pinned | SHA-256 |", "|---|---|---|", *pinned, "",
+        "| data set | pinned | SHA-256, its first 16 digits |", "|---|---|---|", *pinned, "",
     ])  # fmt: skip
 
 

@@ -31,7 +31,7 @@ def attacks_over_fit(ledger: pd.DataFrame, fits: pd.Series, name: str = "SAM") -
     name : str
         The optimizer that is compared with SGD.
     """
-    figure, axes = panels(len(ATTACKS), 3.4, sharey=True)
+    figure, axes = panels(len(ATTACKS), 3.8, sharey=True)
     marks = list(zip(fits.index, (c for _ in "oD" for c in COLOURS), (m for m in "oD" for _ in COLOURS), strict=False))
     for ax, (claim, attack) in zip(axes, ATTACKS.items(), strict=True):
         for column, colour, mark in marks:
@@ -40,10 +40,12 @@ def attacks_over_fit(ledger: pd.DataFrame, fits: pd.Series, name: str = "SAM") -
             ax.errorbar(fits[column], row["estimate"], yerr=ends, fmt=mark, color=colour, ms=5, lw=1.2)
         ax.axhline(0, color=GREY, lw=1)
         ax.axvline(1, color=GREY, lw=1, ls=":")
-        ax.set(xscale="log", title=attack)
+        ax.set_xscale("log", base=2)
+        ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        ax.set_title(attack)
         ax.grid(axis="y", alpha=0.3)
     axes[0].set_ylabel(f"AUC, {name} − SGD")
-    figure.supxlabel(f"train loss, {name} over SGD", fontsize="medium")
+    axes[1].set_xlabel(f"train loss, {name} over SGD")
     own = [
         Line2D(
             [],
