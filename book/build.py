@@ -14,6 +14,7 @@ import json
 import multiprocessing
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -247,10 +248,11 @@ def command(todo: dict, start: float) -> str:
     """How to make a page by hand, as Markdown that follows HEADING. start: when its execution began, by `perf_counter`."""
     source = Path(todo["source"]).relative_to(ROOT)
     lines = ",\n".join(f"      {json.dumps(name)}: {json.dumps(value)}" for name, value in todo["parameters"].items())
-    line = f"papermill {source} page.ipynb -y '{{\n{lines}}}'".replace(f"{ROOT}/", "")
+    given = shlex.quote(f"{{\n{lines}}}").replace(f"{ROOT}/", "")
     return (
         "\n\nThis page itself, from the repository's folder. It took "
-        f"{time.perf_counter() - start:.0f} seconds here, where its models were trained already:\n\n```\n{line}\n```\n\n"
+        f"{time.perf_counter() - start:.0f} seconds here, where its models were trained already:\n\n"
+        f"```\npapermill {source} page.ipynb -y {given}\n```\n\n"
         f"What it executes is {{download}}`this notebook without outputs <unexecuted/{source.name}>`.\n"
     )
 

@@ -136,6 +136,39 @@ def test_the_page_on_how_it_was_made_has_every_page_and_its_seconds(book):
     assert f"torch {importlib.metadata.version('torch')}" in made
 
 
+def test_every_page_says_how_to_make_it_and_names_no_path_of_the_machine(book, tree):
+    html = book[0] / "build" / "_build" / "html" / "notebooks"
+    for path in (book[0] / "notebooks").glob("*.ipynb"):
+        text = (html / f"{path.stem}.html").read_text()
+        assert f"{tree}/" not in path.read_text(), path
+        assert f"{tree}/" not in text, path
+        line = re.search(r"papermill notebooks/(\w+)\.ipynb page\.ipynb", re.sub(r"<[^>]*>", "", text))
+        assert line, path
+        (download,) = re.findall(r'download internal" download="" href="([^"]+)"', text)
+        notebook = json.loads((html / download).read_text())
+        assert notebook == json.loads((ROOT / "notebooks" / f"{line[1]}.ipynb").read_text())
+
+
+def test_the_line_of_a_page_is_one_that_papermill_takes(book, tree, env, tmp_path):
+    source = "".join(json.loads((book[0] / "notebooks" / "ledger.ipynb").read_text())["cells"][-1]["source"])
+    line = re.search(r"```\n(papermill .*?)\n```", source, re.DOTALL)[1].replace(
+        "page.ipynb", str(tmp_path / "page.ipynb")
+    )
+    papermill = f"{sys.executable} -m {line} --no-progress-bar"
+    done = subprocess.run(["bash", "-c", papermill], cwd=tree, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "page.ipynb").exists()
+
+
+def test_code_leads_to_the_library_and_the_library_explains_its_names(book):
+    html = book[0] / "build" / "_build" / "html"
+    links = set(re.findall(r'codeautolink-a" href="\.\./api\.html#([^"]+)"', text_of(book, "membership_risk")))
+    assert {"samlib.paper.notebook.study", "samlib.paper.membership.roc_curves"} <= links
+    api = (html / "api.html").read_text()
+    assert all(f'id="{name}"' in api for name in links)
+    assert "Alias for field number" not in api
+
+
 def test_words_and_citations_show_their_meaning(book):
     html = book[0] / "build" / "_build" / "html"
     found = r'<a class="samlib-term reference internal" href="../glossary.html#(term-[^"]+)" title="[^"]{20,}"'
