@@ -257,6 +257,15 @@ def test_damaged_labels_that_are_large_are_refused(tmp_path, monkeypatch):
         read(path, max_gb=1)
 
 
+@pytest.mark.parametrize("bits", [0x7F800001, 0x7FC00000])
+def test_any_nan_is_named(bits):
+    """One that signals (its first bit of fraction is 0) warned in a cast; the fuzzer found it."""
+    logit = np.random.default_rng(0).normal(size=(4, 30)).astype("f4")
+    logit.view("u4")[1, 7] = bits
+    with pytest.raises(ValueError, match="logit is nan for model 1 on example 7"):
+        samlib.audit_file({"logit": logit, "member": good()["member"]})
+
+
 @pytest.mark.parametrize("wrong", [np.nan, 2.0])
 def test_a_mask_that_is_none_is_a_bad_file(wrong):
     member = good()["member"].astype(float)

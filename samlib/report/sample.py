@@ -114,7 +114,8 @@ def _texts(name: str, values: np.ndarray) -> np.ndarray:
 
 def _as_logit(name: str, values: np.ndarray, which) -> np.ndarray:
     """Signals (models, examples) as logits, float32. `which`: the numbers of these examples."""
-    values, kind = values.astype(np.float64), name.removeprefix("test_")
+    with np.errstate(invalid="ignore"):  # a signalling NaN
+        values, kind = values.astype(np.float64), name.removeprefix("test_")
     low, high = {"loss": (-1e-5, math.inf), "probability": (-1e-5, 1 + 1e-5)}.get(kind, (-math.inf, math.inf))
     if (bad := ~((values >= low) & (values <= high))).any():  # NaN too
         k, i = np.argwhere(bad)[0]
