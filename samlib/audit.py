@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
@@ -13,16 +12,15 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from scipy.special import expit
-from scipy.stats import rankdata, spearmanr
+from scipy.stats import rankdata
 
 from samlib import attacks
 from samlib.checks import as_array, same_shape, shown
 from samlib.estimators import memorization, memorization_terms
 from samlib.evaluation import Comparison, compare
-from samlib.inference import LEVEL, deletions, groups, jackknife, mean
+from samlib.inference import LEVEL, mean
 
 FPR = (0.001, 0.01, 0.1)
-GROUPS = 20  # groups of examples that a jackknife leaves out in turn
 THRESHOLD_SHADOWS = 8  # models that the thresholds of one target come from; 8 whole pools of examples are plenty
 
 
@@ -307,22 +305,18 @@ class Link(NamedTuple):
     """Memorization of each example, by even-numbered models, and an attack's success on it, by odd-numbered models.
 
     `success` is an AUC over the odd targets: how well the attack tells those trained on the example from the others. Arrays are
-    (examples,); `example` holds the examples' numbers. `correlation` is Spearman's, with a 95 % interval over examples.
+    (examples,); `example` holds the examples' numbers.
     """
 
     memorization: np.ndarray
     success: np.ndarray
-    correlation: float
-    low: float
-    high: float
     example: np.ndarray
 
 
 def link(runs: xr.Dataset, attack: str = "LiRA online") -> Link:
     """Does an attack find the examples that are memorized? Different models measure memorization and the attack's success.
 
-    With the same models, an accident of training would show in both. `correlation` is NaN if either is constant. Its interval
-    is a jackknife over groups of examples. Raises as `attack_scores`.
+    With the same models, an accident of training would show in both. Raises as `attack_scores`.
     """
     _whole("runs", runs, "correct")
     even, odd = (runs.isel(model=runs.model.values % 2 == part) for part in (0, 1))
@@ -330,17 +324,7 @@ def link(runs: xr.Dataset, attack: str = "LiRA online") -> Link:
     found = attack_scores(odd, (attack,))
     score = memorization(even.correct.values, even.member.values, empty="zero").value[kept]
     success = _example_auc(found.scores[attack], found.member)
-    if len(kept) < 2:
-        raise ValueError("runs must hold at least 2 examples that 3 models of odd number saw and 3 did not.")
-    several, names = min(GROUPS, len(kept)), runs.example.values[kept]
-    of = groups(names, several)
-    effect = jackknife(deletions(lambda g: _spearman(score[of != g], success[of != g]), several), 1)
-    low, high = (float(end) for end in effect.interval())
-    return Link(score, success, float(effect.estimate), low, high, names)
-
-
-def _spearman(x, y) -> float:
-    return math.nan if np.ptp(x) == 0 or np.ptp(y) == 0 else float(spearmanr(x, y)[0])
+    return Link(score, success, runs.example.values[kept])
 
 
 def _example_auc(scores: np.ndarray, member: np.ndarray) -> np.ndarray:

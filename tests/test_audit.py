@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.special import expit
+from scipy.stats import spearmanr
 from simulated import simulate
 from sklearn.metrics import roc_auc_score
 
@@ -86,8 +87,7 @@ def test_the_link_sees_memorized_examples_and_not_accidents():
     hard = np.random.default_rng(1).normal(size=(48, 300)) - 1 + strength * runs.member.values
     leaky = runs.assign(logit=(runs.logit.dims, hard.astype(np.float32)), correct=(runs.correct.dims, hard > 0))
     found = audit.link(leaky)
-    assert found.low > 0.5
-    assert found.low < found.correlation < found.high
+    assert spearmanr(found.memorization, found.success)[0] > 0.6
     naive = []
     member = leaky.member.values[1::2]
     scores = audit.attack_scores(leaky.isel(model=slice(1, None, 2)), ("LiRA online",)).scores["LiRA online"]
@@ -95,7 +95,7 @@ def test_the_link_sees_memorized_examples_and_not_accidents():
         naive.append(roc_auc_score(member[:, i], scores[:, i]))
     np.testing.assert_allclose(found.success, naive)
     none = audit.link(runs)
-    assert none.low < 0.1
+    assert abs(spearmanr(none.memorization, none.success)[0]) < 0.2
 
 
 def test_threshold_accuracy_comes_from_other_models(pair):
