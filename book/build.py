@@ -218,7 +218,9 @@ def execute_page(page: str, todo: dict, executed: Path) -> tuple[float, str | No
         error = f"{problem.ename}: {problem.evalue}".splitlines()[0]
     except Exception as problem:  # a dead kernel, a time-out: the page says so like any other error
         error = f"{type(problem).__name__}: {problem}".splitlines()[0]
-    notebook = nbformat.read(path if path.exists() else todo["source"], 4)
+    seconds, notebook = time.perf_counter() - start, nbformat.read(path if path.exists() else todo["source"], 4)
+    if not any(HEADING in cell.source for cell in notebook.cells):
+        notebook.cells.append(nbformat.v4.new_markdown_cell(HEADING))
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
     runs = runs_of(notebook)
     for cell in notebook.cells:
@@ -226,7 +228,7 @@ def execute_page(page: str, todo: dict, executed: Path) -> tuple[float, str | No
             cell.metadata["tags"].append("remove-input")  # the table at the page's end says what was run
         if HEADING in cell.source:
             here, heading, below = cell.source.partition("\n## What this run was")
-            cell.source = here.rstrip() + command(todo, start) + heading + below
+            cell.source = here.rstrip() + command(todo, seconds) + heading + below
         if figure := cell.metadata.get("mystnb", {}).get("figure"):
             titles = [title for output in cell.outputs for title in output.get("metadata", {}).get("shown", ())]
             own = dict.fromkeys(re.split("[:\n]", title)[0] for title in titles)  # "DATA SET: network, models"
@@ -234,8 +236,6 @@ def execute_page(page: str, todo: dict, executed: Path) -> tuple[float, str | No
             figure["caption"] = figure["caption"].replace("{runs}", "; ".join(shown))
             if (name := page.removesuffix(".ipynb")) != Path(todo["source"]).stem:  # several pages of one notebook
                 figure["name"] += f"-{name}"
-    if not any(HEADING in cell.source for cell in notebook.cells):
-        notebook.cells.append(nbformat.v4.new_markdown_cell(HEADING + command(todo, start)))
     if error is None:
         notebook.metadata["samlib"] = {"fingerprint": todo["fingerprint"]}
     path.write_text(nbformat.writes(notebook).replace(f"{ROOT}/", ""))  # no path of this machine
@@ -244,14 +244,14 @@ def execute_page(page: str, todo: dict, executed: Path) -> tuple[float, str | No
     return time.perf_counter() - start, error, list(warned)
 
 
-def command(todo: dict, start: float) -> str:
-    """How to make a page by hand, as Markdown that follows HEADING. start: when its execution began, by `perf_counter`."""
+def command(todo: dict, seconds: float) -> str:
+    """How to make a page by hand, as Markdown that follows HEADING. seconds: what its execution took."""
     source = Path(todo["source"]).relative_to(ROOT)
     lines = ",\n".join(f"      {json.dumps(name)}: {json.dumps(value)}" for name, value in todo["parameters"].items())
     given = shlex.quote(f"{{\n{lines}}}").replace(f"{ROOT}/", "")
     return (
         "\n\nThis page itself, from the repository's folder. It took "
-        f"{time.perf_counter() - start:.0f} seconds here, where its models were trained already:\n\n"
+        f"{seconds:.0f} seconds here, where its models were trained already:\n\n"
         f"```\npapermill {source} page.ipynb -y {given}\n```\n\n"
         f"What it executes is {{download}}`this notebook without outputs <unexecuted/{source.name}>`.\n"
     )

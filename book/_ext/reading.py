@@ -37,19 +37,19 @@ class Bare(AuthorYearReferenceStyle):
     """Author and year; our sentences put them into parentheses."""
 
     def __init__(self):
-        plain, round = BracketStyle(left="", right="", sep="; "), BracketStyle(left="(", right=")")
-        super().__init__(bracket_parenthetical=plain, bracket_textual=round)
+        none, parentheses = BracketStyle(left="", right="", sep="; "), BracketStyle(left="(", right=")")
+        super().__init__(bracket_parenthetical=none, bracket_textual=parentheses)
 
 
 def setup(app):
     register_plugin("sphinxcontrib.bibtex.style.referencing", "bare", Bare)
-    app.connect("autodoc-skip-member", bare)
+    app.connect("autodoc-skip-member", skip_fields)
     app.connect("doctree-resolved", explain)
     app.connect("html-page-context", mend)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
-def bare(app, what, name, member, skip, options):
+def skip_fields(app, what, name, member, skip, options):
     """Leave out the fields of named tuples, of which Python says only their number; the class says what they are."""
     return True if (getattr(member, "__doc__", None) or "").startswith("Alias for field number") else None
 

@@ -131,9 +131,9 @@ def ledger_of(
     -------
     DataFrame
         Rows (claim, dataset). Columns on the claim: `KEPT`. On the effect: estimate, low, high (the simultaneous interval),
-        stderr, level, p, reliability, verdict, tried (whether its section was measured), and needed (the models of each
-        optimizer that would settle an open row; NaN if only more examples would). On the runs: as `cost`. If the runs are too
-        small for a statistic, its numbers are NaN.
+        stderr, level, p, reliability, verdict, tried and needed. tried: whether the claim's section was measured. needed: the
+        models of each optimizer that would settle an open row; NaN if only more examples would. On the runs: as `cost`. If the
+        runs are too small for a statistic, its numbers are NaN.
     """
     rows = []
     for dataset, frame in effects.items():
@@ -204,19 +204,17 @@ def across_datasets(found: pd.DataFrame, datasets: Sequence[str]) -> pd.DataFram
     Returns
     -------
     DataFrame
-        Index claim; columns estimate, low, high, tau, i2, datasets (how many), and agree: "no" if the claim is supported on one
-        data set and contradicted on another, "too few are decided" if fewer than two have a verdict, else "yes".
+        Index claim; columns estimate, low, high, tau, i2, datasets (how many), and agree. This is "no" if the claim is supported
+        on one data set and contradicted on another. It is "too few are decided" if fewer than two have a verdict, else "yes".
     """
     rows = {}
     for claim, part in found[found.index.get_level_values("dataset").isin(datasets)].groupby("claim", sort=False):
         known = part[part["estimate"].notna() & (part["verdict"] != NOT_MEASURABLE) & (part["stderr"] > 0)]
         line = inference.across(known["estimate"], known["stderr"])
-        agree = "no" if {SUPPORTED, CONTRADICTED} <= set(known["verdict"]) else "yes"
-        agree = (
-            agree
-            if known["verdict"].isin([SUPPORTED, CONTRADICTED, NO_DIFFERENCE]).sum() > 1
-            else "too few are decided"
-        )
+        said = known["verdict"]
+        agree = "no" if {SUPPORTED, CONTRADICTED} <= set(said) else "yes"
+        if said.isin([SUPPORTED, CONTRADICTED, NO_DIFFERENCE]).sum() < 2:
+            agree = "too few are decided"
         rows[claim] = line._asdict() | {"datasets": len(known), "agree": agree}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("claim")
 

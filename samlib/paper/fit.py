@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pandas as pd
@@ -13,6 +14,7 @@ from scipy.stats import kendalltau
 from samlib.paper.cards import title_of
 from samlib.paper.draw import panels
 from samlib.paper.findings import ATTACKS, COLOURS
+from samlib.paper.panels import interval_points
 from samlib.paper.style import GREY, drawn
 
 FEWEST = 4  # runs of which a rank correlation is said
@@ -32,12 +34,10 @@ def attacks_over_fit(ledger: pd.DataFrame, fits: pd.Series, name: str = "SAM") -
         The optimizer that is compared with SGD.
     """
     figure, axes = panels(len(ATTACKS), 3.8, sharey=True)
-    marks = list(zip(fits.index, (c for _ in "oD" for c in COLOURS), (m for m in "oD" for _ in COLOURS), strict=False))
+    marks = dict(zip(fits.index, itertools.product("oD", COLOURS), strict=False))
     for ax, (claim, attack) in zip(axes, ATTACKS.items(), strict=True):
-        for column, colour, mark in marks:
-            row = ledger.loc[(claim, column)]
-            ends = [[row["estimate"] - row["low"]], [row["high"] - row["estimate"]]]
-            ax.errorbar(fits[column], row["estimate"], yerr=ends, fmt=mark, color=colour, ms=5, lw=1.2)
+        for column, (mark, colour) in marks.items():
+            interval_points(ax, fits[[column]], ledger.loc[[(claim, column)]], "estimate", fmt=mark, color=colour, ms=5)
         ax.axhline(0, color=GREY, lw=1)
         ax.axvline(1, color=GREY, lw=1, ls=":")
         ax.set_xscale("log", base=2)
@@ -55,7 +55,7 @@ def attacks_over_fit(ledger: pd.DataFrame, fits: pd.Series, name: str = "SAM") -
             ls="",
             label=f"{title_of(column)}, {ledger.loc[('C1', column), 'source']}",
         )
-        for column, colour, mark in marks
+        for column, (mark, colour) in marks.items()
     ]
     figure.legend(handles=own, loc="outside lower center", ncols=2, fontsize="small")
     return figure

@@ -48,9 +48,9 @@ def measure(pairs: Mapping[Any, Pair]) -> Frames:
     Returns
     -------
     dict of DataFrame
-        "equal_loss" (attack, fraction): the difference at one train loss; the ends low and high of its interval; band_low and
-        band_high, which hold for all fractions at once; moved, the largest change if one length is left out; note, why nothing
-        can be said. "effects": the rows of `FRACTIONS`. "curves": means over models at each number of epochs.
+        "equal_loss" (attack, fraction): the difference at one train loss, and the ends low and high of its interval. band_low
+        and band_high hold for all fractions at once. moved is the largest change if one length is left out. note says why
+        nothing can be said. "effects": the rows of `FRACTIONS`. "curves": means over models at each number of epochs.
     """
     curves, both = _trained(pairs)
     rows = {(attack, f): at_loss(both[attack], f) for attack in ATTACKS for f in GRID}

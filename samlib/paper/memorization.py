@@ -14,7 +14,7 @@ from samlib.audit import Link, Pair, compared, link, memorization_table
 from samlib.data import Dataset
 from samlib.estimators import memorization, memorization_terms
 from samlib.evaluation import ENOUGH
-from samlib.inference import Effect, Reliability, crossing, jackknife, mean, reliability, shares
+from samlib.inference import Effect, Reliability, crossing, deletions, jackknife, mean, reliability, shares
 from samlib.paper.crossfit import halves, model_groups, point_groups
 from samlib.paper.distances import atypicality, dataset_of
 from samlib.paper.frames import EACH, Found, Frames, Section, counted, effects
@@ -232,7 +232,7 @@ def _links(links: Sequence[Link]) -> pd.DataFrame:
     rows = {}
     for who, (x, y) in _linked(links).items():
         of = point_groups(links[0].example)
-        effect = jackknife([correlation(x[of != g], y[of != g]) for g in range(of.max() + 1)], 1)
+        effect = jackknife(deletions(lambda g, x=x, y=y, of=of: correlation(x[of != g], y[of != g]), of.max()), 1)
         rows[who] = effect.estimate, *effect.interval(EACH)
     return pd.DataFrame.from_dict(rows, orient="index", columns=["correlation", "low", "high"])
 

@@ -20,6 +20,7 @@ MEASURES = ("auc", "balanced_accuracy", *(f"tpr@{rate:g}" for rate in RATES), "e
 OWN_RATE = 0.1  # pooled false-positive rate at which each example's own rates are counted
 MOST_PARTS = 50  # classes, or groups, that are shown: the largest
 FEW = 20  # examples, at least, of a class or group with an AUC
+HIDDEN = (math.nan,) * 3  # of scores that are `tied`
 MEMORIZED = 0.25  # Feldman and Zhang (2020) count an example as memorized from here
 
 
@@ -31,13 +32,9 @@ def risk(found: Attacked) -> pd.DataFrame:
         bound = epsilon(scores, found.member, 1 - each)
         rates = whole.tpr_at_fpr.values()
         measured = [whole.auc, whole.balanced_accuracy, *rates, (bound, bound, math.inf)]
-        notes = ["too few" * (r in whole.too_few) or "ties" * tied(scores, found.member, r) for r in RATES]
-        measured = [
-            (math.nan,) * 3 if note == "ties" else m for m, note in zip(measured, ["", "", *notes, ""], strict=True)
-        ]
-        rows += [
-            (name, m, *values, note) for m, values, note in zip(MEASURES, measured, ["", "", *notes, ""], strict=True)
-        ]
+        at_rates = ["too few" * (r in whole.too_few) or "ties" * tied(scores, found.member, r) for r in RATES]
+        for measure, values, note in zip(MEASURES, measured, ["", "", *at_rates, ""], strict=True):
+            rows.append((name, measure, *(HIDDEN if note == "ties" else values), note))
     return pd.DataFrame(rows, columns=["attack", "measure", "value", "low", "high", "note"])
 
 
@@ -92,9 +89,8 @@ def curves(found: Attacked, best: str) -> pd.DataFrame:
     names = [name for name in dict.fromkeys((best, "confidence", CONTROL)) if name in found.scores]
     for name in names:
         whole = evaluate(found.scores[name], found.member, fpr=rates, confidence=1 - LEVEL / len(rates) / len(names))
-        hidden = (math.nan,) * 3
         rows += [
-            (name, rate, *(hidden if tied(found.scores[name], found.member, rate) else measured))
+            (name, rate, *(HIDDEN if tied(found.scores[name], found.member, rate) else measured))
             for rate, measured in whole.tpr_at_fpr.items()
         ]
     return pd.DataFrame(rows, columns=["attack", "fpr", "tpr", "low", "high"])
