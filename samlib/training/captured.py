@@ -16,6 +16,7 @@ with batches of 125, augmentation and bfloat16.
 
 import gc
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from math import ceil, inf
@@ -29,6 +30,9 @@ from samlib.training.each import COMPILED, COMPILERS, OneModel, compile_passes
 from samlib.training.stacked import Stacked, is_stacked
 
 SIDE_BY_SIDE = (1, 4, 8, 16, 32)  # the numbers of models at once to try
+# A stream needs a queue of its own on the GPU, or it waits for others. CUDA makes 8 queues; 32 is its limit. It reads this
+# when it starts, so a program that used the GPU before it imported samlib keeps 8.
+os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")
 STACKED = (64, 256, 1024)  # the same, for a stack
 WORTH = 1.05  # try the next number if this one trained at least so many times as fast as the last
 SPARE = 0.3  # share of the GPU's memory to leave for the evaluation
