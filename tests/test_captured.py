@@ -1,5 +1,8 @@
 """How a GPU's engine chooses the number of models at once; the GPU itself is in test_gpu."""
 
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -57,3 +60,12 @@ def test_a_stack_is_one_capture(choose):
     speeds = {64: 100.0, 256: 300.0, 1000: 500.0}
     assert choose(wanted=1000, steps=10, capture=1.0, speeds=speeds, model="mlp")[0] == 1000
     assert choose(wanted=1000, steps=10, capture=30.0, speeds=speeds, model="mlp")[0] == 256
+
+
+@pytest.mark.parametrize(("given", "used"), [(None, "32"), ("4", "4")])
+def test_the_gpu_gets_a_queue_for_each_stream_unless_the_user_says_otherwise(given, used):
+    name = "CUDA_DEVICE_MAX_CONNECTIONS"
+    rest = {key: value for key, value in os.environ.items() if key != name}
+    asked = [sys.executable, "-c", f"import samlib, os; print(os.environ['{name}'])"]
+    said = subprocess.run(asked, env=rest | ({name: given} if given else {}), capture_output=True, text=True)
+    assert said.stdout.strip() == used, said.stderr

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from samlib.cli import app
-from samlib.paper import confirm, records
+from samlib.paper import claims, confirm, frames, records
 from samlib.paper.study import CONFIRM
 
 PAGE = Path(__file__).parents[1] / "book" / "preregistration.md"
@@ -85,6 +85,22 @@ def test_a_call_that_ends_early_says_so_and_the_next_ones_keep_each_part(few, mo
     assert sorted(frames["lengths"]["curves"]["epochs"].unique()) == [2, 4]
     assert frames["shadows"]["shadows"].index.get_level_values("models").unique().tolist() == [8, 16]
     assert records.load_signals(path).sgd.sizes["model"] == 16
+
+
+def test_a_run_that_was_fixed_for_some_claims_decides_no_other(few, monkeypatch):
+    short = {"seed": 1, "n_models": 8, "epochs": 2, "hidden": (16,), "decides": ["C1", "C2 RMIA"]}
+    monkeypatch.setitem(CONFIRM, "digits", short)
+    path, missing = confirm.make("digits", few)
+    assert missing == []
+    assert records.sections(path) == {"membership"}
+    effects = records.load(path, "membership")["effects"]
+    assert sorted(effects.index) == ["C1", "C2 RMIA"]
+    about = {**records.read_about(path), "live": False}
+    ledger = claims.ledger_of({"digits": effects}, {"digits": claims.cost(about)})
+    assert set(ledger.index[ledger["estimate"].notna()]) == {("C1", "digits"), ("C2 RMIA", "digits")}
+    assert (ledger["level"] == frames.EACH).all()  # fewer rows do not make its intervals narrower
+    assert claims.outlook(ledger.loc[("C16", "digits")]) == "This run was fixed to decide other claims."
+    assert (ledger.loc[("C16", "digits"), "verdict"], bool(ledger["confirmatory"].all())) == ("not measurable", True)
 
 
 def test_a_data_set_without_a_fixed_run_is_named():

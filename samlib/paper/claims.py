@@ -178,6 +178,8 @@ def outlook(row: pd.Series) -> str:
         if section == "lengths" and not tried:
             return "It takes runs of several lengths, which are not here."
         small = "These runs are too small to decide it, or their data are not at hand."
+        if row.get("confirmatory") and not tried:
+            return "This run was fixed to decide other claims."
         return LACKING.get(section, small) if tried else small
     if row["verdict"] == NOT_MEASURABLE:
         enough = f"About {row['needed']:,.0f}" if math.isfinite(row["needed"]) else "No known number of"

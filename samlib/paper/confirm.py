@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from samlib.audit import Pair, align
 from samlib.checks import as_choice, as_number
 from samlib.experiment import Experiment, pair
 from samlib.paper import claims, records
-from samlib.paper.frames import effects
+from samlib.paper.frames import Frames, effects
 from samlib.paper.notebook import measure
 from samlib.paper.panels import listed
 from samlib.paper.study import CONFIRM
@@ -56,6 +56,7 @@ def experiments(dataset: str) -> dict[Key, dict[str, Experiment]]:
     96
     """
     fixed = dict(CONFIRM[as_choice("dataset", dataset, tuple(CONFIRM))])
+    fixed.pop("decides", None)
     over, others = fixed.pop("lengths", {"epochs": ()}), fixed.pop("others", {"seeds": ()})
     changed: dict[Key, dict[str, int]] = {("main", fixed["seed"]): {}}
     changed |= {("epochs", e): {"epochs": e, "n_models": over["n_models"]} for e in over["epochs"]}
@@ -94,7 +95,7 @@ def make(dataset: str, folder: str | os.PathLike, minutes: float | None = None) 
         part = {key: two for key, two in wanted.items() if key[0] == missing[0]}
         if not (pairs := _trained(part, None if minutes is None else left)):
             return path, missing
-        keep(pairs, folder, records.read_about(path) if path else None)
+        keep(pairs, folder, records.read_about(path) if path else None, CONFIRM[dataset].get("decides"))
 
 
 def recorded(
@@ -114,6 +115,16 @@ def incomplete(folder: str | os.PathLike | None) -> Markdown:
     return Markdown("\n".join(f"- {each}" for each in [*said, *records.lacking(folder)] or ["none"]))
 
 
+def _of_main(pair: Pair, decides: Container[str] | None) -> dict[str, Frames]:
+    if decides is None:
+        return {section: measure(section, pair) for section in SECTIONS}
+    found = {section: measure(section, pair) for section in {c.section for c in claims.CLAIMS if c.id in decides}}
+    for parts in found.values():
+        parts["effects"] = parts["effects"].loc[[claim in decides for claim in parts["effects"].index]]
+        parts.pop("moments", None)  # of each example: of no use for few models, and large
+    return found
+
+
 def _trained(part: Mapping[Key, Mapping[str, Experiment]], minutes: float | None) -> dict[Key, Pair]:
     """The pairs of a part; empty if some are not whole when the time is up."""
     try:
@@ -126,17 +137,23 @@ def _trained(part: Mapping[Key, Mapping[str, Experiment]], minutes: float | None
     return {} if len(found) < len(part) or any(short) else {key: align(two) for key, two in found.items()}
 
 
-def keep(pairs: Mapping[Key, Pair], folder: str | os.PathLike, about: Mapping[str, Any] | None = None) -> Path:
+def keep(
+    pairs: Mapping[Key, Pair],
+    folder: str | os.PathLike,
+    about: Mapping[str, Any] | None = None,
+    decides: Container[str] | None = None,
+) -> Path:
     """Measure pairs, and keep their frames in a record: of the main run among them, or the one that `about` describes.
 
     The main run has the frames of SECTIONS and the boolean signals. Other lengths have those of "lengths", and other seeds
-    "seeds" (seed, claim): their effects.
+    "seeds" (seed, claim): their effects. If the run was fixed to decide some claims alone, `decides`, the main run has the
+    frames of their sections, with no other claim's effect.
     """
     main = next((two for (kind, _), two in pairs.items() if kind == "main"), None)
     known, frames = {**(about or {})}, {}
     if main is not None:
         known = records.provenance(main[:2]) | {"fixed": True}
-        frames = {section: measure(section, main) for section in SECTIONS}
+        frames = _of_main(main, decides)
     if any(kind == "epochs" for kind, _ in pairs):
         frames["lengths"] = measure("lengths", pairs)
     others = {seed: effects(claims.measured(two)) for (kind, seed), two in pairs.items() if kind == "seed"}

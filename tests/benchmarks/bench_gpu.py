@@ -8,14 +8,16 @@ training, the evaluation of all examples and the signals. Beside them is the loo
 DataLoader, bfloat16 by autocast, no graph. The matrix rate is that of two 8192 x 8192 matrices in bfloat16, the bandwidth
 that of a copy, bytes read and written, both in the same run. Takes at most three minutes on an H100.
 
-On one H200 (torch 2.11, 27 November 2026; 784 TFLOP/s, 3.93 TB/s):
+On one H200 (torch 2.11, 28 November 2026; 784 to 789 TFLOP/s, 3.75 to 3.90 TB/s):
 
-- `--only mlp`: 1,000 pairs in 17.0 s.
-- The cnn's 32 pairs, in new processes: 20.1 and 20.2 s, 1.6 pairs/s. The first start of Python and cuDNN takes 5 to 7 s of it,
-  steps 10 to 13 s. The same again in one process: 15.3 and 16.0 s, 2.0 to 2.1 pairs/s.
-- The rate at which the GPU starts kernels limits the cnn: a step has about a hundred. And processes differ, why is not known: in
-  four of five no more than 8 models ran side by side (10,100 SGD steps a second, with 8 as with 32), in one all did (16,100).
-- Another training of the cnn was captured in 17 ms (SGD) and 34 ms (SAM); before its warm-up was cut short, 37 and 66 ms.
+- resnet18, 8 pairs of 6 epochs: 74.3 s, 48,400 passes/s (SGD 41,500, SAM 52,800); the plain loop 5,660.
+- mlp, 1,000 pairs: 17.9 s.
+- cnn, 32 pairs, in two new processes: 13.7 s each, 2.34 pairs/s. A step has 135 kernels, and the GPU starts them at a rate.
+- The cnn's SGD steps a second with 8, 16 and 32 models side by side: with CUDA's own 8 queues 9,500, 9,900 and 10,000
+  (3 processes), with the 32 that samlib asks for 9,500, 13,800 and 15,600 (2 processes). One graph that holds the steps of
+  all models is no faster than one model (2,100).
+- The first 10 s of a process: Python's imports 4 s, PyTorch's first optimizer 4 s (it imports the compiler), cuDNN's search for
+  kernels 5 s. With 3 kernels to try in place of 10 the search took 1.8 s, and steps were 13 % faster (one process each).
 """
 
 import argparse
