@@ -215,8 +215,18 @@ def test_exploratory_runs_do_not_count_where_there_are_confirmatory_ones():
     assert "on Digits (+0.1000).\n" in said
     assert "*Not counted, because exploratory: CIFAR-100." in said
     assert "both by enough to count, on Digits (LiRA), out of 1 data sets." in findings.surprise(ledger).data
+    assert "Digits" in said.split("**Memorization.**")[0]
     ledger["confirmatory"] = True
     assert "Not counted" not in findings.findings(ledger).data
+
+
+def test_what_a_run_was_not_fixed_for_is_not_listed_as_not_measurable():
+    ledger = ledger_of(digits={"C1": (0.1, 0.001), "C3": (0.1, 0.01, 0.2)}, cifar100={"C1": (0.1, 0.001)})
+    assert "Not measurable: Digits and CIFAR-100." in findings.findings(ledger).data.split("\n\n")[2]
+    ledger["confirmatory"] = True
+    accuracy, _, memorization = findings.findings(ledger).data.split("\n\n")
+    assert "CIFAR-100" in accuracy
+    assert memorization == "**Memorization.** Not measurable: Digits."
 
 
 def test_the_picture_draws_the_ledgers_intervals_and_shades_where_the_surprise_lies():

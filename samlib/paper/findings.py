@@ -107,7 +107,7 @@ def scale(about: Mapping[str, Mapping[str, Any]]) -> Markdown:
         what = PUBLISHED.get(fields["dataset"], {}).get("what", "")
         said.append(f"- {title_of(column)}: {what}{'; ' * bool(what)}{models} models, {_network(fields)}")
     return Markdown(
-        "*These experiments are small.* The paper's networks and data sets are larger, and its settings are not known to us. "
+        "*Most of these experiments are smaller than the paper's*, whose settings are not known to us. "
         "A claim that is contradicted here may hold there.\n\n" + "\n".join(said)
     )
 
@@ -176,7 +176,9 @@ def answer(ledger: pd.DataFrame, name: str = "SAM") -> Figure:
 def _finding(ledger: pd.DataFrame, name: str, claims: Mapping[str, str], holds: str, fails: str) -> str:
     """The data sets by what their verdicts say; the measure is named where those of a data set differ."""
     said: dict[str, list[str]] = {}
-    for dataset, rows in ledger[ledger.index.isin(claims, level="claim")].groupby("dataset", sort=False):
+    others = ledger["confirmatory"].astype(bool) & ~ledger["tried"]  # rows of runs that were fixed for other claims
+    asked = ledger[ledger.index.isin(claims, level="claim") & ~others]
+    for dataset, rows in asked.groupby("dataset", sort=False):
         for verdict, same in rows.groupby("verdict", sort=False):
             which = ", ".join(claims[claim] for claim, _ in same.index) if len(same) < len(rows) else ""
             if len(claims) == 1 and same["estimate"].notna().all():
