@@ -270,8 +270,4 @@ def confirm(
     """Train the runs that were fixed beforehand for a data set, over as many calls as it takes, and keep their record."""
     from samlib.paper import confirm
 
-    path, missing = confirm.make(dataset, folder, minutes)
-    if path:
-        print(path)
-    if missing:
-        print(f"Not all models are there yet. {_again()}")
+    print(confirm.make(dataset, folder, minutes) or f"Not all models are there yet. {_again()}")

@@ -1,10 +1,8 @@
-"""The confirmatory runs, which `study.toml` fixed beforehand: trained in blocks, each part recorded as soon as it is whole."""
+"""The confirmatory runs, which `study.toml` fixed beforehand: trained over several calls, and recorded when they are whole."""
 
 from __future__ import annotations
 
-import math
 import os
-import time
 from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,22 +11,18 @@ import pandas as pd
 from IPython.display import Markdown
 
 from samlib.audit import Pair, align
-from samlib.checks import as_choice, as_number
+from samlib.checks import as_choice
 from samlib.experiment import Experiment, pair
 from samlib.paper import claims, records
 from samlib.paper.frames import Frames, effects
 from samlib.paper.notebook import measure
-from samlib.paper.panels import listed
 from samlib.paper.study import CONFIRM
 from samlib.paper.style import dataset_title
 from samlib.runs import NothingWhole, run_pairs
 
 SECTIONS = (*claims.SECTIONS, "subclasses", "shadows")
-PARTS = {  # from the kind of a key to what its part is called, and a section that it adds to a record
-    "main": ("the main run", "membership"),
-    "epochs": ("the runs of other lengths", "lengths"),
-    "seed": ("the runs of other seeds", "seeds"),
-}
+# The section that runs of other lengths, and of other seeds, add to a record.
+ADDED = {"epochs": "lengths", "seed": "seeds"}
 Key = Any  # (kind, value)
 
 
@@ -64,10 +58,8 @@ def experiments(dataset: str) -> dict[Key, dict[str, Experiment]]:
     return {key: pair(dataset=dataset, **fixed | own) for key, own in changed.items()}
 
 
-def make(dataset: str, folder: str | os.PathLike, minutes: float | None = None) -> tuple[Path | None, list[str]]:
-    """Train the fixed runs of a data set part by part, and keep each part as soon as it is whole.
-
-    A part that the record has is not trained again. So another machine goes on from the record alone.
+def make(dataset: str, folder: str | os.PathLike, minutes: float | None = None) -> Path | None:
+    """Train the fixed runs of a data set, and record them once they are whole. A run with a record is not trained again.
 
     Parameters
     ----------
@@ -80,39 +72,56 @@ def make(dataset: str, folder: str | os.PathLike, minutes: float | None = None) 
 
     Returns
     -------
-    path : Path or None
-        The record; None as long as the main run is not whole.
-    missing : list of str
-        The keys of `PARTS` that are not whole.
+    Path or None
+        The record; None if models are missing. Those that were trained are in the cache, and the next call goes on from there.
     """
-    minutes = None if minutes is None else as_number("minutes", minutes, 0, strict=True)
-    end = math.inf if minutes is None else time.monotonic() + 60 * minutes
     wanted = experiments(dataset)
-    while True:
-        path, missing = recorded(wanted, folder)
-        if not missing or (left := (end - time.monotonic()) / 60) <= 0:
-            return path, missing
-        part = {key: two for key, two in wanted.items() if key[0] == missing[0]}
-        if not (pairs := _trained(part, None if minutes is None else left)):
-            return path, missing
-        keep(pairs, folder, records.read_about(path) if path else None, CONFIRM[dataset].get("decides"))
+    if path := recorded(wanted, folder):
+        return path
+    try:
+        found = run_pairs(wanted, minutes=minutes)
+    except NothingWhole:
+        return None
+    every = [runs.attrs for two in found.values() for runs in two.values()]
+    if len(found) < len(wanted) or any(each.get("whole") != each.get("asked") for each in every):
+        return None
+    return keep({key: align(two) for key, two in found.items()}, folder, CONFIRM[dataset].get("decides"))
 
 
-def recorded(
-    wanted: Mapping[Key, Mapping[str, Experiment]], folder: str | os.PathLike | None
-) -> tuple[Path | None, list[str]]:
-    """The record of what `experiments` returned, or None, and the keys of `PARTS` that it lacks."""
-    (main,) = (two for (kind, _), two in wanted.items() if kind == "main")
-    path = records.find(folder, main.values())
-    kept, kinds = records.sections(path) if path else set(), {kind for kind, _ in wanted}
-    return path, [kind for kind, (_, section) in PARTS.items() if kind in kinds and section not in kept]
+def recorded(wanted: Mapping[Key, Mapping[str, Experiment]], folder: str | os.PathLike | None) -> Path | None:
+    """The record of what `experiments` returned, or None if there is none or it lacks runs of other lengths or seeds."""
+    path = records.find(folder, _main(wanted).values())
+    needed = {ADDED[kind] for kind, _ in wanted if kind in ADDED}
+    return path if path and needed <= records.sections(path) else None
 
 
 def incomplete(folder: str | os.PathLike | None) -> Markdown:
-    """List the fixed runs that are not whole: parts that no record in the folder has, and packs that lack models."""
-    missing = {dataset_title(dataset): recorded(experiments(dataset), folder)[1] for dataset in CONFIRM}
-    said = [f"{title}: {listed([PARTS[kind][0] for kind in kinds])}" for title, kinds in missing.items() if kinds]
-    return Markdown("\n".join(f"- {each}" for each in [*said, *records.lacking(folder)] or ["none"]))
+    """List the fixed runs without a whole record, and the packs that lack models."""
+    missing = [dataset_title(dataset) for dataset in CONFIRM if not recorded(experiments(dataset), folder)]
+    return Markdown("\n".join(f"- {each}" for each in [*missing, *records.lacking(folder)] or ["none"]))
+
+
+def keep(pairs: Mapping[Key, Pair], folder: str | os.PathLike, decides: Container[str] | None = None) -> Path:
+    """Measure the pairs of fixed runs, and keep their frames as a record.
+
+    The main run has the frames of SECTIONS and the boolean signals. Other lengths have those of "lengths", and other seeds
+    "seeds" (seed, claim): their effects. If the run was fixed to decide some claims alone, `decides`, the main run has the
+    frames of their sections, with no other claim's effect.
+    """
+    main, kinds = _main(pairs), {kind for kind, _ in pairs}
+    frames = _of_main(main, decides)
+    if "epochs" in kinds:
+        frames["lengths"] = measure("lengths", pairs)
+    if "seed" in kinds:
+        others = {seed: effects(claims.measured(two)) for (kind, seed), two in pairs.items() if kind == "seed"}
+        frames["seeds"] = {"effects": pd.concat(others, names=["seed"])}
+    seconds = sum(runs.attrs["seconds"] for two in pairs.values() for runs in two[:2])
+    about = records.provenance(main[:2]) | {"fixed": True, "all_seconds": round(seconds, 1)}
+    return records.save(folder, frames, about, main)
+
+
+def _main(runs: Mapping[Key, Any]) -> Any:
+    return next(two for (kind, _), two in runs.items() if kind == "main")
 
 
 def _of_main(pair: Pair, decides: Container[str] | None) -> dict[str, Frames]:
@@ -123,41 +132,3 @@ def _of_main(pair: Pair, decides: Container[str] | None) -> dict[str, Frames]:
         parts["effects"] = parts["effects"].loc[[claim in decides for claim in parts["effects"].index]]
         parts.pop("moments", None)  # of each example: of no use for few models, and large
     return found
-
-
-def _trained(part: Mapping[Key, Mapping[str, Experiment]], minutes: float | None) -> dict[Key, Pair]:
-    """The pairs of a part; empty if some are not whole when the time is up."""
-    try:
-        found = run_pairs(part, minutes=minutes)
-    except NothingWhole:
-        return {}
-    short = (
-        runs for two in found.values() for runs in two.values() if runs.attrs.get("whole") != runs.attrs.get("asked")
-    )
-    return {} if len(found) < len(part) or any(short) else {key: align(two) for key, two in found.items()}
-
-
-def keep(
-    pairs: Mapping[Key, Pair],
-    folder: str | os.PathLike,
-    about: Mapping[str, Any] | None = None,
-    decides: Container[str] | None = None,
-) -> Path:
-    """Measure pairs, and keep their frames in a record: of the main run among them, or the one that `about` describes.
-
-    The main run has the frames of SECTIONS and the boolean signals. Other lengths have those of "lengths", and other seeds
-    "seeds" (seed, claim): their effects. If the run was fixed to decide some claims alone, `decides`, the main run has the
-    frames of their sections, with no other claim's effect.
-    """
-    main = next((two for (kind, _), two in pairs.items() if kind == "main"), None)
-    known, frames = {**(about or {})}, {}
-    if main is not None:
-        known = records.provenance(main[:2]) | {"fixed": True}
-        frames = _of_main(main, decides)
-    if any(kind == "epochs" for kind, _ in pairs):
-        frames["lengths"] = measure("lengths", pairs)
-    others = {seed: effects(claims.measured(two)) for (kind, seed), two in pairs.items() if kind == "seed"}
-    if others:
-        frames["seeds"] = {"effects": pd.concat(others, names=["seed"])}
-    seconds = known.get("all_seconds", 0) + sum(runs.attrs["seconds"] for two in pairs.values() for runs in two[:2])
-    return records.save(folder, frames, known | {"all_seconds": round(seconds, 1)}, main)
