@@ -31,13 +31,19 @@ from samlib.data import NAMES, load_dataset, shape_of
 from samlib.data.files import PUBLISHED
 from samlib.experiment import pair
 from samlib.paper import study
-from samlib.paper.records import largest, records
+from samlib.paper.records import largest, records, sections
 from samlib.paper.style import dataset_title
 from samlib.runs import run, workers
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "book" / "results"
-SECTIONS = ("membership_risk", "memorization", "influence", "influence_entropy")  # pages of all data sets
+# Pages of all data sets, and the section that each shows.
+SECTIONS = {
+    "membership_risk": "membership",
+    "memorization": "memorization",
+    "influence": "influence",
+    "influence_entropy": "entropy",
+}
 FIRST = ("introduction", "ledger")  # those that say what could not be had
 CHOSEN = tomllib.loads(Path(__file__).with_name("pages.toml").read_text())
 ALONE = CHOSEN["alone"]
@@ -125,18 +131,20 @@ def pages_of(datasets: list[str], missing: dict[str, str]) -> dict[str, tuple[st
     left_out = {dataset_title(name) + all_the_same(name): reason for name, reason in missing.items()}
     results = {"results": str(RESULTS)}
     pages = {name: {"datasets": datasets, "missing": left_out, **results} for name in FIRST}
-    shown = [*dict.fromkeys([*datasets, *recorded()])]
-    pages |= {name: {"datasets": shown, **results} for name in SECTIONS} | ALONE
+    for name, section in SECTIONS.items():
+        pages[name] = {"datasets": [*dict.fromkeys([*datasets, *recorded(section)])], **results}
+    pages |= ALONE
     kept = [about["parameters"] for about in records(RESULTS).values() if "parameters" in about]
     return {name: (name, parameters) for name, parameters in pages.items()} | {
         f"ablations_{each['dataset']}": ("ablations", {**each, **results, "profile": "quick"}) for each in kept
     }
 
 
-def recorded() -> list[str]:
-    """Data sets of which `results` holds a pair of their own recipe."""
+def recorded(section: str = "membership") -> list[str]:
+    """Data sets of which `results` holds a pair of their own recipe, with this section."""
     names = dict.fromkeys(about["experiments"][0]["dataset"] for about in records(RESULTS).values())
-    return [name for name in names if largest(RESULTS, pair(dataset=name).values())]
+    paths = {name: largest(RESULTS, pair(dataset=name).values()) for name in names}
+    return [name for name, path in paths.items() if path and section in sections(path)]
 
 
 def plan(name: str, parameters: dict, profile: str, missing: dict[str, str]) -> dict:

@@ -312,14 +312,14 @@ def verdict(estimate: float, low: float, high: float, direction: int, smallest: 
     return CONTRADICTED if high < 0 and estimate <= -smallest else INCONCLUSIVE
 
 
-def models_to_decide(found: Effect, smallest: float, level: float, n_models: int) -> float:
-    """How many models would move the interval off zero, or into the smallest effect; NaN if only more examples would."""
+def to_decide(found: Effect, smallest: float, level: float, n_models: int) -> tuple[float, float]:
+    """What would move the interval off zero, or into the smallest effect: how many models, NaN if they alone do not; and
+    how many times as many examples at least, with any number of models."""
     size = abs(float(found.estimate))
-    target = (size if size >= smallest else smallest - size) / stats.t.isf(level / 2, max(float(found.df), 1))
+    target = ((size if size >= smallest else smallest - size) / stats.t.isf(level / 2, max(float(found.df), 1))) ** 2
     rest = float(found.stderr) ** 2 - float(found.by_models)
-    if target**2 <= rest:
-        return math.nan
-    return math.ceil(n_models * float(found.by_models) / (target**2 - rest))
+    models = math.nan if target <= rest else math.ceil(n_models * float(found.by_models) / (target - rest))
+    return models, rest / target if target else math.inf
 
 
 class Across(NamedTuple):

@@ -66,6 +66,6 @@ def test_a_stack_is_one_capture(choose):
 def test_the_gpu_gets_a_queue_for_each_stream_unless_the_user_says_otherwise(given, used):
     name = "CUDA_DEVICE_MAX_CONNECTIONS"
     rest = {key: value for key, value in os.environ.items() if key != name}
-    asked = [sys.executable, "-c", f"import samlib, os; print(os.environ['{name}'])"]
+    asked = [sys.executable, "-c", f"import os, samlib.training; print(os.environ['{name}'])"]
     said = subprocess.run(asked, env=rest | ({name: given} if given else {}), capture_output=True, text=True)
     assert said.stdout.strip() == used, said.stderr

@@ -65,8 +65,8 @@ def test_a_card_shows_the_numbers_of_its_rows_and_what_would_settle_them():
                 f"{row['estimate']:+.4f} ({row['low']:+.4f} to {row['high']:+.4f}); 64 models of each, live, exploratory"
                 in text
             )
-        assert "its scores have a reliability of 0.250. About 192 models of each would make" in text
-        assert "About 108 models of each would settle it." in text
+        assert "its scores have a reliability of 0.250. About 190 models of each would make" in text
+        assert "About 110 models of each would settle it." in text
         assert "with a 99.78% interval: TPR of online LiRA" in text
         assert "The paper reports 8.8 → 12.5 % on CIFAR-10." in text
     assert "stands in" not in shown.data

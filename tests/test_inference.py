@@ -328,7 +328,8 @@ def test_so_many_models_would_decide(estimate, models, rest, df, k):
     low, high = (float(end) for end in effect.interval(level))
     if room.verdict(estimate, low, high, 1, smallest) != INCONCLUSIVE:
         return
-    needed = room.models_to_decide(effect, smallest, level, k)
+    needed, grown = room.to_decide(effect, smallest, level, k)
+    assert (grown < 1) != math.isnan(needed)
     if math.isnan(needed):  # the examples' part alone is too much
         for sign in (-1, 1):
             alone = Effect(effect.estimate, np.float64(rest * (1 - 1e-6)), effect.df, np.float64(0))

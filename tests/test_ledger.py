@@ -225,7 +225,7 @@ def test_scores_that_are_not_reliable_decide_nothing():
         assert row["verdict"] == expected
     (row,) = ledger.decide(frame_of(0.5, 0.004, reliability=0.25), [claim_of()], 64)
     assert row["needed"] == pytest.approx(64 * 3)  # Spearman and Brown: .25 / (1 - .25) times 3 is .5 / .5
-    assert outlook(row) == "About 192 models of each would make its scores reliable enough."
+    assert outlook(row) == "About 190 models of each would make its scores reliable enough."
     (row,) = ledger.decide(frame_of(0.5, 0.004, reliability=0.0), [claim_of()], 64)
     assert outlook(row) == "No known number of models of each would make its scores reliable enough."
 
@@ -240,12 +240,18 @@ def outlook(row, models=128) -> str:
         (frame_of(0.02, 0.001), ""),
         (frame_of(-0.02, 0.001), ""),
         (frame_of(0.0, 0.001), ""),
-        (frame_of(0.01, 0.004), "About 108 models of each would settle it."),
+        (frame_of(0.01, 0.004), "About 110 models of each would settle it."),
         (
             frame_of(0.01, 0.02, by_models=0.0001),
-            "Chance among its examples keeps the interval wide: more of them would settle it, more models would not.",
+            "It would take at least 31.3 times as many examples; more models alone do not settle it.",
         ),
-        (frame_of(0.3, 2.0), "It would take about 29,724 models of each to settle it, more than can be trained."),
+        (frame_of(0.3, 2.0), "It would take about 30,000 models of each to settle it, more than can be trained."),
+        (
+            frame_of(0.00499, 0.0004, by_models=0.0),
+            "It is not zero, but may be too small to count. It lies too near the smallest effect that counts: no feasible "
+            "number of models or examples settles it.",
+        ),
+        (frame_of(0.01, 0.004).assign(models=8), "About 14 models of each would settle it."),
         (frame_of(np.nan, np.nan), "These runs are too small to decide it, or their data are not at hand."),
     ],
 )

@@ -73,9 +73,7 @@ def test_what_is_too_small_to_count_is_told_as_the_verdict_has_it():
     assert "tests better and leaks more" in panels.told(Section({"digits": {"effects": effects}}), "surprise").data
     effects.loc["C2 LiRA", ["estimate", "stderr"]] = 0.002, 0.0001  # beyond 0, and below what counts
     said = panels.told(Section({"digits": {"effects": effects}}), "surprise").data
-    assert (
-        "tests better and leaks neither more nor less to online LiRA by enough to count. Half of the surprise." in said
-    )
+    assert "tests better and shows no difference that counts to online LiRA. Half of the surprise." in said
 
 
 def test_contrasts_name_each_data_set_where_its_interval_lies():

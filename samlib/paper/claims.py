@@ -73,7 +73,7 @@ class Claim:
 
 # The columns of the ledger: those that come from the claim, and those that are measured.
 KEPT = ("statistic", "direction", "smallest", "text", "reported", "section", "control")
-NUMBERS = ("estimate", "low", "high", "stderr", "p", "reliability", "needed")
+NUMBERS = ("estimate", "low", "high", "stderr", "p", "reliability", "needed", "grown")
 EVERY = tuple(Claim(**row) for row in tomllib.loads(Path(__file__).with_name("claims.toml").read_text())["claim"])
 CLAIMS = tuple(claim for claim in EVERY if not claim.control)
 CONTROLS = tuple(claim for claim in EVERY if claim.control)  # reviewers' questions, not rows of the ledger
@@ -133,7 +133,8 @@ def ledger_of(
         Rows (claim, dataset). Columns on the claim: `KEPT`. On the effect: estimate, low, high (the simultaneous interval),
         stderr, level, p, reliability, verdict, tried and needed. tried: whether the claim's section was measured. needed: the
         models of each optimizer that would settle an open row; NaN if only more examples would. On the runs: as `cost`. If the
-        runs are too small for a statistic, its numbers are NaN.
+        runs are too small for a statistic, its numbers are NaN. grown: how many times as many examples an open row takes at
+        least.
     """
     rows = []
     for dataset, frame in effects.items():
@@ -150,15 +151,18 @@ def decide(
     for claim in claims:
         row = dict.fromkeys(NUMBERS, math.nan) | {name: getattr(claim, name) for name in KEPT}
         row |= {"level": level, "verdict": NOT_MEASURABLE, "tried": claim.id in effects.index}
-        if row["tried"] and (found := effects.loc[claim.id]).notna().all():
-            effect, reliability, needed = Effect(*found[[*Effect._fields]]), found["reliability"], math.nan
+        found = effects.loc[claim.id] if row["tried"] else None
+        if found is not None and found[[*Effect._fields, "reliability"]].notna().all():
+            effect, reliability = Effect(*found[[*Effect._fields]]), found["reliability"]
+            needed = grown = math.nan
+            own = n_models if pd.isna(each := found.get("models")) else each  # runs of other lengths may have fewer
             low, high = (float(end) for end in effect.interval(level))
             said = verdict(float(effect.estimate), low, high, claim.direction, claim.smallest)
             if reliability < RELIABLE:
-                said, needed = NOT_MEASURABLE, inference.needed_models(reliability, n_models, RELIABLE)
+                said, needed = NOT_MEASURABLE, inference.needed_models(reliability, own, RELIABLE)
             elif said == INCONCLUSIVE:
-                needed = inference.models_to_decide(effect, claim.smallest, level, n_models)
-            numbers = effect.estimate, low, high, effect.stderr, float(effect.p()), reliability, needed
+                needed, grown = inference.to_decide(effect, claim.smallest, level, own)
+            numbers = effect.estimate, low, high, effect.stderr, float(effect.p()), reliability, needed, grown
             row |= dict(zip(NUMBERS, numbers, strict=True)) | {"verdict": said}
         rows.append(row)
     return rows
@@ -182,15 +186,23 @@ def outlook(row: pd.Series) -> str:
             return "This run was fixed to decide other claims."
         return LACKING.get(section, small) if tried else small
     if row["verdict"] == NOT_MEASURABLE:
-        enough = f"About {row['needed']:,.0f}" if math.isfinite(row["needed"]) else "No known number of"
+        enough = f"About {_rounded(row['needed'])}" if math.isfinite(row["needed"]) else "No known number of"
         return f"{enough} models of each would make its scores reliable enough."
     if row["verdict"] != INCONCLUSIVE or not n_models:
         return ""
+    lead = "It is not zero, but may be too small to count. " if row["low"] * row["high"] > 0 else ""
     if math.isnan(row["needed"]):
-        return "Chance among its examples keeps the interval wide: more of them would settle it, more models would not."
+        if row["grown"] > FEASIBLE:
+            return f"{lead}It lies too near the smallest effect that counts: no feasible number of models or examples settles it."
+        return f"{lead}It would take at least {row['grown']:.1f} times as many examples; more models alone do not settle it."
+    models = f"{_rounded(row['needed'])} models of each{' length' * (row['section'] == 'lengths')}"
     if row["needed"] > FEASIBLE * n_models:
-        return f"It would take about {row['needed']:,.0f} models of each to settle it, more than can be trained."
-    return f"About {row['needed']:,.0f} models of each would settle it."
+        return f"{lead}It would take about {models} to settle it, more than can be trained."
+    return f"{lead}About {models} would settle it."
+
+
+def _rounded(number: float) -> str:
+    return f"{float(f'{number:.2g}'):,.0f}"
 
 
 def across_datasets(found: pd.DataFrame, datasets: Sequence[str]) -> pd.DataFrame:

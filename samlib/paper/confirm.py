@@ -127,8 +127,10 @@ def _main(runs: Mapping[Key, Any]) -> Any:
 def _of_main(pair: Pair, decides: Container[str] | None) -> dict[str, Frames]:
     if decides is None:
         return {section: measure(section, pair) for section in SECTIONS}
-    found = {section: measure(section, pair) for section in {c.section for c in claims.CLAIMS if c.id in decides}}
+    sections = [*{claim.section for claim in claims.CLAIMS if claim.id in decides}, "shadows"]
+    found = {section: measure(section, pair) for section in sections}
     for parts in found.values():
-        parts["effects"] = parts["effects"].loc[[claim in decides for claim in parts["effects"].index]]
+        if "effects" in parts:
+            parts["effects"] = parts["effects"].loc[[claim in decides for claim in parts["effects"].index]]
         parts.pop("moments", None)  # of each example: of no use for few models, and large
     return found

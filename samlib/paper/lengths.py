@@ -50,13 +50,15 @@ def measure(pairs: Mapping[Any, Pair]) -> Frames:
     dict of DataFrame
         "equal_loss" (attack, fraction): the difference at one train loss, and the ends low and high of its interval. band_low
         and band_high hold for all fractions at once. moved is the largest change if one length is left out. note says why
-        nothing can be said. "effects": the rows of `FRACTIONS`. "curves": means over models at each number of epochs.
+        nothing can be said. "effects": the rows of `FRACTIONS`, and models, the pairs of each length. "curves": means over
+        models at each number of epochs.
     """
     curves, both = _trained(pairs)
+    n_models = both["LiRA"][0][0].shape[1]
     rows = {(attack, f): at_loss(both[attack], f) for attack in ATTACKS for f in GRID}
     equal_loss = table({key: row for key, (row, _) in rows.items()}, "attack", "fraction")
     return {
-        "effects": effects({claim: rows[key][1] for claim, key in CLAIMED.items()}),
+        "effects": effects({claim: rows[key][1] for claim, key in CLAIMED.items()}).assign(models=n_models),
         "equal_loss": equal_loss.reindex(columns=COLUMNS),
         "curves": curves,
     }

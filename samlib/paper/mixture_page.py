@@ -313,17 +313,18 @@ def summary(few: PairedDraws, many: PairedDraws, rows: list[dict], mixture: Mixt
     worse = [f"{row['group']} = {row['setting']}" for row in rows if row["atypical_accuracy"].high < 0]
     better = sum(row["atypical_accuracy"].low > 0 for row in rows)
     stays = [measures.population_fit(mixture, rho=radius) for radius in (0, rho)]
+    short = ": no number of samples brings such a model to the yardstick" if max(stays) > YARDSTICK else ""
     return f"""\
 **C11, few atypical samples: {verdict_few(few)}.** Over {len(few.sgd["error"])} paired draws SAM's accuracy on the atypical
 cluster differs by {points(gain)}, paired t = {gain.t:.1f}, p = {gain.p:.1g}; its test error by {points(error)}.
 
 **C11, many atypical samples: {verdict_many(many, mixture)}.** SGD errs on {both["error"].sgd:.2%}, SAM on
 {both["error"].sam:.2%}, and the Bayes rule on {bayes_error(mixture):.2%}. The larger excess is {excess:.4f}
-({INTERVAL} {low:.4f} to {high:.4f}); {YARDSTICK:g} was fixed beforehand as what "coincide" means. With the whole population
-as training data, {stays[0]:.4f} of SGD's excess stays, and {stays[1]:.4f} of SAM's. SAM and SGD differ by
+({INTERVAL} {low:.4f} to {high:.4f}); "coincide" means at most {YARDSTICK:g}. With the whole population
+as training data, {stays[0]:.4f} of SGD's excess stays, and {stays[1]:.4f} of SAM's{short}. SAM and SGD differ by
 {points(both["error"])}, on the atypical cluster alone by {points(both["atypical_accuracy"])}.
 
-**Map.** Of {len(rows)} settings SAM is better on the atypical cluster in {better}, worse in {len(worse)}, and
+**Map.** Of {len(rows)} rows SAM is better on the atypical cluster in {better}, worse in {len(worse)}, and
 {len(rows) - better - len(worse)} are not settled at this number of draws. Worse: {"; ".join(worse) or "none"}.
 
 **Leakage.** On these two-dimensional draws the confidence attacker's advantage changes by {leak.difference:+.4f}

@@ -28,9 +28,11 @@ def table(frame: pd.DataFrame, *, digits: int = 3, name: str = "SAM"):
 
 def across_table(found: pd.DataFrame):
     """What `claims.across_datasets` returns, as a table to read."""
-    shown = pd.DataFrame({"data sets": found["datasets"], "mean": found["estimate"].map("{:+.4f}".format)})
+    shown = pd.DataFrame(
+        {"data sets": found["datasets"], "random-effects mean": found["estimate"].map("{:+.4f}".format)}
+    )
     shown["95 % interval"] = _intervals(found, 4)
-    shown["deviation between data sets"] = found["tau"].map("{:.4f}".format)
+    shown["spread beyond chance"] = found["tau"].map("{:.4f}".format)
     shown["do they agree"] = found["agree"]
     return shown[found["datasets"] > 1].style
 
@@ -63,7 +65,7 @@ def runs_table(about: Mapping[str, Mapping[str, Any]]):
         for fields, n in zip(each["experiments"], each["models"], strict=True):
             rows[dataset_title(name), fields["optimizer"].upper()] = {
                 "models": n, "network": fields["model"], "epochs": fields["epochs"], "rho": f"{fields['rho']:g}",
-                "trained": "live" if each["live"] else each["date"], "core seconds of both": f"{each['seconds']:.0f}",
+                "trained": "live" if each["live"] else each["date"], "seconds of both, all cores": f"{each['seconds']:.0f}",
                 "machine": ", ".join(each["machine"]),
             }  # fmt: skip
     return scroll(pd.DataFrame.from_dict(rows, orient="index").style, "A row for each run and optimizer.")

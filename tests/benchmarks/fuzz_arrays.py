@@ -29,7 +29,7 @@ from samlib import attacks, audit, estimators, evaluation, inference, signals
 # What takes no array and no runs: a scalar's helper, and what takes the others' results.
 OTHERS = {
     *("tail_of", "align", "membership_table", "folds", "scored", "report"),
-    *("deletions", "partitions", "verdict", "needed_models", "from_half", "models_to_decide"),
+    *("deletions", "partitions", "verdict", "needed_models", "from_half", "to_decide"),
 }
 SECONDS, MEGABYTES = 1.0, 400  # that an input may take, and that the process may grow by
 ROOMS = (signals, estimators, inference, evaluation, attacks, audit)
