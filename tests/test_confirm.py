@@ -73,7 +73,7 @@ def test_a_run_that_was_fixed_for_some_claims_decides_no_other(few, monkeypatch)
     short = {"seed": 1, "n_models": 8, "epochs": 2, "hidden": (16,), "decides": ["C1", "C2 RMIA"]}
     monkeypatch.setitem(CONFIRM, "digits", short)
     path = confirm.make("digits", few)
-    assert records.sections(path) == {"membership", "shadows"}
+    assert records.sections(path) == {"membership", "subclasses", "shadows"}
     effects = records.load(path, "membership")["effects"]
     assert sorted(effects.index) == ["C1", "C2 RMIA"]
     about = {**records.read_about(path), "live": False}

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from samlib.inference import CONTRADICTED, NO_DIFFERENCE, SUPPORTED
 from samlib.paper import findings, fit
 
 
@@ -38,3 +39,28 @@ def test_the_picture_has_each_run_at_its_ratio_and_difference():
         assert points == [(0.5, -0.1), (2.0, 0.2)]
     said = [text.get_text() for text in figure.legends[0].get_texts()]
     assert said == ["Digits, 3 epochs, live", "Location-30, 3 epochs, live"]
+
+
+def test_what_a_smaller_run_decides_otherwise_is_named():
+    columns = ["digits", "digits, recorded", "location30"]
+    rows = {
+        (claim, column): {"verdict": NO_DIFFERENCE, "source": "3 epochs, recorded"}
+        for claim in ("C1", "C3")
+        for column in columns
+    }
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis(["claim", "dataset"])
+    assert fit.turned(table, ["digits", "location30"]).data.endswith("\n- Digits, 3 epochs: none.")
+    table.loc[("C3", "digits, recorded"), "verdict"] = CONTRADICTED
+    table.loc[("C1", ["digits", "digits, recorded"]), "verdict"] = SUPPORTED
+    said = fit.turned(table, ["digits", "location30"]).data
+    assert said.endswith("\n- Digits, 3 epochs: C3 contradicted, here no difference that counts.")
+    table.loc[("C3", "digits"), "verdict"] = CONTRADICTED
+    assert fit.turned(table, ["digits", "location30"]).data.endswith("none.")
+
+
+def test_runs_of_one_data_set_share_its_colour_and_differ_in_their_mark():
+    fits = pd.Series({"digits": 0.5, "digits, recorded": 1.0, "location30": 2.0})
+    figure = fit.attacks_over_fit(ledger(**dict.fromkeys(fits.index, 0.1)), fits)
+    first, second, other = figure.legends[0].legend_handles
+    assert first.get_color() == second.get_color() != other.get_color()
+    assert first.get_marker() == other.get_marker() != second.get_marker()

@@ -127,7 +127,7 @@ def _main(runs: Mapping[Key, Any]) -> Any:
 def _of_main(pair: Pair, decides: Container[str] | None) -> dict[str, Frames]:
     if decides is None:
         return {section: measure(section, pair) for section in SECTIONS}
-    sections = [*{claim.section for claim in claims.CLAIMS if claim.id in decides}, "shadows"]
+    sections = [*{claim.section for claim in claims.CLAIMS if claim.id in decides}, "subclasses", "shadows"]
     found = {section: measure(section, pair) for section in sections}
     for parts in found.values():
         if "effects" in parts:

@@ -174,7 +174,10 @@ def answer(ledger: pd.DataFrame, name: str = "SAM") -> Figure:
 
 
 def _finding(ledger: pd.DataFrame, name: str, claims: Mapping[str, str], holds: str, fails: str) -> str:
-    """The data sets by what their verdicts say; the measure is named where those of a data set differ."""
+    """The data sets by what their verdicts say; the measure is named where those of a data set differ.
+
+    Of several claims the verdicts are counted, and only data sets that agree or disagree with the paper are named.
+    """
     said: dict[str, list[str]] = {}
     others = ledger["confirmatory"].astype(bool) & ~ledger["tried"]  # rows of runs that were fixed for other claims
     asked = ledger[ledger.index.isin(claims, level="claim") & ~others]
@@ -186,4 +189,11 @@ def _finding(ledger: pd.DataFrame, name: str, claims: Mapping[str, str], holds: 
             said.setdefault(str(verdict), []).append(title_of(dataset, which))
     whole = {SUPPORTED: holds.format(name), CONTRADICTED: fails.format(name)}
     phrases = {verdict: phrase.format(whole.get(verdict)) for verdict, phrase in TABLE["phrases"].items()}
-    return " ".join(f"{phrase} {listed(said[verdict])}." for verdict, phrase in phrases.items() if verdict in said)
+    if len(claims) > 1:
+        said = {verdict: datasets for verdict, datasets in said.items() if verdict in whole}
+    sentences = [f"{phrase} {listed(said[verdict])}." for verdict, phrase in phrases.items() if verdict in said]
+    if len(claims) > 1:
+        times = asked["verdict"].value_counts()
+        each = listed([f"{times[verdict]} {words}" for verdict, words in TABLE["times"].items() if verdict in times])
+        sentences.append(f"Comparisons, {len(asked)} in all: {each}.")
+    return " ".join(sentences)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterable
 
 import pandas as pd
 from IPython.display import Markdown
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from scipy.stats import kendalltau
 
+from samlib.inference import CONTRADICTED, SUPPORTED
 from samlib.paper.cards import title_of
 from samlib.paper.draw import panels
 from samlib.paper.findings import ATTACKS, COLOURS
@@ -34,7 +36,10 @@ def attacks_over_fit(ledger: pd.DataFrame, fits: pd.Series, name: str = "SAM") -
         The optimizer that is compared with SGD.
     """
     figure, axes = panels(len(ATTACKS), 3.8, sharey=True)
-    marks = dict(zip(fits.index, itertools.product("oD", COLOURS), strict=False))
+    names = [column.partition(",")[0] for column in fits.index]
+    colours = dict(zip(dict.fromkeys(names), itertools.cycle(COLOURS), strict=False))
+    shapes = ("oDsv^P"[names[:i].count(name) % 6] for i, name in enumerate(names))
+    marks = {column: (shape, colours[name]) for column, shape, name in zip(fits.index, shapes, names, strict=True)}
     for ax, (claim, attack) in zip(axes, ATTACKS.items(), strict=True):
         for column, (mark, colour) in marks.items():
             interval_points(ax, fits[[column]], ledger.loc[[(claim, column)]], "estimate", fmt=mark, color=colour, ms=5)
@@ -59,6 +64,24 @@ def attacks_over_fit(ledger: pd.DataFrame, fits: pd.Series, name: str = "SAM") -
     ]
     figure.legend(handles=own, loc="outside lower center", ncols=2, fontsize="small")
     return figure
+
+
+def turned(ledger: pd.DataFrame, largest: Iterable[str]) -> Markdown:
+    """Name the claims that a smaller run decides otherwise than the largest run of the same data set does.
+
+    ledger: as above. largest: the columns of the largest runs.
+    """
+    of, said = {column.partition(",")[0]: column for column in largest}, []
+    for column, rows in ledger[~ledger.index.get_level_values("dataset").isin(of.values())].groupby(
+        "dataset", sort=False
+    ):
+        full = ledger.xs(of[str(column).partition(",")[0]], level="dataset")["verdict"]
+        own = rows["verdict"].droplevel("dataset")
+        apart = own[own.isin((SUPPORTED, CONTRADICTED)) & (own != full[own.index])]
+        each = [f"{claim} {verdict}, here {full[claim]}" for claim, verdict in apart.items()]
+        source = rows["source"].iloc[0].rpartition(",")[0]
+        said.append(f"- {title_of(column)}, {source}: {'; '.join(each) or 'none'}.")
+    return Markdown("\n".join(["Decided there, and not so by the largest run (whose verdict follows):", "", *said]))
 
 
 def order(ledger: pd.DataFrame, fits: pd.Series) -> Markdown:
