@@ -163,7 +163,7 @@ def test_the_mixture_pages_figures_tables_and_words():
     assert "2 atypical samples" in page.describe(MIX, draw, fits)
     said = page.summary(results[2], results[2], rows, MIX, 1.0)
     assert f"{population_fit(MIX):.4f} of SGD's excess stays, and {population_fit(MIX, rho=1.0):.4f} of SAM's" in said
-    assert "Of 2 settings" in said
+    assert "Of 2 rows" in said
     assert "nan" not in said
     assert not plt.get_fignums()
 
