@@ -11,7 +11,7 @@ from test_settings import pair_of, run, shuffled
 
 from samlib import audit
 from samlib.inference import CONTRADICTED, SUPPORTED, Effect, verdict
-from samlib.paper import lengths
+from samlib.paper import lengths, panels
 from samlib.paper.frames import EACH, Found, Section, effects, swapped
 
 matplotlib.use("Agg")
@@ -238,3 +238,31 @@ def test_the_picture_of_all_data_sets_draws_the_rows_of_each_attack(frames):
         assert ax.xaxis_inverted()
         assert attack in ax.get_xlabel()
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["as trained", "not shown: Location-30"]
+
+
+def test_where_the_band_lies_clear_of_zero_is_said_by_its_train_losses(frames):
+    equal = frames["equal_loss"].assign(band_low=-1.0, band_high=1.0, note="")
+    found = Section({"digits": {**frames, "equal_loss": equal}})
+    assert lengths.where(found).data.endswith("\n- Digits: at none.")
+    n = len(lengths.GRID)
+    some = [("LiRA", f) for f in lengths.GRID[2:5]]
+    equal.loc[some, "band_low"] = 0.001
+    equal.loc[[("RMIA", lengths.GRID[-1])], "band_high"] = -0.001
+    equal.loc[[("confidence", 0.5)], ["band_low", "note"]] = 0.1, lengths.SPARSE  # cannot be said
+    high, low = (f"{equal.loc[some[i], lengths.TRAIN_LOSS]:.2g}" for i in (0, -1))
+    last = f"{equal.loc[('RMIA', lengths.GRID[-1]), lengths.TRAIN_LOSS]:.2g}"
+    assert lengths.where(found).data.endswith(
+        f"\n- Digits: LiRA easier at 3 of {n}, from {high} to {low}; RMIA harder at 1 of {n}, from {last} to {last}."
+    )
+
+
+def test_a_section_joined_by_the_lengths_is_told_of_both(frames):
+    """Rows at equal loss say how many pairs a length has; the others do not, and are told all the same."""
+    as_trained = (
+        frames["effects"]
+        .drop(columns="models")
+        .iloc[[0]]
+        .rename({"C2 confidence at equal train loss, 1/4": "C2 confidence"})
+    )
+    found = Section({"digits": {"effects": as_trained}}).joined({"digits": frames})
+    assert panels.told(found, "kept").data.count("half of the way down") == 1

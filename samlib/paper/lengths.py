@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from IPython.display import Markdown
 from matplotlib.axes import Axes
 
 from samlib.audit import Pair, attack_scores, usable
@@ -22,7 +23,7 @@ from samlib.paper import claims
 from samlib.paper.draw import gaps, panels
 from samlib.paper.frames import EACH, Found, Frames, Section, contrast, counted, effects, table
 from samlib.paper.panels import multiples
-from samlib.paper.style import GREY, INK, SAM, SGD, drawn
+from samlib.paper.style import GREY, INK, SAM, SGD, dataset_title, drawn
 
 ATTACKS = {"confidence": "confidence", "LiRA": "LiRA online", "RMIA": "RMIA offline"}
 # of the way from the highest train loss that both reach to the lowest, in logarithms
@@ -229,6 +230,26 @@ def matched_curves(curves: pd.DataFrame, name: str = "SAM", attack: str = "confi
     axes[0].invert_xaxis()
     axes[1].legend(loc="best")
     return figure
+
+
+def where(found: Section) -> Markdown:
+    """Say at which train losses the band of `along_loss` lies clear of 0, for each data set and attack. found: as there."""
+    said = []
+    for dataset, frames in found.items():
+        if "equal_loss" not in frames:
+            continue
+        each = []
+        for attack, rows in frames["equal_loss"].groupby(level="attack", sort=False):
+            rows = rows[rows["note"] == ""]
+            for word, clear in (("easier", rows["band_low"] > 0), ("harder", rows["band_high"] < 0)):
+                if clear.any():
+                    ends = rows.loc[clear, TRAIN_LOSS]
+                    each.append(
+                        f"{attack} {word} at {clear.sum()} of {len(rows)}, from {ends.max():.2g} to {ends.min():.2g}"
+                    )
+        said.append(f"- {dataset_title(dataset)}: {'; '.join(each) or 'at none'}.")
+    lead = f"Train losses at which {found.name} is easier, or harder, to attack, of those at which that can be said:"
+    return Markdown("\n".join([lead, "", *said]))
 
 
 def along_loss(found: Section):

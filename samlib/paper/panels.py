@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -268,12 +269,14 @@ def told(found: Section, what: str) -> Markdown:
 def _sign_in(frame: pd.DataFrame, row: str | list[str]) -> str | None:
     """One of SIGNS or "small" for a row of a frame, None if there is no such row. In a frame "effects" the verdict decides it."""
     key = tuple(row) if isinstance(row, list) else row
-    if key not in frame.index or frame.loc[key].isna().any():
+    if key not in frame.index:
         return None
     if "stderr" not in frame:
-        return SIGNS[sign(frame.loc[key])]
+        return None if frame.loc[key].isna().any() else SIGNS[sign(frame.loc[key])]
     claim = next(each for each in claims.EVERY if each.id == key)
-    verdict = claims.decide(frame, [claim], 1)[0]["verdict"]
-    if verdict == NO_DIFFERENCE:
+    (decided,) = claims.decide(frame, [claim], 1)
+    if math.isnan(decided["estimate"]):
+        return None
+    if decided["verdict"] == NO_DIFFERENCE:
         return "small"
-    return SIGNS[claim.direction * {SUPPORTED: 1, CONTRADICTED: -1}.get(verdict, 0)]
+    return SIGNS[claim.direction * {SUPPORTED: 1, CONTRADICTED: -1}.get(decided["verdict"], 0)]
