@@ -15,7 +15,6 @@ from samlib.audit import Pair, align
 from samlib.disk import whole
 from samlib.experiment import Experiment, pair
 from samlib.paper import frames, memorization, records
-from samlib.training.files import Packs
 
 
 def of(experiments, **attributes):
@@ -218,19 +217,3 @@ def test_a_pair_is_no_part_of_a_record_without_signals(runs, tmp_path):
     with pytest.raises(ValueError, match="has no signals"):
         records.load_signals(path)
     assert isinstance(runs, Pair)
-
-
-def test_a_run_that_lacks_models_says_how_many_are_there(tmp_path):
-    assert records.lacking(None) == records.lacking(tmp_path) == []
-    recipe = Experiment(dataset="digits", hidden=(8,), epochs=1, n_models=24)
-    about = {"key": recipe.key, "n_models": 24, "recipe": recipe.model_dump(mode="json")}
-    (tmp_path / "groups").mkdir()
-    packs = Packs(tmp_path / "groups", 10**6, 8)
-    for start in (0, 8):
-        packs.add("of-digits", about, range(start, start + 8), {"train_loss": np.zeros(8)}, 1000)
-    assert records.lacking(tmp_path) == [f"{recipe}: 16 of 24 models"]
-    later = Packs(tmp_path / "groups", 2000, 8)  # a file of its own, made when fewer were asked for
-    later.add("of-digits", about | {"n_models": 8}, range(0, 8), {"train_loss": np.zeros(8)}, 1000)
-    assert records.lacking(tmp_path) == [f"{recipe}: 16 of 24 models"]
-    packs.add("of-digits", about, range(16, 24), {"train_loss": np.zeros(8)}, 1000)
-    assert records.lacking(tmp_path) == []

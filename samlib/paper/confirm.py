@@ -96,9 +96,9 @@ def recorded(wanted: Mapping[Key, Mapping[str, Experiment]], folder: str | os.Pa
 
 
 def incomplete(folder: str | os.PathLike | None) -> Markdown:
-    """List the fixed runs without a whole record, and the packs that lack models."""
+    """List the fixed runs without a whole record."""
     missing = [dataset_title(dataset) for dataset in CONFIRM if not recorded(experiments(dataset), folder)]
-    return Markdown("\n".join(f"- {each}" for each in [*missing, *records.lacking(folder)] or ["none"]))
+    return Markdown("\n".join(f"- {each}" for each in missing or ["none"]))
 
 
 def keep(pairs: Mapping[Key, Pair], folder: str | os.PathLike, decides: Container[str] | None = None) -> Path:

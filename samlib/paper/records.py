@@ -32,7 +32,6 @@ from samlib.disk import in_a_sentence, whole
 from samlib.experiment import Experiment
 from samlib.paper.frames import Frames
 from samlib.runs.store import PER_MODEL
-from samlib.training.files import described, entry, groups_of, opened
 
 ABOUT, SIGNALS = "about.json", "signals.zarr.zip"
 BOOLEANS = ("correct", "test_correct")
@@ -120,19 +119,6 @@ def records(folder: str | os.PathLike | None) -> dict[Path, dict[str, Any]]:
     """All records in a folder: from the path of each to the contents of its `about.json`."""
     paths = sorted(path.parent for path in as_path("folder", folder).glob(f"*/{ABOUT}")) if folder else []
     return {path: read_about(path) for path in paths if _is_record(path)}
-
-
-def lacking(folder: str | os.PathLike | None) -> list[str]:
-    """Say of each run that lacks models in the packs below the records' folder how many it has."""
-    there, fixed = dict[str, set[int]](), dict[str, tuple[str, int]]()
-    for path in sorted((as_path("folder", folder) / "groups").glob("*.npz")) if folder else ():
-        with opened(path, "is damaged") as file:
-            for name, start in groups_of(file):
-                about = described(file, f"{name}/about")
-                most = max(about["n_models"], fixed.get(name, ("", 0))[1])  # a pack may have been made for fewer
-                fixed[name] = str(Experiment(**about["recipe"])), most
-                there.setdefault(name, set()).update(entry(file, f"{name}/{start}/models").tolist())
-    return [f"{title}: {len(there[k])} of {n} models" for k, (title, n) in fixed.items() if len(there[k]) < n]
 
 
 def read_about(path: Path) -> dict[str, Any]:
