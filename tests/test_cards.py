@@ -173,7 +173,8 @@ def test_the_findings_say_what_the_data_say_whichever_way_they_fall(sign):
         digits={"C1": (-sign * 0.1, 0.001), "C3": (0.0, 0.0001), "C4": (0.0, 0.0001)},
         subclasses={"C3": (0.1, 0.01, 0.2)},
     )  # fmt: skip
-    accuracy, leakage, memorization = findings.findings(ledger).data.split("\n\n")
+    accuracy, leakage, memorization, source = findings.findings(ledger).data.split("\n\n")
+    assert source == "**Source of the gain.** Not measurable: Location-30, Digits and Subclasses (generated)."
     better, worse = (
         ("Location-30 (+0.1000)", "Digits (-0.1000)") if sign > 0 else ("Digits (+0.1000)", "Location-30 (-0.1000)")
     )
@@ -224,9 +225,9 @@ def test_exploratory_runs_do_not_count_where_there_are_confirmatory_ones():
 
 def test_what_a_run_was_not_fixed_for_is_not_listed_as_not_measurable():
     ledger = ledger_of(digits={"C1": (0.1, 0.001), "C3": (0.1, 0.01, 0.2)}, cifar100={"C1": (0.1, 0.001)})
-    assert findings.findings(ledger).data.endswith("**Memorization.** Comparisons, 4 in all: 4 not measurable.")
+    assert "\n\n**Memorization.** Comparisons, 4 in all: 4 not measurable.\n\n" in findings.findings(ledger).data
     ledger["confirmatory"] = True
-    accuracy, _, memorization = findings.findings(ledger).data.split("\n\n")
+    accuracy, _, memorization, _ = findings.findings(ledger).data.split("\n\n")
     assert "CIFAR-100" in accuracy
     assert memorization == "**Memorization.** Comparisons, 1 in all: 1 not measurable."
 
