@@ -35,6 +35,7 @@ OPPOSITE = {SUPPORTED: CONTRADICTED, CONTRADICTED: SUPPORTED}
 EITHER = (
     ("supported", "contradicted"),
     ("As the paper says", "Against the paper"),
+    ("as the paper says", "against it"),
     ("better", "worse"),
     ("easier", "harder"),
     ("more", "less", "fewer"),

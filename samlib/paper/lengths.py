@@ -249,7 +249,7 @@ def where(found: Section) -> Markdown:
                     )
         said.append(f"- {dataset_title(dataset)}: {'; '.join(each) or 'at none'}.")
     lead = f"Train losses at which {found.name} is easier, or harder, to attack, of those at which that can be said:"
-    return Markdown("\n".join([lead, "", *said]))
+    return Markdown("\n".join([lead, "", *said]) if said else "")
 
 
 def along_loss(found: Section):
