@@ -175,6 +175,8 @@ def test_the_findings_say_what_the_data_say_whichever_way_they_fall(sign):
     )  # fmt: skip
     accuracy, leakage, memorization, source = findings.findings(ledger).data.split("\n\n")
     assert source == "**Source of the gain.** Not measurable: Location-30, Digits and Subclasses (generated)."
+    noisy = ledger_of(digits={"C1": (0.1, 0.001), "C9": (0.1, 0.001, 0.2)})  # its estimate is not worth a number
+    assert findings.findings(noisy).data.endswith("Not measurable: Digits.")
     better, worse = (
         ("Location-30 (+0.1000)", "Digits (-0.1000)") if sign > 0 else ("Digits (+0.1000)", "Location-30 (-0.1000)")
     )

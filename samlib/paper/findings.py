@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 
 from samlib.data import shape_of
 from samlib.data.files import PUBLISHED
-from samlib.inference import CONTRADICTED, SUPPORTED
+from samlib.inference import CONTRADICTED, NOT_MEASURABLE, SUPPORTED
 from samlib.models import build_model
 from samlib.paper.cards import TABLE, title_of
 from samlib.paper.panels import listed
@@ -184,7 +184,7 @@ def _finding(ledger: pd.DataFrame, name: str, claims: Mapping[str, str], holds: 
     for dataset, rows in asked.groupby("dataset", sort=False):
         for verdict, same in rows.groupby("verdict", sort=False):
             which = ", ".join(claims[claim] for claim, _ in same.index) if len(same) < len(rows) else ""
-            if len(claims) == 1 and same["estimate"].notna().all():
+            if len(claims) == 1 and verdict != NOT_MEASURABLE:
                 which = f"{same['estimate'].iloc[0]:+.4f}"
             said.setdefault(str(verdict), []).append(title_of(dataset, which))
     whole = {SUPPORTED: holds.format(name), CONTRADICTED: fails.format(name)}
