@@ -313,8 +313,8 @@ def verdict(estimate: float, low: float, high: float, direction: int, smallest: 
 
 
 def to_decide(found: Effect, smallest: float, level: float, n_models: int) -> tuple[float, float]:
-    """What would move the interval off zero, or into the smallest effect: how many models, NaN if they alone do not; and
-    how many times as many examples at least, with any number of models."""
+    """How many models would move the interval off zero, or into the smallest effect; NaN if models alone do not. Then: how
+    many times as many examples that takes at least."""
     size = abs(float(found.estimate))
     target = ((size if size >= smallest else smallest - size) / stats.t.isf(level / 2, max(float(found.df), 1))) ** 2
     rest = float(found.stderr) ** 2 - float(found.by_models)

@@ -235,9 +235,14 @@ def _strip(row: pd.Series, reach: float, wide: int = WIDE) -> str:
     )
 
 
+def dataset_in(column: Any) -> str:
+    """The data set of a column of the ledger."""
+    return str(column).partition(",")[0]
+
+
 def title_of(column: Any, more: str = "") -> str:
     """A column's data set, whether it is generated, and more; not where its models come from."""
-    name = str(column).partition(",")[0]
+    name = dataset_in(column)
     notes = [note for note in ("generated" if name in GENERATED else "", more) if note]
     title = dataset_title(name)
     return f"{title} ({'; '.join(notes)})".replace(") (", "; ") if notes else title

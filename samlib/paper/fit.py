@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from scipy.stats import kendalltau
 
 from samlib.inference import CONTRADICTED, SUPPORTED
-from samlib.paper.cards import title_of
+from samlib.paper.cards import dataset_in, title_of
 from samlib.paper.draw import panels
 from samlib.paper.findings import ATTACKS, COLOURS
 from samlib.paper.panels import interval_points
@@ -36,7 +36,7 @@ def attacks_over_fit(ledger: pd.DataFrame, fits: pd.Series, name: str = "SAM") -
         The optimizer that is compared with SGD.
     """
     figure, axes = panels(len(ATTACKS), 3.8, sharey=True)
-    names = [column.partition(",")[0] for column in fits.index]
+    names = [dataset_in(column) for column in fits.index]
     colours = dict(zip(dict.fromkeys(names), itertools.cycle(COLOURS), strict=False))
     shapes = ("oDsv^P"[names[:i].count(name) % 6] for i, name in enumerate(names))
     marks = {column: (shape, colours[name]) for column, shape, name in zip(fits.index, shapes, names, strict=True)}
@@ -71,11 +71,11 @@ def turned(ledger: pd.DataFrame, largest: Iterable[str]) -> Markdown:
 
     ledger: as above. largest: the columns of the largest runs.
     """
-    of, said = {column.partition(",")[0]: column for column in largest}, []
+    of, said = {dataset_in(column): column for column in largest}, []
     for column, rows in ledger[~ledger.index.get_level_values("dataset").isin(of.values())].groupby(
         "dataset", sort=False
     ):
-        full = ledger.xs(of[str(column).partition(",")[0]], level="dataset")["verdict"]
+        full = ledger.xs(of[dataset_in(column)], level="dataset")["verdict"]
         own = rows["verdict"].droplevel("dataset")
         apart = own[own.isin((SUPPORTED, CONTRADICTED)) & (own != full[own.index])]
         each = [f"{claim} {verdict}, here {full[claim]}" for claim, verdict in apart.items()]

@@ -192,12 +192,16 @@ class Study:
 
     def largest(self) -> list[str]:
         """Columns of `ledger`: for each data set, the one with the most models."""
-        return list(self._models().groupby(_dataset, sort=False).idxmax())
+        return list(self._models().groupby(cards.dataset_in, sort=False).idxmax())
 
     def independent(self) -> list[str]:
         """Those of `largest` with different real data: known by name, not generated, and no two with the same images."""
-        real = [name for name in self.largest() if _dataset(name) in NAMES and _dataset(name) not in claims.GENERATED]
-        images = [PUBLISHED[_dataset(name)].get("of", _dataset(name)) for name in real]
+        real = [
+            name
+            for name in self.largest()
+            if cards.dataset_in(name) in NAMES and cards.dataset_in(name) not in claims.GENERATED
+        ]
+        images = [PUBLISHED[cards.dataset_in(name)].get("of", cards.dataset_in(name)) for name in real]
         return list(self._models()[real].groupby(images, sort=False).idxmax())
 
     def _models(self) -> pd.Series:
@@ -208,7 +212,7 @@ class Study:
         """For each run of `largest` that was repeated with other base seeds: its frame "effects", and theirs, "seeds"."""
         paths, found, titles = self._paths(), {}, {}
         for column in self.largest():
-            dataset, path = _dataset(column), paths[column]
+            dataset, path = cards.dataset_in(column), paths[column]
             if path and (kept := records.load(path, "seeds")):
                 found[dataset] = {"effects": self._effects(column, path), "seeds": kept["effects"]}
                 titles[dataset] = _title(dataset, self._about(column, path))
@@ -226,8 +230,8 @@ class Study:
             if path not in own and len(about["experiments"]) == 2 and optimizers == {"SGD", self.name}:
                 name = f"{about['experiments'][0]['dataset']}, recorded"
                 found[name if name not in found else f"{name}, {path.name}"] = path
-        names = list(dict.fromkeys(map(_dataset, found)))
-        return {column: found[column] for column in sorted(found, key=lambda each: names.index(_dataset(each)))}
+        names = list(dict.fromkeys(map(cards.dataset_in, found)))
+        return {column: found[column] for column in sorted(found, key=lambda each: names.index(cards.dataset_in(each)))}
 
     def verdict(self, *wanted: str) -> cards.Shown:
         """A card for each wanted claim, with a row for each data set. The claims' sections give the effects."""
@@ -306,11 +310,6 @@ def _title(dataset: str, about: Mapping[str, Any]) -> str:
     """The title over a panel: data set, network and numbers of models."""
     network, models = model_title(about["experiments"][0]["model"]), " + ".join(map(str, about["models"][:2]))
     return f"{dataset_title(dataset)}: {network}, {models}"
-
-
-def _dataset(column: str) -> str:
-    """The data set of a column of the ledger."""
-    return column.partition(",")[0]
 
 
 def measure(section: str, runs: Any) -> Frames:
