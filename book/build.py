@@ -133,8 +133,9 @@ def pages_of(datasets: list[str], missing: dict[str, str]) -> dict[str, tuple[st
     pages = {name: {"datasets": datasets, "missing": left_out, **results} for name in FIRST}
     for name, section in SECTIONS.items():
         pages[name] = {"datasets": [*dict.fromkeys([*datasets, *recorded(section)])], **results}
-    pages |= ALONE
-    kept = [about["parameters"] for about in records(RESULTS).values() if "parameters" in about]
+    pages["ledger"]["others"] = CHOSEN["others"]
+    pages |= ALONE | {name: ALONE[name] | results for name in MAKERS}
+    kept = [about["parameters"] for path, about in records(RESULTS).items() if "ablations" in sections(path)]
     return {name: (name, parameters) for name, parameters in pages.items()} | {
         f"ablations_{each['dataset']}": ("ablations", {**each, **results, "profile": "quick"}) for each in kept
     }
@@ -184,8 +185,13 @@ def train(profile: str, datasets: list[str]) -> None:
     """All models that the notebooks read, before any notebook, so that progress shows here and not inside a kernel."""
     pairs = [each for d in datasets for each in study.planned(profile, dataset=d)]
     for name, (make, _) in MAKERS.items():
-        parameters = ALONE[name] | fewer(name, profile) | {"profile": profile}
-        pairs += study.from_parameters(parameters, make=make).values()
+        own = dict(ALONE[name])
+        for dataset in own.pop("datasets", [own.get("dataset")]):
+            asked = own | {"dataset": dataset}
+            recipe = [e for two in study.from_parameters(asked, make=make).values() for e in two.values()]
+            if not largest(RESULTS, recipe):
+                asked |= fewer(name, profile) | {"profile": profile}
+                pairs += study.from_parameters(asked, make=make).values()
     experiments = list({(e.key, e.n_models): e for each in pairs for e in each.values()}.values())
     with workers(experiments) as client:
         for i, experiment in enumerate(experiments, 1):

@@ -189,10 +189,25 @@ def record_ablations(
     folder: Folder = Path("book/results"),
 ):
     """Run these models with one field changed at a time, and keep the results for the book's page of ablations."""
+    _record_settings(folder, "changed", fields, changed=changed)
+
+
+@partial(command, make=dict)
+def record_optimizers(
+    fields: dict,
+    optimizers: Annotated[list[str] | None, typer.Option(help="one to compare; may be repeated [all]")] = None,
+    architectures: Annotated[list[str] | None, typer.Option(help="a model for SAM as well; may be repeated")] = None,
+    folder: Folder = Path("book/results"),
+):
+    """Run these models with SGD and each other optimizer, and keep the results for the book's page of other optimizers."""
+    _record_settings(folder, "optimizers", fields, optimizers=optimizers, architectures=architectures)
+
+
+def _record_settings(folder: Path, of: str, fields: dict, **given) -> None:
     from samlib.paper import notebook
 
     defaults = {name: Experiment.model_fields[name].default for name in ("dataset", "n_models")}
-    print(notebook.record_ablations(folder, changed=changed, **defaults | fields))
+    print(notebook.record_settings(folder, of, **given, **defaults | fields))
 
 
 @command

@@ -13,7 +13,7 @@ from samlib import Experiment, audit
 from samlib.evaluation import auc_terms
 from samlib.inference import CONTRADICTED, INCONCLUSIVE, LEVEL, NO_DIFFERENCE, NOT_MEASURABLE, SUPPORTED
 from samlib.paper import optimizers
-from samlib.paper.frames import swapped
+from samlib.paper.frames import Section, swapped
 from samlib.paper.study import ABLATIONS, ablation_pairs, from_parameters, in_profile, optimizer_pairs
 
 matplotlib.use("Agg")
@@ -167,7 +167,7 @@ def test_a_notebooks_parameters_reach_the_pairs():
 
 
 def test_table_3_is_what_the_runs_say(pairs, table_3):
-    frame = table_3["optimizers"]
+    frame, shown = table_3["optimizers"], Section({"digits": table_3})
     row = frame.loc[("sam", "test accuracy")]
     sgd, sam = (float(runs.test_correct.mean()) for runs in pairs["sam"][:2])
     assert (row.sgd, row.sam, row.difference) == pytest.approx((sgd, sam, sam - sgd))
@@ -175,11 +175,11 @@ def test_table_3_is_what_the_runs_say(pairs, table_3):
     expected = [auc_terms(runs.logit.values, runs.member.values).mean() for runs in pairs["sam"][:2]]
     assert [row.sgd, row.sam] == pytest.approx(expected)
     assert row.low < row.difference < row.high
-    html = optimizers.optimizer_comparison(table_3).to_html()
+    html = optimizers.optimizer_comparison(shown).to_html()
     assert f"{row.difference:+.5f}" in html
     assert "ASAM, not comparable" in html
     for ax, (_, part) in zip(
-        optimizers.optimizer_differences(table_3).axes, frame.groupby("measure", sort=False), strict=True
+        optimizers.optimizer_differences(shown).axes, frame.groupby("measure", sort=False), strict=True
     ):
         np.testing.assert_allclose(ax.collections[-1].get_offsets()[:, 0], part["difference"])
         hollow = [tuple(colour) == (1, 1, 1, 1) for colour in ax.collections[-1].get_facecolors()]
@@ -195,8 +195,11 @@ def test_an_optimizer_that_has_not_learned_as_much_has_no_row_but_counts_in_the_
     assert (ledger["level"] == LEVEL / 16).all()
     alone = optimizers.optimizer_ledger(optimizers.measure({"sam": pairs["sam"]})).loc["sam"]
     assert (alone["low"] > ledger.loc["sam", "low"]).all()
-    said = optimizers.pattern_sentence(table_3, "asam")
-    assert said.startswith("**ASAM is not comparable.** Its train loss is 2.5 and SGD's 1")
+    shown = Section({"digits": table_3})
+    assert "ASAM is not comparable: its train loss is 2.5, and SGD's 1." in optimizers.patterns(shown).data
+    html = optimizers.verdict_table(shown).data
+    assert html.count("not compared") == 3
+    assert html.count("not comparable") == 1
     none = optimizers.measure({"asam": pairs["asam"]})
     assert optimizers.optimizer_ledger(none).empty
 
@@ -207,9 +210,10 @@ def test_flipping_the_data_flips_c14(table_3):
     assert said == {"sam": SUPPORTED, "ema": CONTRADICTED, "swa": NO_DIFFERENCE}
     for end, other in (("estimate", "estimate"), ("low", "high")):
         np.testing.assert_array_equal(ledger.loc["sam", end], -ledger.loc["ema", other])
-    sentence = optimizers.pattern_sentence(table_3, "ema")
-    assert sentence.startswith("**EMA, which averages weights and does not seek flat minima: contradicted.**")
-    assert f"{ledger.loc[('ema', 'test accuracy'), 'estimate']:+.4f}" in sentence
+    shown = Section({"digits": table_3})
+    sentence = optimizers.patterns(shown).data
+    assert sentence.startswith("On Digits: SAM: **supported**. Without seeking flat minima: EMA: **contradicted**.")
+    assert f"{ledger.loc[('ema', 'test accuracy'), 'estimate']:+.4f}" in optimizers.verdict_table(shown).data
     mixed = ledger.loc["sam"].copy()
     mixed.loc["test accuracy", "verdict"] = INCONCLUSIVE
     assert optimizers.pattern(mixed) == INCONCLUSIVE

@@ -79,7 +79,10 @@ def glance(ledger: pd.DataFrame, name: str = "SAM") -> Shown:
         link = f'<a href="ledger.html#{_anchor(claim)}" style="display:none"><b>{escape(claim)}</b></a>'
         link *= int(part["estimate"].notna().any())  # to a card, if there is one
         html += f'<tr><th scope="row">{link}<b>{escape(claim)}</b>{". " * bool(text)}{escape(text)}</th>'
-        html += "".join(f"<td>{_sign(row)}{_strip(row, reach, NARROW)}</td>" for _, row in part.iterrows()) + "</tr>"
+        html += (
+            "".join(f"<td>{badge(row['verdict'])}{_strip(row, reach, NARROW)}</td>" for _, row in part.iterrows())
+            + "</tr>"
+        )
         lines.append(" | ".join([f"**{claim}.** {text}", *part["verdict"]]))
     return Shown(f"{html}</tbody></table>", "\n".join(f"| {line} |" for line in lines))
 
@@ -114,10 +117,12 @@ def _numbers(row: pd.Series) -> str:
     if math.isnan(row["estimate"]):
         return outlook(row)
     said = [f"{row['estimate']:+.4f} ({row['low']:+.4f} to {row['high']:+.4f})"]
+    stage = {True: "confirmatory", False: "exploratory"}.get(row["confirmatory"])  # a theorem has none
     if row["models"]:
-        stage = "confirmatory" if row["confirmatory"] else "exploratory"
         models = "runs of many lengths" if row.get("section") == "lengths" else f"{row['models'] // 2} models of each"
         said.append(f"{models}, {row['source']}, {stage}")
+    elif stage:
+        said.append(stage)
     if row.get("reliability", 1) < 1:
         said.append(f"its scores have a reliability of {row['reliability']:.3f}")
     return f"{'; '.join(said)}. {outlook(row)}".strip()
@@ -168,7 +173,7 @@ def _markdown(claim: str, part: pd.DataFrame, name: str) -> str:
 def _html(claim: str, part: pd.DataFrame, name: str) -> str:
     reach = _reach(part)
     items = "".join(
-        f'<li><span class="samlib-on">On {escape(where)}:</span> {_sign(row, row["verdict"])} {_strip(row, reach)} '
+        f'<li><span class="samlib-on">On {escape(where)}:</span> {badge(row["verdict"], said=True)} {_strip(row, reach)} '
         f'<span class="samlib-effect">{escape(_numbers(row))}</span></li>'
         for where, row in _rows(part)
     )
@@ -192,14 +197,14 @@ def _anchor(claim: str) -> str:
     return "-".join("".join(c if c.isalnum() else " " for c in claim.lower()).split())
 
 
-def _sign(row: pd.Series, word: str = "") -> str:
-    """The sign of a row's verdict on its ground, alone or before the word; what is not shown is there to be read aloud."""
-    look = LOOKS[row["verdict"]]
+def badge(verdict: str, *, said: bool = False) -> str:
+    """The sign of a verdict on its ground as HTML, alone or before the words; what is not shown is there to be read aloud."""
+    look = LOOKS[verdict]
     style = f"background:{look['ground']};color:{look['ink']};border-radius:.6em;padding:.05em .6em"
     sign = f'<span aria-hidden="true">{look["sign"]}</span>'
-    if not word:
-        return f'<span class="samlib-said" style="{style}" role="img" aria-label="{row["verdict"]}">{sign}</span>'
-    return f'<span class="samlib-said" style="{style}">{sign} {word}</span>'
+    if not said:
+        return f'<span class="samlib-said" style="{style}" role="img" aria-label="{verdict}">{sign}</span>'
+    return f'<span class="samlib-said" style="{style}">{sign} {verdict}</span>'
 
 
 def _reach(part: pd.DataFrame) -> float:

@@ -9,13 +9,14 @@ from typing import Any
 import pandas as pd
 
 from samlib.inference import CONTRADICTED, INCONCLUSIVE, LEVEL, SUPPORTED, clopper_pearson, verdict
+from samlib.paper.claims import cost
 from samlib.paper.frames import Frames, table
 from samlib.paper.mixture.measures import LEVEL as MIXTURE_LEVEL
 from samlib.paper.mixture.measures import PairedDraws, errors, paired_draws
 from samlib.paper.mixture.model import Mixture
 from samlib.paper.optimizers import optimizer_ledger
 from samlib.paper.study import SHARPNESS_AWARE
-from samlib.paper.style import dataset_title
+from samlib.paper.style import dataset_title, optimizer_title
 from samlib.paper.theory import order
 from samlib.paper.theory.model import advantage, error
 from samlib.paper.theory.problems import Problems
@@ -29,21 +30,29 @@ MIXTURE, THEORY = "the mixture", "random alignments"
 
 
 def general_ledger(
-    frames: Mapping[str, Frames], *, n_draws: int = 60, trials: int = 100_000, seed: int = 0
+    frames: Mapping[str, Frames],
+    about: Mapping[str, Mapping],
+    *,
+    n_draws: int = 60,
+    trials: int = 100_000,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """The rows of all general claims, C11 to C14.
 
     C11 is measured on `n_draws` draws with few atypical samples, and on a third as many draws with many. C12 and C13 are tried
-    on `trials` random pairs. C14 is read from `frames`: what `optimizers.measure` returns, for each data set.
+    on `trials` random pairs. C14 is read from `frames`, what `optimizers.measure` returns for each data set, and from `about`,
+    what `Study.about` says of each.
     """
     few = paired_draws(n_draws, seed=seed, **FEW)
     many = paired_draws(max(n_draws // 3, 2), seed=seed, **MANY)
-    others = [optimizers_ledger(each, dataset) for dataset, each in frames.items()]
+    others = [optimizers_ledger(each, dataset, about[dataset]) for dataset, each in frames.items()]
     return pd.concat([mixture_ledger(few, many, Mixture()), theorem_ledger(trials, seed), *others])
 
 
 def mixture_ledger(few: PairedDraws, many: PairedDraws, mixture: Mixture) -> pd.DataFrame:
     """C11 on draws with few and with many atypical samples, as rows of `ledger`. Both intervals hold at once.
+
+    They are exploratory: the mixture was chosen after trials, since the paper does not publish its own.
 
     "Coincide" is one-sided, since no rule has a lower error than the Bayes rule. It is supported if the interval of the excess
     ends at or below the yardstick, and contradicted if it begins above.
@@ -64,7 +73,7 @@ def mixture_ledger(few: PairedDraws, many: PairedDraws, mixture: Mixture) -> pd.
             "rule": f"They coincide where it is at most {YARDSTICK:g}.",
         },
     }  # fmt: skip
-    return _frame({key: row | {"level": MIXTURE_LEVEL} for key, row in rows.items()})
+    return _frame({key: row | {"level": MIXTURE_LEVEL, "confirmatory": False} for key, row in rows.items()})
 
 
 def theorem_ledger(trials: int = 100_000, seed: int = 0) -> pd.DataFrame:
@@ -96,17 +105,17 @@ def theorem_ledger(trials: int = 100_000, seed: int = 0) -> pd.DataFrame:
     return _frame(rows)
 
 
-def optimizers_ledger(frames: Frames, dataset: str) -> pd.DataFrame:
+def optimizers_ledger(frames: Frames, dataset: str, about: Mapping[str, Any]) -> pd.DataFrame:
     """C14 as rows of `ledger`: the gains over SGD of each comparable sharpness-aware optimizer other than SAM.
 
-    Each measure is a claim of its own. frames: what `optimizers.measure` returns.
+    Each measure is a claim of its own. frames: what `optimizers.measure` returns. about: what `Study.about` says of the runs.
     """
-    rows = {}
+    rows, runs = {}, cost(about) | {"models": sum(about["models"][:2])}  # of SGD and one other
     for (name, measure), row in optimizer_ledger(frames).iterrows():
         if name in SHARPNESS_AWARE and name != "sam":
-            text = row["text"].replace(name.upper(), "Every sharpness-aware optimizer")
+            text = row["text"].replace(optimizer_title(name), "Every sharpness-aware optimizer")
             said = {"text": text, "statistic": row["statistic"].replace(name, "the optimizer")}
-            rows[f"C14 {measure}", f"{dataset_title(dataset)} with {name.upper()}"] = {**row, **said}
+            rows[f"C14 {measure}", f"{dataset_title(dataset)} with {optimizer_title(name)}"] = {**row, **said, **runs}
     return _frame(rows)
 
 
@@ -128,5 +137,13 @@ def bayes_error(mixture: Mixture) -> float:
 
 
 def _frame(rows: Mapping[tuple[str, str], dict]) -> pd.DataFrame:
-    blank = {"p": math.nan, "needed": math.nan, "reported": "", "models": 0, "seconds": 0.0, "machine": ""}
+    blank = {
+        "p": math.nan,
+        "needed": math.nan,
+        "reported": "",
+        "models": 0,
+        "seconds": 0.0,
+        "machine": "",
+        "confirmatory": None,
+    }
     return table({key: blank | row for key, row in rows.items()}, "claim", "dataset")

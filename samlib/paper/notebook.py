@@ -25,12 +25,13 @@ from samlib.paper import cards, claims, records, tables
 from samlib.paper.distances import dataset_of
 from samlib.paper.frames import Frames, Section
 from samlib.paper.panels import listed, scroll
-from samlib.paper.study import ablation_pairs, from_parameters, optimizer_pairs, public_parameters
-from samlib.paper.style import dataset_title, model_title
+from samlib.paper.study import FIXED, ablation_pairs, from_parameters, optimizer_pairs, public_parameters
+from samlib.paper.style import dataset_title, model_title, optimizer_title
 from samlib.runs import run_pairs
 
 # Keyed by the parameter that only such a notebook has.
 MAKERS: dict[str, Callable[..., dict]] = {"changed": ablation_pairs, "optimizers": optimizer_pairs}
+SHOWN_BY = {"changed": ("ablations", "lengths"), "optimizers": ("optimizers",)}  # the sections of their pages
 
 
 def study(namespace: Mapping[str, Any]) -> Study:
@@ -69,7 +70,7 @@ def study(namespace: Mapping[str, Any]) -> Study:
     make: Callable[..., dict] = next((maker for name, maker in MAKERS.items() if name in given), pair)
     experiments = {name: from_parameters({**given, "dataset": name}, make=make) for name in names}
     asked = {name: value for name, value in given.items() if name not in ("profile", "n_models")}
-    recipes = {name: from_parameters({**asked, "dataset": name}) for name in names} if make is pair else {}
+    recipes = {name: from_parameters({**asked, "dataset": name}, make=make) for name in names}
     return Study(experiments, results, missing, recipes)
 
 
@@ -90,10 +91,13 @@ class Study:
         self, experiments: dict[str, dict], results: str | None, missing: Mapping | None, recipes: dict[str, dict]
     ):
         self.experiments, self.results, self.missing = experiments, results, dict(missing or {})
-        self._recipes = recipes  # the experiments without a profile: a record may be of these
         # The pairs of experiments of each data set, by setting. A single pair has the key None.
-        self._settings: dict[str, Any] = {d: {None: own} if "sgd" in own else own for d, own in experiments.items()}
-        self.name = next(e.optimizer for e in self._all(next(iter(experiments))) if e.optimizer != "sgd").upper()
+        self._settings, self._recipes = (
+            {d: {None: own} if "sgd" in own else own for d, own in each.items()} for each in (experiments, recipes)
+        )
+        self.name = optimizer_title(
+            next(e.optimizer for e in self._all(next(iter(experiments))) if e.optimizer != "sgd")
+        )
 
     def _all(self, dataset: str) -> list[Experiment]:
         return [e for two in self._settings[dataset].values() for e in two.values()]
@@ -115,8 +119,9 @@ class Study:
     @functools.cache  # noqa: B019
     def shown(self, dataset: str) -> Path | None:
         """The record that a page shows, of any seed. None if there is none, or if the live runs have more models."""
-        recipes = self._recipes.get(dataset, {}).values()
-        path = records.largest(self.results, recipes) or self.record(dataset)
+        # A recipe is what was asked for without its profile: a record may be of that.
+        recipe = [e for two in self._recipes[dataset].values() for e in two.values()]
+        path = records.largest(self.results, recipe) or self.record(dataset)
         if path and min(records.read_about(path)["models"]) < max(e.n_models for e in self._all(dataset)):
             with contextlib.suppress(NotAtHand):
                 self._runs(dataset)
@@ -226,7 +231,7 @@ class Study:
         found = {dataset: self.record(dataset) for dataset in self.experiments}
         own = set(found.values())
         for path, about in records.records(self.results).items():
-            optimizers = {fields["optimizer"].upper() for fields in about["experiments"]}
+            optimizers = {optimizer_title(fields["optimizer"]) for fields in about["experiments"]}
             if path not in own and len(about["experiments"]) == 2 and optimizers == {"SGD", self.name}:
                 name = f"{about['experiments'][0]['dataset']}, recorded"
                 found[name if name not in found else f"{name}, {path.name}"] = path
@@ -291,13 +296,16 @@ def record(pair: Pair, folder: str | os.PathLike, *, signals: bool = False) -> P
     return records.save(folder, frames, records.provenance(pair[:2]), pair if signals else None)
 
 
-def record_ablations(folder: str | os.PathLike, **parameters) -> Path:
-    """Run `ablation_pairs(**parameters)`, and keep the frames for the page of ablations as a record in a folder."""
-    settings: dict[Any, dict[str, Experiment]] = dict(ablation_pairs(**parameters))
-    pairs = {key: align(runs) for key, runs in run_pairs(settings).items()}
-    frames = {section: measure(section, pairs) for section in ("ablations", "lengths")}
+def record_settings(folder: str | os.PathLike, of: str, **parameters) -> Path:
+    """Run pairs of many settings, and keep the frames of their page as a record in a folder.
+
+    of: "changed" for `ablation_pairs`, "optimizers" for `optimizer_pairs`. parameters: those of the function.
+    """
+    pairs = {key: align(runs) for key, runs in run_pairs(MAKERS[of](**parameters)).items()}
+    frames = {section: measure(section, pairs) for section in SHOWN_BY[of]}
     about = records.provenance(runs for pair in pairs.values() for runs in pair[:2])
-    return records.save(folder, frames, about | {"parameters": parameters})
+    given = {name: value for name, value in parameters.items() if value is not None}
+    return records.save(folder, frames, about | {"parameters": given, "fixed": given in FIXED})
 
 
 def _several(values: Iterable) -> str:

@@ -14,23 +14,39 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from IPython.display import Markdown
 
 from samlib.audit import Pair, attack_scores, compared
 from samlib.estimators import memorization_terms
 from samlib.evaluation import auc_terms
 from samlib.inference import CONTRADICTED, INCONCLUSIVE, LEVEL, NO_DIFFERENCE, NOT_MEASURABLE, SUPPORTED, mean
+from samlib.paper.cards import badge
 from samlib.paper.claims import Claim, decide
-from samlib.paper.draw import gaps, panels
-from samlib.paper.frames import Found, Frames, counted, effects, table
+from samlib.paper.draw import gaps
+from samlib.paper.frames import Found, Frames, Section, counted, effects, table
 from samlib.paper.lengths import TRAIN_LOSS
+from samlib.paper.panels import as_list, listed, multiples, scroll
 from samlib.paper.study import NO_PART, SHARPNESS_AWARE
-from samlib.paper.style import drawn
+from samlib.paper.style import dataset_title, optimizer_title
 from samlib.paper.tables import table as shown_table
 from samlib.runs.store import PER_MODEL
 
 ACCURACY, AUC, AUC_LIRA, MEMORIZATION = "test accuracy", "AUC, confidence", "AUC, LiRA online", "mean memorization"
 MEASURES = (ACCURACY, MEMORIZATION, AUC, AUC_LIRA)
-LEDGER = ["statistic", "text", "direction", "smallest", "estimate", "low", "high", "level", "p", "verdict"]
+LEDGER = [
+    "statistic",
+    "text",
+    "direction",
+    "smallest",
+    "estimate",
+    "low",
+    "high",
+    "level",
+    "p",
+    "needed",
+    "grown",
+    "verdict",
+]
 PATTERN = {ACCURACY: 0.002, AUC: 0.005, AUC_LIRA: 0.005}  # what rises by C14, and the smallest rise that counts
 COMPARABLE = 2  # an optimizer is compared if its train loss and SGD's are within this factor
 TITLES = {
@@ -103,15 +119,16 @@ def optimizer_ledger(frames: Frames) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Index (optimizer, measure); columns statistic, text, direction, smallest, estimate, low, high, level, p, verdict. The
-        family counts optimizers that are not comparable too.
+        Index (optimizer, measure); columns statistic, text, direction, smallest, estimate, low, high, level, p, needed, grown,
+        verdict. The family counts optimizers that are not comparable too.
     """
     each, fits, rows = level(frames["losses"].index), frames["losses"]["comparable"], {}
+    n_models = int(frames["stores"]["number of models"].iloc[0])
     for name in fits.index[fits]:
         for of, smallest in PATTERN.items():
-            text = f"{name.upper()} {'tests better' if of == ACCURACY else 'is easier to attack'} than SGD."
+            text = f"{optimizer_title(name)} {'tests better' if of == ACCURACY else 'is easier to attack'} than SGD."
             claim = Claim(f"C14 {name}, {of}", text, f"{of}, {name} - SGD", 1, smallest, "optimizers")
-            (rows[name, of],) = decide(frames["effects"], [claim], 0, each)
+            (rows[name, of],) = decide(frames["effects"], [claim], n_models, each)
     return table(rows, "optimizer", "measure").reindex(columns=LEDGER)
 
 
@@ -123,47 +140,66 @@ def pattern(rows: pd.DataFrame) -> str:
     return next(said for said in (CONTRADICTED, NOT_MEASURABLE, NO_DIFFERENCE, INCONCLUSIVE) if said in found)
 
 
-def pattern_sentence(frames: Frames, optimizer: str) -> str:
-    """What C14 says of one optimizer, or why it is not compared."""
-    loss = frames["losses"].loc[optimizer]
-    if not loss["comparable"]:
-        return (
-            f"**{optimizer.upper()} is not comparable.** Its train loss is {loss['sam']:.2g} and SGD's {loss['sgd']:.2g}: "
-            f"more than a factor of {COMPARABLE} apart."
-        )
-    rows = optimizer_ledger(frames).loc[optimizer]
-    kind = (
-        ""
-        if optimizer.partition(",")[0] in SHARPNESS_AWARE
-        else ", which averages weights and does not seek flat minima"
-    )
-    said = [f"{r.Index} {r.estimate:+.4f} ({r.low:+.4f} to {r.high:+.4f}): {r.verdict}" for r in rows.itertuples()]
-    asked = "Does it test better than SGD, and is it easier to attack?"
-    return f"**{optimizer.upper()}{kind}: {pattern(rows)}.** {asked} {'; '.join(said)}."
+def patterns(found: Section) -> Markdown:
+    """Say for each data set which optimizers show C14's pattern, and which cannot be compared with SGD."""
+    said = []
+    for dataset, frames in found.items():
+        ledger, losses, groups = optimizer_ledger(frames), frames["losses"], {}
+        for name in losses.index[losses["comparable"]]:
+            kind = "" if name.partition(",")[0] in SHARPNESS_AWARE else "Without seeking flat minima: "
+            groups.setdefault((kind, pattern(ledger.loc[name])), []).append(optimizer_title(name))
+        verdicts = [f"{kind}{listed(names)}: **{verdict}**." for (kind, verdict), names in groups.items()]
+        apart = [
+            f"{optimizer_title(name)} is not comparable: its train loss is {row['sam']:.2g}, and SGD's {row['sgd']:.2g}."
+            for name, row in losses[~losses["comparable"]].iterrows()
+        ]
+        said.append(f"On {dataset_title(dataset)}: {' '.join(verdicts + apart)}")
+    return as_list(said)
 
 
-def optimizer_comparison(frames: Frames):
+def verdict_table(found: Section):
+    """C14's verdicts: a row for each data set and optimizer, a column for each measure, and one for the pattern of all three."""
+    rows = {}
+    for dataset, frames in found.items():
+        ledger = optimizer_ledger(frames)
+        for name, comparable in frames["losses"]["comparable"].items():
+            own = ledger.loc[name] if comparable else None
+            cells = ["not compared"] * len(PATTERN) if own is None else [_cell(row) for _, row in own.iterrows()]
+            whole = "not comparable" if own is None else badge(pattern(own), said=True)
+            rows[dataset_title(dataset), optimizer_title(name)] = dict(
+                zip([*PATTERN, "all three"], [*cells, whole], strict=True)
+            )
+    return scroll(table(rows, "", "").style, "Differences from SGD, with intervals.")
+
+
+def _cell(row: pd.Series) -> str:
+    return f"{badge(row['verdict'])} {row['estimate']:+.4f}<br>{row['low']:+.4f} to {row['high']:+.4f}"
+
+
+def optimizer_comparison(found: Section):
     """Table 3: differences whose interval lies beyond zero in bold; an optimizer that is not comparable says so."""
-    fits = frames["losses"]["comparable"]
-    names = {name: name.upper() + ("" if fits[name] else ", not comparable") for name in fits.index}
-    return shown_table(frames["optimizers"].rename(index=names, level="optimizer"), digits=4, name="other")
+    parts = {}
+    for dataset, frames in found.items():
+        fits = frames["losses"]["comparable"]
+        names = {name: optimizer_title(name) + ("" if fits[name] else ", not comparable") for name in fits.index}
+        parts[dataset_title(dataset)] = frames["optimizers"].rename(index=names, level="optimizer")
+    return shown_table(pd.concat(parts), digits=4, name="other")
 
 
-@drawn
-def optimizer_differences(frames: Frames):
+def optimizer_differences(found: Section):
     """Table 3 as a picture: each optimizer minus SGD in each measure, hollow where it is not comparable."""
-    frame, fits = frames["optimizers"], frames["losses"]["comparable"]
-    place = np.arange(len(fits))[::-1]
-    figure, axes = panels(len(MEASURES), 0.32 * len(fits) + 1.0, sharey=True)
-    for ax, of in zip(axes, MEASURES, strict=True):
-        gaps(ax, place, frame.xs(of, level="measure").loc[fits.index], filled=fits, across=True)
-        ax.set_title(of, fontsize="small")
-        ax.set_yticks(place, fits.index.str.upper())
-        ax.tick_params(axis="x", labelsize="x-small", rotation=30)
-        ax.grid(axis="x", alpha=0.3)
-        ax.xaxis.set_major_locator(plt.MaxNLocator(3))
-    figure.supxlabel("difference from SGD", fontsize="medium")
-    return figure
+
+    def draw(*axes_and_frames):
+        *axes, frame, losses = axes_and_frames
+        fits = losses["comparable"]
+        place = -np.arange(len(fits))
+        for ax, of in zip(axes, MEASURES, strict=True):
+            gaps(ax, place, frame.xs(of, level="measure").loc[fits.index], filled=fits, across=True)
+            ax.set(yticks=place, yticklabels=map(optimizer_title, fits.index), xlabel=of.replace(" ", "\n", 1))
+            ax.grid(axis="x", alpha=0.3)
+            ax.xaxis.set_major_locator(plt.MaxNLocator(2))
+
+    return multiples(found, ["optimizers", "losses"], draw, columns=len(MEASURES), height=2.4, sharey="row")
 
 
 def stores(pairs: Mapping[Any, Pair]) -> pd.DataFrame:

@@ -22,6 +22,7 @@ _VALUES = tomllib.loads(Path(__file__).with_name("study.toml").read_text())
 FEW_MODELS: dict[str, int] = _VALUES["few_models"]
 ABLATIONS: dict[str, list] = _VALUES["ablations"]
 CONFIRM: dict[str, dict[str, Any]] = _VALUES["confirm"]
+FIXED: list[dict[str, Any]] = _VALUES["fixed"]
 # for each profile, the changed fields of each data set; None stands for every other data set
 PROFILES: dict[str, dict[str | None, dict[str, Any]]] = {
     profile: {None if name == "*" else name: changed for name, changed in sets.items()}

@@ -82,6 +82,13 @@ def dataset_title(name: str) -> str:
     return known.get(name, name) + comma + rest
 
 
+def optimizer_title(name: str) -> str:
+    """An optimizer's name as people write it. Text after a comma is a network."""
+    known = {"looksam": "LookSAM", "friendlysam": "Friendly-SAM"}
+    name, comma, model = name.partition(", ")
+    return known.get(name, name.upper()) + comma + model_title(model)
+
+
 def model_title(name: str) -> str:
     """A network's name as people write it."""
     return name.upper() if name in ("mlp", "cnn") else name.replace("resnet", "ResNet-").replace("vgg", "VGG-")
