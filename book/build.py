@@ -25,6 +25,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_compl
 from pathlib import Path
 
 import nbformat
+import pybtex.database
 import yaml
 
 from samlib.data import NAMES, load_dataset, shape_of
@@ -238,6 +239,8 @@ def execute_page(page: str, todo: dict, executed: Path) -> tuple[float, str | No
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
     runs = runs_of(notebook)
     for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = linked(cell.source)
         if "injected-parameters" in cell.metadata.get("tags", ()):
             cell.metadata["tags"].append("remove-input")  # the table at the page's end says what was run
         if HEADING in cell.source:
@@ -247,7 +250,8 @@ def execute_page(page: str, todo: dict, executed: Path) -> tuple[float, str | No
             titles = [title for output in cell.outputs for title in output.get("metadata", {}).get("shown", ())]
             own = dict.fromkeys(re.split("[:\n]", title)[0] for title in titles)  # "DATA SET: network, models"
             shown = [runs[name] for name in own if name in runs] or runs.values()
-            figure["caption"] = figure["caption"].replace("{runs}", "; ".join(shown))
+            said = f'<span class="samlib-runs">{"; ".join(shown)}</span>'
+            figure["caption"] = figure["caption"].replace("{runs}", said)
             if (name := page.removesuffix(".ipynb")) != Path(todo["source"]).stem:  # several pages of one notebook
                 figure["name"] += f"-{name}"
     if error is None:
@@ -256,6 +260,29 @@ def execute_page(page: str, todo: dict, executed: Path) -> tuple[float, str | No
     said = "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stderr")
     warned = dict.fromkeys(line.partition("Warning: ")[2] for line in said.splitlines() if "Warning: " in line)
     return time.perf_counter() - start, error, list(warned)
+
+
+def linked(text: str) -> str:
+    """Markdown with the book's own links: a paper's address becomes a citation, and a page of the book is one folder up.
+
+    So the notebooks read well where nothing but plain Markdown is shown.
+    """
+
+    def cited(match: re.Match) -> str:
+        key = cited_by_address().get(match[2])
+        return f"{{cite{':t' * ('(' in match[1])}}}`{key}`" if key else match[0]
+
+    return re.sub(r"\[([^]]+)\]\((https://[^)]+)\)", cited, text).replace("](../book/", "](../")
+
+
+@functools.cache
+def cited_by_address() -> dict[str, str]:
+    """From the address of a paper to its key in the list of references."""
+    entries = pybtex.database.parse_file(ROOT / "book" / "references.bib").entries
+    kinds = {"eprint": "https://arxiv.org/abs/", "doi": "https://doi.org/"}
+    return {
+        kinds[kind] + each.fields[kind]: key for key, each in entries.items() for kind in kinds if kind in each.fields
+    }
 
 
 def command(todo: dict, seconds: float) -> str:

@@ -29,7 +29,13 @@ def test_a_card_of_c14_is_a_measure_and_its_rows_are_optimizers():
 
     names = ("sam", "gsam", "looksam", "ema")
     frames = optimizers.measure({name: setting(k, 0.3, 0.3) for k, name in enumerate(names)})
-    about = {"experiments": [{"epochs": 40}], "models": [24, 24, 24, 24, 24], "seconds": 1, "machine": ["a"], "fixed": True}
+    about = {
+        "experiments": [{"epochs": 40}],
+        "models": [24, 24, 24, 24, 24],
+        "seconds": 1,
+        "machine": ["a"],
+        "fixed": True,
+    }
     ledger = general.optimizers_ledger(frames, "digits", about | {"live": False})
     assert set(ledger.index) == {
         (f"C14 {of}", f"Digits with {name}") for of in optimizers.PATTERN for name in ("GSAM", "LookSAM")

@@ -21,6 +21,7 @@ from samlib.paper.style import dataset_title
 
 TABLE = tomllib.loads(Path(__file__).with_name("cards.toml").read_text())
 LOOKS = TABLE["look"]
+NOT_ASKED = "not asked"
 WIDE, NARROW, HIGH = 220, 110, 22  # units of a strip
 
 
@@ -79,11 +80,9 @@ def glance(ledger: pd.DataFrame, name: str = "SAM") -> Shown:
         link = f'<a href="ledger.html#{_anchor(claim)}" style="display:none"><b>{escape(claim)}</b></a>'
         link *= int(part["estimate"].notna().any())  # to a card, if there is one
         html += f'<tr><th scope="row">{link}<b>{escape(claim)}</b>{". " * bool(text)}{escape(text)}</th>'
-        html += (
-            "".join(f"<td>{badge(row['verdict'])}{_strip(row, reach, NARROW)}</td>" for _, row in part.iterrows())
-            + "</tr>"
-        )
-        lines.append(" | ".join([f"**{claim}.** {text}", *part["verdict"]]))
+        cells = [(_verdict(row), _strip(row, reach, NARROW)) for _, row in part.iterrows()]
+        html += "".join(f"<td>{badge(verdict)}{strip}</td>" for verdict, strip in cells) + "</tr>"
+        lines.append(" | ".join([f"**{claim}.** {text}", *(verdict for verdict, _ in cells)]))
     return Shown(f"{html}</tbody></table>", "\n".join(f"| {line} |" for line in lines))
 
 
@@ -166,14 +165,14 @@ def _rows(part: pd.DataFrame) -> list[tuple[str, pd.Series]]:
 
 
 def _markdown(claim: str, part: pd.DataFrame, name: str) -> str:
-    rows = [f"- On {where}: **{row['verdict']}**. {_numbers(row)}" for where, row in _rows(part)]
+    rows = [f"- On {where}: **{_verdict(row)}**. {_numbers(row)}" for where, row in _rows(part)]
     return "\n".join([f"**{claim}.** {_says(part.iloc[0])}", "", *rows, "", _method(part, name)])
 
 
 def _html(claim: str, part: pd.DataFrame, name: str) -> str:
     reach = _reach(part)
     items = "".join(
-        f'<li><span class="samlib-on">On {escape(where)}:</span> {badge(row["verdict"], said=True)} {_strip(row, reach)} '
+        f'<li><span class="samlib-on">On {escape(where)}:</span> {badge(_verdict(row), said=True)} {_strip(row, reach)} '
         f'<span class="samlib-effect">{escape(_numbers(row))}</span></li>'
         for where, row in _rows(part)
     )
@@ -195,6 +194,12 @@ def _html(claim: str, part: pd.DataFrame, name: str) -> str:
 
 def _anchor(claim: str) -> str:
     return "-".join("".join(c if c.isalnum() else " " for c in claim.lower()).split())
+
+
+def _verdict(row: pd.Series) -> str:
+    """The verdict of a row as it is shown: a run that was fixed to decide other claims was not asked."""
+    asked = row.get("tried", True) or not row.get("confirmatory")
+    return row["verdict"] if asked or row.get("section") == "lengths" else NOT_ASKED
 
 
 def badge(verdict: str, *, said: bool = False) -> str:

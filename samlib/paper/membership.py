@@ -10,11 +10,23 @@ from IPython.display import Markdown
 
 from samlib.audit import Attacked, Pair, accuracy_table, attack_scores, compare_attacks, left_out, threshold_table
 from samlib.evaluation import ENOUGH, AttackReport, Measure, auc_terms, roc, tpr_terms
-from samlib.inference import mean
+from samlib.inference import Effect, mean
 from samlib.paper import claims
 from samlib.paper.frames import EACH, Found, Frames, Section, counted, effects, table
-from samlib.paper.panels import BOTH, DASHES, comparisons, histograms, label_of, listed, multiples, scroll, sign
-from samlib.paper.style import GREY, dataset_title
+from samlib.paper.panels import (
+    BOTH,
+    DASHES,
+    comparisons,
+    histograms,
+    interval_points,
+    label_of,
+    listed,
+    multiples,
+    scroll,
+    sign,
+    zero,
+)
+from samlib.paper.style import GREY, INK, dataset_title
 from samlib.report import tables
 
 CLAIMED = {"C2 confidence": "confidence", "C2 LiRA": "LiRA online", "C2 RMIA": "RMIA offline"}
@@ -24,7 +36,7 @@ OWN = "LiRA online"  # the attack for which each example's own false-positive ra
 WHO = ("sgd", "sam")
 EPSILON = "epsilon, at least"
 BINS = 90
-RATE = 0.001  # of false positives, for C16
+SURE, RATE = "C16", 0.001  # the claim on members that are surely found, and its rate of false positives
 
 
 @counted()
@@ -184,20 +196,35 @@ def attack_differences(found: Section):
 
 
 def roc_curves(found: Section):
-    """ROC curves of three attacks on logarithmic axes, all targets pooled; grey, guessing."""
+    """ROC curves of three attacks on logarithmic axes, all targets pooled, and by how much the two optimizers' differ.
 
-    def draw(ax, curves):
+    Left, grey: guessing. Right, the diamond is C16, with its interval.
+    """
+
+    def draw(left, right, curves, effects):
+        grid = np.geomspace(curves["fpr"].min(), 1, 200)
         for attack in CURVES:
+            rates = {}
             for who, colour in BOTH:
                 part = curves[(curves["attack"] == attack) & (curves["optimizer"] == who)]
                 label = f"{label_of(who, found.name)}, {attack}"
-                ax.plot(part["fpr"], part["tpr"], DASHES[attack], color=colour, lw=1.4, label=label)
-        line = np.geomspace(curves["fpr"].min(), 1, 50)
-        ax.plot(line, line, color=GREY, lw=1, label="guessing")
-        ax.set(xscale="log", yscale="log", xlabel="false-positive rate", ylabel="true-positive rate")
-        ax.grid(alpha=0.25, which="major")
+                left.plot(part["fpr"], part["tpr"], DASHES[attack], color=colour, lw=1.4, label=label)
+                rates[who] = np.interp(grid, part["fpr"], part["tpr"])
+            right.plot(grid, rates["sam"] - rates["sgd"], DASHES[attack], color=INK, lw=1.4)
+        left.plot(grid, grid, color=GREY, lw=1, label="guessing")
+        zero(right)
+        if SURE in effects.index and effects.loc[SURE].notna().all():
+            effect = Effect(*effects.loc[SURE, [*Effect._fields]])
+            low, high = effect.interval(EACH)
+            shown = pd.DataFrame({"difference": [effect.estimate], "low": [low], "high": [high]})
+            interval_points(right, [RATE], shown, "difference", fmt="D", color=INK)
+        left.set(xscale="log", yscale="log", ylabel="true-positive rate")
+        right.set(xscale="log", ylabel=f"{found.name} − SGD")
+        for ax in (left, right):
+            ax.set_xlabel("false-positive rate")
+            ax.grid(alpha=0.25, which="major")
 
-    return multiples(found, ["roc"], draw, height=2.6, sharex=True, sharey=True)
+    return multiples(found, ["roc", "effects"], draw, columns=2, height=1.8, sharex=True)
 
 
 def confidence_distributions(found: Section):

@@ -92,6 +92,7 @@ class Study:
     ):
         self.experiments, self.results, self.missing = experiments, results, dict(missing or {})
         # The pairs of experiments of each data set, by setting. A single pair has the key None.
+        self._settings: dict[str, Any]
         self._settings, self._recipes = (
             {d: {None: own} if "sgd" in own else own for d, own in each.items()} for each in (experiments, recipes)
         )

@@ -144,7 +144,8 @@ def patterns(found: Section) -> Markdown:
     """Say for each data set which optimizers show C14's pattern, and which cannot be compared with SGD."""
     said = []
     for dataset, frames in found.items():
-        ledger, losses, groups = optimizer_ledger(frames), frames["losses"], {}
+        ledger, losses = optimizer_ledger(frames), frames["losses"]
+        groups: dict[tuple[str, str], list[str]] = {}
         for name in losses.index[losses["comparable"]]:
             kind = "" if name.partition(",")[0] in SHARPNESS_AWARE else "Without seeking flat minima: "
             groups.setdefault((kind, pattern(ledger.loc[name])), []).append(optimizer_title(name))

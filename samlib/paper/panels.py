@@ -21,10 +21,9 @@ from samlib.data import Dataset
 from samlib.inference import CONTRADICTED, NO_DIFFERENCE, SUPPORTED
 from samlib.paper import claims
 from samlib.paper.frames import Section
-from samlib.paper.style import GREY, INK, SAM, SGD, dataset_title, drawn
+from samlib.paper.style import GREY, INK, SAM, SGD, WIDTH, dataset_title, drawn
 
 BOTH = (("sgd", SGD), ("sam", SAM))
-NARROW = 5.8  # inches; a page widens it, so that a phone can show its text
 DASHES = {
     "LiRA online": "-",
     "RMIA online": "--",
@@ -68,7 +67,7 @@ def multiples(
         return not_shown(found)
     across = columns if columns > 1 else min(2, len(ready))
     down = -(-columns * len(ready) // across)
-    figure, grid = plt.subplots(down, across, figsize=(NARROW, 0.9 * height * down + 0.6), squeeze=False, **options)
+    figure, grid = plt.subplots(down, across, figsize=(WIDTH, 0.9 * height * down + 0.6), squeeze=False, **options)
     used, spare = np.split(grid.ravel(), [columns * len(ready)])
     for row, (dataset, frames) in zip(used.reshape(-1, columns), ready.items(), strict=True):
         draw(*row, *(frames[name] for name in needs))
@@ -186,7 +185,7 @@ def image(ax: Axes, x: np.ndarray, said: str, colour: str | None = None) -> None
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set(visible=colour is not None, color=colour, linewidth=2.2)
     said = "\n".join(textwrap.fill(line.replace("_", " "), 14) for line in said.split("\n"))
-    ax.text(0.5, -0.06, said, transform=ax.transAxes, ha="center", va="top", fontsize=6.5, color=colour)
+    ax.text(0.5, -0.06, said, transform=ax.transAxes, ha="center", va="top", fontsize=7.5, color=colour)
 
 
 def classes_of(data: Dataset | None, labels) -> list[str]:

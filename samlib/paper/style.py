@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 SGD, SAM, REFERENCE = "#0072B2", "#D55E00", "#333333"
 INK, GREY, GREEN, RED = "black", "#6e6e6e", "#009E73", "#CC3311"
-WIDTH = 6.4  # inches of a page's text
+WIDTH = 5.8  # inches of a figure; a page widens it, so that a phone can show its text
 FEW_POINTS = 20_000  # with more points, an SVG takes more than a third of a megabyte
 
 
@@ -36,7 +36,7 @@ def drawn(function: Callable) -> Callable:
             "legend.frameon": False,
             "figure.constrained_layout.use": True,
         }
-        with sns.axes_style("ticks"), sns.plotting_context("paper", font_scale=1.05), plt.rc_context(settings):
+        with sns.axes_style("ticks"), sns.plotting_context("paper", font_scale=1.1), plt.rc_context(settings):
             figure = function(*args, **kwargs)
             if isinstance(figure, Markdown):  # a sentence in its place
                 return figure

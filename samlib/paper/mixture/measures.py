@@ -247,7 +247,7 @@ def failure_map(n_draws: int = 20, *, seed: int = 0) -> list[dict]:
     """Where Figure 5's effect holds and where it fails, setting by setting.
 
     Groups: rho; number of atypical samples; degree; the feature origin along the line through both red clusters (0 = typical,
-    1 = atypical mean); batch size; networks, which are the slowest, on half of the draws.
+    1 = atypical mean); batch size, and one row of ten times the steps; networks, which are the slowest, on half of the draws.
 
     Parameters
     ----------
@@ -272,6 +272,7 @@ def failure_map(n_draws: int = 20, *, seed: int = 0) -> list[dict]:
         *(("degree", degree, {"degree": degree}) for degree in (2, 3, 4)),
         *(("origin", t, {"origin": typical + t * (atypical - typical)}) for t in (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)),
         *(("batch size", size, {"solver": "minibatch", "batch_size": size}) for size in (1, 4, 16, 40, 82)),
+        ("batch size 1, steps", 10_000, {"solver": "minibatch", "batch_size": 1, "steps": 10_000}),
         *(("tanh network, width", width, network | {"width": width}) for width in (8, 32, 128)),
         ("relu network, width", 32, network | {"width": 32, "activation": "relu"}),
         ("tanh network, steps", 4000, network | {"steps": 4000}),
