@@ -112,6 +112,25 @@ def test_recorded_ablations_come_back_without_the_data(small_npz, tmp_path):
 
 
 @pytest.mark.slow
+def test_optimizers_are_recorded_and_shown(small_npz, tmp_path):
+    from samlib import study
+    from samlib.paper.records import read_about
+
+    options = ["--dataset", str(small_npz), "--hidden", "8", "--epochs", "2", "--batch-size", "16", "--n-models", "16"]
+    kept = samlib(
+        "record-optimizers", *options, "--optimizers", "ema", "--folder", str(tmp_path / "kept"), cache=tmp_path
+    )
+    assert kept.returncode == 0, kept.stderr
+    about = read_about(Path(kept.stdout.strip()))
+    assert not about["fixed"]  # as run 7 is
+    small_npz.unlink()
+    asked = about["parameters"] | {"n_models": 8, "seed": 5}  # more models of another seed are shown all the same
+    found = study({**asked, "results": str(tmp_path / "kept")})
+    assert list(found.frames("optimizers")[str(small_npz)]["losses"].index) == ["ema"]
+    assert found.origin().data.startswith("*Recorded: 16 models")
+
+
+@pytest.mark.slow
 def test_a_job_goes_out_and_its_groups_come_back(small_npz, tmp_path):
     options = ["--dataset", str(small_npz), "--hidden", "8", "--epochs", "2", "--batch-size", "16", "--n-models", "64"]
     out = samlib("export-job", str(tmp_path / "job.npz"), *options, "--max-mb", "0.005", cache=tmp_path / "a")

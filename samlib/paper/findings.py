@@ -19,7 +19,8 @@ from samlib.data import shape_of
 from samlib.data.files import PUBLISHED
 from samlib.inference import CONTRADICTED, NOT_MEASURABLE, SUPPORTED
 from samlib.models import build_model
-from samlib.paper.cards import TABLE, title_of
+from samlib.paper.cards import TABLE, dataset_in, title_of
+from samlib.paper.claims import GENERATED
 from samlib.paper.panels import listed
 from samlib.paper.style import GREY, drawn
 
@@ -82,7 +83,9 @@ def surprise(ledger: pd.DataFrame, name: str = "SAM") -> Markdown:
         if said[ACCURACY] and said[list(ATTACKS)].any()
     ]
     where = f"{listed(shown)}, out of" if shown else "on none of"
-    said = f"{name} tests better and is easier to attack by AUC, both by enough to count, {where} {holds.shape[1]} data sets"
+    made = sum(dataset_in(dataset) in GENERATED for dataset in holds.index)
+    of = f"{len(holds)} data sets{f', {made} of them generated' if made else ''}"
+    said = f"{name} tests better and is easier to attack by AUC, both by enough to count, {where} {of}"
     sure = [title_of(dataset) for dataset, said in holds.items() if said[ACCURACY] and said[SURE]]
     other = f"it does both {f'on {listed(sure)}' if sure else 'on none'}"
     return Markdown(f"*{said}. By the members found while one non-member in a thousand is accused, {other}.*")

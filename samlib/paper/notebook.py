@@ -306,7 +306,7 @@ def record_settings(folder: str | os.PathLike, of: str, **parameters) -> Path:
     frames = {section: measure(section, pairs) for section in SHOWN_BY[of]}
     about = records.provenance(runs for pair in pairs.values() for runs in pair[:2])
     given = {name: value for name, value in parameters.items() if value is not None}
-    return records.save(folder, frames, about | {"parameters": given, "fixed": given in FIXED})
+    return records.save(folder, frames, about | {"parameters": parameters, "fixed": given in FIXED})
 
 
 def _several(values: Iterable) -> str:
