@@ -250,8 +250,8 @@ def execute_page(page: str, todo: dict, executed: Path) -> tuple[float, str | No
             titles = [title for output in cell.outputs for title in output.get("metadata", {}).get("shown", ())]
             own = dict.fromkeys(re.split("[:\n]", title)[0] for title in titles)  # "DATA SET: network, models"
             shown = [runs[name] for name in own if name in runs] or runs.values()
-            said = f'<span class="samlib-runs">{"; ".join(shown)}</span>'
-            figure["caption"] = figure["caption"].replace("{runs}", said)
+            said, _, more = figure["caption"].partition("{runs}")
+            figure["caption"] = f'{said}<span class="samlib-runs">{"; ".join(shown)}{more}</span>' if more else said
             if (name := page.removesuffix(".ipynb")) != Path(todo["source"]).stem:  # several pages of one notebook
                 figure["name"] += f"-{name}"
     if error is None:

@@ -47,6 +47,8 @@ def test_a_card_of_c14_is_a_measure_and_its_rows_are_optimizers():
     assert "The paper says: Every sharpness-aware optimizer tests better than SGD." in said
     assert f"On Digits with LookSAM: **{ledger.loc[(f'C14 {accuracy}', 'Digits with LookSAM'), 'verdict']}**" in said
     assert "24 models of each, 40 epochs, recorded, confirmatory" in said
+    unsure = optimizers.measure({"gsam": setting(3, 0.02, 0.02)})
+    assert "**inconclusive**" in cards.cards(general.optimizers_ledger(unsure, "digits", about)).data
     assert f"{accuracy}, the optimizer - SGD." in said
 
 

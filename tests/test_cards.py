@@ -208,6 +208,8 @@ def test_the_surprise_needs_both_on_one_data_set():
     both = ledger_of(a={"C1": up, "C2 LiRA": up, "C2 RMIA": up}, b={"C1": up, "C2 LiRA": down, "C16": up})
     said = findings.surprise(both).data
     assert "on a (LiRA, RMIA), out of 2 data sets." in said
+    made = findings.surprise(ledger_of(a={"C1": up, "C2 LiRA": up}, subclasses={"C1": up})).data
+    assert "on a (LiRA), out of 2 data sets, 1 of them generated." in made
     assert said.endswith("it does both on b.*")
 
 

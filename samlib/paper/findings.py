@@ -83,8 +83,8 @@ def surprise(ledger: pd.DataFrame, name: str = "SAM") -> Markdown:
         if said[ACCURACY] and said[list(ATTACKS)].any()
     ]
     where = f"{listed(shown)}, out of" if shown else "on none of"
-    made = sum(dataset_in(dataset) in GENERATED for dataset in holds.index)
-    of = f"{len(holds)} data sets{f', {made} of them generated' if made else ''}"
+    made = sum(dataset_in(dataset) in GENERATED for dataset in holds)
+    of = f"{holds.shape[1]} data sets{f', {made} of them generated' if made else ''}"
     said = f"{name} tests better and is easier to attack by AUC, both by enough to count, {where} {of}"
     sure = [title_of(dataset) for dataset, said in holds.items() if said[ACCURACY] and said[SURE]]
     other = f"it does both {f'on {listed(sure)}' if sure else 'on none'}"

@@ -145,5 +145,6 @@ def _frame(rows: Mapping[tuple[str, str], dict]) -> pd.DataFrame:
         "seconds": 0.0,
         "machine": "",
         "confirmatory": None,
+        "section": "general",
     }
     return table({key: blank | row for key, row in rows.items()}, "claim", "dataset")

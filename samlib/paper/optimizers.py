@@ -48,6 +48,7 @@ LEDGER = [
     "verdict",
 ]
 PATTERN = {ACCURACY: 0.002, AUC: 0.005, AUC_LIRA: 0.005}  # what rises by C14, and the smallest rise that counts
+SAID = {ACCURACY: "test accuracy", AUC: "the confidence attack", AUC_LIRA: "online LiRA"}  # in sentences
 COMPARABLE = 2  # an optimizer is compared if its train loss and SGD's are within this factor
 TITLES = {
     "rho": "rho", "subset_fraction": "subset fraction", "weight_decay": "weight decay", "epochs": "epochs",
@@ -145,11 +146,17 @@ def patterns(found: Section) -> Markdown:
     said = []
     for dataset, frames in found.items():
         ledger, losses = optimizer_ledger(frames), frames["losses"]
-        groups: dict[tuple[str, str], list[str]] = {}
+        groups: dict[str, list[str]] = {}
         for name in losses.index[losses["comparable"]]:
             kind = "" if name.partition(",")[0] in SHARPNESS_AWARE else "Without seeking flat minima: "
-            groups.setdefault((kind, pattern(ledger.loc[name])), []).append(optimizer_title(name))
-        verdicts = [f"{kind}{listed(names)}: **{verdict}**." for (kind, verdict), names in groups.items()]
+            rows, whole = ledger.loc[name], pattern(ledger.loc[name])
+            by = (
+                f", by {listed([SAID[of] for of in rows.index[rows['verdict'] == whole]])}"
+                if whole == CONTRADICTED
+                else ""
+            )
+            groups.setdefault(f"{kind}{{}}: **{whole}**{by}.", []).append(optimizer_title(name))
+        verdicts = [said.format(listed(names)) for said, names in groups.items()]
         apart = [
             f"{optimizer_title(name)} is not comparable: its train loss is {row['sam']:.2g}, and SGD's {row['sgd']:.2g}."
             for name, row in losses[~losses["comparable"]].iterrows()
@@ -159,18 +166,14 @@ def patterns(found: Section) -> Markdown:
 
 
 def verdict_table(found: Section):
-    """C14's verdicts: a row for each data set and optimizer, a column for each measure, and one for the pattern of all three."""
+    """C14's verdicts: a row for each data set and optimizer, a column for each measure."""
     rows = {}
     for dataset, frames in found.items():
         ledger = optimizer_ledger(frames)
         for name, comparable in frames["losses"]["comparable"].items():
-            own = ledger.loc[name] if comparable else None
-            cells = ["not compared"] * len(PATTERN) if own is None else [_cell(row) for _, row in own.iterrows()]
-            whole = "not comparable" if own is None else badge(pattern(own), said=True)
-            rows[dataset_title(dataset), optimizer_title(name)] = dict(
-                zip([*PATTERN, "all three"], [*cells, whole], strict=True)
-            )
-    return scroll(table(rows, "", "").style, "Differences from SGD, with intervals.")
+            cells = ledger.loc[name].apply(_cell, axis=1) if comparable else dict.fromkeys(PATTERN, "not compared")
+            rows[dataset_title(dataset), optimizer_title(name)] = dict(cells)
+    return scroll(pd.DataFrame(rows).T.style, "Differences from SGD, with intervals.")
 
 
 def _cell(row: pd.Series) -> str:
