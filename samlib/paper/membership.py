@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
-from samlib.audit import Attacked, Pair, accuracy_table, attack_scores, compare_attacks, left_out, threshold_table
-from samlib.evaluation import ENOUGH, AttackReport, Measure, auc_terms, roc, tpr_terms
+from samlib import audit
+from samlib.audit import Attacked, Pair, attack_scores
+from samlib.evaluation import ENOUGH, auc_terms, roc, tpr_terms
 from samlib.inference import mean
 from samlib.paper import claims
 from samlib.paper.frames import EACH, Found, Frames, Section, counted, effects, table
@@ -32,15 +33,15 @@ def measure(pair: Pair) -> Frames:
     """Frames effects, accuracy, attacks, roc, logits, own_rates, thresholds, models, counts, moments of a pair of runs."""
     found = [attack_scores(runs) for runs in pair[:2]]
     rates = {who: tables.own_rates(each.scores[OWN], each.member) for who, each in zip(WHO, found, strict=True)}
-    counts = {"examples": pair.sgd.sizes["example"], "left out by the attacks": left_out(pair.sgd)}
+    counts = {"examples": pair.sgd.sizes["example"], "left out by the attacks": audit.left_out(pair.sgd)}
     return {
         "effects": effects(decided(pair, found)),
-        "accuracy": accuracy_table(pair, EACH),
+        "accuracy": audit.accuracy_table(pair, EACH),
         "attacks": _attacks(found),
         "roc": _curves(found),
         "logits": _logits(pair),
         "own_rates": pd.concat(rates, names=["optimizer"]).reset_index(0),
-        "thresholds": threshold_table(pair, EACH),
+        "thresholds": audit.threshold_table(pair, EACH),
         "models": _models(pair, found),
         "counts": pd.DataFrame({"number": counts}),
         "moments": _moments(pair),
@@ -114,23 +115,11 @@ def _attacks(found: Sequence[Attacked]) -> pd.DataFrame:
 
     For EPSILON there are only the two lower bounds.
     """
-    rows = {}
-    for attack, both in compare_attacks(found[0], found[1], confidence=1 - EACH).items():
-        few = {f"TPR at {rate:.1%} FPR" for rate in both.too_few}
-        reports = (_measures(report).items() for report in (both.b, both.a, both))
-        for (name, sgd), (_, sam), (_, gap) in zip(*reports, strict=True):
-            rows[attack, name] = {
-                "sgd": sgd.value, "sam": sam.value, "difference": gap.value, "low": gap.low, "high": gap.high,
-                "sgd_low": sgd.low, "sgd_high": sgd.high, "sam_low": sam.low, "sam_high": sam.high, "too_few": name in few,
-            }  # fmt: skip
-        bounds = [tables.epsilon(each.scores[attack], each.member, 1 - EACH) for each in found]
-        rows[attack, EPSILON] = {"sgd": bounds[0], "sam": bounds[1], "too_few": False}
-    return table(rows, "attack", "measure")
-
-
-def _measures(report: AttackReport) -> dict[str, Measure]:
-    rates = {f"TPR at {rate:.1%} FPR": measure for rate, measure in report.tpr_at_fpr.items()}
-    return {"AUC": report.auc, "balanced accuracy": report.balanced_accuracy} | rates
+    measured, bounds = audit.membership_table(audit.compare_attacks(*found, confidence=1 - EACH), ends=True), {}
+    for attack in found[0].scores:
+        sgd, sam = (tables.epsilon(each.scores[attack], each.member, 1 - EACH) for each in found)
+        bounds[attack, EPSILON] = {"sgd": sgd, "sam": sam, "too_few": False}
+    return pd.concat([measured, table(bounds, "attack", "measure")]).loc[list(found[0].scores)]
 
 
 def _curves(found: Sequence[Attacked]) -> pd.DataFrame:

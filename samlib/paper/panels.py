@@ -25,13 +25,8 @@ from samlib.paper.style import GREY, INK, SAM, SGD, dataset_title, drawn
 
 BOTH = (("sgd", SGD), ("sam", SAM))
 NARROW = 5.8  # inches; a page widens it, so that a phone can show its text
-DASHES = {
-    "LiRA online": "-",
-    "RMIA online": "--",
-    "RMIA offline": "--",
-    "confidence": ":",
-    "BASE": "-.",
-}  # of attacks
+# of attacks
+DASHES = {"LiRA online": "-", "RMIA online": "--", "RMIA offline": "--", "confidence": ":", "BASE": "-."}
 SIGNS = {1: "higher", -1: "lower", 0: "open"}
 _TOLD = tomllib.loads(Path(__file__).with_name("told.toml").read_text())
 

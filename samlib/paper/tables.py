@@ -53,7 +53,8 @@ def provenance(about: Mapping[str, Any], counts: pd.DataFrame | None = None):
     for title, name in (rows | {"data checksum": "data_checksum"}).items():
         value = about[name]
         shown.loc[title] = ", ".join(value) if isinstance(value, list) else str(value)[:16]
-    for name, number in () if counts is None else counts["number"].items():
+    numbers = {} if counts is None else counts.get("number", {})
+    for name, number in numbers.items():
         shown.loc[name] = str(number)
     return shown.style
 
