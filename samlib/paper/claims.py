@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import tomllib
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -105,13 +104,12 @@ def ledger(pairs: Mapping[str, Pair], claims: Sequence[Claim] = CLAIMS) -> pd.Da
     return ledger_of(effects, about, claims)
 
 
+@frames.counted()
 def measured(pair: Pair) -> dict[str, Any]:
     """What decides each claim on a pair, from every one of SECTIONS."""
     found: dict[str, Any] = {}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "(?s).*are left out")  # the pages count them
-        for section in SECTIONS:
-            found |= import_module(f"samlib.paper.{section}").decided(pair)
+    for section in SECTIONS:
+        found |= import_module(f"samlib.paper.{section}").decided(pair)
     return found
 
 
