@@ -18,15 +18,12 @@ import pandas as pd
 
 from samlib import inference
 from samlib.audit import Pair
-from samlib.inference import LEVEL, RELIABLE, VERDICTS, Effect, verdict
+from samlib.inference import LEVEL as LEVEL
+from samlib.inference import RELIABLE, VERDICTS, Effect, verdict
 from samlib.paper import frames
 from samlib.paper.records import provenance
 
 SUPPORTED, CONTRADICTED, NO_DIFFERENCE, INCONCLUSIVE, NOT_MEASURABLE = VERDICTS
-__all__ = [
-    "CLAIMS", "CONTRADICTED", "CONTROLS", "INCONCLUSIVE", "LEVEL", "NOT_MEASURABLE", "NO_DIFFERENCE", "SUPPORTED", "VERDICTS",
-    "Claim", "across_datasets", "decide", "ledger", "ledger_of", "outlook", "verdict",
-]  # fmt: skip
 SECTIONS = ("membership", "memorization", "influence", "entropy")  # they decide the claims on a single pair
 GENERATED = ("subclasses",)  # generated data, which are no evidence about real data
 # Why a section gives no estimate, and what would.
@@ -98,9 +95,8 @@ def ledger(pairs: Mapping[str, Pair], claims: Sequence[Claim] = CLAIMS) -> pd.Da
     >>> ledger({"digits": samlib.audit.align(runs)}).loc[("C1", "digits"), "verdict"]  # doctest: +SKIP
     'supported'
     """
-    effects, about = {}, {}
-    for dataset, pair in pairs.items():
-        effects[dataset], about[dataset] = frames.effects(measured(pair)), cost(provenance(pair[:2]))
+    effects = {dataset: frames.effects(measured(pair)) for dataset, pair in pairs.items()}
+    about = {dataset: cost(provenance(pair[:2])) for dataset, pair in pairs.items()}
     return ledger_of(effects, about, claims)
 
 

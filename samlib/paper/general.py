@@ -51,18 +51,12 @@ def mixture_ledger(few: PairedDraws, many: PairedDraws, mixture: Mixture) -> pd.
     ends at or below the yardstick, and contradicted if it begins above.
     """
     gain, (excess, low, high) = few.summary()["atypical_accuracy"], many.excess(mixture)
-    found = {
-        "C11 few": {
-            "estimate": gain.difference,
-            "low": gain.low,
-            "high": gain.high,
-            "p": gain.p,
-            "verdict": verdict_few(few),
-        },
-        "C11 many": {"estimate": excess, "low": low, "high": high, "verdict": verdict_many(many, mixture)},
-    }
     rows = {}
-    for (claim, row), draws in zip(found.items(), (few, many), strict=True):
+    for claim, draws, found in (
+        ("C11 few", few, (gain.difference, gain.low, gain.high, gain.p, verdict_few(few))),
+        ("C11 many", many, (excess, low, high, math.nan, verdict_many(many, mixture))),
+    ):
+        row = dict(zip(("estimate", "low", "high", "p", "verdict"), found, strict=True))
         rows[claim, MIXTURE] = row | {"level": MIXTURE_LEVEL} | _said(claim, draws=len(draws.sgd["error"]))
     return _frame(rows)
 

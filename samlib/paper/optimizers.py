@@ -132,11 +132,8 @@ def pattern_sentence(frames: Frames, optimizer: str) -> str:
             f"more than a factor of {COMPARABLE} apart."
         )
     rows = optimizer_ledger(frames).loc[optimizer]
-    kind = (
-        ""
-        if optimizer.partition(",")[0] in SHARPNESS_AWARE
-        else ", which averages weights and does not seek flat minima"
-    )
+    averages = optimizer.partition(",")[0] not in SHARPNESS_AWARE
+    kind = ", which averages weights and does not seek flat minima" if averages else ""
     said = [f"{r.Index} {r.estimate:+.4f} ({r.low:+.4f} to {r.high:+.4f}): {r.verdict}" for r in rows.itertuples()]
     asked = "Does it test better than SGD, and is it easier to attack?"
     return f"**{optimizer.upper()}{kind}: {pattern(rows)}.** {asked} {'; '.join(said)}."

@@ -22,11 +22,8 @@ _VALUES = tomllib.loads(Path(__file__).with_name("study.toml").read_text())
 FEW_MODELS: dict[str, int] = _VALUES["few_models"]
 ABLATIONS: dict[str, list] = _VALUES["ablations"]
 CONFIRM: dict[str, dict[str, Any]] = _VALUES["confirm"]
-# for each profile, the changed fields of each data set; None stands for every other data set
-PROFILES: dict[str, dict[str | None, dict[str, Any]]] = {
-    profile: {None if name == "*" else name: changed for name, changed in sets.items()}
-    for profile, sets in _VALUES["profiles"].items()
-}
+# for each profile, the changed fields of each data set; the empty name stands for every other data set
+PROFILES: dict[str, dict[str, dict[str, Any]]] = _VALUES["profiles"]
 NO_PART = {"norm": WITHOUT_NORM, "augment": ("mlp",)}  # models without the field; an mlp's data need not be images
 SHARPNESS_AWARE = ("sam", "asam", "gsam", "looksam", "friendlysam")
 Model = TypeVar("Model", bound=BaseModel)
@@ -143,7 +140,7 @@ def in_profile(profile: str, dataset: str = "location30") -> dict[str, Any]:
     {'pool': 10000, 'n_models': 128}
     """
     sets = PROFILES[as_choice("profile", profile, tuple(PROFILES))]
-    return sets.get(PurePath(str(dataset)).name, sets.get(None, {}))
+    return sets.get(PurePath(str(dataset)).name, sets.get("", {}))
 
 
 def planned(profile: str = "quick", **fields) -> list[dict[str, Experiment]]:

@@ -32,9 +32,8 @@ def table(frame: pd.DataFrame, *, digits: int = 3, name: str = "SAM", forms: tup
 
 def across_table(found: pd.DataFrame):
     """What `claims.across_datasets` returns, as a table to read."""
-    shown = pd.DataFrame(
-        {"data sets": found["datasets"], "random-effects mean": found["estimate"].map("{:+.4f}".format)}
-    )
+    shown = pd.DataFrame({"data sets": found["datasets"]})
+    shown["random-effects mean"] = found["estimate"].map("{:+.4f}".format)
     shown["95 % interval"] = _intervals(found, "{:+.4f}")
     shown["spread beyond chance"] = found["tau"].map("{:.4f}".format)
     shown["do they agree"] = found["agree"]
