@@ -67,12 +67,12 @@ def _auc(found: Attacked, attack: str) -> np.ndarray:
     return auc_terms(found.scores[attack], found.member)
 
 
-def tpr(found: Sequence[Attacked], attack: str = "LiRA online", rate: float | None = None) -> Found | None:
+def tpr(found: Sequence[Attacked], rate: float | None = None) -> Found | None:
     """C16: the difference in TPR at a low FPR, by default RATE; None if it allows fewer than ENOUGH false positives."""
     rate = RATE if rate is None else rate
     if (~found[0].member).sum() * rate < ENOUGH:
         return None
-    return _gap(tpr_terms(each.scores[attack], each.member, rate) for each in found)
+    return _gap(tpr_terms(each.scores["LiRA online"], each.member, rate) for each in found)
 
 
 def output_spread(pair: Pair) -> Found | None:

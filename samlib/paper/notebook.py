@@ -231,10 +231,8 @@ class Study:
     def verdict(self, *wanted: str) -> cards.Shown:
         """A card for each wanted claim, with a row for each data set. The claims' sections give the effects."""
         asked = [claim for claim in claims.EVERY if claim.id in wanted]
-        sections, effects = sorted({claim.section for claim in asked}), {}
-        for dataset in self.experiments:
-            path = self.shown(dataset)
-            effects[dataset] = pd.concat([self._from(dataset, section, path)["effects"] for section in sections])
+        found = [self.frames(section) for section in sorted({claim.section for claim in asked})]
+        effects = {dataset: pd.concat([each[dataset]["effects"] for each in found]) for dataset in self.experiments}
         about = {dataset: claims.cost(self.about(dataset)) for dataset in self.experiments}
         return cards.cards(claims.ledger_of(effects, about, asked), name=self.name)
 

@@ -117,10 +117,8 @@ def optimizer_ledger(frames: Frames) -> pd.DataFrame:
 
 def pattern(rows: pd.DataFrame) -> str:
     """The verdict of "better accuracy and easier to attack": supported where every part is, contradicted where any part is."""
-    found = set(rows["verdict"])
-    if found == {SUPPORTED}:
-        return SUPPORTED
-    return next(said for said in (CONTRADICTED, NOT_MEASURABLE, NO_DIFFERENCE, INCONCLUSIVE) if said in found)
+    weakest_first = (CONTRADICTED, NOT_MEASURABLE, NO_DIFFERENCE, INCONCLUSIVE, SUPPORTED)
+    return next(said for said in weakest_first if said in set(rows["verdict"]))
 
 
 def pattern_sentence(frames: Frames, optimizer: str) -> str:
