@@ -26,12 +26,6 @@ from samlib.paper.records import provenance
 SUPPORTED, CONTRADICTED, NO_DIFFERENCE, INCONCLUSIVE, NOT_MEASURABLE = VERDICTS
 SECTIONS = ("membership", "memorization", "influence", "entropy")  # they decide the claims on a single pair
 GENERATED = ("subclasses",)  # generated data, which are no evidence about real data
-# Why a section gives no estimate, and what would.
-LACKING = {
-    "lengths": "The lengths here lie too far apart, or some models do not reach this train loss.",
-    "entropy": "Too few test points have an influence entropy: more models, or data on which they disagree more, would do. "
-    "Or the data are not at hand.",
-}
 FEASIBLE = 50  # times the models of a run; beyond that, more models are not suggested
 
 
@@ -70,7 +64,8 @@ class Claim:
 # The columns of the ledger: those that come from the claim, and those that are measured.
 KEPT = ("statistic", "direction", "smallest", "text", "reported", "section", "control")
 NUMBERS = ("estimate", "low", "high", "stderr", "p", "reliability", "needed", "grown")
-EVERY = tuple(Claim(**row) for row in tomllib.loads(Path(__file__).with_name("claims.toml").read_text())["claim"])
+_TABLE = tomllib.loads(Path(__file__).with_name("claims.toml").read_text())
+EVERY = tuple(Claim(**row) for row in _TABLE["claim"])
 CLAIMS = tuple(claim for claim in EVERY if not claim.control)
 CONTROLS = tuple(claim for claim in EVERY if claim.control)  # reviewers' questions, not rows of the ledger
 
@@ -178,7 +173,7 @@ def outlook(row: pd.Series) -> str:
         small = "These runs are too small to decide it, or their data are not at hand."
         if row.get("confirmatory") and not tried:
             return "This run was fixed to decide other claims."
-        return LACKING.get(section, small) if tried else small
+        return _TABLE["lacking"].get(section, small) if tried else small
     if row["verdict"] == NOT_MEASURABLE:
         enough = f"About {_rounded(row['needed'])}" if math.isfinite(row["needed"]) else "No known number of"
         return f"{enough} models of each would make its scores reliable enough."

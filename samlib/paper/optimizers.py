@@ -23,7 +23,7 @@ from samlib.paper.claims import Claim, decide
 from samlib.paper.draw import gaps, panels
 from samlib.paper.frames import Found, Frames, counted, effects, table
 from samlib.paper.lengths import TRAIN_LOSS
-from samlib.paper.study import NO_PART, SHARPNESS_AWARE
+from samlib.paper.study import NO_PART, SHARPNESS_AWARE, TITLES
 from samlib.paper.style import drawn
 from samlib.paper.tables import table as shown_table
 from samlib.runs.store import PER_MODEL
@@ -33,10 +33,6 @@ MEASURES = (ACCURACY, MEMORIZATION, AUC, AUC_LIRA)
 LEDGER = ["statistic", "text", "direction", "smallest", "estimate", "low", "high", "level", "p", "verdict"]
 PATTERN = {ACCURACY: 0.002, AUC: 0.005, AUC_LIRA: 0.005}  # what rises by C14, and the smallest rise that counts
 COMPARABLE = 2  # an optimizer is compared if its train loss and SGD's are within this factor
-TITLES = {
-    "rho": "rho", "subset_fraction": "subset fraction", "weight_decay": "weight decay", "epochs": "epochs",
-    "n_models": "number of models", "norm": "normalization", "augment": "augmentation",
-}  # fmt: skip
 
 
 def level(pairs: Iterable) -> float:

@@ -21,6 +21,7 @@ from samlib.models import MODELS, WITHOUT_NORM
 _VALUES = tomllib.loads(Path(__file__).with_name("study.toml").read_text())
 FEW_MODELS: dict[str, int] = _VALUES["few_models"]
 ABLATIONS: dict[str, list] = _VALUES["ablations"]
+TITLES: dict[str, str] = _VALUES["titles"]
 CONFIRM: dict[str, dict[str, Any]] = _VALUES["confirm"]
 # for each profile, the changed fields of each data set; the empty name stands for every other data set
 PROFILES: dict[str, dict[str, dict[str, Any]]] = _VALUES["profiles"]
