@@ -52,13 +52,11 @@ def provenance(about: Mapping[str, Any], counts: pd.DataFrame | None = None):
         own = {"models": str(n), "models that diverged": str(len(diverged)), "store": key}
         columns[name if name not in columns else f"{name} {key[:4]}"] = given | own
     shown = pd.DataFrame(columns)
-    rows = {"machine": "machine", "samlib": "samlib", "core seconds, both together": "seconds"}
-    for title, name in (rows | {"data checksum": "data_checksum"}).items():
-        value = about[name]
-        shown.loc[title] = ", ".join(value) if isinstance(value, list) else str(value)[:16]
-    numbers = {} if counts is None else counts.get("number", {})
-    for name, number in numbers.items():
-        shown.loc[name] = str(number)
+    rows = {"machine": ", ".join(about["machine"]), "samlib": about["samlib"]}
+    rows |= {"core seconds, both together": about["seconds"], "data checksum": about["data_checksum"][:16]}
+    numbers = {} if counts is None else dict(counts.get("number", {}))
+    for title, value in (rows | numbers).items():
+        shown.loc[title] = str(value)
     return shown.style
 
 
