@@ -115,11 +115,12 @@ def _attacks(found: Sequence[Attacked]) -> pd.DataFrame:
 
     For EPSILON there are only the two lower bounds.
     """
-    measured, bounds = audit.membership_table(audit.compare_attacks(*found, confidence=1 - EACH), ends=True), {}
+    compared, bounds = audit.compare_attacks(found[0], found[1], confidence=1 - EACH), {}
     for attack in found[0].scores:
         sgd, sam = (tables.epsilon(each.scores[attack], each.member, 1 - EACH) for each in found)
         bounds[attack, EPSILON] = {"sgd": sgd, "sam": sam, "too_few": False}
-    return pd.concat([measured, table(bounds, "attack", "measure")]).loc[list(found[0].scores)]
+    parts = [audit.membership_table(compared, ends=True), table(bounds, "attack", "measure")]
+    return pd.concat(parts).loc[list(found[0].scores)]
 
 
 def _curves(found: Sequence[Attacked]) -> pd.DataFrame:

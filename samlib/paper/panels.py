@@ -256,7 +256,7 @@ def told(found: Section, what: str) -> Markdown:
     """The sentences of `told.toml` on two rows of a section. One sentence covers all data sets with the same pair of signs."""
     telling, said = _TOLD[what], {}
     for dataset, frames in found.items():
-        signs = [_sign_in(frames[each["frame"]], each["row"]) for each in telling["rows"]]
+        signs: list[Any] = [_sign_in(frames[each["frame"]], each["row"]) for each in telling["rows"]]
         if None not in signs:
             words = " and ".join(each[one] for each, one in zip(telling["rows"], signs, strict=True))
             why = telling["because"].get(" ".join(signs).replace("small", "open"), "")
