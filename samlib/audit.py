@@ -220,21 +220,24 @@ def compare_attacks(sgd: Attacked, sam: Attacked, fpr=FPR, confidence: float = 0
     return {name: compare(scores, sgd.scores[name], sam.member, **asked) for name, scores in sam.scores.items()}
 
 
-def membership_table(comparisons: Mapping[str, Comparison]) -> pd.DataFrame:
-    """Table 1: a row for each attack and measure; columns sgd, sam, difference, low, high (95 %), `too_few` (bool)."""
-    rows = []
+def membership_table(comparisons: Mapping[str, Comparison], *, ends: bool = False) -> pd.DataFrame:
+    """Table 1: a row for each attack and measure; columns sgd, sam, difference, low, high, `too_few` (bool).
+
+    low and high are the ends of the difference's interval. ends: whether to add those of both optimizers, as sgd_low, sgd_high,
+    sam_low and sam_high.
+    """
+    rows, own = [], ["sgd_low", "sgd_high", "sam_low", "sam_high"]
     for attack, found in comparisons.items():
         sgd, sam, gap = (each.frame().drop("advantage") for each in (found.b, found.a, found))
-        names = [
-            "AUC",
-            "balanced accuracy",
-            *(f"TPR at {f'{rate:.1%}' if rate >= 0.001 else f'{100 * rate:g}%'} FPR" for rate in found.tpr_at_fpr),
-        ]
+        rates = [f"{rate:.1%}" if rate >= 0.001 else f"{100 * rate:g}%" for rate in found.tpr_at_fpr]
+        names = ["AUC", "balanced accuracy", *(f"TPR at {rate} FPR" for rate in rates)]
         few = [False, False, *(rate in found.too_few for rate in found.tpr_at_fpr)]
-        numbers = [names, sgd["value"], sam["value"], gap["value"], gap["low"], gap["high"], few]
+        numbers = [names, sgd["value"], sam["value"], gap["value"], gap["low"], gap["high"]]
+        numbers += [sgd["low"], sgd["high"], sam["low"], sam["high"], few]
         rows += [(attack, *row) for row in zip(*numbers, strict=True)]
-    columns = ["attack", "measure", "sgd", "sam", "difference", "low", "high", "too_few"]
-    return pd.DataFrame(rows, columns=columns).set_index(["attack", "measure"])
+    columns = ["attack", "measure", "sgd", "sam", "difference", "low", "high", *own, "too_few"]
+    whole = pd.DataFrame(rows, columns=columns).set_index(["attack", "measure"])
+    return whole if ends else whole.drop(columns=own)
 
 
 def threshold_table(pair: Pair, level: float = LEVEL) -> pd.DataFrame:

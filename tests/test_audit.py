@@ -76,6 +76,10 @@ def test_the_membership_table_is_what_evaluation_says(pair):
     assert row.low < row.difference < row.high
     assert table.loc[("confidence", "TPR at 0.1% FPR"), "too_few"]
     assert not table.loc[("confidence", "TPR at 1.0% FPR"), "too_few"]
+    whole = audit.membership_table(compared(pair, "confidence"), ends=True)
+    pd.testing.assert_frame_equal(whole[table.columns], table)
+    own = samlib.evaluate(pair.sam.logit.values, pair.sam.member.values).auc
+    assert tuple(whole.loc[("confidence", "AUC"), ["sam", "sam_low", "sam_high"]]) == pytest.approx(own)
 
 
 @pytest.mark.slow

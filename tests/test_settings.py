@@ -211,9 +211,8 @@ def test_flipping_the_data_flips_c14(table_3):
         np.testing.assert_array_equal(ledger.loc["sam", end], -ledger.loc["ema", other])
     shown = Section({"digits": table_3})
     sentence = optimizers.patterns(shown).data
-    assert sentence.startswith(
-        "On Digits: SAM: **supported**. Without seeking flat minima: EMA: **contradicted**, by test accuracy"
-    )
+    assert sentence.startswith("On Digits the verdict on SAM is **supported**; ")
+    assert "the verdict on EMA, without a search for flat minima, is **contradicted**, by test accuracy" in sentence
     assert f"{ledger.loc[('ema', 'test accuracy'), 'estimate']:+.4f}" in optimizers.verdict_table(shown).data
     mixed = ledger.loc["sam"].copy()
     mixed.loc["test accuracy", "verdict"] = INCONCLUSIVE

@@ -165,10 +165,8 @@ def correlation(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray
         return np.full(weights.shape[:-1], np.nan)
     weights = weights[..., there]
     with np.errstate(invalid="ignore", divide="ignore"):
-        a, b = (
-            r - (r * weights).sum(-1, keepdims=True) / weights.sum(-1, keepdims=True)
-            for r in (ranks(v[there], weights) for v in (x, y))
-        )
+        ranked = [ranks(v[there], weights) for v in (x, y)]
+        a, b = (r - (r * weights).sum(-1, keepdims=True) / weights.sum(-1, keepdims=True) for r in ranked)
         return (weights * a * b).sum(-1) / np.sqrt((weights * a**2).sum(-1) * (weights * b**2).sum(-1))
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import tomllib
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -19,23 +18,14 @@ import pandas as pd
 
 from samlib import inference
 from samlib.audit import Pair
-from samlib.inference import LEVEL, RELIABLE, VERDICTS, Effect, verdict
+from samlib.inference import LEVEL as LEVEL
+from samlib.inference import RELIABLE, VERDICTS, Effect, verdict
 from samlib.paper import frames
 from samlib.paper.records import provenance
 
 SUPPORTED, CONTRADICTED, NO_DIFFERENCE, INCONCLUSIVE, NOT_MEASURABLE = VERDICTS
-__all__ = [
-    "CLAIMS", "CONTRADICTED", "CONTROLS", "INCONCLUSIVE", "LEVEL", "NOT_MEASURABLE", "NO_DIFFERENCE", "SUPPORTED", "VERDICTS",
-    "Claim", "across_datasets", "decide", "ledger", "ledger_of", "outlook", "verdict",
-]  # fmt: skip
 SECTIONS = ("membership", "memorization", "influence", "entropy")  # they decide the claims on a single pair
 GENERATED = ("subclasses",)  # generated data, which are no evidence about real data
-# Why a section gives no estimate, and what would.
-LACKING = {
-    "lengths": "The lengths here lie too far apart, or some models do not reach this train loss.",
-    "entropy": "Too few test points have an influence entropy: more models, or data on which they disagree more, would do. "
-    "Or the data are not at hand.",
-}
 FEASIBLE = 50  # times the models of a run; beyond that, more models are not suggested
 
 
@@ -74,7 +64,8 @@ class Claim:
 # The columns of the ledger: those that come from the claim, and those that are measured.
 KEPT = ("statistic", "direction", "smallest", "text", "reported", "section", "control")
 NUMBERS = ("estimate", "low", "high", "stderr", "p", "reliability", "needed", "grown")
-EVERY = tuple(Claim(**row) for row in tomllib.loads(Path(__file__).with_name("claims.toml").read_text())["claim"])
+_TABLE = tomllib.loads(Path(__file__).with_name("claims.toml").read_text())
+EVERY = tuple(Claim(**row) for row in _TABLE["claim"])
 CLAIMS = tuple(claim for claim in EVERY if not claim.control)
 CONTROLS = tuple(claim for claim in EVERY if claim.control)  # reviewers' questions, not rows of the ledger
 
@@ -99,19 +90,17 @@ def ledger(pairs: Mapping[str, Pair], claims: Sequence[Claim] = CLAIMS) -> pd.Da
     >>> ledger({"digits": samlib.audit.align(runs)}).loc[("C1", "digits"), "verdict"]  # doctest: +SKIP
     'supported'
     """
-    effects, about = {}, {}
-    for dataset, pair in pairs.items():
-        effects[dataset], about[dataset] = frames.effects(measured(pair)), cost(provenance(pair[:2]))
+    effects = {dataset: frames.effects(measured(pair)) for dataset, pair in pairs.items()}
+    about = {dataset: cost(provenance(pair[:2])) for dataset, pair in pairs.items()}
     return ledger_of(effects, about, claims)
 
 
+@frames.counted()
 def measured(pair: Pair) -> dict[str, Any]:
     """What decides each claim on a pair, from every one of SECTIONS."""
     found: dict[str, Any] = {}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "(?s).*are left out")  # the pages count them
-        for section in SECTIONS:
-            found |= import_module(f"samlib.paper.{section}").decided(pair)
+    for section in SECTIONS:
+        found |= import_module(f"samlib.paper.{section}").decided(pair)
     return found
 
 
@@ -184,7 +173,7 @@ def outlook(row: pd.Series) -> str:
         small = "These runs are too small to decide it, or their data are not at hand."
         if row.get("confirmatory") and not tried:
             return "This run was fixed to decide other claims."
-        return LACKING.get(section, small) if tried else small
+        return _TABLE["lacking"].get(section, small) if tried else small
     if row["verdict"] == NOT_MEASURABLE:
         enough = f"About {_rounded(row['needed'])}" if math.isfinite(row["needed"]) else "No known number of"
         return f"{enough} models of each would make its scores reliable enough."

@@ -16,17 +16,7 @@ from samlib.paper.buckets import FEWEST, N_BUCKETS, VALUES, Seen, choose, entrop
 from samlib.paper.distances import dataset_of
 from samlib.paper.frames import EACH, Found, Frames, Section, contrast, effects, one, table
 from samlib.paper.gallery import NEAR, gallery
-from samlib.paper.panels import (
-    as_list,
-    comparisons,
-    interval_points,
-    listed,
-    multiples,
-    not_shown,
-    scroll,
-    stairs,
-    zero,
-)
+from samlib.paper.panels import comparisons, interval_points, multiples, not_shown, scroll, stairs, together, zero
 from samlib.paper.sets import models_of
 from samlib.paper.style import GREY, INK, RED, dataset_title
 
@@ -222,13 +212,10 @@ def distance_table(found: Section):
 
 def hardest(found: Section) -> Markdown:
     """Which bucket is the hardest for SGD on each data set, and in which one the other optimizer gains most."""
-    groups: dict[tuple, list[str]] = {}
+    said = {}
     for dataset, frames in found.items():
         if len(buckets := frames["buckets"]):
-            ends = buckets["sgd"].idxmin(), buckets["difference"].idxmax()
-            groups.setdefault(ends, []).append(dataset_title(dataset))
-    said = []
-    for (hard, most), names in groups.items():
-        where = f"bucket {hard} is the hardest for SGD, and {found.name} gains most in bucket {most}."
-        said.append(f"On {listed(names)} {where} {OTHER if hard != 1 else ''}".strip())
-    return as_list(said)
+            hard, most = buckets["sgd"].idxmin(), buckets["difference"].idxmax()
+            where = f"bucket {hard} is the hardest for SGD, and {found.name} gains most in bucket {most}."
+            said[dataset_title(dataset)] = f"{where} {OTHER if hard != 1 else ''}".strip()
+    return together(said)

@@ -192,9 +192,8 @@ def _finding(ledger: pd.DataFrame, name: str, claims: Mapping[str, str], holds: 
             said.setdefault(str(verdict), []).append(title_of(dataset, which))
     whole = {SUPPORTED: holds.format(name), CONTRADICTED: fails.format(name)}
     phrases = {verdict: phrase.format(whole.get(verdict)) for verdict, phrase in TABLE["phrases"].items()}
-    if len(claims) > 1:
-        said = {verdict: datasets for verdict, datasets in said.items() if verdict in whole}
-    sentences = [f"{phrase} {listed(said[verdict])}." for verdict, phrase in phrases.items() if verdict in said]
+    named = whole if len(claims) > 1 else phrases
+    sentences = [f"{phrases[verdict]} {listed(said[verdict])}." for verdict in named if verdict in said]
     if len(claims) > 1:
         times = asked["verdict"].value_counts()
         each = listed([f"{times[verdict]} {words}" for verdict, words in TABLE["times"].items() if verdict in times])

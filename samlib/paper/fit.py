@@ -51,17 +51,10 @@ def attacks_over_fit(ledger: pd.DataFrame, fits: pd.Series, name: str = "SAM") -
         ax.grid(axis="y", alpha=0.3)
     axes[0].set_ylabel(f"AUC, {name} − SGD")
     axes[1].set_xlabel(f"train loss, {name} over SGD")
-    own = [
-        Line2D(
-            [],
-            [],
-            color=colour,
-            marker=mark,
-            ls="",
-            label=f"{title_of(column)}, {ledger.loc[('C1', column), 'source']}",
-        )
-        for column, (mark, colour) in marks.items()
-    ]
+    own = []
+    for column, (mark, colour) in marks.items():
+        said = f"{title_of(column)}, {ledger.loc[('C1', column), 'source']}"
+        own.append(Line2D([], [], color=colour, marker=mark, ls="", label=said))
     figure.legend(handles=own, loc="outside lower center", ncols=2, fontsize="small")
     return figure
 
@@ -72,9 +65,8 @@ def turned(ledger: pd.DataFrame, largest: Iterable[str]) -> Markdown:
     ledger: as above. largest: the columns of the largest runs.
     """
     of, said = {dataset_in(column): column for column in largest}, []
-    for column, rows in ledger[~ledger.index.get_level_values("dataset").isin(of.values())].groupby(
-        "dataset", sort=False
-    ):
+    smaller = ledger[~ledger.index.isin(of.values(), level="dataset")]
+    for column, rows in smaller.groupby("dataset", sort=False):
         full = ledger.xs(of[dataset_in(column)], level="dataset")["verdict"]
         own = rows["verdict"].droplevel("dataset")
         apart = own[own.isin((SUPPORTED, CONTRADICTED)) & (own != full[own.index])]

@@ -88,11 +88,8 @@ def contrast(sgd: Effect, sam: Effect, gap: Effect) -> dict[str, float]:
 
     For means of terms (models, examples) `audit.compared(sgd, sam, EACH)` makes the same row.
     """
-    low, high = gap.interval(EACH)
-    return {
-        "sgd": float(sgd.estimate), "sam": float(sam.estimate), "difference": float(gap.estimate),
-        "low": float(low), "high": float(high),
-    }  # fmt: skip
+    values = sgd.estimate, sam.estimate, gap.estimate, *gap.interval(EACH)
+    return dict(zip(("sgd", "sam", "difference", "low", "high"), map(float, values), strict=True))
 
 
 def one(effect: Effect, *at) -> Effect:

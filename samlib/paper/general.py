@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import tomllib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -21,8 +23,8 @@ from samlib.paper.theory import order
 from samlib.paper.theory.model import advantage, error
 from samlib.paper.theory.problems import Problems
 
-LEAST_GAIN = 0.01  # the smallest gain that counts; our choice, made after trial runs
-YARDSTICK = 0.002  # rules "coincide" up to this excess of error over the Bayes rule; fixed before any run
+CLAIMS: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_name("general.toml").read_text())
+LEAST_GAIN, YARDSTICK = CLAIMS["C11 few"]["smallest"], CLAIMS["C11 many"]["smallest"]
 PROVED = "proved under our conditions"  # a theorem has this in place of a verdict
 FEW: dict[str, Any] = {"n_typical": 40, "n_atypical": 2, "n_blue": 40}  # samples of a draw
 MANY: dict[str, Any] = {"n_typical": 1600, "n_atypical": 400, "n_blue": 2000}
@@ -58,22 +60,16 @@ def mixture_ledger(few: PairedDraws, many: PairedDraws, mixture: Mixture) -> pd.
     ends at or below the yardstick, and contradicted if it begins above.
     """
     gain, (excess, low, high) = few.summary()["atypical_accuracy"], many.excess(mixture)
-    rows = {
-        ("C11 few", MIXTURE): {
-            "statistic": f"accuracy on the atypical cluster, SAM - SGD, over {len(few.sgd['error'])} draws",
-            "estimate": gain.difference, "low": gain.low, "high": gain.high, "p": gain.p, "verdict": verdict_few(few),
-            "direction": 1, "smallest": LEAST_GAIN,
-            "text": "With few atypical samples SAM does better on the atypical cluster.",
-        },
-        ("C11 many", MIXTURE): {
-            "statistic": f"test error less the Bayes rule's, the larger of SAM's and SGD's, over {len(many.sgd['error'])} draws",
-            "estimate": excess, "low": low, "high": high, "verdict": verdict_many(many, mixture),
-            "direction": -1, "smallest": YARDSTICK,
-            "text": "With many samples SAM and SGD coincide with the Bayes-optimal classifier.",
-            "rule": f"They coincide where it is at most {YARDSTICK:g}.",
-        },
-    }  # fmt: skip
-    return _frame({key: row | {"level": MIXTURE_LEVEL, "confirmatory": False} for key, row in rows.items()})
+    rows = {}
+    for claim, draws, found in (
+        ("C11 few", few, (gain.difference, gain.low, gain.high, gain.p, verdict_few(few))),
+        ("C11 many", many, (excess, low, high, math.nan, verdict_many(many, mixture))),
+    ):
+        row = dict(zip(("estimate", "low", "high", "p", "verdict"), found, strict=True))
+        rows[claim, MIXTURE] = (
+            row | {"level": MIXTURE_LEVEL, "confirmatory": False} | _said(claim, draws=len(draws.sgd["error"]))
+        )
+    return _frame(rows)
 
 
 def theorem_ledger(trials: int = 100_000, seed: int = 0) -> pd.DataFrame:
@@ -86,22 +82,16 @@ def theorem_ledger(trials: int = 100_000, seed: int = 0) -> pd.DataFrame:
     drawn = Problems(seed).pairs(trials)
     M1, A1, M2, A2, s, pi = drawn.values()
     rows = {}
-    for claim, text, said, gain, condition in (
-        ("C12", "Higher minority-subclass alignment implies better generalization.", "has a larger error",
-         error(M2, A2, s, pi) - error(M1, A1, s, pi), order.theorem1_condition(**drawn)),
-        ("C13", "Higher minority-subclass alignment implies a higher attacker's advantage.", "gives a smaller advantage",
-         advantage(M1, A1, s, pi) - advantage(M2, A2, s, pi), order.theorem2_condition(**drawn)),
-    ):  # fmt: skip
+    for claim, gain, condition in (
+        ("C12", error(M2, A2, s, pi) - error(M1, A1, s, pi), order.theorem1_condition(**drawn)),
+        ("C13", advantage(M1, A1, s, pi) - advantage(M2, A2, s, pi), order.theorem2_condition(**drawn)),
+    ):
         fails = gain < -1e-12  # rounding
         low, high = (float(end) for end in clopper_pearson(fails.sum(), len(fails), 1 - LEVEL))
-        under = (
-            f"{fails[condition].sum()} of these are among the {condition.mean():.0%} that meet the theorem's condition"
-        )
-        rows[claim, THEORY] = {
-            "statistic": f"share of {len(fails):,} random pairs of models whose better aligned one {said}; {under}",
-            "estimate": float(fails.mean()), "low": low, "high": high, "level": LEVEL,
-            "verdict": CONTRADICTED if fails[condition].any() else PROVED, "direction": -1, "smallest": 0.0, "text": text,
-        }  # fmt: skip
+        proved = CONTRADICTED if fails[condition].any() else PROVED
+        row = {"estimate": float(fails.mean()), "low": low, "high": high, "level": LEVEL, "verdict": proved}
+        said = _said(claim, trials=len(fails), failing=fails[condition].sum(), share=condition.mean())
+        rows[claim, THEORY] = row | said
     return _frame(rows)
 
 
@@ -136,15 +126,14 @@ def bayes_error(mixture: Mixture) -> float:
     return errors(mixture, mixture)["error"]
 
 
+def _said(claim: str, **numbers: float) -> dict[str, Any]:
+    """What a row says of its claim, with these numbers in its statistic."""
+    return CLAIMS[claim] | {"statistic": CLAIMS[claim]["statistic"].format(**numbers)}
+
+
 def _frame(rows: Mapping[tuple[str, str], dict]) -> pd.DataFrame:
     blank = {
-        "p": math.nan,
-        "needed": math.nan,
-        "reported": "",
-        "models": 0,
-        "seconds": 0.0,
-        "machine": "",
-        "confirmatory": None,
-        "section": "general",
-    }
+        "p": math.nan, "needed": math.nan, "reported": "", "models": 0, "seconds": 0.0, "machine": "",
+        "confirmatory": None, "section": "general",
+    }  # fmt: skip
     return table({key: blank | row for key, row in rows.items()}, "claim", "dataset")

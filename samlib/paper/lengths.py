@@ -243,10 +243,8 @@ def where(found: Section) -> Markdown:
             rows = rows[rows["note"] == ""]
             for word, clear in (("easier", rows["band_low"] > 0), ("harder", rows["band_high"] < 0)):
                 if clear.any():
-                    ends = rows.loc[clear, TRAIN_LOSS]
-                    each.append(
-                        f"{attack} {word} at {clear.sum()} of {len(rows)}, from {ends.max():.2g} to {ends.min():.2g}"
-                    )
+                    low, high = rows.loc[clear, TRAIN_LOSS].agg(["min", "max"])
+                    each.append(f"{attack} {word} at {clear.sum()} of {len(rows)}, from {high:.2g} to {low:.2g}")
         said.append(f"- {dataset_title(dataset)}: {'; '.join(each) or 'at none'}.")
     lead = f"Train losses at which {found.name} is easier, or harder, to attack, of those at which that can be said:"
     return Markdown("\n".join([lead, "", *said]) if said else "")

@@ -8,24 +8,13 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
-from samlib.audit import Attacked, Pair, accuracy_table, attack_scores, compare_attacks, left_out, threshold_table
-from samlib.evaluation import ENOUGH, AttackReport, Measure, auc_terms, roc, tpr_terms
+from samlib import audit
+from samlib.audit import Attacked, Pair, attack_scores
+from samlib.evaluation import ENOUGH, auc_terms, roc, tpr_terms
 from samlib.inference import Effect, mean
-from samlib.paper import claims
+from samlib.paper import claims, panels
 from samlib.paper.frames import EACH, Found, Frames, Section, counted, effects, table
-from samlib.paper.panels import (
-    BOTH,
-    DASHES,
-    comparisons,
-    histograms,
-    interval_points,
-    label_of,
-    listed,
-    multiples,
-    scroll,
-    sign,
-    zero,
-)
+from samlib.paper.panels import BOTH, DASHES, comparisons, histograms, label_of, listed, multiples, scroll, sign
 from samlib.paper.style import GREY, INK, dataset_title
 from samlib.report import tables
 
@@ -44,15 +33,15 @@ def measure(pair: Pair) -> Frames:
     """Frames effects, accuracy, attacks, roc, logits, own_rates, thresholds, models, counts, moments of a pair of runs."""
     found = [attack_scores(runs) for runs in pair[:2]]
     rates = {who: tables.own_rates(each.scores[OWN], each.member) for who, each in zip(WHO, found, strict=True)}
-    counts = {"examples": pair.sgd.sizes["example"], "left out by the attacks": left_out(pair.sgd)}
+    counts = {"examples": pair.sgd.sizes["example"], "left out by the attacks": audit.left_out(pair.sgd)}
     return {
         "effects": effects(decided(pair, found)),
-        "accuracy": accuracy_table(pair, EACH),
+        "accuracy": audit.accuracy_table(pair, EACH),
         "attacks": _attacks(found),
         "roc": _curves(found),
         "logits": _logits(pair),
         "own_rates": pd.concat(rates, names=["optimizer"]).reset_index(0),
-        "thresholds": threshold_table(pair, EACH),
+        "thresholds": audit.threshold_table(pair, EACH),
         "models": _models(pair, found),
         "counts": pd.DataFrame({"number": counts}),
         "moments": _moments(pair),
@@ -78,12 +67,12 @@ def _auc(found: Attacked, attack: str) -> np.ndarray:
     return auc_terms(found.scores[attack], found.member)
 
 
-def tpr(found: Sequence[Attacked], attack: str = "LiRA online", rate: float | None = None) -> Found | None:
+def tpr(found: Sequence[Attacked], rate: float | None = None) -> Found | None:
     """C16: the difference in TPR at a low FPR, by default RATE; None if it allows fewer than ENOUGH false positives."""
     rate = RATE if rate is None else rate
     if (~found[0].member).sum() * rate < ENOUGH:
         return None
-    return _gap(tpr_terms(each.scores[attack], each.member, rate) for each in found)
+    return _gap(tpr_terms(each.scores["LiRA online"], each.member, rate) for each in found)
 
 
 def output_spread(pair: Pair) -> Found | None:
@@ -126,23 +115,12 @@ def _attacks(found: Sequence[Attacked]) -> pd.DataFrame:
 
     For EPSILON there are only the two lower bounds.
     """
-    rows = {}
-    for attack, both in compare_attacks(found[0], found[1], confidence=1 - EACH).items():
-        few = {f"TPR at {rate:.1%} FPR" for rate in both.too_few}
-        reports = (_measures(report).items() for report in (both.b, both.a, both))
-        for (name, sgd), (_, sam), (_, gap) in zip(*reports, strict=True):
-            rows[attack, name] = {
-                "sgd": sgd.value, "sam": sam.value, "difference": gap.value, "low": gap.low, "high": gap.high,
-                "sgd_low": sgd.low, "sgd_high": sgd.high, "sam_low": sam.low, "sam_high": sam.high, "too_few": name in few,
-            }  # fmt: skip
-        bounds = [tables.epsilon(each.scores[attack], each.member, 1 - EACH) for each in found]
-        rows[attack, EPSILON] = {"sgd": bounds[0], "sam": bounds[1], "too_few": False}
-    return table(rows, "attack", "measure")
-
-
-def _measures(report: AttackReport) -> dict[str, Measure]:
-    rates = {f"TPR at {rate:.1%} FPR": measure for rate, measure in report.tpr_at_fpr.items()}
-    return {"AUC": report.auc, "balanced accuracy": report.balanced_accuracy} | rates
+    compared, bounds = audit.compare_attacks(found[0], found[1], confidence=1 - EACH), {}
+    for attack in found[0].scores:
+        sgd, sam = (tables.epsilon(each.scores[attack], each.member, 1 - EACH) for each in found)
+        bounds[attack, EPSILON] = {"sgd": sgd, "sam": sam, "too_few": False}
+    parts = [audit.membership_table(compared, ends=True), table(bounds, "attack", "measure")]
+    return pd.concat(parts).loc[list(found[0].scores)]
 
 
 def _curves(found: Sequence[Attacked]) -> pd.DataFrame:
@@ -212,12 +190,12 @@ def roc_curves(found: Section):
                 rates[who] = np.interp(grid, part["fpr"], part["tpr"])
             right.plot(grid, rates["sam"] - rates["sgd"], DASHES[attack], color=INK, lw=1.4)
         left.plot(grid, grid, color=GREY, lw=1, label="guessing")
-        zero(right)
+        panels.zero(right)
         if SURE in effects.index and effects.loc[SURE].notna().all():
             effect = Effect(*effects.loc[SURE, [*Effect._fields]])
             low, high = effect.interval(EACH)
             shown = pd.DataFrame({"difference": [effect.estimate], "low": [low], "high": [high]})
-            interval_points(right, [RATE], shown, "difference", fmt="D", color=INK)
+            panels.interval_points(right, [RATE], shown, "difference", fmt="D", color=INK)
         left.set(xscale="log", yscale="log", ylabel="true-positive rate")
         right.set(xscale="log", ylabel=f"{found.name} − SGD")
         for ax in (left, right):

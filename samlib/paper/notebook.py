@@ -178,10 +178,7 @@ class Study:
 
     def _effects(self, column: str, path: Path | None) -> pd.DataFrame:
         """The effects that decide the claims of a column (a data set or a record): read from its record, or measured."""
-        if path:
-            parts = [records.load(path, section) for section in (*claims.SECTIONS, "lengths")]
-        else:
-            parts = [self._from(column, section, None) for section in claims.SECTIONS]
+        parts = [self._from(column, section, path, optional=True) for section in (*claims.SECTIONS, "lengths")]
         return pd.concat([part["effects"] for part in parts if "effects" in part])
 
     def sources(self) -> dict[str, dict[str, Any]]:
@@ -198,21 +195,18 @@ class Study:
 
     def largest(self) -> list[str]:
         """Columns of `ledger`: for each data set, the one with the most models."""
-        return list(self._models().groupby(cards.dataset_in, sort=False).idxmax())
+        return self._largest({column: cards.dataset_in(column) for column in self.sources()})
 
     def independent(self) -> list[str]:
         """Those of `largest` with different real data: known by name, not generated, and no two with the same images."""
-        real = [
-            name
-            for name in self.largest()
-            if cards.dataset_in(name) in NAMES and cards.dataset_in(name) not in claims.GENERATED
-        ]
-        images = [PUBLISHED[cards.dataset_in(name)].get("of", cards.dataset_in(name)) for name in real]
-        return list(self._models()[real].groupby(images, sort=False).idxmax())
+        names = {column: cards.dataset_in(column) for column in self.largest()}
+        real = {column: name for column, name in names.items() if name in NAMES and name not in claims.GENERATED}
+        return self._largest({column: PUBLISHED[name].get("of", name) for column, name in real.items()})
 
-    def _models(self) -> pd.Series:
-        """How many models each column of the ledger has."""
-        return pd.Series({column: sum(about["models"]) for column, about in self.sources().items()})
+    def _largest(self, groups: Mapping[str, str]) -> list[str]:
+        """The column with the most models in each group. groups: from a column to its group."""
+        models = pd.Series({column: sum(self.sources()[column]["models"]) for column in groups}, dtype=int)
+        return list(models.groupby(groups, sort=False).idxmax())
 
     def repeated(self) -> Section:
         """For each run of `largest` that was repeated with other base seeds: its frame "effects", and theirs, "seeds"."""
@@ -224,6 +218,7 @@ class Study:
                 titles[dataset] = _title(dataset, self._about(column, path))
         return Section(found, titles, self.name)
 
+    @functools.cache  # noqa: B019
     def _paths(self) -> dict[str, Path | None]:
         """The record of each column of the ledger; None where its runs are live.
 
@@ -242,10 +237,8 @@ class Study:
     def verdict(self, *wanted: str) -> cards.Shown:
         """A card for each wanted claim, with a row for each data set. The claims' sections give the effects."""
         asked = [claim for claim in claims.EVERY if claim.id in wanted]
-        sections, effects = sorted({claim.section for claim in asked}), {}
-        for dataset in self.experiments:
-            path = self.shown(dataset)
-            effects[dataset] = pd.concat([self._from(dataset, section, path)["effects"] for section in sections])
+        found = [self.frames(section) for section in sorted({claim.section for claim in asked})]
+        effects = {dataset: pd.concat([each[dataset]["effects"] for each in found]) for dataset in self.experiments}
         about = {dataset: claims.cost(self.about(dataset)) for dataset in self.experiments}
         return cards.cards(claims.ledger_of(effects, about, asked), name=self.name)
 
@@ -280,9 +273,7 @@ class Study:
         """What was trained for a page, where, and how long it took: the columns of each data set beside each other."""
         columns = {}
         for dataset, frames in found.items():
-            counts = frames.get("counts")
-            own = counts if counts is not None and "number" in counts else None
-            columns[dataset_title(dataset)] = tables.provenance(self.about(dataset), own).data
+            columns[dataset_title(dataset)] = tables.provenance(self.about(dataset), frames.get("counts")).data
             if path := self.shown(dataset):
                 columns[dataset_title(dataset)].loc["record"] = path.name
         return scroll(pd.concat(columns, axis=1).fillna("").style, "A column for each experiment.")

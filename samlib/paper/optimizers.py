@@ -25,8 +25,8 @@ from samlib.paper.claims import Claim, decide
 from samlib.paper.draw import gaps
 from samlib.paper.frames import Found, Frames, Section, counted, effects, table
 from samlib.paper.lengths import TRAIN_LOSS
-from samlib.paper.panels import as_list, listed, multiples, scroll
-from samlib.paper.study import NO_PART, SHARPNESS_AWARE
+from samlib.paper.panels import listed, multiples, scroll, together
+from samlib.paper.study import NO_PART, SHARPNESS_AWARE, TITLES
 from samlib.paper.style import dataset_title, optimizer_title
 from samlib.paper.tables import table as shown_table
 from samlib.runs.store import PER_MODEL
@@ -34,26 +34,11 @@ from samlib.runs.store import PER_MODEL
 ACCURACY, AUC, AUC_LIRA, MEMORIZATION = "test accuracy", "AUC, confidence", "AUC, LiRA online", "mean memorization"
 MEASURES = (ACCURACY, MEMORIZATION, AUC, AUC_LIRA)
 LEDGER = [
-    "statistic",
-    "text",
-    "direction",
-    "smallest",
-    "estimate",
-    "low",
-    "high",
-    "level",
-    "p",
-    "needed",
-    "grown",
-    "verdict",
-]
+    "statistic", "text", "direction", "smallest", "estimate", "low", "high", "level", "p", "needed", "grown", "verdict",
+]  # fmt: skip
 PATTERN = {ACCURACY: 0.002, AUC: 0.005, AUC_LIRA: 0.005}  # what rises by C14, and the smallest rise that counts
 SAID = {ACCURACY: "test accuracy", AUC: "the confidence attack", AUC_LIRA: "online LiRA"}  # in sentences
 COMPARABLE = 2  # an optimizer is compared if its train loss and SGD's are within this factor
-TITLES = {
-    "rho": "rho", "subset_fraction": "subset fraction", "weight_decay": "weight decay", "epochs": "epochs",
-    "n_models": "number of models", "norm": "normalization", "augment": "augmentation",
-}  # fmt: skip
 
 
 def level(pairs: Iterable) -> float:
@@ -135,34 +120,29 @@ def optimizer_ledger(frames: Frames) -> pd.DataFrame:
 
 def pattern(rows: pd.DataFrame) -> str:
     """The verdict of "better accuracy and easier to attack": supported where every part is, contradicted where any part is."""
-    found = set(rows["verdict"])
-    if found == {SUPPORTED}:
-        return SUPPORTED
-    return next(said for said in (CONTRADICTED, NOT_MEASURABLE, NO_DIFFERENCE, INCONCLUSIVE) if said in found)
+    weakest_first = (CONTRADICTED, NOT_MEASURABLE, NO_DIFFERENCE, INCONCLUSIVE, SUPPORTED)
+    return next(said for said in weakest_first if said in set(rows["verdict"]))
 
 
 def patterns(found: Section) -> Markdown:
     """Say for each data set which optimizers show C14's pattern, and which cannot be compared with SGD."""
-    said = []
+    said = {}
     for dataset, frames in found.items():
         ledger, losses = optimizer_ledger(frames), frames["losses"]
         groups: dict[str, list[str]] = {}
         for name in losses.index[losses["comparable"]]:
-            kind = "" if name.partition(",")[0] in SHARPNESS_AWARE else "Without seeking flat minima: "
             rows, whole = ledger.loc[name], pattern(ledger.loc[name])
-            by = (
-                f", by {listed([SAID[of] for of in rows.index[rows['verdict'] == whole]])}"
-                if whole == CONTRADICTED
-                else ""
-            )
-            groups.setdefault(f"{kind}{{}}: **{whole}**{by}.", []).append(optimizer_title(name))
-        verdicts = [said.format(listed(names)) for said, names in groups.items()]
+            against = [SAID[of] for of in rows.index[rows["verdict"] == CONTRADICTED]]
+            sought = "" if name.partition(",")[0] in SHARPNESS_AWARE else ", without a search for flat minima,"
+            verdict = f"{sought} is **{whole}**" + (f", by {listed(against)}" if against else "")
+            groups.setdefault(verdict, []).append(optimizer_title(name))
+        verdicts = [f"the verdict on {listed(names)}{verdict}" for verdict, names in groups.items()]
         apart = [
             f"{optimizer_title(name)} is not comparable: its train loss is {row['sam']:.2g}, and SGD's {row['sgd']:.2g}."
             for name, row in losses[~losses["comparable"]].iterrows()
         ]
-        said.append(f"On {dataset_title(dataset)}: {' '.join(verdicts + apart)}")
-    return as_list(said)
+        said[dataset_title(dataset)] = " ".join(["; ".join(verdicts or ["there is no verdict"]) + ".", *apart])
+    return together(said)
 
 
 def verdict_table(found: Section):

@@ -24,13 +24,8 @@ from samlib.paper.frames import Section
 from samlib.paper.style import GREY, INK, SAM, SGD, WIDTH, dataset_title, drawn
 
 BOTH = (("sgd", SGD), ("sam", SAM))
-DASHES = {
-    "LiRA online": "-",
-    "RMIA online": "--",
-    "RMIA offline": "--",
-    "confidence": ":",
-    "BASE": "-.",
-}  # of attacks
+# of attacks
+DASHES = {"LiRA online": "-", "RMIA online": "--", "RMIA offline": "--", "confidence": ":", "BASE": "-."}
 SIGNS = {1: "higher", -1: "lower", 0: "open"}
 _TOLD = tomllib.loads(Path(__file__).with_name("told.toml").read_text())
 
@@ -225,9 +220,16 @@ def sign(row: pd.Series | Mapping[str, float]) -> int:
     return int(row["low"] > 0) - int(row["high"] < 0)
 
 
-def as_list(sentences: Sequence[str]) -> Markdown:
-    """Sentences one below the other; one alone stands as a paragraph."""
-    return Markdown("\n".join(f"- {each}" for each in sentences) if len(sentences) > 1 else "".join(sentences))
+def together(said: Mapping[str, str]) -> Markdown:
+    """A sentence for each data set, one below the other; data sets share a sentence, and one alone stands as a paragraph.
+
+    said: from a data set's title to what is said of it.
+    """
+    groups: dict[str, list[str]] = {}
+    for title, sentence in said.items():
+        groups.setdefault(sentence, []).append(title)
+    whole = [f"On {listed(titles)} {sentence}" for sentence, titles in groups.items()]
+    return Markdown("\n".join(f"- {each}" for each in whole) if len(whole) > 1 else "".join(whole))
 
 
 def contrasts(found: Section, frame: str, rows: Mapping[Any, str], digits: int = 3) -> Markdown:
@@ -251,18 +253,14 @@ def contrasts(found: Section, frame: str, rows: Mapping[Any, str], digits: int =
 
 def told(found: Section, what: str) -> Markdown:
     """The sentences of `told.toml` on two rows of a section. One sentence covers all data sets with the same pair of signs."""
-    telling = _TOLD[what]
-    groups: dict[tuple, list[str]] = {}
+    telling, said = _TOLD[what], {}
     for dataset, frames in found.items():
-        known = [_sign_in(frames[each["frame"]], each["row"]) for each in telling["rows"]]
-        if None not in known:
-            groups.setdefault(tuple(known), []).append(dataset_title(dataset))
-    said = []
-    for signs, names in groups.items():
-        words = " and ".join(each[one] for each, one in zip(telling["rows"], signs, strict=True))
-        why = telling["because"].get(" ".join(signs).replace("small", "open"), "")
-        said.append(f"On {listed(names)} {telling.get('subject', found.name)} {words}. {why}".strip())
-    return as_list(said) if said else Markdown("*These runs are too small to say it.*")
+        signs: list[Any] = [_sign_in(frames[each["frame"]], each["row"]) for each in telling["rows"]]
+        if None not in signs:
+            words = " and ".join(each[one] for each, one in zip(telling["rows"], signs, strict=True))
+            why = telling["because"].get(" ".join(signs).replace("small", "open"), "")
+            said[dataset_title(dataset)] = f"{telling.get('subject', found.name)} {words}. {why}".strip()
+    return together(said) if said else Markdown("*These runs are too small to say it.*")
 
 
 def _sign_in(frame: pd.DataFrame, row: str | list[str]) -> str | None:

@@ -12,6 +12,7 @@ from samlib.audit import compared
 from samlib.paper.draw import panels
 from samlib.paper.frames import EACH, Frames, table
 from samlib.paper.style import GREY, REFERENCE, SAM, SGD, dataset_title, drawn
+from samlib.paper.tables import table as table_of
 from samlib.sharpness import AT_RHO, EFFORT, GRID, Landscape, Landscapes, descent, valley, valley_eigenvalue
 
 START, RADIUS, RATE, STEPS = (2.4, 0.8), 0.3, 0.05, 200  # of the two-weight net; large enough to be visible
@@ -149,11 +150,7 @@ def loss_around(frames: Frames):
 
 def sharpness_table(frames: Frames):
     """The frame "sharpness" with three digits for each value, since the measures differ by orders of magnitude."""
-    frame = frames["sharpness"]
-    shown = frame[["sgd", "sam"]].map("{:.3g}".format).set_axis(["SGD", frames["about"]["name"].iloc[0]], axis=1)
-    shown["difference"] = frame["difference"].map("{:+.2g}".format)
-    shown["interval"] = frame["low"].map("{:+.2g} to ".format) + frame["high"].map("{:+.2g}".format)
-    return shown.style
+    return table_of(frames["sharpness"], name=frames["about"]["name"].iloc[0], forms=("{:.3g}", "{:+.2g}"))
 
 
 def sharpness_sentence(frames: Frames) -> str:

@@ -6,7 +6,7 @@ The values are in `study.toml`, beside this file.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path, PurePath
 from types import ModuleType
@@ -21,13 +21,11 @@ from samlib.models import MODELS, WITHOUT_NORM
 _VALUES = tomllib.loads(Path(__file__).with_name("study.toml").read_text())
 FEW_MODELS: dict[str, int] = _VALUES["few_models"]
 ABLATIONS: dict[str, list] = _VALUES["ablations"]
+TITLES: dict[str, str] = _VALUES["titles"]
 CONFIRM: dict[str, dict[str, Any]] = _VALUES["confirm"]
 FIXED: list[dict[str, Any]] = _VALUES["fixed"]
-# for each profile, the changed fields of each data set; None stands for every other data set
-PROFILES: dict[str, dict[str | None, dict[str, Any]]] = {
-    profile: {None if name == "*" else name: changed for name, changed in sets.items()}
-    for profile, sets in _VALUES["profiles"].items()
-}
+# for each profile, the changed fields of each data set; the empty name stands for every other data set
+PROFILES: dict[str, dict[str, dict[str, Any]]] = _VALUES["profiles"]
 NO_PART = {"norm": WITHOUT_NORM, "augment": ("mlp",)}  # models without the field; an mlp's data need not be images
 SHARPNESS_AWARE = ("sam", "asam", "gsam", "looksam", "friendlysam")
 Model = TypeVar("Model", bound=BaseModel)
@@ -144,7 +142,7 @@ def in_profile(profile: str, dataset: str = "location30") -> dict[str, Any]:
     {'pool': 10000, 'n_models': 128}
     """
     sets = PROFILES[as_choice("profile", profile, tuple(PROFILES))]
-    return sets.get(PurePath(str(dataset)).name, sets.get(None, {}))
+    return sets.get(PurePath(str(dataset)).name, sets.get("", {}))
 
 
 def planned(profile: str = "quick", **fields) -> list[dict[str, Experiment]]:
@@ -178,9 +176,7 @@ def planned(profile: str = "quick", **fields) -> list[dict[str, Experiment]]:
     return [pair(**settings) for name in names for settings in _settings(profile, given | {"dataset": name})]
 
 
-def from_parameters(
-    namespace: Mapping[str, Any], *, ignore: Container[str] = (), make: Callable[..., dict[Any, Any]] = pair
-) -> dict[Any, Any]:
+def from_parameters(namespace: Mapping[str, Any], *, make: Callable[..., dict[Any, Any]] = pair) -> dict[Any, Any]:
     """Turn a notebook's parameters into experiments: call it first, as `from_parameters(globals())`.
 
     papermill only warns of a parameter that a notebook does not have, and passes any type. Here every public variable must
@@ -190,8 +186,6 @@ def from_parameters(
     ----------
     namespace : mapping
         The notebook's `globals()`. A variable that is None counts as left out.
-    ignore : container of str
-        Variables that are not parameters of an experiment.
     make : callable
         What makes the experiments of the parameters: `pair`, `optimizer_pairs` or `ablation_pairs`.
 
@@ -211,14 +205,14 @@ def from_parameters(
     >>> two["sam"].rho, two["sam"].n_models
     (0.2, 64)
     """
-    given = _given(public_parameters(namespace, ignore=ignore))
+    given = _given(public_parameters(namespace))
     try:
         return make(**_settings(given.pop("profile", "quick"), given)[0])
     except ValueError as error:
         raise ParameterError(str(error)) from None
 
 
-def check_parameters(namespace: Mapping[str, Any], model: type[Model], *, ignore: Container[str] = ()) -> Model:
+def check_parameters(namespace: Mapping[str, Any], model: type[Model]) -> Model:
     """Check the parameters of a notebook that trains nothing, such as the explorer's.
 
     Parameters
@@ -227,8 +221,6 @@ def check_parameters(namespace: Mapping[str, Any], model: type[Model], *, ignore
         The notebook's `globals()`.
     model : type
         The pydantic model of its parameters, with `extra="forbid"`.
-    ignore : container of str
-        Variables that are not parameters.
 
     Returns
     -------
@@ -247,20 +239,18 @@ def check_parameters(namespace: Mapping[str, Any], model: type[Model], *, ignore
     Parameters(profile='quick', seed=3)
     """
     try:
-        return model(**public_parameters(namespace, ignore=ignore))
+        return model(**public_parameters(namespace))
     except ValidationError as error:
         raise ParameterError(in_words(error, model)) from None
 
 
-def public_parameters(namespace: Mapping[str, Any], *, ignore: Container[str] = ()) -> dict[str, Any]:
+def public_parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
     """Return the public variables of a notebook's `globals()` that can be parameters.
 
     Parameters
     ----------
     namespace : mapping
         The notebook's `globals()`.
-    ignore : container of str
-        Variables to leave out.
 
     Returns
     -------
@@ -269,15 +259,11 @@ def public_parameters(namespace: Mapping[str, Any], *, ignore: Container[str] = 
 
     Examples
     --------
-    >>> public_parameters({"rho": 0.1, "_": 3, "print": print, "seed": 2}, ignore=["seed"])
+    >>> public_parameters({"rho": 0.1, "_": 3, "print": print})
     {'rho': 0.1}
     """
-    return {
-        name: value
-        for name, value in namespace.items()
-        if not (name.startswith("_") or name in ("In", "Out") or name in ignore)
-        and not (callable(value) or isinstance(value, ModuleType))
-    }
+    given = {name: value for name, value in namespace.items() if not (name.startswith("_") or name in ("In", "Out"))}
+    return {name: value for name, value in given.items() if not (callable(value) or isinstance(value, ModuleType))}
 
 
 def _given(fields: Mapping[str, Any]) -> dict[str, Any]:

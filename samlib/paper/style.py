@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import io
 import math
+import tomllib
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -14,6 +15,7 @@ import seaborn as sns
 from IPython.display import Markdown
 from matplotlib.figure import Figure
 
+LOOK = tomllib.loads(Path(__file__).with_name("style.toml").read_text())
 SGD, SAM, REFERENCE = "#0072B2", "#D55E00", "#333333"
 INK, GREY, GREEN, RED = "black", "#6e6e6e", "#009E73", "#CC3311"
 WIDTH = 5.8  # inches of a figure; a page widens it, so that a phone can show its text
@@ -28,15 +30,7 @@ def drawn(function: Callable) -> Callable:
 
     @functools.wraps(function)
     def wrapped(*args, **kwargs):
-        settings: dict[Any, Any] = {
-            "figure.dpi": 110,
-            "savefig.dpi": 160,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "legend.frameon": False,
-            "figure.constrained_layout.use": True,
-        }
-        with sns.axes_style("ticks"), sns.plotting_context("paper", font_scale=1.1), plt.rc_context(settings):
+        with sns.axes_style("ticks"), sns.plotting_context("paper", font_scale=1.1), plt.rc_context(LOOK["settings"]):
             figure = function(*args, **kwargs)
             if isinstance(figure, Markdown):  # a sentence in its place
                 return figure
@@ -72,14 +66,8 @@ def vectors(figure: Figure) -> str:
 
 def dataset_title(name: str) -> str:
     """A data set's name as people write it. Text after a comma stays as it is."""
-    known = {
-        "location30": "Location-30", "digits": "Digits", "subclasses": "Subclasses",
-        "purchase100": "Purchase-100", "texas100": "Texas-100",
-        "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "cifar100-coarse": "CIFAR-100 (20 classes)",
-        "fashion_mnist": "Fashion-MNIST", "eyepacs": "EyePACS",
-    }  # fmt: skip
     name, comma, rest = name.partition(",")
-    return known.get(name, name) + comma + rest
+    return LOOK["titles"].get(name, name) + comma + rest
 
 
 def optimizer_title(name: str) -> str:

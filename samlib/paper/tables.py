@@ -13,25 +13,28 @@ from samlib.paper.panels import scroll
 from samlib.paper.style import dataset_title
 
 
-def table(frame: pd.DataFrame, *, digits: int = 3, name: str = "SAM"):
-    """A frame of sgd, sam, difference, low, high as a table. Differences with an interval that excludes 0 are bold."""
+def table(frame: pd.DataFrame, *, digits: int = 3, name: str = "SAM", forms: tuple[str, str] | None = None):
+    """A frame of sgd, sam, difference, low, high as a table. Differences with an interval that excludes 0 are bold.
+
+    forms: how a value and a difference are written; by default with `digits` decimals, and one more for a difference.
+    """
+    value, gap = forms or (f"{{:.{digits}f}}", f"{{:+.{digits + 1}f}}")
     shown = pd.DataFrame(index=frame.index)
     if "examples" in frame:
         shown["examples"] = frame["examples"].map("{:,.0f}".format)
     for column, title in (("sgd", "SGD"), ("sam", name)):
-        shown[title] = frame[column].map(f"{{:.{digits}f}}".format)
-    shown["difference"] = frame["difference"].map(f"{{:+.{digits + 1}f}}".format)
-    shown["interval"] = _intervals(frame, digits + 1)
+        shown[title] = frame[column].map(value.format)
+    shown["difference"] = frame["difference"].map(gap.format)
+    shown["interval"] = _intervals(frame, gap)
     bold = np.where((frame["low"] > 0) | (frame["high"] < 0), "font-weight: bold", "")
     return shown.style.apply(lambda column: bold, subset=["difference", "interval"])
 
 
 def across_table(found: pd.DataFrame):
     """What `claims.across_datasets` returns, as a table to read."""
-    shown = pd.DataFrame(
-        {"data sets": found["datasets"], "random-effects mean": found["estimate"].map("{:+.4f}".format)}
-    )
-    shown["95 % interval"] = _intervals(found, 4)
+    shown = pd.DataFrame({"data sets": found["datasets"]})
+    shown["random-effects mean"] = found["estimate"].map("{:+.4f}".format)
+    shown["95 % interval"] = _intervals(found, "{:+.4f}")
     shown["spread beyond chance"] = found["tau"].map("{:.4f}".format)
     shown["do they agree"] = found["agree"]
     return shown[found["datasets"] > 1].style
@@ -49,12 +52,11 @@ def provenance(about: Mapping[str, Any], counts: pd.DataFrame | None = None):
         own = {"models": str(n), "models that diverged": str(len(diverged)), "store": key}
         columns[name if name not in columns else f"{name} {key[:4]}"] = given | own
     shown = pd.DataFrame(columns)
-    rows = {"machine": "machine", "samlib": "samlib", "core seconds, both together": "seconds"}
-    for title, name in (rows | {"data checksum": "data_checksum"}).items():
-        value = about[name]
-        shown.loc[title] = ", ".join(value) if isinstance(value, list) else str(value)[:16]
-    for name, number in () if counts is None else counts["number"].items():
-        shown.loc[name] = str(number)
+    rows = {"machine": ", ".join(about["machine"]), "samlib": about["samlib"]}
+    rows |= {"core seconds, both together": about["seconds"], "data checksum": about["data_checksum"][:16]}
+    numbers = {} if counts is None else dict(counts.get("number", {}))
+    for title, value in (rows | numbers).items():
+        shown.loc[title] = str(value)
     return shown.style
 
 
@@ -86,5 +88,5 @@ def origins(about: Mapping[str, Mapping[str, Any]], missing: Mapping[str, str] |
     return Markdown("\n".join(lines))
 
 
-def _intervals(frame: pd.DataFrame, digits: int) -> list[str]:
-    return [f"{low:+.{digits}f} to {high:+.{digits}f}" for low, high in zip(frame["low"], frame["high"], strict=True)]
+def _intervals(frame: pd.DataFrame, form: str) -> pd.Series:
+    return frame["low"].map(f"{form} to ".format) + frame["high"].map(form.format)
