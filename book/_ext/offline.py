@@ -23,9 +23,5 @@ def copy_mathjax(app):
 
 def drop_thebe(app, pagename, templatename, context, doctree):
     for kind in ("script_files", "css_files"):
-        context[kind] = [file for file in context.get(kind, ()) if "thebe" not in _text(file).lower()]
-
-
-def _text(file) -> str:
-    """A file's name, or what stands in the page where it is an inline script."""
-    return f"{getattr(file, 'filename', file)} {getattr(file, 'attributes', {}).get('body', '')}"
+        # `str` gives a file's name, and what an inline script holds
+        context[kind] = [file for file in context.get(kind, ()) if "thebe" not in str(file).lower()]

@@ -6,22 +6,13 @@ What other packages write and a screen reader cannot read is mended.
 import re
 
 from docutils import nodes
-from sphinx import addnodes
 from sphinxcontrib.bibtex.plugin import register_plugin
 from sphinxcontrib.bibtex.style.referencing import BracketStyle
 from sphinxcontrib.bibtex.style.referencing.author_year import AuthorYearReferenceStyle
 
 GLOSSARY = "glossary"
 WITHOUT = (GLOSSARY, "references", "api")  # pages that are lists of words themselves
-NOT_PROSE = (
-    nodes.reference,
-    nodes.literal,
-    nodes.literal_block,
-    nodes.title,
-    nodes.math,
-    nodes.table,
-    addnodes.pending_xref,
-)
+NOT_PROSE = (nodes.reference, nodes.literal, nodes.literal_block, nodes.title, nodes.math, nodes.table)
 
 MENDED = {  # a pattern in the HTML of other packages, and what stands in its place
     r' role="doc-biblioentry"': ' role="listitem"',  # the list around citations may hold nothing else
@@ -55,33 +46,27 @@ def skip_fields(app, what, name, member, skip, options):
 
 
 def meanings(app) -> dict[str, tuple[str, str]]:
-    """From a word of the glossary to its anchor and its meaning; none where the book has no glossary."""
-    if GLOSSARY not in app.env.found_docs:
-        return {}
+    """From a word of the glossary, in small letters, to its anchor and its meaning."""
     items = app.env.get_doctree(GLOSSARY).findall(nodes.definition_list_item)
-    return {item[0].astext(): (item[0]["ids"][0], " ".join(item[-1].astext().split())) for item in items}
+    return {item[0].astext().lower(): (item[0]["ids"][0], " ".join(item[-1].astext().split())) for item in items}
 
 
 def explain(app, doctree, docname):
-    if docname in WITHOUT or not (known := meanings(app)):
+    if docname in WITHOUT:
         return
-    address = app.builder.get_relative_uri(docname, GLOSSARY)
-    word = re.compile(rf"\b({'|'.join(sorted(map(re.escape, known), key=len, reverse=True))})(?![\w-])", re.IGNORECASE)
-    plain, seen = {name.lower(): name for name in known}, set()
+    address, unseen = app.builder.get_relative_uri(docname, GLOSSARY), meanings(app)
+    word = re.compile(rf"\b({'|'.join(sorted(map(re.escape, unseen), key=len, reverse=True))})(?![\w-])", re.IGNORECASE)
     for text in list(doctree.findall(nodes.Text)):
         if any(isinstance(above, NOT_PROSE) for above in ancestors(text)):
             continue
         parts, end, said = [], 0, text.astext()
         for match in word.finditer(said):
-            name = plain[match[0].lower()]
-            if name not in seen:
-                seen.add(name)
-                anchor, meaning = known[name]
-                link = nodes.reference(
-                    "", match[0], refuri=f"{address}#{anchor}", reftitle=meaning, classes=["samlib-term"]
-                )
+            if found := unseen.pop(match[0].lower(), None):
+                anchor, meaning = found
+                about = {"refuri": f"{address}#{anchor}", "reftitle": meaning, "classes": ["samlib-term"]}
+                link = nodes.reference("", match[0], internal=True, **about)
                 parts += [nodes.Text(said[end : match.start()]), link]
-                link["internal"], end = True, match.end()
+                end = match.end()
         if parts:
             text.parent.replace(text, [*parts, nodes.Text(said[end:])])
 
