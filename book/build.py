@@ -38,21 +38,15 @@ from samlib.runs import run, workers
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "book" / "results"
-# Pages of all data sets, and the section that each shows.
-SECTIONS = {
-    "membership_risk": "membership",
-    "memorization": "memorization",
-    "influence": "influence",
-    "influence_entropy": "entropy",
-}
 FIRST = ("introduction", "ledger")  # those that say what could not be had
 CHOSEN = tomllib.loads(Path(__file__).with_name("pages.toml").read_text())
-ALONE = CHOSEN["alone"]
+SECTIONS, ALONE = CHOSEN["sections"], CHOSEN["alone"]
 # What a notebook that reads many experiments makes of its parameters, and its name in `study.FEW_MODELS`.
 MAKERS = {"other_optimizers": (study.optimizer_pairs, "optimizers"), "ablations": (study.ablation_pairs, "ablations")}
 PACKAGES = ("torch", "numpy", "scipy", "matplotlib", "seaborn", "xarray")  # what a page's numbers and figures depend on
 TIMEOUT = 1800  # seconds a cell may take
 HEADING = "## Run this yourself"
+say = functools.partial(print, flush=True)
 
 
 def main() -> int:
@@ -90,10 +84,6 @@ def main() -> int:
     for page in failed:
         say(f"FAILED: {page}; its page shows the error.")
     return 1 if failed else 0
-
-
-def say(message: str) -> None:
-    print(message, flush=True)
 
 
 def datasets_of(profile: str) -> tuple[list[str], dict[str, str]]:
@@ -154,11 +144,10 @@ def plan(name: str, parameters: dict, profile: str, missing: dict[str, str]) -> 
     source = ROOT / "notebooks" / f"{name}.ipynb"
     parameters = {"profile": profile} | fewer(name, profile) | parameters
     names = parameters.get("datasets", [parameters.get("dataset", "")])
-    used = [parameters, [study.in_profile(profile, each) for each in names], sys.version_info[:2]]
-    digest = hashlib.sha256(json.dumps([*used, sorted({*names} & {*missing})], sort_keys=True).encode())
-    for package in PACKAGES:
-        digest.update(f"{package} {importlib.metadata.version(package)}".encode())
-    digest.update(source.read_bytes() + shared())
+    settings = [study.in_profile(profile, each) for each in names]
+    versions = [sys.version_info[:2], *map(importlib.metadata.version, PACKAGES)]
+    used = json.dumps([parameters, settings, versions, sorted({*names} & {*missing})], sort_keys=True)
+    digest = hashlib.sha256(used.encode() + source.read_bytes() + shared())
     return {"source": str(source), "parameters": parameters, "fingerprint": digest.hexdigest()}
 
 
