@@ -169,12 +169,11 @@ def exchange(pi: float = 0.1, s: float = 0.4, M: float = 0.9, kappas=(0.0, 0.2, 
 
 
 @drawn
-def contraction(model: theory.DataModel | None = None, seed: int = 0) -> Figure:
+def contraction(seed: int = 0) -> Figure:
     """Theorem 3 and its warning: v(eta) / v(0) with population curvature, the training Gram matrix, and the identity.
 
     Parameters
     ----------
-    model : DataModel, optional
     seed : int
         Seed of the training sample.
 
@@ -182,7 +181,7 @@ def contraction(model: theory.DataModel | None = None, seed: int = 0) -> Figure:
     -------
     matplotlib.figure.Figure
     """
-    model = model or theory.DataModel()
+    model = theory.DataModel()
     z, etas = model.sample(seed).z, np.concatenate([[0], np.logspace(-2, 2, 25)])
     curvatures = {
         r"identity: $\Sigma = I$": np.eye(model.d),
@@ -191,10 +190,17 @@ def contraction(model: theory.DataModel | None = None, seed: int = 0) -> Figure:
     }
     v = {name: theory.contraction(z, np.ones(model.n), Sigma, etas).v for name, Sigma in curvatures.items()}
     figure, (axes,) = panels(1, 3.6)
-    curves(axes, etas, {name: each / each[0] for name, each in v.items()}, xlabel=r"$\eta$", ylim=(0, 1.08))
+    fall = {name: each / each[0] for name, each in v.items()}
+    curves(
+        axes,
+        etas,
+        fall,
+        xlim=(0, etas[-1]),
+        ylim=(0, 1.08),
+        xlabel=r"$\eta$",
+        ylabel=r"output variance $v(\eta) / v(0)$",
+    )
     axes.set_xscale("symlog", linthresh=0.01)
-    axes.set_xlim(0, etas[-1])
-    axes.set_ylabel(r"output variance $v(\eta) / v(0)$")
     axes.legend()
     return figure
 
@@ -220,9 +226,9 @@ def path(table: dict[str, np.ndarray], etas) -> Figure:
         for values, (colour, _) in zip(named.values(), looks, strict=False):
             axes.plot(etas, values.T, color=colour, lw=0.6, alpha=0.5)
         means = {name: values.mean(0) for name, values in named.items()}
-        curves(axes, etas, means, looks[: len(means)], xlabel=r"$\eta$", ylim=(0, None), ylabel=label)
+        limits = {"xlim": (0, etas[-1]), "ylim": (0, None)}
+        curves(axes, etas, means, looks[: len(means)], xlabel=r"$\eta$", ylabel=label, **limits)
         axes.set_xscale("symlog", linthresh=0.1)
-        axes.set_xlim(0, etas[-1])
     both[1].legend()
     return figure
 
@@ -254,7 +260,7 @@ def sign_flip(nus=(0.3, 0.1, 0.01), m: float = 0.0) -> Figure:
 
 
 @drawn
-def follows(runs: dict[float, dict[str, np.ndarray]], seeds, model: theory.DataModel | None = None) -> Figure:
+def follows(runs: dict[float, dict[str, np.ndarray]], seeds) -> Figure:
     """E2: SAM's (M, A) and (M, s), by rho and draw, as points, and the exact G-paths of the same draws as lines.
 
     Parameters
@@ -263,13 +269,12 @@ def follows(runs: dict[float, dict[str, np.ndarray]], seeds, model: theory.DataM
         {rho: measures}, with measures as `theory.e2` returns them.
     seeds : iterable of int
         Seeds of the training samples.
-    model : DataModel, optional
 
     Returns
     -------
     matplotlib.figure.Figure
     """
-    model = model or theory.DataModel()
+    model = theory.DataModel()
     figure, both = panels(2, 3.4)
     gs, samples = np.logspace(-0.2, 1.1, 30), [model.sample(seed) for seed in seeds]
     exact = np.array([[theory.diagonal_alignments(sample, model, g) for g in gs] for sample in samples])
@@ -348,7 +353,6 @@ def definition2(runs: dict[tuple[int, str], dict[str, np.ndarray]]) -> pd.DataFr
 def counterexamples() -> pd.DataFrame:
     """Changes of error and of advantage, first minus second model, in CE1, CE2 and CE4."""
     names, rows = ["M1", "A1", "s1", "M2", "A2", "s2", "pi", "change of error", "change of advantage"], {}
-    for name, pair in theory.COUNTEREXAMPLES.items():
-        given, changes = (*pair.first, *pair.second, pair.pi), (pair.error, pair.advantage)
-        rows[name] = [*map("{:.3g}".format, given), *map("{:+.4f}".format, changes)]
+    for name, given in theory.COUNTEREXAMPLES.items():
+        rows[name] = [*map("{:.3g}".format, given), *map("{:+.4f}".format, theory.changes(*given))]
     return pd.DataFrame.from_dict(rows, "index", columns=names)

@@ -1,7 +1,5 @@
 """Which examples are memorized, as a widget: a point of the scatter shows its picture, or its class where there is none."""
 
-from __future__ import annotations
-
 import base64
 import io
 

@@ -1,7 +1,5 @@
 """What all explorers share: their traits, an ES module for a kernel's page, and plain HTML for a page without one."""
 
-from __future__ import annotations
-
 import base64
 import io
 import json
@@ -84,13 +82,13 @@ class Explorer(anywidget.AnyWidget):
 
     Subclasses set `name`, which `explorers.toml` knows, have traits that `slider` made, and draw `figure` for where there is
     no JavaScript. Each slider is a synced trait: ipywidgets' layouts hold an explorer, and its links and controls drive one.
-    `sliders` holds these traits by name, and `others` the names of all further ones.
+    `sliders` holds these traits by name, and `settings` the names of all that can be set.
     """
 
     name = title = hint = ""
     figure: Callable[[], Figure]
     sliders: ClassVar[dict[str, traitlets.TraitType]] = {}
-    others: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
     _script = ""
     _css = STYLE
 
@@ -101,7 +99,7 @@ class Explorer(anywidget.AnyWidget):
             cls.title, cls.hint = known["title"], known["hint"]
             own = {name: trait for name, trait in vars(cls).items() if isinstance(trait, traitlets.TraitType)}
             cls.sliders = {name: trait for name, trait in own.items() if "control" in trait.metadata}
-            cls.others = tuple(name for name in own if name not in cls.sliders)
+            cls.settings = tuple(own)
             controls = [{"name": name} | trait.metadata["control"] for name, trait in cls.sliders.items()]
             last = f"const controls = {json.dumps(controls)}, render = {cls.name}Explorer(controls);\n"
             cls._script = "\n".join([*map(_part, known["files"]), last])
@@ -109,9 +107,8 @@ class Explorer(anywidget.AnyWidget):
         super().__init_subclass__(**options)
 
     def __init__(self, **setting):
-        known = [*self.sliders, *self.others]
-        if unknown := sorted(setting.keys() - set(known)):
-            raise TypeError(f"{type(self).__name__} has no setting {unknown[0]!r}, only {', '.join(known)}.")
+        if unknown := sorted(setting.keys() - set(self.settings)):
+            raise TypeError(f"{type(self).__name__} has no setting {unknown[0]!r}, only {', '.join(self.settings)}.")
         super().__init__(**setting)
 
     @property
@@ -121,7 +118,7 @@ class Explorer(anywidget.AnyWidget):
 
     def html(self) -> str:
         """A self-contained piece of HTML at the present setting: no kernel, no network, and a picture without JavaScript."""
-        state = json.dumps(self.get_state([*self.sliders, *self.others])).replace("</", "<\\/")
+        state = json.dumps(self.get_state(self.settings)).replace("</", "<\\/")
         self.figure().savefig(drawn := io.BytesIO(), dpi=80)
         picture = f"data:image/png;base64,{base64.b64encode(drawn.getvalue()).decode()}"
         return (

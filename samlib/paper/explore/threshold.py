@@ -1,7 +1,5 @@
 """The attacker by one threshold as a widget: recorded logits of members and others, and the ROC point of a line drawn in them."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import traitlets
