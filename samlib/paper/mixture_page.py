@@ -237,25 +237,22 @@ def by_count(results: dict[int, PairedDraws]) -> Figure:
 
 
 @drawn
-def failures(rows: list[dict], measure: str = "atypical_accuracy") -> Figure:
-    """The map of where the effect holds: SAM - SGD with its interval, a row for each setting of `failure_map`.
+def failures(rows: list[dict]) -> Figure:
+    """Where the effect holds: SAM - SGD on the atypical cluster with its interval, a row for each setting of `failure_map`.
 
     Parameters
     ----------
     rows : list of dict
         What `failure_map` returns.
-    measure : str
-        A key of `NAMES`.
 
     Returns
     -------
     matplotlib.figure.Figure
     """
     figure, (axes,) = panels(1, 0.2 * len(rows) + 2.2)
-    tests, groups = pd.DataFrame([row[measure] for row in rows]), pd.Series([row["group"] for row in rows])
+    tests, groups = pd.DataFrame([row["atypical_accuracy"] for row in rows]), pd.Series([row["group"] for row in rows])
     place = np.arange(len(rows)) + 0.7 * (groups != groups.shift()).cumsum()  # a gap before each group
-    better = (tests["difference"] > 0) == (measure == "atypical_accuracy")  # for other measures, less is better
-    clear = tests["low"] * tests["high"] > 0
+    better, clear = tests["difference"] > 0, tests["low"] * tests["high"] > 0
     for label, which, colour in (
         ("SAM better, interval clear of 0", clear & better, SAM),
         ("SGD better, interval clear of 0", clear & ~better, SGD),
@@ -268,21 +265,14 @@ def failures(rows: list[dict], measure: str = "atypical_accuracy") -> Figure:
     # A few rows lie so far out that the others would be specks: the picture ends before, and says in words where those are.
     wide = 4 * np.median(np.abs(tests[["low", "high"]]))
     axes.set_xlim(*np.clip(axes.get_xlim(), -wide, wide))
+    edge = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 8.5}
     for at, row in zip(place, tests.itertuples(), strict=True):
-        if abs(row.difference) > wide:
-            said = f"{row.difference:+.2f} ({row.low:+.2f} to {row.high:+.2f})"
-            left = row.difference < 0
-            said, x = (f"← {said}", 0.01) if left else (f"{said} →", 0.99)
-            axes.text(
-                x,
-                at,
-                said,
-                transform=axes.get_yaxis_transform(),
-                ha="left" if left else "right",
-                va="center",
-                fontsize=8.5,
-            )
-    axes.set_xlabel(f"SAM - SGD: {NAMES[measure]}, {INTERVAL}")
+        said = f"{row.difference:+.2f} ({row.low:+.2f} to {row.high:+.2f})"
+        if row.difference < -wide:
+            axes.text(0.01, at, f"← {said}", **edge)
+        elif row.difference > wide:
+            axes.text(0.99, at, f"{said} →", ha="right", **edge)
+    axes.set_xlabel(f"SAM - SGD: {NAMES['atypical_accuracy']}, {INTERVAL}")
     figure.legend(loc="outside upper center", ncols=3, fontsize=9)
     return figure
 

@@ -190,17 +190,10 @@ def contraction(seed: int = 0) -> Figure:
     }
     v = {name: theory.contraction(z, np.ones(model.n), Sigma, etas).v for name, Sigma in curvatures.items()}
     figure, (axes,) = panels(1, 3.6)
-    fall = {name: each / each[0] for name, each in v.items()}
-    curves(
-        axes,
-        etas,
-        fall,
-        xlim=(0, etas[-1]),
-        ylim=(0, 1.08),
-        xlabel=r"$\eta$",
-        ylabel=r"output variance $v(\eta) / v(0)$",
-    )
+    curves(axes, etas, {name: each / each[0] for name, each in v.items()}, xlabel=r"$\eta$", ylim=(0, 1.08))
     axes.set_xscale("symlog", linthresh=0.01)
+    axes.set_xlim(0, etas[-1])
+    axes.set_ylabel(r"output variance $v(\eta) / v(0)$")
     axes.legend()
     return figure
 
@@ -226,9 +219,9 @@ def path(table: dict[str, np.ndarray], etas) -> Figure:
         for values, (colour, _) in zip(named.values(), looks, strict=False):
             axes.plot(etas, values.T, color=colour, lw=0.6, alpha=0.5)
         means = {name: values.mean(0) for name, values in named.items()}
-        limits = {"xlim": (0, etas[-1]), "ylim": (0, None)}
-        curves(axes, etas, means, looks[: len(means)], xlabel=r"$\eta$", ylabel=label, **limits)
+        curves(axes, etas, means, looks[: len(means)], xlabel=r"$\eta$", ylim=(0, None), ylabel=label)
         axes.set_xscale("symlog", linthresh=0.1)
+        axes.set_xlim(0, etas[-1])
     both[1].legend()
     return figure
 

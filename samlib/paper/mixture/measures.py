@@ -151,15 +151,13 @@ class PairedTest(NamedTuple):
     high: float
 
 
-def paired_test(sgd, sam, *, level: float = LEVEL) -> PairedTest:
-    """Paired t-test over draws, and its interval.
+def paired_test(sgd, sam) -> PairedTest:
+    """Paired t-test over draws, and its interval at `LEVEL`.
 
     Parameters
     ----------
     sgd, sam : (n,) array_like
         A measure of both optimizers' fits to the same draws, at least 2.
-    level : float
-        As for `mean_interval`.
 
     Returns
     -------
@@ -180,7 +178,7 @@ def paired_test(sgd, sam, *, level: float = LEVEL) -> PairedTest:
     same_shape("sgd", sgd, "sam", sam)
     if len(sgd) < 2:
         raise ValueError("sgd must hold at least 2 draws for a paired test.")
-    found, (difference, low, high) = inference.mean((sam - sgd)[:, None]), mean_interval(sam - sgd, level)
+    found, (difference, low, high) = inference.mean((sam - sgd)[:, None]), mean_interval(sam - sgd)
     t = difference / found.stderr if found.stderr else np.copysign(np.inf, difference) if difference else 0.0
     return PairedTest(float(sgd.mean()), float(sam.mean()), difference, float(t), float(found.p()), low, high)
 

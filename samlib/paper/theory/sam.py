@@ -13,7 +13,7 @@ from samlib.paper.theory.model import DataModel, advantage, alignments, best_adv
 from samlib.paper.theory.plane import diagonal_alignments, match_g
 
 
-def linear_descent(x, y, *, rho: float, lr: float, steps: int, start, batch_size=None, seed=0) -> np.ndarray:
+def linear_descent(x, y, *, rho: float, lr: float, steps: int, start, batch_size=None) -> np.ndarray:
     """SGD (rho = 0) or SAM on the squared loss of a linear score (Proposition 5a).
 
     Parameters
@@ -28,7 +28,7 @@ def linear_descent(x, y, *, rho: float, lr: float, steps: int, start, batch_size
     start : (d,) array_like
         Initial weights.
     batch_size : int, optional
-        Rows in a batch, drawn with replacement by `seed`; None is the full batch.
+        Rows in a batch, drawn with replacement; None is the full batch.
 
     Returns
     -------
@@ -39,7 +39,7 @@ def linear_descent(x, y, *, rho: float, lr: float, steps: int, start, batch_size
     >>> linear_descent(np.eye(2), np.ones(2), rho=0.0, lr=2.0, steps=1, start=[0, 0])
     array([1., 1.])
     """
-    rng, n = np.random.default_rng(seed), len(x)
+    rng, n = np.random.default_rng(0), len(x)
     batches = rng.integers(0, n, (steps, batch_size)) if batch_size else np.tile(np.arange(n), (steps, 1))
     return descend(lambda w, b: (x[b] @ w - y[b]) @ x[b] / len(b), start, batches, rho=rho, lr=lr)
 
@@ -146,7 +146,7 @@ def training_rows(model: DataModel, seeds: Iterable[int] = range(6)) -> np.ndarr
     return np.stack([model.sample(seed).z for seed in seeds])
 
 
-def e1(row: str, model: DataModel | None = None, seeds: Iterable[int] = range(6), steps: int | None = None):
+def e1(row: str, model: DataModel | None = None, seeds: Iterable[int] = range(6)):
     """One row of experiment E1's table.
 
     Parameters
@@ -156,8 +156,6 @@ def e1(row: str, model: DataModel | None = None, seeds: Iterable[int] = range(6)
     model : DataModel, optional
     seeds : iterable of int
         One for each training sample.
-    steps : int, optional
-        Replaces the number of steps in `E1_ROWS`.
 
     Returns
     -------
@@ -171,10 +169,10 @@ def e1(row: str, model: DataModel | None = None, seeds: Iterable[int] = range(6)
 
     Examples
     --------
-    >>> e1("SGD", seeds=[0], steps=10)["residual"].shape
+    >>> e1("SGD", seeds=[0])["residual"].shape
     (1,)
     """
-    options = E1_ROWS[as_choice("row", row, tuple(E1_ROWS))] | ({} if steps is None else {"steps": steps})
+    options = E1_ROWS[as_choice("row", row, tuple(E1_ROWS))]
     model = model or DataModel()
     z = training_rows(model, seeds)
     return measure(diagonal_net(z, init=0.3, seeds=seeds, **options), z, model)
@@ -192,17 +190,18 @@ def experiment1(seeds: Iterable[int] = range(6), many: Iterable[int] = range(40)
     return runs | {(3, f"{row}, more draws"): e1(row, seeds=many) for row in ("SGD", LARGE)}
 
 
-def e2(rho: float, model: DataModel | None = None, seeds: Iterable[int] = range(6), *, init=1.0, steps: int = 8_000):
+def e2(rho: float, seeds: Iterable[int] = range(6), *, init: float = 1.0, steps: int = 8_000):
     """Experiment E2: full-batch SAM, compared with the exact minimum-norm interpolator of G = diag(g, 1, ..., 1) at the same M.
 
     Parameters
     ----------
     rho : float
         SAM's radius.
-    model, seeds, steps
+    seeds : iterable of int
         As for `e1`.
     init : float
         The initial weights' size.
+    steps : int
 
     Returns
     -------
@@ -215,8 +214,8 @@ def e2(rho: float, model: DataModel | None = None, seeds: Iterable[int] = range(
     >>> sorted(e2(0.0, seeds=[0], steps=500))[:3]
     ['A', 'A_gap', 'M']
     """
-    model = model or DataModel()
-    z, found = training_rows(model, seeds), []
+    model, found = DataModel(), []
+    z = training_rows(model, seeds)
     result = measure(diagonal_net(z, rho=rho, lr=0.01, steps=steps, init=init, full_batch=True), z, model)
     for seed, M in zip(seeds, result["M"], strict=True):
         g = match_g(model.sample(seed), model, M)
