@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import time
 import zipfile
 from pathlib import Path
 
@@ -191,6 +192,15 @@ def test_names_that_are_not_unicode_are_refused(code, kind, tmp_path):
     path = write(tmp_path / ("signals.npz" if "npz" in kind else "signals"), good() | {"groups": names}, kind)
     with pytest.raises(ValueError, match="groups holds text that is not Unicode"):
         samlib.audit_file(path)
+
+
+def test_names_that_mean_nothing_may_be_any_and_many():
+    """One in braces was a KeyError. The time grew with the square of their number."""
+    found, start = good() | {f"{{{i}}}": 0 for i in range(30_000)}, time.process_time()
+    arrays, unused = read(found, max_gb=1)
+    assert (arrays.keys(), len(unused)) == (good().keys(), 30_000)
+    assert time.process_time() - start < 1
+    assert any("'{1}'" in said for said in samlib.audit_file(good() | {"{1}": 0}).said["given"])
 
 
 def test_the_schema_describes_what_is_read():

@@ -30,8 +30,7 @@ from samlib.disk import reason
 SCHEMA: dict[str, Any] = json.loads(Path(__file__).with_name("signals.schema.json").read_text(encoding="utf-8"))
 ARRAYS: dict[str, dict[str, Any]] = SCHEMA["properties"]
 SIGNALS = ("logit", "loss", "probability")
-# A population has signals of the same kind as the signal itself.
-OTHER_NAMES = {"label": "labels", "group": "groups", "test_label": "test_labels", "population": "test_{signal}"}
+OTHER_NAMES = {"label": "labels", "group": "groups", "test_label": "test_labels"}
 KINDS = {"signal": "fiu", "mask": "biuf", "labels": "iuf", "names": "iuU"}  # of numpy types
 LETTERS = 64  # in a group's name, at most
 SMALL = 16 << 20  # bytes of an array that is held in memory
@@ -94,13 +93,13 @@ def _array(name: str, value) -> np.ndarray:
 def _names(found: Iterable[str]) -> dict[str, str]:
     """The known names, each with its name in the schema."""
     found = list(found)
-    signal = next((name for name in SIGNALS if name in found), "logit")
-    names = {key: OTHER_NAMES.get(key, key).format(signal=signal) for key in found}
-    names = {key: name for key, name in names.items() if name in ARRAYS}
-    full = [names.get(key, key) for key in found]
-    if twice := [name for name in full if full.count(name) > 1 and name in ARRAYS]:
+    # A population has signals of the same kind as the signal itself.
+    population = f"test_{next((name for name in SIGNALS if name in found), 'logit')}"
+    others = OTHER_NAMES | {"population": population}
+    names = [others.get(key, key) for key in found]
+    if twice := [name for name in ARRAYS if names.count(name) > 1]:
         raise BadFile(f"{twice[0]} is given twice, perhaps under another name; keep one.")
-    return names
+    return {key: name for key, name in zip(found, names, strict=True) if name in ARRAYS}
 
 
 @contextlib.contextmanager
