@@ -12,6 +12,7 @@ import json
 import math
 import mmap
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -25,14 +26,19 @@ from typing import Any
 import numpy as np
 
 from samlib.checks import OneSentence, as_array, as_path
-from samlib.disk import reason
+from samlib.disk import in_a_sentence, reason
 
 SCHEMA: dict[str, Any] = json.loads(Path(__file__).with_name("signals.schema.json").read_text(encoding="utf-8"))
 ARRAYS: dict[str, dict[str, Any]] = SCHEMA["properties"]
 SIGNALS = ("logit", "loss", "probability")
 OTHER_NAMES = {"label": "labels", "group": "groups", "test_label": "test_labels"}
-KINDS = {"signal": "fiu", "mask": "biuf", "labels": "iuf", "names": "iuU"}  # of numpy types
 LETTERS = 64  # in a group's name, at most
+KINDS = {  # of numpy types, and what they mean
+    "signal": ("fiu", "numbers"),
+    "mask": ("biuf", "True and False"),
+    "labels": ("iuf", "the numbers of classes (texts may be groups)"),
+    "names": ("iuU", f"whole numbers or texts of at most {LETTERS} letters"),
+}
 SMALL = 16 << 20  # bytes of an array that is held in memory
 DESCRIPTION = 16 << 20  # bytes in which a file describes itself
 VECTOR = 256 << 20  # bytes of the longest array with one axis, and of a zarr chunk
@@ -58,20 +64,17 @@ def read(source, *, max_gb: float) -> Found:
     A large array of a file is `Mapped`. Raises ValueError if the file is of another kind or damaged, or an array is
     larger than `max_gb` or holds no numbers.
     """
-    if isinstance(source, Mapping) or hasattr(source, "data_vars"):
-        if hasattr(source, "data_vars"):  # labels are coordinates
-            source = source.reset_coords().transpose("model", "example", "test", ..., missing_dims="ignore")
+    if hasattr(source, "data_vars"):  # labels are coordinates
+        source = source.reset_coords().transpose("model", "example", "test", ..., missing_dims="ignore")
+    if isinstance(source, Mapping):
         arrays = {str(name): getattr(value, "values", value) for name, value in source.items()}
         names = _names(arrays)
         return {name: _array(name, arrays[key]) for key, name in names.items()}, sorted(arrays.keys() - names)
     path = as_path("path", source)
-    try:
+    with in_a_sentence(f"path {str(path)!r} cannot be read (", ").", (OSError, ValueError), BadFile):
         mode = path.stat().st_mode
-        with path.open("rb") if stat.S_ISREG(mode) else contextlib.nullcontext() as file:
-            reader = {b"PK\x03\x04": _npz, b"PAR1": _parquet}.get(file.read(4)) if file else None
-    except (OSError, ValueError) as error:
-        raise BadFile(f"path {str(path)!r} cannot be read ({reason(error)}).") from None
-    reader = _zarr if stat.S_ISDIR(mode) else reader
+        head = np.fromfile(path, np.uint8, 4).tobytes() if stat.S_ISREG(mode) else b""
+    reader = _zarr if stat.S_ISDIR(mode) else {b"PK\x03\x04": _npz, b"PAR1": _parquet}.get(head)
     if reader is None:
         raise BadFile(f"path {str(path)!r} is no npz file, parquet file or zarr folder.")
     with _parsed(path.name), warnings.catch_warnings():
@@ -80,14 +83,14 @@ def read(source, *, max_gb: float) -> Found:
 
 
 def _array(name: str, value) -> np.ndarray:
-    if ARRAYS[name]["kind"] == "names":
-        array = np.asarray(value)
-        if array.dtype == object and all(isinstance(each, str) for each in array.flat):
-            array = array.astype(str)
-        if array.dtype.kind not in KINDS["names"]:
-            raise BadFile(f"{name} must hold whole numbers or texts, not {array.dtype}.")
-        return array
-    return as_array(name, value, infinite=True, missing=True)
+    if ARRAYS[name]["kind"] != "names":
+        return as_array(name, value, infinite=True, missing=True)
+    array = np.asarray(value)
+    if array.dtype == object and all(isinstance(each, str) for each in array.flat):
+        array = array.astype(str)
+    if array.dtype.kind not in "iuU":
+        raise BadFile(f"{name} must hold whole numbers or texts, not {array.dtype}.")
+    return array
 
 
 def _names(found: Iterable[str]) -> dict[str, str]:
@@ -117,13 +120,9 @@ def _size(name: str, shape: tuple[int, ...], dtype: np.dtype, packed: int, most:
     """The bytes that an array will take, according to its file. Raises ValueError if it must not be read."""
     about, size = ARRAYS[name], math.prod(shape) * dtype.itemsize
     dims, most = about["dims"], VECTOR if len(about["dims"]) == 1 else most
-    if dtype.kind not in KINDS[about["kind"]] or dtype.itemsize > (4 * LETTERS if dtype.kind == "U" else 8):
-        wanted = {
-            "mask": "True and False",
-            "labels": "the numbers of classes (texts may be groups)",
-            "names": f"whole numbers or texts of at most {LETTERS} letters",
-        }
-        raise BadFile(f"{name} must hold {wanted.get(about['kind'], 'numbers')}, not {dtype}.")
+    kinds, wanted = KINDS[about["kind"]]
+    if dtype.kind not in kinds or dtype.itemsize > (4 * LETTERS if dtype.kind == "U" else 8):
+        raise BadFile(f"{name} must hold {wanted}, not {dtype}.")
     if len(shape) not in (len(dims), 1) or min(shape) < 1:
         raise BadFile(f"{name} must be ({', '.join(dims)}), but its shape is {shape}.")
     if size > most:
@@ -154,30 +153,29 @@ def release(array: np.ndarray) -> None:
 
 def _npz(path: Path, most: float) -> Found:
     found: dict[str, np.ndarray] = {}
+    headers = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
     whole = path.stat().st_size  # no entry takes more, whatever it says
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         keys = [info.filename.removesuffix(".npy") for info in entries]
-        names = _names(keys)
-        for key, info in zip(keys, entries, strict=True):
-            if (name := names.get(key)) is None:
-                continue
+        for key, name in (names := _names(keys)).items():
+            info = entries[keys.index(key)]
             if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise BadFile(f"{name} must be stored as numpy.savez or savez_compressed writes it.")
             with _parsed(name), archive.open(info) as file:
-                version = np.lib.format.read_magic(file)
-                header = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}[version[0]]
-                shape, fortran, dtype = header(file)
-                size = _size(name, shape, dtype, min(info.compress_size, whole), most)
+                shape, fortran, dtype = headers[np.lib.format.read_magic(file)[0]](file)
+                size, order = _size(name, shape, dtype, min(info.compress_size, whole), most), "CF"[fortran]
                 if size != info.file_size - file.tell():
                     raise ValueError(f"its header says {size} bytes, and there are {info.file_size - file.tell()}")
-                if info.compress_type == zipfile.ZIP_STORED and size > SMALL and len(shape) > 1:
-                    start = _start(path, info) + file.tell()
-                    found[name] = Mapped(path, dtype, "r", start, shape, "F" if fortran else "C")
-                elif fortran:
-                    found[name] = _filled(_room(shape[::-1], dtype, size), file).T
+                if size <= SMALL:
+                    found[name] = np.frombuffer(file.read(), dtype).reshape(shape, order=order)
+                elif info.compress_type == zipfile.ZIP_STORED and len(shape) > 1:
+                    found[name] = Mapped(path, dtype, "r", _start(path, info) + file.tell(), shape, order)
                 else:
-                    found[name] = _filled(_room(shape, dtype, size), file)
+                    with tempfile.TemporaryFile() as copy:
+                        shutil.copyfileobj(file, copy, SMALL)  # to the end, where the checksum is
+                        copy.flush()
+                        found[name] = Mapped(copy, dtype, "r", 0, shape, order)
     return found, sorted(set(keys) - names.keys())
 
 
@@ -188,43 +186,33 @@ def _start(path: Path, info: zipfile.ZipInfo) -> int:
         return info.header_offset + 30 + int(np.frombuffer(raw.read(4), "<u2").sum())
 
 
-def _filled(room: np.ndarray, file) -> np.ndarray:
-    """The array `room`, filled with all that is left of an open entry of a zip."""
-    flat, at = room.reshape(-1).view(np.uint8), 0
-    while part := file.read(SMALL):  # to the end, where the checksum is
-        flat[at : at + len(part)] = np.frombuffer(part, np.uint8)
-        release(room)
-        at += len(part)
-    if at != flat.size:
-        raise ValueError(f"it ends after {at} of {flat.size} bytes")
-    return room
-
-
 def _zarr(path: Path, most: float) -> Found:
     import zarr
 
     inside = list(itertools.islice(path.rglob("*"), MOST_FILES + 1))
     if len(inside) > MOST_FILES:
         raise BadFile(f"path {str(path)!r} holds more than {MOST_FILES} files; write larger chunks.")
-    files = {file: about.st_size for file in inside if not stat.S_ISDIR((about := file.lstat()).st_mode)}
-    if odd := [file.name for file in files if file.is_symlink() or not file.is_file()]:
+    if odd := [file.name for file in inside if file.is_symlink() or not (file.is_dir() or file.is_file())]:
         raise BadFile(f"{odd[0]!r} in {path.name!r} is a link or no plain file.")
     keys = sorted(file.name for file in path.iterdir() if file.is_dir())
     found: dict[str, np.ndarray] = {}
     for key, name in (names := _names(keys)).items():
         with _parsed(name):
-            own = {file: size for file, size in files.items() if path / key in file.parents}
-            packer = _packer({file.name: file for file in own if file.parent == path / key})
+            own = {file: file.stat().st_size for file in (path / key).rglob("*") if file.is_file()}
+            about = {file for file in own if file.suffix == ".json" or file.name[0] == "."}
+            if any(own[file] > DESCRIPTION for file in about):
+                raise ValueError("its description is too long")
             array = zarr.open_array(path / key, mode="r")
+            packer = _packer(array.metadata)
             size = _size(name, array.shape, array.dtype, sum(own.values()), most)
             chunk = math.prod(array.chunks) * array.dtype.itemsize
-            starts = [range(0, n, step) for n, step in zip(array.shape, array.chunks, strict=True)]
-            if chunk > VECTOR or math.prod(map(len, starts)) > max(1000, 10 * len(own)):
+            if chunk > VECTOR or array.nchunks > max(1000, 10 * len(own)):
                 raise ValueError(f"its chunks of {chunk} bytes are too large, or missing")
-            for file in own:
-                if file.suffix != ".json" and file.name[0] != "." and not _unpacked(file, packer) <= chunk:
+            for file in own.keys() - about:
+                if not _unpacked(file, packer) <= chunk:
                     raise ValueError(f"chunk {file.name} unpacks to more than {chunk} bytes")
             found[name] = _room(array.shape, array.dtype, size)
+            starts = (range(0, n, step) for n, step in zip(array.shape, array.chunks, strict=True))
             for corner in itertools.product(*starts):
                 where = tuple(slice(at, at + step) for at, step in zip(corner, array.chunks, strict=True))
                 found[name][where] = array[where]
@@ -232,19 +220,14 @@ def _zarr(path: Path, most: float) -> Found:
     return found, sorted(set(keys) - names.keys())
 
 
-def _packer(files: Mapping[str, Path]) -> str:
-    """The compressor of a zarr array. Raises ValueError for codecs that could run code, or unpack without a limit."""
-    file = files.get("zarr.json") or files[".zarray"]
-    if file.stat().st_size > DESCRIPTION:
-        raise ValueError("its description is too long")
-    about = json.loads(file.read_bytes())
-    if about["zarr_format"] == 3:
-        used = [codec["name"] for codec in about["codecs"] if codec["name"] not in ("bytes", "crc32c", "transpose")]
-    else:
-        used = [codec["id"] for codec in [about["compressor"], *(about["filters"] or [])] if codec]
-    if used not in ([], ["zstd"], ["blosc"]) or about.get("dtype") == "|O":
+def _packer(about) -> str:
+    """The compressor in a zarr array's metadata. Raises ValueError for codecs that run code, or unpack without a limit."""
+    codecs = about.codecs if about.zarr_format == 3 else [*(about.filters or ()), about.compressor]
+    used = [type(codec).__name__.lower().removesuffix("codec") for codec in codecs if codec]
+    used = [name for name in used if name not in ("bytes", "crc32c", "transpose")]
+    if used not in ([], ["zstd"], ["blosc"]):
         raise ValueError(f"it must hold numbers, compressed by zstd, blosc or not at all, not by {', '.join(used)}")
-    return used[0] if used else ""
+    return "".join(used)
 
 
 def _unpacked(file: Path, packer: str) -> float:
@@ -264,30 +247,28 @@ def _parquet(path: Path, most: float) -> Found:
 
     limits = {"thrift_string_size_limit": DESCRIPTION, "thrift_container_size_limit": 1_000_000}
     with pyarrow.parquet.ParquetFile(path, **limits) as file:
-        about, schema, columns = file.metadata, file.schema_arrow, {}
+        rows, schema, rooms = file.metadata.num_rows, file.schema_arrow, {}
         names = {key: name for key, name in _names(schema.names).items() if "examples" in ARRAYS[name]["dims"]}
         sizes, whole = _parquet_sizes(path), path.stat().st_size
         for key, name in names.items():
-            kind, (values, packed) = schema.field(key).type, sizes.get(key, (0, 0))
-            lists = hasattr(kind, "value_type") and not hasattr(kind, "index_type")
-            if lists and values % max(about.num_rows, 1):
-                raise BadFile(f"{name} must be a list of the same length in each row, one value for each model.")
-            shape = (values // max(about.num_rows, 1), about.num_rows) if lists else (about.num_rows,)
-            kind = kind.value_type if lists else kind
+            kind, (values, packed), shape = schema.field(key).type, sizes.get(key, (0, 0)), (rows,)
+            if hasattr(kind, "value_type") and not hasattr(kind, "index_type"):  # lists
+                if values % max(rows, 1):
+                    raise BadFile(f"{name} must be a list of the same length in each row, one value for each model.")
+                kind, shape = kind.value_type, (values // max(rows, 1), rows)
             dtype = np.dtype(f"U{LETTERS}" if str(kind).endswith("string") else kind.to_pandas_dtype())
             size = _size(name, shape, dtype, min(packed, whole), most)
-            columns[key] = name, _room(shape, dtype, size)
-        widest = sum(math.prod(room.shape[:-1]) for _, room in columns.values())
-        at = 0
-        for batch in file.iter_batches(max(1, SMALL // 8 // max(widest, 1)), columns=list(columns), use_threads=False):
-            for key, (name, room) in columns.items():
-                with _parsed(name):
-                    room[..., at : at + len(batch)] = _block(batch.column(key), room.shape)
+            rooms[key] = _room(shape[::-1], dtype, size)
+        row, at = sum(room[0].size for room in rooms.values()), 0
+        for batch in file.iter_batches(max(1, SMALL // 8 // max(row, 1)), columns=list(names), use_threads=False):
+            for key, room in rooms.items():
+                with _parsed(names[key]):
+                    room[at : at + len(batch)] = _block(batch.column(key), room.shape[1:])
                     release(room)
             at += len(batch)
-        if at != about.num_rows:
-            raise ValueError(f"it has {at} rows, and says {about.num_rows}")
-    return {name: room for name, room in columns.values()}, sorted(set(schema.names) - names.keys())
+        if at != rows:
+            raise ValueError(f"it has {at} rows, and says {rows}")
+    return {names[key]: room.T for key, room in rooms.items()}, sorted(set(schema.names) - names.keys())
 
 
 def _parquet_sizes(path: Path) -> dict[str, list[int]]:
@@ -300,16 +281,14 @@ def _parquet_sizes(path: Path) -> dict[str, list[int]]:
     return json.loads(asked.stdout)
 
 
-def _block(column, shape: tuple[int, ...]) -> np.ndarray:
-    """A batch of a parquet column as (examples,), or one of lists as (models, examples)."""
-    flat = column if len(shape) == 1 else column.flatten()
+def _block(column, models: tuple[int, ...]) -> np.ndarray:
+    """A batch of a parquet column as (examples, *models), where `models` is the length of lists."""
+    flat = column.flatten() if models else column
     if column.null_count or flat.null_count:
         raise ValueError("it has missing values")
+    if models and (column.value_lengths().to_numpy() != models[0]).any():
+        raise ValueError(f"each row must have {models[0]} values, one for each model")
     values = flat.to_numpy(zero_copy_only=False)
-    if len(shape) == 2:
-        if (column.value_lengths().to_numpy() != shape[0]).any():
-            raise ValueError(f"each row must have {shape[0]} values, one for each model")
-        return values.reshape(-1, shape[0]).T
     if values.dtype == object and max(map(len, values)) > LETTERS:
         raise ValueError(f"a text has more than {LETTERS} letters")
-    return values
+    return values.reshape(-1, *models)

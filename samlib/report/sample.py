@@ -55,7 +55,7 @@ class Given(NamedTuple):
     def columns(self, which, side: str = "") -> list[np.ndarray]:
         """Logits, correctness and membership of some examples, each (models, some). The side "test_" has no membership."""
         names = [side + self.signal, side + "correct"] + ["member"] * (not side)
-        found = {name: np.array(self.matrices[name][:, which]) for name in names if name in self.matrices}
+        found = {name: np.array(self.matrices[name][:, which], order="C") for name in names if name in self.matrices}
         for name in found:
             release(self.matrices[name])
         x = _as_logit(names[0], found.pop(names[0], np.zeros((self.sizes["models"], 0))), which)
