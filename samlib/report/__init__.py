@@ -17,7 +17,7 @@ import pandas as pd
 
 from samlib import __version__
 from samlib.checks import FAR, as_choice, as_number, as_path, shown
-from samlib.evaluation import Measure, evaluate
+from samlib.evaluation import evaluate
 from samlib.report import tables
 from samlib.report.attacking import BEST, CONTROL, Attacked, attack
 from samlib.report.files import read
@@ -133,60 +133,52 @@ def audit_file(path, *, max_gb: float = 64) -> Report:
     """
     arrays, unused = read(path, max_gb=as_number("max_gb", max_gb, 0, strict=True))
     data = given(arrays, unused)
-    s, numbers, drawn, chosen = scan(data)
-    every = attack(s)
+    s, drawn, chosen = scan(data)
+    every, some = attack(s), s.examples(slice(drawn))
     found, best = every.only(every.kept < drawn), next(name for name in BEST if name in every.scores)
-    s, at = s.examples(slice(drawn)), np.flatnonzero(np.isin(numbers, chosen))
-    short = {name: data.short[full] for name, full in (("class", "labels"), ("group", "groups")) if full in data.short}
-    of = {name: each[numbers[found.kept]] for name, each in short.items()}
+    of = {name: each[found.kept] for name, each in s.about.items() if name != "example"}
     several, many = bool(found.shadows) and len(found.targets) >= 8, bool(found.shadows) and len(s.target) >= 8
     made = {"risk": tables.risk(found), "curves": tables.curves(found, best)}
     if of:
         made["parts"] = tables.parts(found, best, of)
     if several:
-        made |= {
-            "own_rates": tables.own_rates(found.scores[best], found.member),
-            "exposed": tables.exposed(every, best, at),
-        }
+        made["own_rates"] = tables.own_rates(found.scores[best], found.member)
+        made["exposed"] = tables.exposed(every, best, chosen)
     if many:
-        made |= {"memorization": tables.memorized(s), "memorization_bins": tables.memorization_bins(s)}
+        made |= tables.memorized(some)
     if many and s.test_correct.size:
-        made["influence"] = tables.influential(s)
-    made["more"] = tables.more(s, best)
-    for frame in (made[name] for name in ("exposed", "influence") if len(made.get(name, ()))):
-        frame["example"] = numbers[frame["example"]]
-        for name, each in short.items():
-            frame[name] = each[frame["example"]]
+        made["influence"] = tables.influential(some)
+    made["more"] = tables.more(some, best)
+    for name in ("exposed", "influence"):
+        if len(made.get(name, ())):
+            made[name] = made[name].assign(**s.known(made[name]["example"]))
     able = {name: len(frame) for name, frame in made.items()} | {"shadows": len(found.shadows)}
     able |= {"online": found.shadows == "online", "population": s.test_logit.shape[1]}
     lacking = {name: why for name, why in SENTENCES["lacking"].items() if not able.get(name)}
-    return Report(made, _said(data, unused, s, found, best, of), lacking, best)
+    return Report(made, _said(data, unused, some, found, best, of), lacking, best)
 
 
 def _said(
     data: Given, unused: list[str], s: Sample, found: Attacked, best: str, of: Mapping[str, np.ndarray]
 ) -> dict[str, list[str]]:
-    """Sentences on what was given, and on what is assumed."""
-    drawn, tests, control = s.logit.shape[1], s.test_logit.shape[1], found.scores.get(CONTROL)
-    outside = 0 if data.sizes["tests"] else tests  # taken from the examples
-    auc = Measure(0.5, 0.5, 0.5) if control is None else evaluate(control, found.member, fpr=()).auc
-    plain = evaluate(found.scores["confidence"], found.member, fpr=()).auc
-    sizes = [len(np.unique(each)) for each in of.values()]
+    """Sentences on what was given, and on what is assumed. A sentence stands there unless the fact of its name is false or 0."""
+    sizes, drawn, tests = data.sizes, len(s.member.T), s.test_logit.shape[1]
+    outside = 0 if sizes["tests"] else tests  # taken from the examples
+    told = {name: found.scores[name] for name in ("confidence", CONTROL) if name in found.scores}
+    auc = {name: evaluate(scores, found.member, fpr=()).auc for name, scores in told.items()}
+    control, targets, parts = auc.get(CONTROL), len(found.targets), [len(np.unique(each)) for each in of.values()]
+    agrees = control is not None and control.low <= 0.5 <= control.high
     facts = {
-        "parts": sum(sizes),
-        "signal": data.signal, "models": data.sizes["models"], "examples": data.sizes["examples"], "tests": tests,
-        "outside": outside, "drawn": drawn, "out": drawn - len(found.kept), "targets": len(found.targets), "best": best,
-        "unused": ", ".join(map(shown, unused[:9])), "order": ", ".join(BEST),
-    }  # fmt: skip
-    holds = {
-        "lower": plain.high < 0.5, "tests": tests > outside, "outside": outside, "out": facts["out"], "unused": unused,
-        "drawn": drawn + outside < data.sizes["examples"],
-        "targets": len(found.targets) < data.short["target"].sum(), "control": control is None,
-        "agrees": control is not None and auc.low <= 0.5 <= auc.high, "differs": not auc.low <= 0.5 <= auc.high,
-        "shadows": found.shadows, "correct": "correct" not in data.matrices,
-        "parts": max(sizes, default=0) > tables.MOST_PARTS,
+        "signal": data.signal, "models": sizes["models"], "examples": sizes["examples"], "tests": tests - outside,
+        "lower": auc["confidence"].high < 0.5, "outside": outside,
+        "drawn": drawn if drawn + outside < sizes["examples"] else 0, "out": drawn - len(found.kept),
+        "targets": targets if targets < s.target.sum() else 0,
+        "parts": sum(parts) if max(parts, default=0) > tables.MOST_PARTS else 0,
+        "unused": ", ".join(map(shown, unused[:9])), "agrees": agrees, "control": control is None,
+        "differs": not agrees and control is not None, "shadows": found.shadows,
+        "correct": "correct" not in data.matrices, "best": best, "order": ", ".join(BEST),
     }  # fmt: skip
     return {
-        part: [said.format(**facts) for name, said in SENTENCES[part].items() if holds.get(name, True)]
+        part: [said.format(**facts) for name, said in SENTENCES[part].items() if facts.get(name, True)]
         for part in ("given", "assumed")
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from samlib import attacks
 from samlib.audit import ATTACKS, Fold, folds, scored
@@ -43,28 +44,28 @@ def attack(s: Sample, names: tuple[str, ...] = ()) -> Attacked:
     targets = np.sort(targets[np.linspace(0, len(targets) - 1, most).astype(int)])
     n_in = s.member.sum(0) - s.member[targets].any(0)
     n_out = (~s.member).sum(0) - (~s.member[targets]).any(0)
-    offline, online = n_out >= 2, (n_out >= 2) & (n_in >= 2)
-    shadows = "online" if online.mean() >= 0.5 else "offline" if offline.mean() >= 0.5 else ""
-    kept = np.flatnonzero(online if shadows == "online" else offline)
-    if not shadows or not sided(s.member[np.ix_(targets, kept)]):
-        shadows, kept = "", np.arange(len(n_in))
-    s, test = s.examples(kept), s.test_logit
-    possible = ["correctness", "confidence"] + ["population"] * bool(test.size)
-    if shadows:
-        possible += ["quantile regression"] * (test.shape[1] >= FEW)
-        possible += ["difficulty calibration", "LiRA offline", "RMIA offline"]
-        possible += ["LiRA online", "RMIA online", "BASE"] * (shadows == "online") + [CONTROL]
-    labels, test_labels, test_member = s.labels, s.test_labels, None
+    judged = {"online": (n_out >= 2) & (n_in >= 2), "offline": n_out >= 2, "": n_out >= 0}
+    shadows = next(name for name, each in judged.items() if each.mean() >= 0.5)
+    if not sided(s.member[np.ix_(targets, judged[shadows])]):
+        shadows = ""
+    kept = np.flatnonzero(judged[shadows])
+    s, test, test_member = s.examples(kept), s.test_logit, None
+    labels, test_labels = s.about.get("class"), s.test_about.get("class")
     if labels is None or test_labels is None or not np.isin(labels, test_labels).all():
         labels = test_labels = None
-    elif not shadows and test.shape[1] >= FEW:
-        possible.append("quantile regression")
+    online, tests = shadows == "online", test.shape[1]
+    possible = {
+        "correctness": True, "confidence": True, "population": tests > 0,
+        "quantile regression": tests >= FEW and (shadows or labels is not None),
+        "difficulty calibration": shadows, "LiRA offline": shadows, "RMIA offline": shadows,
+        "LiRA online": online, "RMIA online": online, "BASE": online, CONTROL: shadows,
+    }  # fmt: skip
     if not test.size:  # RMIA compares with examples then
         some = np.unique(np.linspace(0, len(kept) - 1, TESTS).astype(int))
         test, test_member = s.logit[:, some], s.member[:, some]
     signals = {"logit": s.logit, "correct": s.correct.astype(float), "test_logit": test}
     fold = folds(signals, s.member, labels, test_labels, test_member)
-    wanted = [name for name in possible if name in (names or possible)]
+    wanted = [name for name, able in possible.items() if able and name in (names or possible)]
     ways = ATTACKS | {CONTROL: lambda f: f.shadow("logit").mean_out}
     if not shadows:
         ways["quantile regression"] = _by_class
@@ -77,11 +78,10 @@ def _by_class(f: Fold) -> np.ndarray:
     from sklearn.linear_model import LinearRegression
 
     test = f.target("test_logit")
-    classes, which, count = np.unique(np.asarray(f.test_labels), return_inverse=True, return_counts=True)
-    centre = np.bincount(which, test) / count
-    known = np.stack([centre, np.sqrt(np.bincount(which, (test - centre[which]) ** 2) / count)], 1)
-    own = known[np.searchsorted(classes, np.asarray(f.labels))]
-    return attacks.quantile_regression(known[which], test, own, f.target("logit"), regressor=LinearRegression())
+    classes = pd.Series(test, dtype=float).groupby(f.test_labels)
+    features = pd.DataFrame({"mean": classes.mean(), "std": classes.std(ddof=0)})
+    public, own = (features.loc[labels].to_numpy() for labels in (f.test_labels, f.labels))
+    return attacks.quantile_regression(public, test, own, f.target("logit"), regressor=LinearRegression())
 
 
 def sided(member: np.ndarray) -> bool:

@@ -17,6 +17,12 @@ ATTACKED = 1 << 24  # signals of the examples that are kept; of a larger file, a
 TESTS = 2000  # points that no model saw, at most
 BLOCK = 1 << 22  # signals that are read at a time
 MOST = 10  # examples that are shown one by one
+SINGULAR = {"labels": "class", "groups": "group", "test_labels": "class"}
+RANGES = {  # with a little room for rounding
+    "logit": (-math.inf, math.inf, "any number"),
+    "loss": (-1e-5, math.inf, "0 or more"),
+    "probability": (-1e-5, 1 + 1e-5, "from 0 to 1"),
+}
 
 
 class Sample(NamedTuple):
@@ -26,16 +32,19 @@ class Sample(NamedTuple):
     member: np.ndarray  # bool
     correct: np.ndarray  # bool
     target: np.ndarray  # (models,) bool
-    labels: np.ndarray | None  # (examples,)
+    about: dict[str, np.ndarray]  # "example", the numbers in the file, and "class" and "group" if given: (examples,)
     test_logit: np.ndarray  # (models, tests), of points that no model saw; maybe none
     test_correct: np.ndarray
-    test_labels: np.ndarray | None
-    test_numbers: np.ndarray  # (tests,) in the file
+    test_about: dict[str, np.ndarray]  # as about
 
     def examples(self, which) -> Sample:
         """The sample with only these examples."""
         cut: dict[str, Any] = {name: getattr(self, name)[:, which] for name in ("logit", "member", "correct")}
-        return self._replace(**cut, labels=None if self.labels is None else self.labels[which])
+        return self._replace(**cut, about=self.known(which))
+
+    def known(self, which) -> dict[str, np.ndarray]:
+        """What is known about these examples."""
+        return {name: each[which] for name, each in self.about.items()}
 
     def models(self, which) -> Sample:
         """The sample with only these models, in this order."""
@@ -45,11 +54,11 @@ class Sample(NamedTuple):
 
 
 class Given(NamedTuple):
-    """What a file holds, checked against the schema: matrices, and the short arrays."""
+    """What a file holds, checked against the schema: matrices, and what is known about models, examples and tests."""
 
     signal: str
     matrices: dict[str, np.ndarray]
-    short: dict[str, np.ndarray]
+    about: dict[str, dict[str, np.ndarray]]
     sizes: dict[str, int]  # of models, examples and tests
 
     def columns(self, which, side: str = "") -> list[np.ndarray]:
@@ -61,6 +70,10 @@ class Given(NamedTuple):
         x = _as_logit(names[0], found.pop(names[0], np.zeros((self.sizes["models"], 0))), which)
         masks = (_mask(name, found[name]) if name in found else x > 0 for name in names[1:])
         return [x, *masks]
+
+    def known(self, dim: str, numbers: np.ndarray) -> dict[str, np.ndarray]:
+        """The numbers of some examples or tests, and what is known about them."""
+        return {"example": numbers} | {name: each[numbers] for name, each in sorted(self.about[dim].items())}
 
 
 def given(arrays: Mapping[str, np.ndarray], unused: Sequence[str] = ()) -> Given:
@@ -75,7 +88,7 @@ def given(arrays: Mapping[str, np.ndarray], unused: Sequence[str] = ()) -> Given
         has = ", ".join([*arrays, *map(shown, unused[:9])]) or "none of these"
         raise BadFile(f"The file must hold member and one of {', '.join(SIGNALS)}, and it holds {has}.")
     first: dict[str, tuple[int, str]] = {}
-    matrices, short = {}, {"target": np.ones(1, bool)}
+    matrices, about = {}, {"models": {"target": np.ones(1, bool)}, "examples": {}, "tests": {}}
     for name in sorted(arrays, key=lambda name: name not in (*signals, "member")):
         dims, array = ARRAYS[name]["dims"], arrays[name]
         if len(dims) == 2 and array.ndim == 1:
@@ -88,13 +101,13 @@ def given(arrays: Mapping[str, np.ndarray], unused: Sequence[str] = ()) -> Given
         if len(dims) == 2:
             matrices[name] = array
         else:
-            check: dict[str, Callable[..., np.ndarray]] = {"mask": _mask, "labels": as_labels, "names": _texts}
-            short[name] = check[ARRAYS[name]["kind"]](name, array)
+            about[dims[0]][SINGULAR.get(name, name)] = CHECKS[ARRAYS[name]["kind"]](name, array)
     sizes = {"tests": 0} | {dim: size for dim, (size, _) in first.items()}
-    short["target"] = np.broadcast_to(short["target"], sizes["models"])
-    if not short["target"].any():
+    target = about["models"]["target"]
+    if not target.any():
         raise BadFile("target must be True for at least one model.")
-    return Given(signals[0], matrices, short, sizes)
+    about["models"]["target"] = np.broadcast_to(target, sizes["models"])
+    return Given(signals[0], matrices, about, sizes)
 
 
 def _mask(name: str, values: np.ndarray) -> np.ndarray:
@@ -112,27 +125,28 @@ def _texts(name: str, values: np.ndarray) -> np.ndarray:
     return values
 
 
+CHECKS: dict[str, Callable[..., np.ndarray]] = {"mask": _mask, "labels": as_labels, "names": _texts}
+
+
+@np.errstate(all="ignore")  # a signalling NaN, and the ends of a range
 def _as_logit(name: str, values: np.ndarray, which) -> np.ndarray:
     """Signals (models, examples) as logits, float32. `which`: the numbers of these examples."""
-    with np.errstate(invalid="ignore"):  # a signalling NaN
-        values, kind = values.astype(np.float64), name.removeprefix("test_")
-    low, high = {"loss": (-1e-5, math.inf), "probability": (-1e-5, 1 + 1e-5)}.get(kind, (-math.inf, math.inf))
+    values, kind = values.astype(np.float64), name.removeprefix("test_")
+    low, high, allowed = RANGES[kind]
     if (bad := ~((values >= low) & (values <= high))).any():  # NaN too
         k, i = np.argwhere(bad)[0]
         number = which.start + i if isinstance(which, slice) else which[i]
-        allowed = {"loss": "0 or more", "probability": "from 0 to 1"}.get(kind, "any number")
         raise BadFile(f"{name} is {values[k, i]:g} for model {k} on example {number}; it must be {allowed}.")
-    with np.errstate(divide="ignore", over="ignore"):
-        if kind == "loss":
-            values = np.maximum(values, 0)
-            values = -values - np.log(-np.expm1(-values))  # log of e^-loss / (1 - e^-loss), of any size
-        elif kind == "probability":
-            values = logit(np.clip(values, 0, 1))
-        return values.astype(np.float32)
+    if kind == "loss":
+        values = np.maximum(values, 0)
+        values = -values - np.log(-np.expm1(-values))  # log of e^-loss / (1 - e^-loss), of any size
+    elif kind == "probability":
+        values = logit(np.clip(values, 0, 1))
+    return values.astype(np.float32)
 
 
-def scan(data: Given) -> tuple[Sample, np.ndarray, int, np.ndarray]:
-    """Read the file once. Returns the sample, its examples' numbers, how many were drawn, and the numbers of the most exposed.
+def scan(data: Given) -> tuple[Sample, int, np.ndarray]:
+    """Read the file once. Returns the sample, how many of its examples were drawn, and where in it the most exposed are.
 
     The even-numbered models choose the most exposed, among all examples. These follow the drawn ones in the sample. Raises
     ValueError for NaN, a signal out of range, a model with a constant signal, and a target without members or non-members.
@@ -152,27 +166,24 @@ def scan(data: Given) -> tuple[Sample, np.ndarray, int, np.ndarray]:
         top, apart = numbers[best], both[best]
     if (same := low == high).any():
         raise BadFile(f"{data.signal} of model {np.argmax(same)} is the same on all examples; leave that model out.")
-    if (alone := data.short["target"] & ((n_in == 0) | (n_in == n))).any():
+    target = data.about["models"]["target"]
+    if (alone := target & ((n_in == 0) | (n_in == n))).any():
         model = np.argmax(alone)
         raise BadFile(f"member of model {model} must hold members and others; attack other models, by target.")
     top = np.sort(top[apart > 0])
     extra = np.setdiff1d(top, sampled)
     parts.append(data.columns(extra))
-    numbers = np.r_[sampled, extra]
     x, correct, member = (np.concatenate(each, axis=1) for each in zip(*parts, strict=True))
-    labels = data.short["labels"][numbers] if "labels" in data.short else None
     chosen = np.sort(rng.permutation(tests)[:TESTS])
     test_x, test_correct = data.columns(chosen, "test_")
-    test_labels = data.short["test_labels"][chosen] if "test_labels" in data.short else None
-    shown = _finite(test_x), test_correct, test_labels, chosen
-    s = Sample(_finite(x), member, correct, data.short["target"], labels, *shown)
+    outside = _finite(test_x), test_correct, data.known("tests", chosen)
+    s = Sample(_finite(x), member, correct, target, data.known("examples", np.r_[sampled, extra]), *outside)
     never = np.flatnonzero(~member.any(0))
     if not tests and len(never) >= 100:  # of the examples that no model saw, half stand outside and are not attacked
         never = np.sort(rng.permutation(never)[: min(TESTS, len(never) // 2)])
-        rest, stay = s.examples(never), np.setdiff1d(np.arange(len(numbers)), never)
-        s = Sample(*s.examples(stay)[:5], rest.logit, rest.correct, rest.labels, numbers[never])
-        sampled, numbers = np.setdiff1d(sampled, numbers[never]), numbers[stay]
-    return s, numbers, len(sampled), top
+        rest, stay = s.examples(never), np.setdiff1d(np.arange(len(member.T)), never)
+        s = Sample(*s.examples(stay)[:5], rest.logit, rest.correct, rest.about)
+    return s, len(s.member.T) - len(extra), np.flatnonzero(np.isin(s.about["example"], top))
 
 
 def _finite(x: np.ndarray) -> np.ndarray:

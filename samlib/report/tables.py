@@ -20,7 +20,7 @@ MEASURES = ("auc", "balanced_accuracy", *(f"tpr@{rate:g}" for rate in RATES), "e
 OWN_RATE = 0.1  # pooled false-positive rate at which each example's own rates are counted
 MOST_PARTS = 50  # classes, or groups, that are shown: the largest
 FEW = 20  # examples, at least, of a class or group with an AUC
-HIDDEN = (math.nan,) * 3  # of scores that are `tied`
+HIDDEN = (math.nan,) * 3  # an interval that is not shown
 MEMORIZED = 0.25  # Feldman and Zhang (2020) count an example as memorized from here
 
 
@@ -30,8 +30,7 @@ def risk(found: Attacked) -> pd.DataFrame:
     for name, scores in found.scores.items():
         whole = evaluate(scores, found.member, fpr=RATES, confidence=1 - each)
         bound = epsilon(scores, found.member, 1 - each)
-        rates = whole.tpr_at_fpr.values()
-        measured = [whole.auc, whole.balanced_accuracy, *rates, (bound, bound, math.inf)]
+        measured = [whole.auc, whole.balanced_accuracy, *whole.tpr_at_fpr.values(), (bound, bound, math.inf)]
         at_rates = ["too few" * (r in whole.too_few) or "ties" * tied(scores, found.member, r) for r in RATES]
         for measure, values, note in zip(MEASURES, measured, ["", "", *at_rates, ""], strict=True):
             rows.append((name, measure, *(HIDDEN if note == "ties" else values), note))
@@ -102,12 +101,12 @@ def parts(found: Attacked, best: str, of: Mapping[str, np.ndarray]) -> pd.DataFr
     for kind, values in of.items():
         names, counts = np.unique(values, return_counts=True)
         which += [(kind, name) for name in names[np.sort(np.argsort(-counts, kind="stable")[:MOST_PARTS])]]
-    rows, confidence = [], 1 - LEVEL / max(len(which), 1)
+    rows, confidence = [], 1 - LEVEL / len(which)
     for kind, name in which:
         inside = of[kind] == name
         member, scores = found.member[:, inside], found.scores[best][:, inside]
         usable = member.any(1) & ~member.all(1)
-        auc = (math.nan,) * 3
+        auc = HIDDEN
         if usable.any() and inside.sum() >= FEW:
             auc = evaluate(scores[usable], member[usable], fpr=(), confidence=confidence).auc
         rows.append((kind, str(name), int(inside.sum()), *auc))
@@ -119,12 +118,12 @@ def own_rates(scores: np.ndarray, member: np.ndarray) -> pd.DataFrame:
     own = vulnerability(scores, member, fpr=OWN_RATE)
     bins = np.linspace(0, 1, 21)
     share, chance = own.shares(bins)
-    columns = {"left": bins[:-1], "right": bins[1:], "share": share, "chance": chance}
-    return pd.DataFrame(columns).assign(dispersion=own.dispersion)
+    columns = {"left": bins[:-1], "right": bins[1:], "share": share, "chance": chance, "dispersion": own.dispersion}
+    return pd.DataFrame(columns)
 
 
 def exposed(found: Attacked, best: str, chosen: np.ndarray) -> pd.DataFrame:
-    """The chosen examples, measured on the odd-numbered targets: how often they are found, and how often accused.
+    """The chosen examples of the sample, measured on the odd-numbered targets: how often they are found, how often accused.
 
     An example is found by a hit if it is a member, and accused by a hit if it is not. The even-numbered targets set the
     threshold. Columns: example, and those of `_sides`.
@@ -155,10 +154,13 @@ def _sides(hit: np.ndarray, member: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame(columns | {"gap": found - accused, "low": low, "high": high})
 
 
-def memorized(s: Sample) -> pd.DataFrame:
-    """Memorization: what ("mean memorization" and the share above MEMORIZED), value, low, high, and how reliable scores are."""
+def memorized(s: Sample) -> dict[str, pd.DataFrame]:
+    """Two tables. "memorization": its mean and the share above MEMORIZED, and how reliable single scores are.
+
+    Columns what, value, low, high, reliability, models_wanted. "memorization_bins": left, right, share of examples.
+    """
     if not len(known := _known(s.member)):
-        return pd.DataFrame()
+        return {"memorization": pd.DataFrame(), "memorization_bins": pd.DataFrame()}
     correct, member = s.correct[:, known], s.member[:, known]
     terms = memorization_terms(correct, member)
     above = (terms.mean(0) > MEMORIZED) + crossing(terms, MEMORIZED)
@@ -168,16 +170,11 @@ def memorized(s: Sample) -> pd.DataFrame:
     reliable = inference.reliability(first, second, len(member))
     rows = [(name, float(each.estimate), *map(float, each.interval(LEVEL / 2))) for name, each in found.items()]
     frame = pd.DataFrame(rows, columns=["what", "value", "low", "high"])
-    return frame.assign(reliability=reliable.value, models_wanted=reliable.models)
-
-
-def memorization_bins(s: Sample) -> pd.DataFrame:
-    """Shares of examples in bins of memorization: left, right, share."""
-    if not len(known := _known(s.member)):
-        return pd.DataFrame()
-    score = memorization(s.correct[:, known], s.member[:, known]).value
-    count, edges = np.histogram(score, np.linspace(-1, 1, 41))
-    return pd.DataFrame({"left": edges[:-1], "right": edges[1:], "share": count / len(score)})
+    count, edges = np.histogram(memorization(correct, member).value, np.linspace(-1, 1, 41))
+    return {
+        "memorization": frame.assign(reliability=reliable.value, models_wanted=reliable.models),
+        "memorization_bins": pd.DataFrame({"left": edges[:-1], "right": edges[1:], "share": count / len(known)}),
+    }
 
 
 def _known(*members: np.ndarray) -> np.ndarray:
@@ -190,12 +187,13 @@ def influential(s: Sample) -> pd.DataFrame:
     even = np.arange(len(s.member)) % 2 == 0
     if not len(known := _known(s.member[even], s.member[~even])):
         return pd.DataFrame()
-    labels = None if s.labels is None or s.test_labels is None else (s.test_labels, s.labels[known])
+    given = "class" in s.about and "class" in s.test_about
+    labels = (s.test_about["class"], s.about["class"][known]) if given else None
     best, value = top_influences(s.test_correct[even], s.member[np.ix_(even, known)], 1, labels=labels)
     tests = np.argsort(-value[:, 0], kind="stable")[:MOST]
     pairs = known[best[tests, 0]]
     frame = _sides(s.test_correct[np.ix_(~even, tests)], s.member[np.ix_(~even, pairs)])
-    return frame.assign(test=s.test_numbers[tests], example=pairs)
+    return frame.assign(test=s.test_about["example"][tests], example=pairs)
 
 
 def more(s: Sample, best: str) -> pd.DataFrame:
@@ -204,20 +202,15 @@ def more(s: Sample, best: str) -> pd.DataFrame:
     Columns models, examples, auc, low, high, measured. With one model, the number of examples grows instead.
     """
     order, rows, models = np.argsort(~s.target, kind="stable"), [], len(s.member)
-    sizes = [k for k in (2**j for j in range(3, 20)) if k < models] + [models]
-    for k in sizes:
+    for k in np.unique(np.minimum(2 ** np.arange(3, 20), models)).tolist():
         found = attack(s.models(order[:k]), (best,))
-        if best not in found.scores or not sided(found.member):
-            continue
-        effect = mean(auc_terms(found.scores[best], found.member))
-        rows.append((k, len(found.kept), float(effect.estimate), *map(float, effect.interval()), True))
-    by_models = float(effect.by_models) if len(found.member) > 1 else 0.0
-    rest = float(effect.stderr) ** 2 - by_models
+        if best in found.scores and sided(found.member):
+            effect = mean(auc_terms(found.scores[best], found.member))
+            rows.append((k, len(found.kept), float(effect.estimate), *map(float, effect.interval()), True))
+    alone, whole, n = len(found.member) == 1, float(effect.stderr) ** 2, len(found.kept)
+    grows = whole if alone else float(effect.by_models)
     for factor in (2, 4):
-        variance, n = rest + by_models / factor, len(found.kept)
-        if len(found.member) == 1:
-            variance, n = rest / factor, n * factor
-        low, high = effect._replace(stderr=np.sqrt(variance)).interval()
-        grown = models * factor if len(found.member) > 1 else models
-        rows.append((grown, n, float(effect.estimate), float(low), float(high), False))
+        more = effect._replace(stderr=np.sqrt(whole - grows + grows / factor))
+        size = (models, n * factor) if alone else (models * factor, n)
+        rows.append((*size, float(more.estimate), *map(float, more.interval()), False))
     return pd.DataFrame(rows, columns=["models", "examples", "auc", "low", "high", "measured"])
