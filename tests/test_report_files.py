@@ -61,7 +61,7 @@ def test_every_form_reads_the_same(kind, held, tmp_path, monkeypatch):
     assert isinstance(arrays["logit"], np.memmap) is not held
     for name, a in found.items():
         np.testing.assert_array_equal(arrays[name], a)
-    logit, _, member = sample.given(arrays).columns(slice(3, 9))
+    logit, _, member = sample.columns(sample.given(arrays), slice(3, 9))
     np.testing.assert_array_equal(logit, found["logit"][:, 3:9])
     np.testing.assert_array_equal(member, found["member"][:, 3:9])
 
@@ -242,7 +242,7 @@ def test_a_large_array_does_not_stay_mapped(tmp_path):
     arrays, _ = read(tmp_path / "signals.npz", max_gb=1)
     data, before = sample.given(arrays), mapped()
     for start in range(0, member.shape[1], 10_000):
-        data.columns(slice(start, start + 10_000))
+        sample.columns(data, slice(start, start + 10_000))
     assert isinstance(arrays["logit"], np.memmap)
     assert mapped() < before + 25  # of 51 MB
 

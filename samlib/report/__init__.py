@@ -14,14 +14,16 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 
 from samlib import __version__
 from samlib.checks import FAR, as_choice, as_number, as_path, shown
+from samlib.disk import in_a_sentence
 from samlib.evaluation import evaluate
 from samlib.report import tables
 from samlib.report.attacking import BEST, CONTROL, Attacked, attack
 from samlib.report.files import read
-from samlib.report.sample import Given, Sample, given, scan
+from samlib.report.sample import given, scan
 
 _TEXT = Path(__file__).with_name("sentences.toml").read_text(encoding="utf-8")
 SENTENCES: dict[str, dict[str, str]] = tomllib.loads(_TEXT)
@@ -82,13 +84,11 @@ class Report(NamedTuple):
 
 def limits_of(texts: Iterable[str]) -> dict[str, float]:
     """The limits for `Report.above`, from texts such as "auc=0.6". Raises ValueError for anything else."""
-    limits = {}
-    for measure, _, limit in (text.partition("=") for text in texts):
-        try:
+    limits, known = {}, ", ".join(tables.MEASURES)
+    for text in texts:
+        with in_a_sentence(f"limit {text} must be a measure and a number; measures are {known} (", ")."):
+            measure, _, limit = text.partition("=")
             limits[as_choice("limit", measure, tables.MEASURES)] = as_number("limit", float(limit), -FAR, FAR)
-        except ValueError:
-            known = ", ".join(tables.MEASURES)
-            raise ValueError(f"limit {measure}={limit} must be a measure and a number; measures are {known}.") from None
     return limits
 
 
@@ -134,36 +134,33 @@ def audit_file(path, *, max_gb: float = 64) -> Report:
     arrays, unused = read(path, max_gb=as_number("max_gb", max_gb, 0, strict=True))
     data = given(arrays, unused)
     s, drawn, chosen = scan(data)
-    every, some = attack(s), s.examples(slice(drawn))
+    every, some = attack(s), s.isel(examples=slice(drawn))
     found, best = every.only(every.kept < drawn), next(name for name in BEST if name in every.scores)
-    of = {name: each[found.kept] for name, each in s.about.items() if name != "example"}
-    several, many = bool(found.shadows) and len(found.targets) >= 8, bool(found.shadows) and len(s.target) >= 8
+    of = tables.known(s, found.kept)
+    several, many = bool(found.shadows) and len(found.targets) >= 8, bool(found.shadows) and s.sizes["models"] >= 8
     made = {"risk": tables.risk(found), "curves": tables.curves(found, best)}
     if of:
         made["parts"] = tables.parts(found, best, of)
     if several:
         made["own_rates"] = tables.own_rates(found.scores[best], found.member)
-        made["exposed"] = tables.exposed(every, best, chosen)
+        made["exposed"] = tables.exposed(s, every, best, chosen)
     if many:
         made |= tables.memorized(some)
-    if many and s.test_correct.size:
+    if many and "test_correct" in s:
         made["influence"] = tables.influential(some)
     made["more"] = tables.more(some, best)
-    for name in ("exposed", "influence"):
-        if len(made.get(name, ())):
-            made[name] = made[name].assign(**s.known(made[name]["example"]))
     able = {name: len(frame) for name, frame in made.items()} | {"shadows": len(found.shadows)}
-    able |= {"online": found.shadows == "online", "population": s.test_logit.shape[1]}
+    able |= {"online": found.shadows == "online", "population": "test_logit" in s}
     lacking = {name: why for name, why in SENTENCES["lacking"].items() if not able.get(name)}
     return Report(made, _said(data, unused, some, found, best, of), lacking, best)
 
 
 def _said(
-    data: Given, unused: list[str], s: Sample, found: Attacked, best: str, of: Mapping[str, np.ndarray]
+    data: xr.Dataset, unused: list[str], s: xr.Dataset, found: Attacked, best: str, of: Mapping[str, np.ndarray]
 ) -> dict[str, list[str]]:
     """Sentences on what was given, and on what is assumed. A sentence stands there unless the fact of its name is false or 0."""
-    sizes, drawn, tests = data.sizes, len(s.member.T), s.test_logit.shape[1]
-    outside = 0 if sizes["tests"] else tests  # taken from the examples
+    sizes, drawn, tests = data.sizes, s.sizes["examples"], s.sizes["tests"] if "test_logit" in s else 0
+    outside = 0 if "tests" in sizes else tests  # taken from the examples
     told = {name: found.scores[name] for name in ("confidence", CONTROL) if name in found.scores}
     auc = {name: evaluate(scores, found.member, fpr=()).auc for name, scores in told.items()}
     control, targets, parts = auc.get(CONTROL), len(found.targets), [len(np.unique(each)) for each in of.values()]
@@ -172,11 +169,11 @@ def _said(
         "signal": data.signal, "models": sizes["models"], "examples": sizes["examples"], "tests": tests - outside,
         "lower": auc["confidence"].high < 0.5, "outside": outside,
         "drawn": drawn if drawn + outside < sizes["examples"] else 0, "out": drawn - len(found.kept),
-        "targets": targets if targets < s.target.sum() else 0,
+        "targets": targets if targets < s.target.values.sum() else 0,
         "parts": sum(parts) if max(parts, default=0) > tables.MOST_PARTS else 0,
         "unused": ", ".join(map(shown, unused[:9])), "agrees": agrees, "control": control is None,
         "differs": not agrees and control is not None, "shadows": found.shadows,
-        "correct": "correct" not in data.matrices, "best": best, "order": ", ".join(BEST),
+        "correct": "correct" not in data, "best": best, "order": ", ".join(BEST),
     }  # fmt: skip
     return {
         part: [said.format(**facts) for name, said in SENTENCES[part].items() if facts.get(name, True)]

@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 
 from samlib import attacks
 from samlib.audit import ATTACKS, Fold, folds, scored
-from samlib.report.sample import TESTS, Sample
+from samlib.report.sample import TESTS
 
 SCORES, TARGETS = 1 << 21, (16, 128)  # scores of an attack; the number of targets follows from it, from 16 to 128
 BEST = ("LiRA online", "LiRA offline", "population", "confidence")  # the first possible one measures the parts
@@ -32,45 +33,47 @@ class Attacked(NamedTuple):
         return self._replace(scores=scores, member=self.member[:, which], kept=self.kept[which])
 
 
-def attack(s: Sample, names: tuple[str, ...] = ()) -> Attacked:
+def attack(s: xr.Dataset, names: tuple[str, ...] = ()) -> Attacked:
     """Every attack that the signals allow, or only those named; on each target, by the other models.
 
     Examples are kept if, for each target, two other models saw them and two did not. If these are fewer than half, it is enough
     that two others did not see them. If these are fewer than half too, all are kept, and there are no shadow models.
     """
-    targets = np.flatnonzero(s.target)
-    most = min(len(targets), int(np.clip(SCORES // s.logit.shape[1], *TARGETS)))
+    targets, member = np.flatnonzero(s.target), s.member.values
+    most = min(len(targets), int(np.clip(SCORES // s.sizes["examples"], *TARGETS)))
     targets = targets[np.argsort(targets % 2, kind="stable")]  # as many of odd number as of even
     targets = np.sort(targets[np.linspace(0, len(targets) - 1, most).astype(int)])
-    n_in = s.member.sum(0) - s.member[targets].any(0)
-    n_out = (~s.member).sum(0) - (~s.member[targets]).any(0)
+    n_in = member.sum(0) - member[targets].any(0)
+    n_out = (~member).sum(0) - (~member[targets]).any(0)
     judged = {"online": (n_out >= 2) & (n_in >= 2), "offline": n_out >= 2, "": n_out >= 0}
     shadows = next(name for name, each in judged.items() if each.mean() >= 0.5)
-    if not sided(s.member[np.ix_(targets, judged[shadows])]):
+    if not sided(member[np.ix_(targets, judged[shadows])]):
         shadows = ""
     kept = np.flatnonzero(judged[shadows])
-    s, test, test_member = s.examples(kept), s.test_logit, None
-    labels, test_labels = s.about.get("class"), s.test_about.get("class")
+    s = s.isel(examples=kept)
+    logit, member, tests = s.logit.values, s.member.values, s.sizes["tests"] if "test_logit" in s else 0
+    labels, test_labels = (s[name].values if name in s else None for name in ("class", "test_class"))
     if labels is None or test_labels is None or not np.isin(labels, test_labels).all():
         labels = test_labels = None
-    online, tests = shadows == "online", test.shape[1]
+    online = shadows == "online"
     possible = {
         "correctness": True, "confidence": True, "population": tests > 0,
         "quantile regression": tests >= FEW and (shadows or labels is not None),
         "difficulty calibration": shadows, "LiRA offline": shadows, "RMIA offline": shadows,
         "LiRA online": online, "RMIA online": online, "BASE": online, CONTROL: shadows,
     }  # fmt: skip
-    if not test.size:  # RMIA compares with examples then
-        some = np.unique(np.linspace(0, len(kept) - 1, TESTS).astype(int))
-        test, test_member = s.logit[:, some], s.member[:, some]
-    signals = {"logit": s.logit, "correct": s.correct.astype(float), "test_logit": test}
-    fold = folds(signals, s.member, labels, test_labels, test_member)
+    some = np.unique(
+        np.linspace(0, len(kept) - 1, TESTS).astype(int)
+    )  # without test points, RMIA compares with examples
+    test, test_member = (s.test_logit.values, None) if tests else (logit[:, some], member[:, some])
+    signals = {"logit": logit, "correct": s.correct.values.astype(float), "test_logit": test}
+    fold = folds(signals, member, labels, test_labels, test_member)
     wanted = [name for name, able in possible.items() if able and name in (names or possible)]
     ways = ATTACKS | {CONTROL: lambda f: f.shadow("logit").mean_out}
     if not shadows:
         ways["quantile regression"] = _by_class
     scores = scored({name: ways[name] for name in wanted}, map(fold, targets.tolist()))
-    return Attacked(scores, s.member[targets], kept, targets, shadows)
+    return Attacked(scores, member[targets], kept, targets, shadows)
 
 
 def _by_class(f: Fold) -> np.ndarray:

@@ -142,13 +142,13 @@ def _room(shape: tuple[int, ...], dtype: np.dtype, size: int) -> np.ndarray:
         return Mapped(file, dtype, "w+", shape=shape)
 
 
-def release(array: np.ndarray) -> None:
+def release(array) -> None:
     """Let go of the memory into which `read` has mapped an array's file. It is mapped again where the array is used."""
-    base: Any = array if isinstance(array, Mapped) else None
-    while isinstance(base, np.ndarray):
-        base = base.base
-    if hasattr(base, "madvise"):  # a file's; some systems lack it, and drop the memory later
-        base.madvise(mmap.MADV_DONTNEED)
+    ours = False
+    while isinstance(array, np.ndarray):
+        array, ours = array.base, ours or isinstance(array, Mapped)
+    if ours and hasattr(array, "madvise"):  # some systems lack it, and drop the memory later
+        array.madvise(mmap.MADV_DONTNEED)
 
 
 def _npz(path: Path, most: float) -> Found:

@@ -60,7 +60,7 @@ def sentences(*said: str) -> Markdown:
 
 def ranges(frame: pd.DataFrame, value: str = "value", digits: int = 3) -> list[str]:
     """A number with the ends of its interval, a text for each row."""
-    ends = zip(frame[value].astype(float), frame["low"].astype(float), frame["high"].astype(float), strict=True)
+    ends = frame[[value, "low", "high"]].to_numpy(float)
     return ["–" if math.isnan(v) else f"{v:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]" for v, low, high in ends]
 
 
@@ -69,9 +69,8 @@ def risk(frame: pd.DataFrame) -> pd.DataFrame:
     cells = pd.Series(ranges(frame), frame.index)
     cells = cells.where(frame["measure"] != "epsilon", frame["value"].map("at least {:.2f}".format))
     cells = cells.where(frame["note"] == "", frame["note"])
-    wide = frame.assign(cell=cells).pivot(index="attack", columns="measure", values="cell")
-    wide = wide.loc[frame["attack"].unique(), frame["measure"].unique()]
-    names = {"auc": "AUC", "balanced_accuracy": "balanced accuracy", "epsilon": "epsilon"}
+    wide = frame.assign(cell=cells).set_index(["attack", "measure"])["cell"].unstack(sort=False)
+    names = {"auc": "AUC", "balanced_accuracy": "balanced accuracy"}
     titles = {name: f"found at {100 * float(name[4:]):g} % false" for name in wide if name.startswith("tpr@")}
     return wide.rename(columns=names | titles).rename_axis(columns=None).reset_index()
 

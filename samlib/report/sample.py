@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
 
 import numpy as np
+import xarray as xr
 from scipy.special import logit
 
 from samlib import attacks
@@ -17,7 +17,7 @@ ATTACKED = 1 << 24  # signals of the examples that are kept; of a larger file, a
 TESTS = 2000  # points that no model saw, at most
 BLOCK = 1 << 22  # signals that are read at a time
 MOST = 10  # examples that are shown one by one
-SINGULAR = {"labels": "class", "groups": "group", "test_labels": "class"}
+SINGULAR = {"labels": "class", "groups": "group", "test_labels": "test_class"}
 RANGES = {  # with a little room for rounding
     "logit": (-math.inf, math.inf, "any number"),
     "loss": (-1e-5, math.inf, "0 or more"),
@@ -25,61 +25,16 @@ RANGES = {  # with a little room for rounding
 }
 
 
-class Sample(NamedTuple):
-    """The signals that are attacked: models on the first axis, examples on the last."""
-
-    logit: np.ndarray  # (models, examples) float32
-    member: np.ndarray  # bool
-    correct: np.ndarray  # bool
-    target: np.ndarray  # (models,) bool
-    about: dict[str, np.ndarray]  # "example", the numbers in the file, and "class" and "group" if given: (examples,)
-    test_logit: np.ndarray  # (models, tests), of points that no model saw; maybe none
-    test_correct: np.ndarray
-    test_about: dict[str, np.ndarray]  # as about
-
-    def examples(self, which) -> Sample:
-        """The sample with only these examples."""
-        cut: dict[str, Any] = {name: getattr(self, name)[:, which] for name in ("logit", "member", "correct")}
-        return self._replace(**cut, about=self.known(which))
-
-    def known(self, which) -> dict[str, np.ndarray]:
-        """What is known about these examples."""
-        return {name: each[which] for name, each in self.about.items()}
-
-    def models(self, which) -> Sample:
-        """The sample with only these models, in this order."""
-        fields = ("logit", "member", "correct", "target", "test_logit", "test_correct")
-        cut: dict[str, Any] = {name: getattr(self, name)[which] for name in fields}
-        return self._replace(**cut)
-
-
-class Given(NamedTuple):
-    """What a file holds, checked against the schema: matrices, and what is known about models, examples and tests."""
-
-    signal: str
-    matrices: dict[str, np.ndarray]
-    about: dict[str, dict[str, np.ndarray]]
-    sizes: dict[str, int]  # of models, examples and tests
-
-    def columns(self, which, side: str = "") -> list[np.ndarray]:
-        """Logits, correctness and membership of some examples, each (models, some). The side "test_" has no membership."""
-        names = [side + self.signal, side + "correct"] + ["member"] * (not side)
-        found = {name: np.array(self.matrices[name][:, which], order="C") for name in names if name in self.matrices}
-        for name in found:
-            release(self.matrices[name])
-        x = _as_logit(names[0], found.pop(names[0], np.zeros((self.sizes["models"], 0))), which)
-        masks = (_mask(name, found[name]) if name in found else x > 0 for name in names[1:])
-        return [x, *masks]
-
-    def known(self, dim: str, numbers: np.ndarray) -> dict[str, np.ndarray]:
-        """The numbers of some examples or tests, and what is known about them."""
-        return {"example": numbers} | {name: each[numbers] for name, each in sorted(self.about[dim].items())}
-
-
-def given(arrays: Mapping[str, np.ndarray], unused: Sequence[str] = ()) -> Given:
+def given(arrays: Mapping[str, np.ndarray], unused: Sequence[str] = ()) -> xr.Dataset:
     """Check that arrays fit together. If not, raises ValueError in one sentence that names an array.
 
     unused: names in the file that mean nothing, for the message.
+
+    Returns
+    -------
+    Dataset
+        With dims models, examples and tests; `class`, `group` and `test_class` instead of labels, groups and test_labels; and
+        `target`. Matrices are not checked yet. Attribute `signal`: logit, loss or probability.
     """
     signals = [name for name in SIGNALS if name in arrays]
     if len(signals) > 1:
@@ -88,7 +43,7 @@ def given(arrays: Mapping[str, np.ndarray], unused: Sequence[str] = ()) -> Given
         has = ", ".join([*arrays, *map(shown, unused[:9])]) or "none of these"
         raise BadFile(f"The file must hold member and one of {', '.join(SIGNALS)}, and it holds {has}.")
     first: dict[str, tuple[int, str]] = {}
-    matrices, about = {}, {"models": {"target": np.ones(1, bool)}, "examples": {}, "tests": {}}
+    found: dict[str, tuple] = {}
     for name in sorted(arrays, key=lambda name: name not in (*signals, "member")):
         dims, array = ARRAYS[name]["dims"], arrays[name]
         if len(dims) == 2 and array.ndim == 1:
@@ -98,16 +53,25 @@ def given(arrays: Mapping[str, np.ndarray], unused: Sequence[str] = ()) -> Given
         for dim, size in zip(dims, array.shape, strict=True):
             if first.setdefault(dim, (size, name))[0] != size:
                 raise BadFile(f"{name} holds {size} {dim}, but {first[dim][1]} holds {first[dim][0]}.")
-        if len(dims) == 2:
-            matrices[name] = array
-        else:
-            about[dims[0]][SINGULAR.get(name, name)] = CHECKS[ARRAYS[name]["kind"]](name, array)
-    sizes = {"tests": 0} | {dim: size for dim, (size, _) in first.items()}
-    target = about["models"]["target"]
-    if not target.any():
+        if len(dims) == 1:
+            array = CHECKS[ARRAYS[name]["kind"]](name, array)
+        found[SINGULAR.get(name, name)] = dims, array
+    found.setdefault("target", ("models", np.ones(first["models"][0], bool)))
+    if not found["target"][1].any():
         raise BadFile("target must be True for at least one model.")
-    about["models"]["target"] = np.broadcast_to(target, sizes["models"])
-    return Given(signals[0], matrices, about, sizes)
+    return xr.Dataset(found, attrs={"signal": signals[0]})
+
+
+def columns(data: xr.Dataset, which, side: str = "") -> list[np.ndarray]:
+    """Logits, correctness and membership of some examples, each (models, some). The side "test_" has no membership."""
+    signal, *masks = [side + data.signal, side + "correct"] + ["member"] * (not side)
+    found = {}
+    for name in (signal, *masks):
+        if name in data:
+            found[name] = np.array(data[name].values[:, which], order="C")
+            release(data[name].values)
+    x = _as_logit(signal, found.get(signal, np.zeros((data.sizes["models"], 0))), which)
+    return [x, *(_mask(name, found[name]) if name in found else x > 0 for name in masks)]
 
 
 def _mask(name: str, values: np.ndarray) -> np.ndarray:
@@ -145,45 +109,51 @@ def _as_logit(name: str, values: np.ndarray, which) -> np.ndarray:
     return values.astype(np.float32)
 
 
-def scan(data: Given) -> tuple[Sample, int, np.ndarray]:
+def scan(data: xr.Dataset) -> tuple[xr.Dataset, int, np.ndarray]:
     """Read the file once. Returns the sample, how many of its examples were drawn, and where in it the most exposed are.
 
-    The even-numbered models choose the most exposed, among all examples. These follow the drawn ones in the sample. Raises
-    ValueError for NaN, a signal out of range, a model with a constant signal, and a target without members or non-members.
+    The sample has logit (float32), member and correct, test_logit and test_correct if given, and what else `given` knows. The
+    even-numbered models choose the most exposed, among all examples. These follow the drawn ones. Raises ValueError for NaN, a
+    signal out of range, a model with a constant signal, and a target without members or non-members.
     """
-    models, n, tests = (data.sizes[dim] for dim in ("models", "examples", "tests"))
+    models, n, tests = (data.sizes.get(dim, 0) for dim in ("models", "examples", "tests"))
     rng, size, step = np.random.default_rng(0), max(ATTACKED // models, 100), max(1, BLOCK // models)
     sampled = np.arange(n) if n <= size else np.sort(rng.choice(n, size, replace=False))
     low, high, n_in = np.full(models, np.inf), np.full(models, -np.inf), np.zeros(models, int)
     parts, top, apart = [], np.zeros(0, int), np.zeros(0)
     for start in range(0, n, step):
         numbers = np.arange(start, min(start + step, n))
-        x, correct, member = columns = data.columns(slice(start, start + step))
+        x, _, member = block = columns(data, slice(start, start + step))
         low, high, n_in = np.minimum(low, x.min(1)), np.maximum(high, x.max(1)), n_in + member.sum(1)
-        parts.append([each[:, np.isin(numbers, sampled)] for each in columns])
+        parts.append([each[:, np.isin(numbers, sampled)] for each in block])
         numbers, both = np.r_[top, numbers], np.r_[apart, _separation(x[::2], member[::2])]
         best = np.argsort(-both, kind="stable")[:MOST]
         top, apart = numbers[best], both[best]
     if (same := low == high).any():
         raise BadFile(f"{data.signal} of model {np.argmax(same)} is the same on all examples; leave that model out.")
-    target = data.about["models"]["target"]
-    if (alone := target & ((n_in == 0) | (n_in == n))).any():
+    if (alone := data.target.values & ((n_in == 0) | (n_in == n))).any():
         model = np.argmax(alone)
         raise BadFile(f"member of model {model} must hold members and others; attack other models, by target.")
     top = np.sort(top[apart > 0])
     extra = np.setdiff1d(top, sampled)
-    parts.append(data.columns(extra))
+    parts.append(columns(data, extra))
     x, correct, member = (np.concatenate(each, axis=1) for each in zip(*parts, strict=True))
-    chosen = np.sort(rng.permutation(tests)[:TESTS])
-    test_x, test_correct = data.columns(chosen, "test_")
-    outside = _finite(test_x), test_correct, data.known("tests", chosen)
-    s = Sample(_finite(x), member, correct, target, data.known("examples", np.r_[sampled, extra]), *outside)
+    numbers, chosen = np.r_[sampled, extra], np.sort(rng.permutation(tests)[:TESTS])
+    test_x, test_correct = columns(data, chosen, "test_")
+    s = data.drop_vars([name for name in data if data[name].ndim == 2])
+    s = s.isel(examples=numbers, tests=chosen, missing_dims="ignore").assign_coords(examples=numbers, tests=chosen)
+    ours = {"logit": _finite(x), "member": member, "correct": correct}
+    theirs = {"test_logit": _finite(test_x), "test_correct": test_correct}
+    s = s.assign({name: (("models", "examples"), each) for name, each in ours.items()})
+    s = s.assign({name: (("models", "tests"), each) for name, each in theirs.items() if each.size})
     never = np.flatnonzero(~member.any(0))
     if not tests and len(never) >= 100:  # of the examples that no model saw, half stand outside and are not attacked
         never = np.sort(rng.permutation(never)[: min(TESTS, len(never) // 2)])
-        rest, stay = s.examples(never), np.setdiff1d(np.arange(len(member.T)), never)
-        s = Sample(*s.examples(stay)[:5], rest.logit, rest.correct, rest.about)
-    return s, len(s.member.T) - len(extra), np.flatnonzero(np.isin(s.about["example"], top))
+        stay = np.setdiff1d(np.arange(len(numbers)), never)
+        outside = s[[name for name in ("logit", "correct", "class") if name in s]].isel(examples=never)
+        outside = outside.rename({name: f"test_{name}" for name in outside}).rename(examples="tests")
+        s = s.isel(examples=stay).drop_dims("tests").merge(outside)
+    return s, s.sizes["examples"] - len(extra), np.flatnonzero(np.isin(s.examples, top))
 
 
 def _finite(x: np.ndarray) -> np.ndarray:

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 
 from samlib import inference
 from samlib.estimators import memorization, memorization_terms, top_influences
 from samlib.evaluation import auc_terms, evaluate, vulnerability
 from samlib.inference import LEVEL, clopper_pearson, crossing, epsilon_lower_bound, groups, mean
 from samlib.report.attacking import CONTROL, Attacked, attack, sided
-from samlib.report.sample import MOST, Sample
+from samlib.report.sample import MOST
 
 RATES = (0.001, 0.01, 0.1)
 MEASURES = ("auc", "balanced_accuracy", *(f"tpr@{rate:g}" for rate in RATES), "epsilon")
@@ -122,11 +123,11 @@ def own_rates(scores: np.ndarray, member: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def exposed(found: Attacked, best: str, chosen: np.ndarray) -> pd.DataFrame:
+def exposed(s: xr.Dataset, found: Attacked, best: str, chosen: np.ndarray) -> pd.DataFrame:
     """The chosen examples of the sample, measured on the odd-numbered targets: how often they are found, how often accused.
 
     An example is found by a hit if it is a member, and accused by a hit if it is not. The even-numbered targets set the
-    threshold. Columns: example, and those of `_sides`.
+    threshold. Columns: those of `_sides`, and of `_example`.
     """
     odd, at = found.targets % 2 == 1, np.flatnonzero(np.isin(found.kept, chosen))
     if not len(at) or min(odd.sum(), (~odd).sum()) < 4:
@@ -134,8 +135,18 @@ def exposed(found: Attacked, best: str, chosen: np.ndarray) -> pd.DataFrame:
     scores, member = found.scores[best], found.member
     others = np.sort(scores[~odd][~member[~odd]])
     hit = scores[odd] > others[int(len(others) * (1 - OWN_RATE))]
-    frame = _sides(hit[:, at], member[np.ix_(odd, at)]).assign(example=found.kept[at])
+    frame = _sides(hit[:, at], member[np.ix_(odd, at)]).assign(**_example(s, found.kept[at]))
     return frame.sort_values(["low", "gap"], ascending=False, ignore_index=True)
+
+
+def known(s: xr.Dataset, which: np.ndarray) -> dict[str, np.ndarray]:
+    """Class and group of these examples of the sample, if they are given."""
+    return {kind: s[kind].values[which] for kind in ("class", "group") if kind in s}
+
+
+def _example(s: xr.Dataset, which: np.ndarray) -> dict[str, np.ndarray]:
+    """Numbers in the file, class and group of these examples of the sample."""
+    return {"example": s.examples.values[which]} | known(s, which)
 
 
 def _sides(hit: np.ndarray, member: np.ndarray) -> pd.DataFrame:
@@ -147,21 +158,21 @@ def _sides(hit: np.ndarray, member: np.ndarray) -> pd.DataFrame:
     for name, side in (("found", member), ("accused", ~member)):
         hits, n = (hit & side).sum(0), side.sum(0)
         low, high = clopper_pearson(hits, np.maximum(n, 1), 1 - LEVEL / (2 * len(n)))
-        low, high = np.where(n > 0, low, 0), np.where(n > 0, high, 1)
+        high = np.where(n > 0, high, 1)
         columns |= {f"{name}_hits": hits, f"{name}_models": n, f"{name}_low": low, f"{name}_high": high}
     found, accused = (columns[f"{s}_hits"] / np.maximum(columns[f"{s}_models"], 1) for s in ("found", "accused"))
     low, high = columns["found_low"] - columns["accused_high"], columns["found_high"] - columns["accused_low"]
     return pd.DataFrame(columns | {"gap": found - accused, "low": low, "high": high})
 
 
-def memorized(s: Sample) -> dict[str, pd.DataFrame]:
+def memorized(s: xr.Dataset) -> dict[str, pd.DataFrame]:
     """Two tables. "memorization": its mean and the share above MEMORIZED, and how reliable single scores are.
 
     Columns what, value, low, high, reliability, models_wanted. "memorization_bins": left, right, share of examples.
     """
-    if not len(known := _known(s.member)):
+    if not len(twice := _twice(s.member.values)):
         return {"memorization": pd.DataFrame(), "memorization_bins": pd.DataFrame()}
-    correct, member = s.correct[:, known], s.member[:, known]
+    correct, member = s.correct.values[:, twice], s.member.values[:, twice]
     terms = memorization_terms(correct, member)
     above = (terms.mean(0) > MEMORIZED) + crossing(terms, MEMORIZED)
     found = {"mean memorization": mean(terms), f"share above {MEMORIZED:g}": mean(above)}
@@ -173,37 +184,36 @@ def memorized(s: Sample) -> dict[str, pd.DataFrame]:
     count, edges = np.histogram(memorization(correct, member).value, np.linspace(-1, 1, 41))
     return {
         "memorization": frame.assign(reliability=reliable.value, models_wanted=reliable.models),
-        "memorization_bins": pd.DataFrame({"left": edges[:-1], "right": edges[1:], "share": count / len(known)}),
+        "memorization_bins": pd.DataFrame({"left": edges[:-1], "right": edges[1:], "share": count / len(twice)}),
     }
 
 
-def _known(*members: np.ndarray) -> np.ndarray:
+def _twice(*members: np.ndarray) -> np.ndarray:
     """The examples that at least two models saw and two did not, in each of some sets of models."""
     return np.flatnonzero(np.all([(v.sum(0) > 1) & ((~v).sum(0) > 1) for v in members], axis=0))
 
 
-def influential(s: Sample) -> pd.DataFrame:
+def influential(s: xr.Dataset) -> pd.DataFrame:
     """Pairs of a test point and the example that helps it most: chosen by even models, measured on odd ones."""
-    even = np.arange(len(s.member)) % 2 == 0
-    if not len(known := _known(s.member[even], s.member[~even])):
+    even, odd = (s.isel(models=slice(first, None, 2)) for first in (0, 1))
+    if not len(twice := _twice(even.member.values, odd.member.values)):
         return pd.DataFrame()
-    given = "class" in s.about and "class" in s.test_about
-    labels = (s.test_about["class"], s.about["class"][known]) if given else None
-    best, value = top_influences(s.test_correct[even], s.member[np.ix_(even, known)], 1, labels=labels)
+    labels = (s.test_class.values, s["class"].values[twice]) if {"class", "test_class"} <= s.keys() else None
+    best, value = top_influences(even.test_correct.values, even.member.values[:, twice], 1, labels=labels)
     tests = np.argsort(-value[:, 0], kind="stable")[:MOST]
-    pairs = known[best[tests, 0]]
-    frame = _sides(s.test_correct[np.ix_(~even, tests)], s.member[np.ix_(~even, pairs)])
-    return frame.assign(test=s.test_about["example"][tests], example=pairs)
+    pairs = twice[best[tests, 0]]
+    frame = _sides(odd.test_correct.values[:, tests], odd.member.values[:, pairs])
+    return frame.assign(test=s.tests.values[tests], **_example(s, pairs))
 
 
-def more(s: Sample, best: str) -> pd.DataFrame:
+def more(s: xr.Dataset, best: str) -> pd.DataFrame:
     """The interval of the AUC against the number of models, measured up to all of them and projected beyond.
 
     Columns models, examples, auc, low, high, measured. With one model, the number of examples grows instead.
     """
-    order, rows, models = np.argsort(~s.target, kind="stable"), [], len(s.member)
+    order, rows, models = np.argsort(~s.target.values, kind="stable"), [], s.sizes["models"]
     for k in np.unique(np.minimum(2 ** np.arange(3, 20), models)).tolist():
-        found = attack(s.models(order[:k]), (best,))
+        found = attack(s.isel(models=order[:k]), (best,))
         if best in found.scores and sided(found.member):
             effect = mean(auc_terms(found.scores[best], found.member))
             rows.append((k, len(found.kept), float(effect.estimate), *map(float, effect.interval()), True))
