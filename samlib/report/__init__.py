@@ -131,8 +131,7 @@ def audit_file(path, *, max_gb: float = 64) -> Report:
     >>> found.best
     'LiRA online'
     """
-    arrays, unused = read(path, max_gb=as_number("max_gb", max_gb, 0, strict=True))
-    data = given(arrays, unused)
+    data = given(*read(path, max_gb=as_number("max_gb", max_gb, 0, strict=True)))
     s, drawn, chosen = scan(data)
     every, some = attack(s), s.isel(examples=slice(drawn))
     found, best = every.only(every.kept < drawn), next(name for name in BEST if name in every.scores)
@@ -152,18 +151,17 @@ def audit_file(path, *, max_gb: float = 64) -> Report:
     able = {name: len(frame) for name, frame in made.items()} | {"shadows": len(found.shadows)}
     able |= {"online": found.shadows == "online", "population": "test_logit" in s}
     lacking = {name: why for name, why in SENTENCES["lacking"].items() if not able.get(name)}
-    return Report(made, _said(data, unused, some, found, best, of), lacking, best)
+    return Report(made, _said(data, some, found, best), lacking, best)
 
 
-def _said(
-    data: xr.Dataset, unused: list[str], s: xr.Dataset, found: Attacked, best: str, of: Mapping[str, np.ndarray]
-) -> dict[str, list[str]]:
+def _said(data: xr.Dataset, s: xr.Dataset, found: Attacked, best: str) -> dict[str, list[str]]:
     """Sentences on what was given, and on what is assumed. A sentence stands there unless the fact of its name is false or 0."""
     sizes, drawn, tests = data.sizes, s.sizes["examples"], s.sizes["tests"] if "test_logit" in s else 0
     outside = 0 if "tests" in sizes else tests  # taken from the examples
     told = {name: found.scores[name] for name in ("confidence", CONTROL) if name in found.scores}
     auc = {name: evaluate(scores, found.member, fpr=()).auc for name, scores in told.items()}
-    control, targets, parts = auc.get(CONTROL), len(found.targets), [len(np.unique(each)) for each in of.values()]
+    control, targets = auc.get(CONTROL), len(found.targets)
+    parts = [len(np.unique(each)) for each in tables.known(s, found.kept).values()]
     agrees = control is not None and control.low <= 0.5 <= control.high
     facts = {
         "signal": data.signal, "models": sizes["models"], "examples": sizes["examples"], "tests": tests - outside,
@@ -171,7 +169,7 @@ def _said(
         "drawn": drawn if drawn + outside < sizes["examples"] else 0, "out": drawn - len(found.kept),
         "targets": targets if targets < s.target.values.sum() else 0,
         "parts": sum(parts) if max(parts, default=0) > tables.MOST_PARTS else 0,
-        "unused": ", ".join(map(shown, unused[:9])), "agrees": agrees, "control": control is None,
+        "unused": ", ".join(map(shown, data.unused[:9])), "agrees": agrees, "control": control is None,
         "differs": not agrees and control is not None, "shadows": found.shadows,
         "correct": "correct" not in data, "best": best, "order": ", ".join(BEST),
     }  # fmt: skip

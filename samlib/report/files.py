@@ -21,7 +21,7 @@ import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -164,7 +164,8 @@ def _npz(path: Path, most: float) -> Found:
                 raise BadFile(f"{name} must be stored as numpy.savez or savez_compressed writes it.")
             with _parsed(name), archive.open(info) as file:
                 shape, fortran, dtype = headers[np.lib.format.read_magic(file)[0]](file)
-                size, order = _size(name, shape, dtype, min(info.compress_size, whole), most), "CF"[fortran]
+                size = _size(name, shape, dtype, min(info.compress_size, whole), most)
+                order: Literal["C", "F"] = "F" if fortran else "C"
                 if size != info.file_size - file.tell():
                     raise ValueError(f"its header says {size} bytes, and there are {info.file_size - file.tell()}")
                 if size <= SMALL:
@@ -251,7 +252,8 @@ def _parquet(path: Path, most: float) -> Found:
         names = {key: name for key, name in _names(schema.names).items() if "examples" in ARRAYS[name]["dims"]}
         sizes, whole = _parquet_sizes(path), path.stat().st_size
         for key, name in names.items():
-            kind, (values, packed), shape = schema.field(key).type, sizes.get(key, (0, 0)), (rows,)
+            kind, (values, packed) = schema.field(key).type, sizes.get(key, (0, 0))
+            shape: tuple[int, ...] = (rows,)
             if hasattr(kind, "value_type") and not hasattr(kind, "index_type"):  # lists
                 if values % max(rows, 1):
                     raise BadFile(f"{name} must be a list of the same length in each row, one value for each model.")

@@ -28,13 +28,13 @@ RANGES = {  # with a little room for rounding
 def given(arrays: Mapping[str, np.ndarray], unused: Sequence[str] = ()) -> xr.Dataset:
     """Check that arrays fit together. If not, raises ValueError in one sentence that names an array.
 
-    unused: names in the file that mean nothing, for the message.
+    unused: names in the file that mean nothing.
 
     Returns
     -------
     Dataset
         With dims models, examples and tests; `class`, `group` and `test_class` instead of labels, groups and test_labels; and
-        `target`. Matrices are not checked yet. Attribute `signal`: logit, loss or probability.
+        `target`. Matrices are not checked yet. Attributes: `signal`, which is logit, loss or probability, and `unused`.
     """
     signals = [name for name in SIGNALS if name in arrays]
     if len(signals) > 1:
@@ -59,7 +59,7 @@ def given(arrays: Mapping[str, np.ndarray], unused: Sequence[str] = ()) -> xr.Da
     found.setdefault("target", ("models", np.ones(first["models"][0], bool)))
     if not found["target"][1].any():
         raise BadFile("target must be True for at least one model.")
-    return xr.Dataset(found, attrs={"signal": signals[0]})
+    return xr.Dataset(found, attrs={"signal": signals[0], "unused": unused})
 
 
 def columns(data: xr.Dataset, which, side: str = "") -> list[np.ndarray]:
