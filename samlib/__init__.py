@@ -36,7 +36,7 @@ def __getattr__(name: str):
     if name in _HOME:
         return getattr(import_module(f"samlib.{_HOME[name]}"), name)
     if name in _ROOMS or name in _PAPER:
-        return import_module(_PAPER.get(name, f"samlib.{name}"))
+        return import_module(f"samlib.{name}")
     raise AttributeError(f"module 'samlib' has no attribute {name!r}")
 
 
@@ -53,13 +53,8 @@ class _PaperRooms(MetaPathFinder, Loader):
             return None
         return ModuleSpec(name, self, loader_state=f"{_PAPER[first]}.{rest}".rstrip("."))
 
-    def create_module(self, spec):
-        module = import_module(spec.loader_state)
-        spec.loader_state = module.__spec__
-        return module
-
     def exec_module(self, module):
-        module.__spec__ = module.__spec__.loader_state  # the spec under which it was loaded
+        sys.modules[module.__name__] = import_module(module.__spec__.loader_state)
 
 
 sys.meta_path.insert(0, _PaperRooms())
