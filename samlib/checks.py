@@ -40,18 +40,15 @@ def as_array(
     array([1, 2])
     """
     array = _real(name, value, "a number, not" if ndim == 0 else "an array of numbers, not of")
-    allowed = (ndim,) if isinstance(ndim, int) else ndim
-    if allowed is not None and array.ndim not in allowed:
-        if array.ndim == 2 and array.shape[1] == 1 and 1 in allowed:
-            array = array[:, 0]
-        else:
-            wanted = " or ".join(str(n) for n in allowed)
-            raise ValueError(f"{name} must have {wanted} dimension(s), but its shape is {array.shape}.")
-    if array.size == 0:
-        if empty:
-            return array
+    allowed = (array.ndim,) if ndim is None else (ndim,) if isinstance(ndim, int) else ndim
+    if 1 in allowed and 2 not in allowed and array.shape[1:] == (1,):
+        array = array[:, 0]
+    if array.ndim not in allowed:
+        wanted = " or ".join(map(str, allowed))
+        raise ValueError(f"{name} must have {wanted} dimension(s), but its shape is {array.shape}.")
+    if array.size == 0 and not empty:
         raise ValueError(f"{name} is empty: its shape is {array.shape}.")
-    if array.dtype.kind == "f":
+    if array.dtype.kind == "f" and array.size:
         low, high = float(array.min()), float(array.max())  # both NaN if there is a NaN
         if math.isnan(low) and not missing:
             raise ValueError(f"{name} holds {int(np.isnan(array).sum())} NaN value(s).")
