@@ -39,20 +39,17 @@ def subclasses(
     >>> found.arrays[0].shape, found.subclass[0].tolist()
     ((10, 4), [0, 0, 0, 0, 0, 0, 0, 0, 1, 1])
     """
-    directions = np.ones((1, 1))
-    while len(directions) < features:
-        directions = np.block([[directions, directions], [directions, -directions]])
-    directions /= np.sqrt(features)
+    from scipy.linalg import hadamard
+
+    directions = hadamard(features) / np.sqrt(features)
     # numpy promises that this stream never changes; the grid hides how a machine rounds a logarithm
     random = np.random.RandomState(0)
-    arrays: list[np.ndarray] = []
-    subclass: list[np.ndarray] = []
+    sides = []
     for n in (n_train, n_test):
         y, rare = np.arange(n) % classes, np.arange(n) // classes % every == every - 1
         first, second = directions[2 * y], directions[2 * y + 1]
         x = np.where(rare[:, None], b * second - c * first, a * first) + noise * random.standard_normal((n, features))
-        arrays += [(np.rint(x * 1024) / 1024).astype(np.float32), y.astype(np.int64)]
-        subclass.append(rare.astype(np.int64))
+        sides.append(((np.rint(x * 1024) / 1024).astype(np.float32), y.astype(np.int64), rare.astype(np.int64)))
+    (x_train, y_train, rare_train), (x_test, y_test, rare_test) = sides
     names = tuple(str(k + 1) for k in range(classes))
-    x_train, y_train, x_test, y_test = arrays
-    return Loaded((x_train, y_train, x_test, y_test), names, "generated", tuple(subclass))
+    return Loaded((x_train, y_train, x_test, y_test), names, "generated", (rare_train, rare_test))
