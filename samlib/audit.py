@@ -149,8 +149,7 @@ def attack_scores(runs: xr.Dataset, names=tuple(ATTACKS)) -> Attacked:
     if len(kept) < n:
         said = f"{n - len(kept)} of {n} examples have too few models in or out and are left out."
         warnings.warn(said, stacklevel=2)
-    signals = {str(name): v.values[:, kept] for name, v in runs.items() if v.dims == ("model", "example")}
-    signals |= {str(name): v.values for name, v in runs.items() if v.dims == ("model", "test")}
+    signals = {str(name): v.values for name, v in runs.isel(example=kept).items() if v.ndim == 2}
     labels = runs.label.values[kept], runs.test_label.values
 
     fold = folds(signals, member, *labels)

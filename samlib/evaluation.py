@@ -183,10 +183,10 @@ def auc_terms(scores, member) -> np.ndarray:
     scores, member = _checked(member, scores=scores)
     terms = np.empty(scores.shape)
     for row, s, m in zip(terms, scores, member, strict=True):
-        members, others = np.sort(s[m]), np.sort(s[~m])
-        below, above = _share_below(others, s[m]), 1 - _share_below(members, s[~m])
+        ranks, n_in, n_out = stats.rankdata(s), m.sum(), (~m).sum()
+        below, above = (ranks[m] - stats.rankdata(s[m])) / n_out, 1 - (ranks[~m] - stats.rankdata(s[~m])) / n_in
         auc = below.mean()
-        row[m], row[~m] = auc + len(s) / len(members) * (below - auc), auc + len(s) / len(others) * (above - auc)
+        row[m], row[~m] = auc + len(s) / n_in * (below - auc), auc + len(s) / n_out * (above - auc)
     return terms
 
 
@@ -240,11 +240,6 @@ def _curve(scores, member) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _place(rates: np.ndarray, rate: float) -> int:
     """Where on a ROC curve the FPR is the largest that is at most `rate`."""
     return max(int(np.searchsorted(rates, rate * (1 + 1e-12), side="right")) - 1, 0)
-
-
-def _share_below(ordered: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """For each score, the share of ordered ones below it; equal ones count one half."""
-    return (np.searchsorted(ordered, scores, "left") + np.searchsorted(ordered, scores, "right")) / (2 * len(ordered))
 
 
 def _measured(what, scores, member) -> tuple[float, np.ndarray]:
