@@ -392,8 +392,5 @@ def epsilon_lower_bound(
     delta = as_number("delta", delta, 0, 1)
     tpr_low = clopper_pearson(true_positives, n_members, confidence)[0]  # a tail of (1 - confidence) / 2 each
     fpr_high = clopper_pearson(false_positives, n_nonmembers, confidence)[1]
-    bounds = [0.0]
-    for gain, loss in ((tpr_low, fpr_high), (1 - fpr_high, 1 - tpr_low)):
-        if gain > delta:
-            bounds.append(math.log((gain - delta) / loss))
-    return float(max(bounds))
+    sides = (tpr_low, fpr_high), (1 - fpr_high, 1 - tpr_low)
+    return max([0.0, *(math.log((gain - delta) / loss) for gain, loss in sides if gain > delta)])
