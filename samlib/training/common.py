@@ -86,9 +86,6 @@ class Inputs:
             self.scale = torch.tensor(1 / (255 * std), dtype=torch.float32, device=device)
             self.shift = torch.tensor(-mean / std, dtype=torch.float32, device=device)
 
-    def __len__(self) -> int:
-        return len(self.stored)
-
     def prepared(self, stored: torch.Tensor) -> torch.Tensor:
         """Convert stored examples to float32, and normalize images."""
         x = stored.float()
