@@ -122,10 +122,8 @@ def train(experiments: Pair, minutes: Minutes = None, cluster: Cluster = None):
         if whole < experiments["sgd"].n_models:
             print(_again())
     for name, runs in found.items():
-        print(
-            f"{name}: {runs.sizes['model']} models, train accuracy {runs.train_accuracy.mean():.3f}, "
-            f"test accuracy {runs.test_accuracy.mean():.3f}, {runs.attrs['seconds']:.0f} s, {runs.attrs['store']}"
-        )
+        said = f"train accuracy {runs.train_accuracy.mean():.3f}, test accuracy {runs.test_accuracy.mean():.3f}"
+        print(f"{name}: {runs.sizes['model']} models, {said}, {runs.attrs['seconds']:.0f} s, {runs.attrs['store']}")
 
 
 @partial(command, make=dict)

@@ -27,10 +27,8 @@ def check(where: str, arrays: Arrays, classes: Sequence[str]) -> None:
     x_train, y_train, x_test, y_test = arrays
     for side, x, y in (("train", x_train, y_train), ("test", x_test, y_test)):
         if y.ndim != 1 or x.ndim < 2 or len(x) != len(y) or x.shape[1:] != x_train.shape[1:] or 0 in x.shape:
-            raise ValueError(
-                f"In {where}, x_{side} {x.shape} and y_{side} {y.shape} do not fit together: each label needs a row of "
-                "features, of one shape on both sides."
-            )
+            wanted = "each label needs a row of features, of one shape on both sides"
+            raise ValueError(f"In {where}, x_{side} {x.shape} and y_{side} {y.shape} do not fit together: {wanted}.")
         if x.dtype.kind == "f" and not np.isfinite(x).all():
             raise ValueError(f"In {where}, x_{side} holds values that are not finite, or too large for {x.dtype}.")
     check_labels(where, y_train, y_test, classes)
@@ -40,9 +38,8 @@ def check_labels(where: str, y_train: np.ndarray, y_test: np.ndarray, classes: S
     """Raise ValueError unless labels are in 0 .. len(classes) - 1, and training has two classes and all of the test's."""
     for side, y in zip(SIDES, (y_train, y_test), strict=True):
         if y.min() < 0 or y.max() >= len(classes):
-            raise ValueError(
-                f"In {where}, y_{side} spans {y.min()} to {y.max()}, which its {len(classes)} class names do not."
-            )
+            span = f"{y.min()} to {y.max()}"
+            raise ValueError(f"In {where}, y_{side} spans {span}, which its {len(classes)} class names do not.")
     seen = np.bincount(y_train, minlength=len(classes)) > 0
     if not seen[y_test].all():
         unseen = classes[y_test[~seen[y_test]].max()]
@@ -73,10 +70,9 @@ def numbered(
     for side, y, kind in zip(SIDES, ys, kinds, strict=True):
         whole = kind in "biu" or (kind == "f" and (y == np.floor(y)).all())
         if not whole or not 0 <= float(y.min()) <= float(y.max()) < MOST_CLASSES:  # a float16 cannot hold so many
-            span = f" from {y.min()} to {y.max()}" if kind in "iuf" else ""
-            raise ValueError(
-                f"In {where}, y_{side} must hold whole numbers from 0 to {MOST_CLASSES - 1}, or texts, not {y.dtype}{span}."
-            )
+            given = f"{y.dtype} from {y.min()} to {y.max()}" if kind in "iuf" else y.dtype
+            wanted = f"whole numbers from 0 to {MOST_CLASSES - 1}, or texts"
+            raise ValueError(f"In {where}, y_{side} must hold {wanted}, not {given}.")
     if kinds == ["b", "b"]:
         names = ("False", "True")
     train, test = (y.astype(np.int64) for y in ys)

@@ -117,10 +117,9 @@ def fetching(name: str, url: str | None, files: str) -> Iterator[None]:
             raise OSError(silence)
         yield
     except Exception as error:
-        raise NotAtHand(
-            f"{name} could not be downloaded ({reason(error).partition('. ')[0]}); put {files} into $SAMLIB_DATA/{name}/, "
-            "or take the data set subclasses or digits."
-        ) from None
+        why, instead = reason(error).partition(". ")[0], "or take the data set subclasses or digits"
+        said = f"{name} could not be downloaded ({why}); put {files} into $SAMLIB_DATA/{name}/, {instead}."
+        raise NotAtHand(said) from None
 
 
 def no_answer(url: str) -> str | None:

@@ -88,9 +88,8 @@ def survey(encoded: Encoded, image_size: int | None) -> tuple[int, int, int]:
                 return image_size, image_size, 3
             first, shape = (first, shape) if first else (where, size)
             if image_size is None and size != shape:
-                raise ValueError(
-                    f"{where} has {size[0]} x {size[1]} pixels where {first} has {shape[0]} x {shape[1]}; give image_size."
-                )
+                own, other = (f"{height} x {width}" for height, width in (size, shape))
+                raise ValueError(f"{where} has {own} pixels where {first} has {other}; give image_size.")
     return (*(shape if image_size is None else (image_size, image_size)), channels)
 
 
@@ -181,11 +180,9 @@ def named(name: str, label: str | None, local: Encoded | None) -> Loaded:
             for letter, array in (("x", x[order]), ("y", y[order])):
                 np.save(folder / f"{letter}_{side}.npy", array)
                 digest.update(array.data)
-        if about.get("arrays", digest.hexdigest()) != digest.hexdigest():
-            raise ValueError(
-                f"{source.split(' sha256')[0]} is not the published {home}: the sha256 of its arrays is "
-                f"{digest.hexdigest()}, not {about['arrays']}."
-            )
+        if (sha256 := digest.hexdigest()) != about.get("arrays", sha256):
+            said = f"the sha256 of its arrays is {sha256}, not {about['arrays']}"
+            raise ValueError(f"{source.split(' sha256')[0]} is not the published {home}: {said}.")
         return {"classes": classes}
 
     arrays, facts = decoded(home, f"{stamp} in order", make)

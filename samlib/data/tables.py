@@ -129,9 +129,8 @@ def _features(where: str, x_train: np.ndarray, x_test: np.ndarray) -> list[np.nd
         if both[0].shape[3] in (1, 3):
             return [np.ascontiguousarray(x, np.uint8) for x in both]
         if stored:
-            raise ValueError(
-                f"In {where}, images of shape {x_train.shape[1:]} have no first or last axis of 1 or 3 channels."
-            )
+            shape = x_train.shape[1:]
+            raise ValueError(f"In {where}, images of shape {shape} have no first or last axis of 1 or 3 channels.")
     with np.errstate(over="ignore", invalid="ignore"):  # too large numbers become inf, which `check` refuses
         return [np.ascontiguousarray(x, np.float32) for x in both]
 

@@ -24,9 +24,8 @@ from samlib.training.files import MB, PACKED, Packs, alone, bound, read_jobs
 
 def main(arguments=None) -> int:
     """Run the command. Returns 0 (also if time or room runs out), 1 after an error, 130 if interrupted; a bad option exits."""
-    parser = argparse.ArgumentParser(
-        "python -m samlib.training", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    as_written = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("python -m samlib.training", description=__doc__, formatter_class=as_written)
     gpu = "cuda" if torch.cuda.is_available() else "cpu"
     add = parser.add_argument
     add("jobs", nargs="+", metavar="JOB", help="files of samlib export-job; all parts of each job")
