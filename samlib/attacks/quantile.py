@@ -143,9 +143,7 @@ def _torch_predict(module, f, s, g, levels, epochs, lr, seed):
     if not max(np.abs(f).max(), np.abs(g).max()) <= np.finfo(np.float32).max:
         raise ValueError("public_features and target_features must lie in the range of float32 for a torch module.")
     centre, scale = s.mean(), s.std() or 1.0
-    x, y, z = (
-        torch.as_tensor(np.asarray(v, np.float32)).to(like.device, like.dtype) for v in (f, (s - centre) / scale, g)
-    )
+    x, y, z = (torch.as_tensor(np.asarray(v, np.float32)).to(like) for v in (f, (s - centre) / scale, g))
     q = None if levels is None else torch.as_tensor(1 - levels).to(y)
     width = 2 if q is None else len(q)
     generator = torch.Generator().manual_seed(seed)
