@@ -1,6 +1,6 @@
 """Figures, tables and verdicts of the page on the synthetic mixture (Figure 5, claim C11)."""
 
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -263,9 +263,9 @@ def failures(rows: list[dict]) -> Figure:
     axes.set_yticks(place, [f"{row['group']} = {row['setting']}" for row in rows], fontsize=8.5)
     axes.invert_yaxis()
     # A few rows lie so far out that the others would be specks: the picture ends before, and says in words where those are.
-    wide = 4 * np.median(np.abs(tests[["low", "high"]]))
+    wide = 10 * np.median(np.abs(tests[["low", "high"]]))
     axes.set_xlim(*np.clip(axes.get_xlim(), -wide, wide))
-    edge = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 8.5}
+    edge: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "va": "bottom", "fontsize": 8.5}
     for at, row in zip(place, tests.itertuples(), strict=True):
         said = f"{row.difference:+.2f} ({row.low:+.2f} to {row.high:+.2f})"
         if row.difference < -wide:
