@@ -197,7 +197,7 @@ def test_an_optimizer_that_has_not_learned_as_much_has_no_row_but_counts_in_the_
     assert (alone["low"] > ledger.loc["sam", "low"]).all()
     shown = Section({"digits": table_3})
     assert "ASAM is not comparable: its train loss is 2.5, and SGD's 1." in optimizers.patterns(shown).data
-    html = optimizers.verdict_table(shown).data
+    html = optimizers.verdict_table(shown).to_html()
     assert html.count("not compared") == 3
     none = optimizers.measure({"asam": pairs["asam"]})
     assert optimizers.optimizer_ledger(none).empty
@@ -212,8 +212,11 @@ def test_flipping_the_data_flips_c14(table_3):
     shown = Section({"digits": table_3})
     sentence = optimizers.patterns(shown).data
     assert sentence.startswith("On Digits the verdict on SAM is **supported**; ")
-    assert "the verdict on EMA, without a search for flat minima, is **contradicted**, by test accuracy" in sentence
-    assert f"{ledger.loc[('ema', 'test accuracy'), 'estimate']:+.4f}" in optimizers.verdict_table(shown).data
+    assert "the verdict on EMA, without a search for flat minima, is **contradicted**" in sentence
+    mixed = {**table_3, "effects": table_3["effects"].copy()}
+    mixed["effects"].loc["C14 sam, test accuracy", "estimate"] *= -1
+    assert "SAM is **contradicted**, by test accuracy;" in optimizers.patterns(Section({"digits": mixed})).data
+    assert f"{ledger.loc[('ema', 'test accuracy'), 'estimate']:+.4f}" in optimizers.verdict_table(shown).to_html()
     mixed = ledger.loc["sam"].copy()
     mixed.loc["test accuracy", "verdict"] = INCONCLUSIVE
     assert optimizers.pattern(mixed) == INCONCLUSIVE

@@ -25,7 +25,7 @@ from samlib.paper.claims import Claim, decide
 from samlib.paper.draw import gaps
 from samlib.paper.frames import Found, Frames, Section, counted, effects, table
 from samlib.paper.lengths import TRAIN_LOSS
-from samlib.paper.panels import listed, multiples, scroll, together
+from samlib.paper.panels import listed, multiples, together
 from samlib.paper.study import NO_PART, SHARPNESS_AWARE, TITLES
 from samlib.paper.style import dataset_title, optimizer_title
 from samlib.paper.tables import table as shown_table
@@ -132,9 +132,11 @@ def patterns(found: Section) -> Markdown:
         groups: dict[str, list[str]] = {}
         for name in losses.index[losses["comparable"]]:
             rows, whole = ledger.loc[name], pattern(ledger.loc[name])
-            against = [SAID[of] for of in rows.index[rows["verdict"] == CONTRADICTED]]
+            deciding = rows.index[rows["verdict"] == whole]
             sought = "" if name.partition(",")[0] in SHARPNESS_AWARE else ", without a search for flat minima,"
-            verdict = f"{sought} is **{whole}**" + (f", by {listed(against)}" if against else "")
+            verdict = f"{sought} is **{whole}**" + (
+                f", by {listed([SAID[of] for of in deciding])}" if len(deciding) < len(rows) else ""
+            )
             groups.setdefault(verdict, []).append(optimizer_title(name))
         verdicts = [f"the verdict on {listed(names)}{verdict}" for verdict, names in groups.items()]
         apart = [
@@ -153,7 +155,7 @@ def verdict_table(found: Section):
         for name, comparable in frames["losses"]["comparable"].items():
             cells = ledger.loc[name].apply(_cell, axis=1) if comparable else dict.fromkeys(PATTERN, "not compared")
             rows[dataset_title(dataset), optimizer_title(name)] = dict(cells)
-    return scroll(pd.DataFrame(rows).T.style, "Differences from SGD, with intervals.")
+    return pd.DataFrame(rows).T.style
 
 
 def _cell(row: pd.Series) -> str:
