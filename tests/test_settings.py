@@ -224,6 +224,16 @@ def test_flipping_the_data_flips_c14(table_3):
     assert optimizers.pattern(mixed) == NOT_MEASURABLE
 
 
+def test_the_first_page_names_what_leaks_by_its_kind(pairs):
+    both = optimizers.measure({"gsam": pairs["sam"], "swa": pairs["swa"]})
+    said = optimizers.leakier(Section({"digits": both})).data
+    assert said.endswith("of those that seek flat minima: GSAM on Digits; of those that do not: none.")
+    turned = optimizers.measure({"gsam": pairs["ema"], "swa": pairs["sam"]})
+    said = optimizers.leakier(Section({"digits": both, "location30": turned})).data
+    assert said.endswith("of those that seek flat minima: GSAM on Digits; of those that do not: SWA on Location-30.")
+    assert optimizers.leakier(Section({})).data == ""
+
+
 def test_neither_order_nor_the_scale_of_logits_changes_c14(pairs, table_3):
     sgd, sam = pairs["sam"][:2]
     scaled = pair_of(sgd, sam.assign(logit=0.9 * sam.logit, test_logit=0.9 * sam.test_logit))

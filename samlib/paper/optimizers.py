@@ -147,6 +147,23 @@ def patterns(found: Section) -> Markdown:
     return together(said)
 
 
+def leakier(found: Section) -> Markdown:
+    """Say which optimizers other than SAM are easier to attack than SGD by online LiRA, and whether they seek flat minima."""
+    leaks: dict[bool, list[str]] = {True: [], False: []}
+    for dataset, frames in found.items():
+        verdicts = optimizer_ledger(frames).loc[lambda rows: rows["verdict"] == SUPPORTED].index.to_list()
+        for sought, said in leaks.items():
+            names = [
+                name
+                for name, of in verdicts
+                if of == AUC_LIRA and name != "sam" and (name in SHARPNESS_AWARE) == sought
+            ]
+            said += [f"{listed(list(map(optimizer_title, names)))} on {dataset_title(dataset)}"] if names else []
+    flat, others = (", ".join(said) or "none" for said in leaks.values())
+    text = f"Easier to attack than SGD by LiRA, of those that seek flat minima: {flat}; of those that do not: {others}."
+    return Markdown(f"**Other optimizers.** {text}" if found else "")
+
+
 def verdict_table(found: Section):
     """C14's verdicts: a row for each data set and optimizer, a column for each measure."""
     rows = {}

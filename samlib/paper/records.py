@@ -30,7 +30,7 @@ from samlib.data import NAMES, load_dataset
 from samlib.data.files import sha256_of
 from samlib.disk import in_a_sentence, whole
 from samlib.experiment import Experiment
-from samlib.paper.frames import Frames
+from samlib.paper.frames import Frames, Section
 from samlib.runs.store import PER_MODEL
 
 ABOUT, SIGNALS = "about.json", "signals.zarr.zip"
@@ -134,6 +134,14 @@ def read_about(path: Path) -> dict[str, Any]:
 def sections(path: Path) -> set[str]:
     """The names of the sections whose frames a record has."""
     return {name.partition(".")[0] for name in read_about(path)["files"] if name.endswith(".parquet")}
+
+
+def of_section(folder: str | os.PathLike | None, section: str) -> Section:
+    """The frames of a section in every record of a folder that has it, by data set; of several records, in the last."""
+    found = {
+        about["experiments"][0]["dataset"]: path for path, about in records(folder).items() if section in sections(path)
+    }
+    return Section({dataset: load(path, section) for dataset, path in found.items()})
 
 
 def load(path: Path, section: str) -> Frames:
