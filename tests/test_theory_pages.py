@@ -160,7 +160,7 @@ def test_the_mixture_pages_figures_tables_and_words():
         assert all(axes.get_xlabel() for axes in figure.axes)
     assert list(page.comparison(results[2]).index) == list(page.NAMES.values())
     assert list(page.failure_table(rows).index) == [("rho", "0.5"), ("rho", "2")]
-    assert "2 atypical samples" in page.describe(MIX, draw, fits)
+    assert "20 typical and 2 atypical red samples and 20 blue ones" in page.describe(MIX, draw, fits)
     said = page.summary(results[2], results[2], rows, MIX, 1.0)
     assert f"{population_fit(MIX):.4f} of SGD's excess stays, and {population_fit(MIX, rho=1.0):.4f} of SAM's" in said
     assert "Of 2 rows" in said
