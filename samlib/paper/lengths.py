@@ -246,7 +246,9 @@ def where(found: Section) -> Markdown:
                     low, high = rows.loc[clear, TRAIN_LOSS].agg(["min", "max"])
                     each.append(f"{attack} {word} at {clear.sum()} of {len(rows)}, from {high:.2g} to {low:.2g}")
         said.append(f"- {dataset_title(dataset)}: {'; '.join(each) or 'at none'}.")
-    lead = f"Train losses at which {found.name} is easier, or harder, to attack, of those at which that can be said:"
+    lead = (
+        f"Train losses at which {found.name} is easier or harder to attack, by however little, where that can be said:"
+    )
     return Markdown("\n".join([lead, "", *said]) if said else "")
 
 

@@ -13,6 +13,7 @@ from samlib.paper.mixture import measures
 from samlib.paper.mixture.fitting import Predictor
 from samlib.paper.mixture.measures import LEVEL, PairedDraws, PairedTest
 from samlib.paper.mixture.model import BLUE, Mixture
+from samlib.paper.panels import listed
 from samlib.paper.parameters import Page
 from samlib.paper.style import GREY, REFERENCE, SAM, SGD, drawn
 
@@ -321,10 +322,11 @@ def summary(few: PairedDraws, many: PairedDraws, rows: list[dict], mixture: Mixt
     worse = [f"{row['group']} = {row['setting']}" for row in rows if row["atypical_accuracy"].high < 0]
     better = sum(row["atypical_accuracy"].low > 0 for row in rows)
     stays = [measures.population_fit(mixture, rho=radius) for radius in (0, rho)]
-    short = ": no number of samples brings such a model to the yardstick" if max(stays) > YARDSTICK else ""
+    above = [name for name, excess in zip(BOTH, stays, strict=True) if excess > YARDSTICK]
+    short = f": no number of samples brings {listed(above)} to the yardstick" if above else ""
     return f"""\
 **C11, few atypical samples: {verdict_few(few)} (exploratory).** Over {len(few.sgd["error"])} paired draws, with
-$\\rho = {rho:g}$, SAM's accuracy on the atypical cluster differs by {points(gain)}, paired t = {gain.t:.1f},
+ρ = {rho:g}, SAM's accuracy on the atypical cluster differs by {points(gain)}, paired t = {gain.t:.1f},
 p = {gain.p:.1g}; its test error by {points(error)}.
 
 **C11, many atypical samples: {verdict_many(many, mixture)} (exploratory).** SGD errs on {both["error"].sgd:.2%}, SAM on

@@ -19,6 +19,7 @@ from IPython.display import Markdown
 from samlib.audit import Pair, attack_scores, compared
 from samlib.estimators import memorization_terms
 from samlib.evaluation import auc_terms
+from samlib.experiment import WITHOUT_RADIUS
 from samlib.inference import CONTRADICTED, INCONCLUSIVE, LEVEL, NO_DIFFERENCE, NOT_MEASURABLE, SUPPORTED, mean
 from samlib.paper.cards import badge
 from samlib.paper.claims import Claim, decide
@@ -27,7 +28,7 @@ from samlib.paper.frames import Found, Frames, Section, counted, effects, table
 from samlib.paper.lengths import TRAIN_LOSS
 from samlib.paper.panels import listed, multiples, together
 from samlib.paper.study import NO_PART, SHARPNESS_AWARE, TITLES
-from samlib.paper.style import dataset_title, optimizer_title
+from samlib.paper.style import GREY, dataset_title, optimizer_title
 from samlib.paper.tables import table as shown_table
 from samlib.runs.store import PER_MODEL
 
@@ -148,20 +149,30 @@ def patterns(found: Section) -> Markdown:
 
 
 def leakier(found: Section) -> Markdown:
-    """Say which optimizers other than SAM are easier to attack than SGD by online LiRA, and whether they seek flat minima."""
+    """Say which optimizers other than SAM are easier to attack than SGD by online LiRA, and whether they seek flat minima.
+
+    Those that do not seek them are a comparison only if one of them tests better than SGD.
+    """
     leaks: dict[bool, list[str]] = {True: [], False: []}
+    better = False
     for dataset, frames in found.items():
-        verdicts = optimizer_ledger(frames).loc[lambda rows: rows["verdict"] == SUPPORTED].index.to_list()
+        supported = optimizer_ledger(frames).loc[lambda rows: rows["verdict"] == SUPPORTED].index.to_list()
+        better |= any(of == ACCURACY and name in WITHOUT_RADIUS for name, of in supported)
         for sought, said in leaks.items():
             names = [
                 name
-                for name, of in verdicts
+                for name, of in supported
                 if of == AUC_LIRA and name != "sam" and (name in SHARPNESS_AWARE) == sought
             ]
             said += [f"{listed(list(map(optimizer_title, names)))} on {dataset_title(dataset)}"] if names else []
     flat, others = (", ".join(said) or "none" for said in leaks.values())
-    text = f"Easier to attack than SGD by LiRA, of those that seek flat minima: {flat}; of those that do not: {others}."
-    return Markdown(f"**Other optimizers.** {text}" if found else "")
+    text = f"Easier to attack than SGD by LiRA, of those that seek flat minima: {flat}."
+    control = (
+        f"Of those that do not: {others}."
+        if better
+        else "Those that do not test no better than SGD here, so they are no comparison."
+    )
+    return Markdown(f"**Other optimizers.** {text} {control}" if found else "")
 
 
 def verdict_table(found: Section):
@@ -198,6 +209,7 @@ def optimizer_differences(found: Section):
         place = -np.arange(len(fits))
         for ax, of in zip(axes, MEASURES, strict=True):
             gaps(ax, place, frame.xs(of, level="measure").loc[fits.index], filled=fits, across=True)
+            ax.axvspan(-PATTERN.get(of, 0), PATTERN.get(of, 0), color=GREY, alpha=0.15, lw=0)
             ax.set(yticks=place, yticklabels=map(optimizer_title, fits.index), xlabel=of.replace(" ", "\n", 1))
             ax.grid(axis="x", alpha=0.3)
             ax.xaxis.set_major_locator(plt.MaxNLocator(2))
