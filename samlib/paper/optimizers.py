@@ -213,6 +213,7 @@ def optimizer_differences(found: Section):
             ax.set(yticks=place, yticklabels=map(optimizer_title, fits.index), xlabel=of.replace(" ", "\n", 1))
             ax.grid(axis="x", alpha=0.3)
             ax.xaxis.set_major_locator(plt.MaxNLocator(2))
+            ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}".replace("-", "−"))  # short, so that none collide
 
     return multiples(found, ["optimizers", "losses"], draw, columns=len(MEASURES), height=2.4, sharey="row")
 
