@@ -28,6 +28,7 @@ import nbformat
 import pybtex.database
 import yaml
 
+import samlib
 from samlib.data import NAMES, load_dataset, shape_of
 from samlib.data.files import PUBLISHED
 from samlib.experiment import pair
@@ -46,6 +47,12 @@ MAKERS = {"other_optimizers": (study.optimizer_pairs, "optimizers"), "ablations"
 PACKAGES = ("torch", "numpy", "scipy", "matplotlib", "seaborn", "xarray")  # what a page's numbers and figures depend on
 TIMEOUT = 1800  # seconds a cell may take
 HEADING = "## Run this yourself"
+WHEEL = f"samlib-{samlib.__version__}-py3-none-any.whl"
+INSTALL = f"""\
+from importlib.util import find_spec
+
+if find_spec("samlib") is None:  # a new environment, such as Colab's: put the wheel beside this notebook
+    %pip install --quiet {WHEEL}"""
 say = functools.partial(print, flush=True)
 
 
@@ -57,7 +64,7 @@ def main() -> int:
     start, clock = time.perf_counter(), {}
     executed = args.output / "notebooks"
     executed.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(ROOT / "notebooks", executed / "unexecuted", dirs_exist_ok=True)  # to download from their pages
+    to_download(executed / "unexecuted")
     datasets, missing = datasets_of(args.profile)
     sources = pages_of(datasets, missing)
     pages = {f"{page}.ipynb": plan(*source, args.profile, missing) for page, source in sources.items()}
@@ -226,7 +233,7 @@ def execute_page(page: str, todo: dict, executed: Path) -> tuple[float, str | No
     if not any(HEADING in cell.source for cell in notebook.cells):
         notebook.cells.append(nbformat.v4.new_markdown_cell(HEADING))
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
-    runs = runs_of(notebook)
+    runs = told_of(notebook, "runs")
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = linked(cell.source)
@@ -234,7 +241,7 @@ def execute_page(page: str, todo: dict, executed: Path) -> tuple[float, str | No
             cell.metadata["tags"].append("remove-input")  # the table at the page's end says what was run
         if HEADING in cell.source:
             here, heading, below = cell.source.partition("\n## What this run was")
-            cell.source = here.rstrip() + command(todo, seconds) + heading + below
+            cell.source = here.rstrip() + command(todo, seconds, told_of(notebook, "pair").values()) + heading + below
         if figure := cell.metadata.get("mystnb", {}).get("figure"):
             titles = [title for output in cell.outputs for title in output.get("metadata", {}).get("shown", ())]
             own = dict.fromkeys(re.split("[:\n]", title)[0] for title in titles)  # "DATA SET: network, models"
@@ -274,17 +281,34 @@ def cited_by_address() -> dict[str, str]:
     }
 
 
-def command(todo: dict, seconds: float) -> str:
-    """How to make a page by hand, as Markdown that follows HEADING. seconds: what its execution took."""
+def command(todo: dict, seconds: float, pairs: Iterable[str]) -> str:
+    """How to make a page by hand, as Markdown that follows HEADING.
+
+    seconds: what its execution took. pairs: how long two models of its data sets took to train, and on what.
+    """
     source = Path(todo["source"]).relative_to(ROOT)
     lines = ",\n".join(f"      {json.dumps(name)}: {json.dumps(value)}" for name, value in todo["parameters"].items())
     given = shlex.quote(f"{{\n{lines}}}").replace(f"{ROOT}/", "")
+    cost = f"Training one pair of models took, on one core or one GPU: {'; '.join(pairs)}. " if pairs else ""
     return (
         "\n\nThis page itself, from the repository's folder. It took "
         f"{seconds:.0f} seconds here, where its models were trained already:\n\n"
         f"```\npapermill {source} page.ipynb -y {given}\n```\n\n"
-        f"What it executes is {{download}}`this notebook without outputs <unexecuted/{source.name}>`.\n"
+        f"{cost}What it executes is {{download}}`this notebook without outputs <unexecuted/{source.name}>`. "
+        f"Its first cell installs samlib where it is missing: put {{download}}`the wheel <unexecuted/{WHEEL}>` beside it.\n"
     )
+
+
+def to_download(folder: Path) -> None:
+    """Write the notebooks as they are offered on their pages, each with a cell that installs samlib, and samlib's wheel."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    wheel = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder]
+    subprocess.run(wheel, cwd=ROOT, check=True, capture_output=True)
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        notebook = nbformat.read(path, 4)
+        notebook.cells.insert(1, nbformat.v4.new_code_cell(INSTALL, id="install"))
+        nbformat.write(notebook, folder / path.name)
 
 
 def made(pages: Iterable[str], executed: Path) -> str:
@@ -297,10 +321,12 @@ def made(pages: Iterable[str], executed: Path) -> str:
         about, name = notebook.metadata.get("papermill", {}), f"notebooks/{page.removesuffix('.ipynb')}"
         link = f"{titles[name]} </{name}>" if titles.get(name) else f"/{name}"
         seconds, date = about.get("duration") or 0.0, (about.get("end_time") or "")[:10]
-        runs = runs_of(notebook)
+        runs, models = told_of(notebook, "runs"), told_of(notebook, "models")
         shown = {kind: [title for title, said in runs.items() if f"{kind}: " in said] for kind in ("live", "recorded")}
         said = "; ".join(f"{kind}: {', '.join(titles)}" for kind, titles in shown.items() if titles)
-        rows.append(f"| {{doc}}`{link}` | {said} | {seconds:.0f} | {date} |")
+        rows.append(
+            f"| {{doc}}`{link}` | {said} | {f'{sum(models.values()):,}' * bool(models)} | {seconds:.0f} | {date} |"
+        )
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("samlib", *PACKAGES, "jupyter-book")]
     digests = {"sha256": "archive", "arrays": "arrays"}
     pinned = [
@@ -310,16 +336,16 @@ def made(pages: Iterable[str], executed: Path) -> str:
         if key in each
     ]
     return "\n".join([
-        "| page | made from | seconds | on |", "|---|---|---|---|", *rows, "",
+        "| page | made from | models | seconds | on |", "|---|---|---|---|---|", *rows, "",
         f"Python {sys.version.split()[0]}, {', '.join(versions)}; {os.cpu_count()} cores.", "",
         "| data set | pinned | SHA-256, its first 16 digits |", "|---|---|---|", *pinned, "",
     ])  # fmt: skip
 
 
-def runs_of(notebook: nbformat.NotebookNode) -> dict[str, str]:
-    """From the title of a data set to the runs behind an executed page, as `Study.origin` says them."""
+def told_of(notebook: nbformat.NotebookNode, what: str) -> dict:
+    """From the title of a data set to what `Study.origin` says of the runs behind an executed page."""
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
-    said = (output.get("metadata", {}).get("text/markdown", {}).get("runs") for output in outputs)
+    said = (output.get("metadata", {}).get("text/markdown", {}).get(what) for output in outputs)
     return next(filter(None, said), {})
 
 

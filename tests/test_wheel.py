@@ -9,6 +9,7 @@ import venv
 import zipfile
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 
@@ -43,17 +44,21 @@ def built(tmp_path_factory):
     return tree, wheel
 
 
-@pytest.fixture(scope="module")
-def fresh(built, tmp_path_factory):
-    """A new environment with the wheel; what it depends on is lent by this one, and the checkout is not."""
-    folder = tmp_path_factory.mktemp("fresh")
+def borrowing(folder):
+    """A new environment without samlib. This one lends what samlib depends on, and not the checkout."""
     venv.create(folder, symlinks=True)
-    python = folder / "bin" / "python"
-    call(sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps", "--no-index", built[1])
     (packages,) = folder.glob("lib/python*/site-packages")
     (packages / "lent.pth").write_text(sysconfig.get_path("purelib") + "\n")
     lent = {"JUPYTER_PATH": str(Path(sys.prefix) / "share" / "jupyter")}
-    return python, {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | lent
+    return folder / "bin" / "python", {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | lent
+
+
+@pytest.fixture(scope="module")
+def fresh(built, tmp_path_factory):
+    """A new environment with the wheel."""
+    python, env = borrowing(tmp_path_factory.mktemp("fresh"))
+    call(sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps", "--no-index", built[1])
+    return python, env
 
 
 def test_they_hold_every_file_of_the_library_and_the_sdist_all_that_the_book_needs(built):
@@ -84,3 +89,20 @@ def test_a_rerunner_trains_and_a_reader_draws_without_a_checkout(fresh, tmp_path
     assert call(python.with_name("samlib"), "train", *small, cwd=tmp_path, env=env)
     page = "from samlib.paper.explore.page import write_page; print(len(write_page('explorer.html').read_text()))"
     assert int(call(python, "-c", page, cwd=tmp_path, env=env)) > 10_000
+
+
+def test_the_first_cell_of_a_downloaded_notebook_installs_the_library(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "book")
+    import build
+
+    build.to_download(tmp_path / "downloads")
+    python, env = borrowing(tmp_path / "new")
+    first = nbformat.read(tmp_path / "downloads" / "memorization.ipynb", 4).cells[1].source
+    run = "import IPython; IPython.start_ipython(['--no-banner', '--no-confirm-exit', '--colors=nocolor', 'first.ipy'])"
+    (tmp_path / "downloads" / "first.ipy").write_text(f"{first}\nimport samlib\nprint(samlib.__file__)\n")
+    missing = subprocess.run([python, "-c", "import samlib"], capture_output=True, cwd=tmp_path, env=env)
+    assert b"ModuleNotFoundError" in missing.stderr
+    said = call(
+        python, "-c", run, cwd=tmp_path / "downloads", env=env | {"PIP_NO_INDEX": "1", "IPYTHONDIR": str(tmp_path)}
+    )
+    assert Path(said.splitlines()[-1]).is_relative_to(tmp_path / "new")
