@@ -180,16 +180,15 @@ def fingerprint_of(path: Path) -> str | None:
 
 def train(profile: str, datasets: list[str]) -> None:
     """All models that the notebooks read, before any notebook, so that progress shows here and not inside a kernel."""
-    pairs = [each for d in datasets for each in study.planned(profile, dataset=d)]
+    experiments = [e for d in datasets for two in study.planned(profile, dataset=d) for e in two.values()]
     for name, (make, _) in MAKERS.items():
         own = dict(ALONE[name])
         for dataset in own.pop("datasets", [own.get("dataset")]):
             asked = own | {"dataset": dataset}
-            recipe = [e for two in study.from_parameters(asked, make=make).values() for e in two.values()]
-            if not largest(RESULTS, recipe):
+            if not largest(RESULTS, study.flat(study.from_parameters(asked, make=make))):
                 asked |= fewer(name, profile) | {"profile": profile}
-                pairs += study.from_parameters(asked, make=make).values()
-    experiments = list({(e.key, e.n_models): e for each in pairs for e in each.values()}.values())
+                experiments += study.flat(study.from_parameters(asked, make=make))
+    experiments = list({(e.key, e.n_models): e for e in experiments}.values())
     with workers(experiments) as client:
         for i, experiment in enumerate(experiments, 1):
             say(f"models    {i} of {len(experiments)}: {experiment.n_models} of {experiment}")

@@ -25,7 +25,7 @@ from samlib.paper import cards, claims, records, tables
 from samlib.paper.distances import dataset_of
 from samlib.paper.frames import Frames, Section
 from samlib.paper.panels import listed, scroll
-from samlib.paper.study import FIXED, ablation_pairs, from_parameters, optimizer_pairs, public_parameters
+from samlib.paper.study import ablation_pairs, flat, from_parameters, optimizer_pairs, public_parameters, was_fixed
 from samlib.paper.style import dataset_title, model_title, optimizer_title
 from samlib.runs import run_pairs
 
@@ -91,17 +91,9 @@ class Study:
         self, experiments: dict[str, dict], results: str | None, missing: Mapping | None, recipes: dict[str, dict]
     ):
         self.experiments, self.results, self.missing = experiments, results, dict(missing or {})
-        # The pairs of experiments of each data set, by setting. A single pair has the key None.
-        self._settings: dict[str, Any]
-        self._settings, self._recipes = (
-            {d: {None: own} if "sgd" in own else own for d, own in each.items()} for each in (experiments, recipes)
-        )
-        self.name = optimizer_title(
-            next(e.optimizer for e in self._all(next(iter(experiments))) if e.optimizer != "sgd")
-        )
-
-    def _all(self, dataset: str) -> list[Experiment]:
-        return [e for two in self._settings[dataset].values() for e in two.values()]
+        self._recipes = recipes
+        first = flat(next(iter(experiments.values())))
+        self.name = optimizer_title(next(e.optimizer for e in first if e.optimizer != "sgd"))
 
     @functools.cached_property
     def pairs(self) -> dict[str, Any]:
@@ -110,20 +102,21 @@ class Study:
 
     @functools.cache  # noqa: B019
     def _runs(self, dataset: str) -> Pair | dict[Any, Pair]:
-        found = {key: align(runs) for key, runs in run_pairs(self._settings[dataset]).items()}
+        own = self.experiments[dataset]
+        found = {key: align(runs) for key, runs in run_pairs({None: own} if "sgd" in own else own).items()}
         return found.get(None, found)
 
     def record(self, dataset: str) -> Path | None:
         """The record of a data set's experiments, in the folder `results`."""
-        return records.find(self.results, self._all(dataset))
+        return records.find(self.results, flat(self.experiments[dataset]))
 
     @functools.cache  # noqa: B019
     def shown(self, dataset: str) -> Path | None:
         """The record that a page shows, of any seed. None if there is none, or if the live runs have more models."""
         # A recipe is what was asked for without its profile: a record may be of that.
-        recipe = [e for two in self._recipes[dataset].values() for e in two.values()]
-        path = records.largest(self.results, recipe) or self.record(dataset)
-        if path and min(records.read_about(path)["models"]) < max(e.n_models for e in self._all(dataset)):
+        path = records.largest(self.results, flat(self._recipes[dataset])) or self.record(dataset)
+        asked = max(e.n_models for e in flat(self.experiments[dataset]))
+        if path and min(records.read_about(path)["models"]) < asked:
             with contextlib.suppress(NotAtHand):
                 self._runs(dataset)
                 return None
@@ -157,12 +150,13 @@ class Study:
             raise ValueError(f"{path} holds nothing of the section {section}; record it again.")
         if section == "lengths" and optional and isinstance(self._runs(dataset), Pair):
             return {}  # one length alone
-        folder, mine = cache_folder() / "frames" / _code(), records.identity(self._all(dataset))
+        own = flat(self.experiments[dataset])
+        folder, mine = cache_folder() / "frames" / _code(), records.identity(own)
         folder.mkdir(parents=True, exist_ok=True)
         runs, about = self._runs(dataset), self._about(dataset, None)
         with FileLock(folder / f"{mine}-{section}.lock"):
             with FileLock(folder / f"{mine}.lock"):  # while another section is saved, the record's folder is away
-                path = records.find(folder, self._all(dataset))
+                path = records.find(folder, own)
                 kept = records.load(path, section) if path else {}
             if not kept:
                 kept = measure(section, runs)
@@ -305,8 +299,7 @@ def record_settings(folder: str | os.PathLike, of: str, **parameters) -> Path:
     pairs = {key: align(runs) for key, runs in run_pairs(MAKERS[of](**parameters)).items()}
     frames = {section: measure(section, pairs) for section in SHOWN_BY[of]}
     about = records.provenance(runs for pair in pairs.values() for runs in pair[:2])
-    given = {name: value for name, value in parameters.items() if value is not None}
-    return records.save(folder, frames, about | {"parameters": parameters, "fixed": given in FIXED})
+    return records.save(folder, frames, about | {"parameters": parameters, "fixed": was_fixed(parameters)})
 
 
 def _several(values: Iterable) -> str:

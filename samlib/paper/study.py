@@ -244,6 +244,28 @@ def check_parameters(namespace: Mapping[str, Any], model: type[Model]) -> Model:
         raise ParameterError(in_words(error, model)) from None
 
 
+def flat(found: Mapping[Any, Any]) -> list[Experiment]:
+    """Return the experiments of a pair, or of pairs by setting, as one list.
+
+    Parameters
+    ----------
+    found : dict
+        What `pair`, `optimizer_pairs`, `ablation_pairs` or `from_parameters` returns.
+
+    Returns
+    -------
+    list of Experiment
+        In their order. SGD's comes once for each setting.
+
+    Examples
+    --------
+    >>> [e.optimizer for e in flat(optimizer_pairs(["asam", "gsam"]))]
+    ['sgd', 'asam', 'sgd', 'gsam']
+    """
+    pairs = [found] if "sgd" in found else found.values()
+    return [e for two in pairs for e in two.values()]
+
+
 def public_parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
     """Return the public variables of a notebook's `globals()` that can be parameters.
 
@@ -264,6 +286,11 @@ def public_parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
     """
     given = {name: value for name, value in namespace.items() if not (name.startswith("_") or name in ("In", "Out"))}
     return {name: value for name, value in given.items() if not (callable(value) or isinstance(value, ModuleType))}
+
+
+def was_fixed(parameters: Mapping[str, Any]) -> bool:
+    """Whether these parameters of `optimizer_pairs` or `ablation_pairs` were fixed beforehand, as `FIXED` has them."""
+    return _given(parameters) in FIXED
 
 
 def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
