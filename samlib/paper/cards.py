@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 from IPython.display import Markdown
 
-from samlib.paper.claims import GENERATED, outlook
+from samlib.paper.claims import GENERATED, outlook, was_asked
 from samlib.paper.panels import listed
 from samlib.paper.style import dataset_title
 
@@ -197,9 +197,8 @@ def _anchor(claim: str) -> str:
 
 
 def _verdict(row: pd.Series) -> str:
-    """The verdict of a row as it is shown: a run that was fixed to decide other claims was not asked."""
-    asked = row.get("tried", True) or not row.get("confirmatory")
-    return row["verdict"] if asked or row.get("section") == "lengths" else NOT_ASKED
+    """The verdict of a row as it is shown."""
+    return row["verdict"] if was_asked(row) else NOT_ASKED
 
 
 def badge(verdict: str, *, said: bool = False) -> str:

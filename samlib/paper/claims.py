@@ -157,6 +157,14 @@ def decide(
     return rows
 
 
+def was_asked(row: pd.Series) -> bool:
+    """Whether the runs of a row of the ledger were to decide its claim, and were not fixed to decide others.
+
+    Rows at equal train loss take runs of their own, so they count as asked.
+    """
+    return row.get("tried", True) or not row.get("confirmatory") or row.get("section") == "lengths"
+
+
 def outlook(row: pd.Series) -> str:
     """Say what would settle a row of the ledger, in one sentence. The text is empty if the row is settled.
 
@@ -167,13 +175,12 @@ def outlook(row: pd.Series) -> str:
     """
     n_models = row["models"] // 2
     if math.isnan(row["estimate"]):
-        tried, section = row.get("tried", True), row.get("section")
-        if section == "lengths" and not tried:
-            return "It takes runs of several lengths, which are not here."
-        small = "These runs are too small to decide it, or their data are not at hand."
-        if row.get("confirmatory") and not tried:
+        if not was_asked(row):
             return "This run was fixed to decide other claims."
-        return _TABLE["lacking"].get(section, small) if tried else small
+        small = "These runs are too small to decide it, or their data are not at hand."
+        if row.get("tried", True):
+            return _TABLE["lacking"].get(row.get("section"), small)
+        return "It takes runs of several lengths, which are not here." if row["section"] == "lengths" else small
     if row["verdict"] == NOT_MEASURABLE:
         enough = f"About {_rounded(row['needed'])}" if math.isfinite(row["needed"]) else "No known number of"
         return f"{enough} models of each would make its scores reliable enough."

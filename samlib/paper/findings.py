@@ -20,7 +20,7 @@ from samlib.data.files import PUBLISHED
 from samlib.inference import CONTRADICTED, NOT_MEASURABLE, SUPPORTED
 from samlib.models import build_model
 from samlib.paper.cards import TABLE, dataset_in, title_of
-from samlib.paper.claims import GENERATED
+from samlib.paper.claims import GENERATED, was_asked
 from samlib.paper.panels import listed
 from samlib.paper.style import GREY, drawn
 
@@ -182,8 +182,7 @@ def _finding(ledger: pd.DataFrame, name: str, claims: Mapping[str, str], holds: 
     Of several claims the verdicts are counted, and only data sets that agree or disagree with the paper are named.
     """
     said: dict[str, list[str]] = {}
-    others = ledger["confirmatory"].astype(bool) & ~ledger["tried"]  # rows of runs that were fixed for other claims
-    asked = ledger[ledger.index.isin(claims, level="claim") & ~others]
+    asked = ledger[ledger.index.isin(claims, level="claim") & ledger.apply(was_asked, axis=1)]
     for dataset, rows in asked.groupby("dataset", sort=False):
         for verdict, same in rows.groupby("verdict", sort=False):
             which = ", ".join(claims[claim] for claim, _ in same.index) if len(same) < len(rows) else ""
