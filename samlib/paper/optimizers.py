@@ -153,26 +153,23 @@ def leakier(found: Section) -> Markdown:
 
     Those that do not seek them are a comparison only if one of them tests better than SGD.
     """
-    leaks: dict[bool, list[str]] = {True: [], False: []}
-    better = False
-    for dataset, frames in found.items():
-        supported = optimizer_ledger(frames).loc[lambda rows: rows["verdict"] == SUPPORTED].index.to_list()
-        better |= any(of == ACCURACY and name in WITHOUT_RADIUS for name, of in supported)
-        for sought, said in leaks.items():
-            names = [
-                name
-                for name, of in supported
-                if of == AUC_LIRA and name != "sam" and (name in SHARPNESS_AWARE) == sought
-            ]
-            said += [f"{listed(list(map(optimizer_title, names)))} on {dataset_title(dataset)}"] if names else []
-    flat, others = (", ".join(said) or "none" for said in leaks.values())
-    text = f"Easier to attack than SGD by LiRA, of those that seek flat minima: {flat}."
-    control = (
-        f"Of those that do not: {others}."
-        if better
-        else "Those that do not test no better than SGD here, so they are no comparison."
-    )
-    return Markdown(f"**Other optimizers.** {text} {control}" if found else "")
+    if not found:
+        return Markdown("")
+    rows = pd.concat({dataset_title(dataset): optimizer_ledger(frames) for dataset, frames in found.items()})
+    rows = rows[rows["verdict"] == SUPPORTED].index.to_frame(index=False, name=["dataset", "optimizer", "measure"])
+    better = ((rows["measure"] == ACCURACY) & rows["optimizer"].isin(WITHOUT_RADIUS)).any()
+    rows = rows[(rows["measure"] == AUC_LIRA) & (rows["optimizer"] != "sam")]
+    flat = rows["optimizer"].isin(SHARPNESS_AWARE)
+    none = "Those that do not test no better than SGD here, so they are no comparison."
+    others = f"Of those that do not: {_on_each(rows[~flat])}." if better else none
+    said = f"Easier to attack than SGD by LiRA, of those that seek flat minima: {_on_each(rows[flat])}."
+    return Markdown(f"**Other optimizers.** {said} {others}")
+
+
+def _on_each(rows: pd.DataFrame) -> str:
+    """The optimizers of each data set, in words."""
+    names = rows["optimizer"].map(optimizer_title).groupby(rows["dataset"], sort=False).agg(list)
+    return ", ".join(f"{listed(several)} on {dataset}" for dataset, several in names.items()) or "none"
 
 
 def verdict_table(found: Section):
