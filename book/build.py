@@ -133,7 +133,7 @@ def pages_of(datasets: list[str], missing: dict[str, str]) -> dict[str, tuple[st
         pages[name] = {"datasets": [*dict.fromkeys([*datasets, *recorded(section)])], **results}
     pages["ledger"]["others"] = CHOSEN["others"]
     pages |= ALONE | {name: ALONE[name] | results for name in MAKERS}
-    kept = [about["parameters"] for path, about in records(RESULTS).items() if "ablations" in sections(path)]
+    kept = [about["parameters"] for about in records(RESULTS).values() if "ablations" in sections(about)]
     return {name: (name, parameters) for name, parameters in pages.items()} | {
         f"ablations_{each['dataset']}": ("ablations", {**each, **results, "profile": "quick"}) for each in kept
     }
@@ -141,9 +141,10 @@ def pages_of(datasets: list[str], missing: dict[str, str]) -> dict[str, tuple[st
 
 def recorded(section: str = "membership") -> list[str]:
     """Data sets of which `results` holds a pair of their own recipe, with this section."""
-    names = dict.fromkeys(about["experiments"][0]["dataset"] for about in records(RESULTS).values())
+    kept = records(RESULTS)
+    names = dict.fromkeys(about["experiments"][0]["dataset"] for about in kept.values())
     paths = {name: largest(RESULTS, pair(dataset=name).values()) for name in names}
-    return [name for name, path in paths.items() if path and section in sections(path)]
+    return [name for name, path in paths.items() if path and section in sections(kept[path])]
 
 
 def plan(name: str, parameters: dict, profile: str, missing: dict[str, str]) -> dict:

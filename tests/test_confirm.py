@@ -62,7 +62,7 @@ def test_a_call_that_ends_early_says_so_and_a_later_one_keeps_the_record(few, mo
     assert about["fixed"]
     assert about["all_seconds"] > about["seconds"]
     kept = {section: records.load(path, section) for section in (*confirm.SECTIONS, "lengths", "seeds")}
-    assert records.sections(path) == set(kept)
+    assert records.sections(records.read_about(path)) == set(kept)
     assert kept["seeds"]["effects"].index.get_level_values("seed").unique().tolist() == [2]
     assert sorted(kept["lengths"]["curves"]["epochs"].unique()) == [2, 4]
     assert kept["shadows"]["shadows"].index.get_level_values("models").unique().tolist() == [8, 16]
@@ -73,7 +73,7 @@ def test_a_run_that_was_fixed_for_some_claims_decides_no_other(few, monkeypatch)
     short = {"seed": 1, "n_models": 8, "epochs": 2, "hidden": (16,), "decides": ["C1", "C2 RMIA"]}
     monkeypatch.setitem(CONFIRM, "digits", short)
     path = confirm.make("digits", few)
-    assert records.sections(path) == {"membership", "subclasses", "shadows"}
+    assert records.sections(records.read_about(path)) == {"membership", "subclasses", "shadows"}
     effects = records.load(path, "membership")["effects"]
     assert sorted(effects.index) == ["C1", "C2 RMIA"]
     about = {**records.read_about(path), "live": False}

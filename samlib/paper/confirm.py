@@ -92,7 +92,7 @@ def recorded(wanted: Mapping[Key, Mapping[str, Experiment]], folder: str | os.Pa
     """The record of what `experiments` returned, or None if there is none or it lacks runs of other lengths or seeds."""
     path = records.find(folder, _main(wanted).values())
     needed = {ADDED[kind] for kind, _ in wanted if kind in ADDED}
-    return path if path and needed <= records.sections(path) else None
+    return path if path and needed <= records.sections(records.read_about(path)) else None
 
 
 def incomplete(folder: str | os.PathLike | None) -> Markdown:

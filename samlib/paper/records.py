@@ -131,17 +131,15 @@ def read_about(path: Path) -> dict[str, Any]:
     return about
 
 
-def sections(path: Path) -> set[str]:
-    """The names of the sections whose frames a record has."""
-    return {name.partition(".")[0] for name in read_about(path)["files"] if name.endswith(".parquet")}
+def sections(about: Mapping[str, Any]) -> set[str]:
+    """The names of the sections whose frames a record has. about: what `read_about` returns."""
+    return {name.partition(".")[0] for name in about["files"] if name.endswith(".parquet")}
 
 
 def of_section(folder: str | os.PathLike | None, section: str) -> Section:
     """The frames of a section in every record of a folder that has it, by data set; of several records, in the last."""
-    found = {
-        about["experiments"][0]["dataset"]: path for path, about in records(folder).items() if section in sections(path)
-    }
-    return Section({dataset: load(path, section) for dataset, path in found.items()})
+    having = {path: about for path, about in records(folder).items() if section in sections(about)}
+    return Section({about["experiments"][0]["dataset"]: load(path, section) for path, about in having.items()})
 
 
 def load(path: Path, section: str) -> Frames:
