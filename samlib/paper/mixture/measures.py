@@ -244,8 +244,9 @@ def paired_draws(n_draws: int = 60, *, n_typical: int = 40, n_atypical: int = 2,
 def failure_map(n_draws: int = 20, *, seed: int = 0) -> list[dict]:
     """Where Figure 5's effect holds and where it fails, setting by setting.
 
-    Groups: rho; number of atypical samples; degree; the feature origin along the line through both red clusters (0 = typical,
-    1 = atypical mean); batch size, and one row of ten times the steps; networks, which are the slowest, on half of the draws.
+    Each group changes one thing: rho, the number of atypical samples, the degree, the feature origin, the batch size, or the
+    model, which is then a network. The origin moves along the line through both red clusters; 0 is the typical mean, 1 the
+    atypical one. One row has batches of one sample and ten times the steps. Networks are slow, so they get half of the draws.
 
     Parameters
     ----------
