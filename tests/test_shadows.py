@@ -45,9 +45,9 @@ def frame(values):
     ("values", "least"), [((0.6, 0.6), 8), ((0.5, 0.6), 16), ((0.6, 0.5, 0.6), 32), ((0.5, 0.596, 0.6), 16)]
 )
 def test_enough_is_the_number_from_which_the_curve_stays_near_its_end(values, least):
-    (said,) = shadows.enough(Section({"digits": frame(values)})).data.splitlines()
-    assert said.count(f"{least} (") == len(shadows.SHOWN)
-    assert said.endswith(f"of {8 * 2 ** (len(values) - 1)}.")
+    shown = shadows.enough(Section({"digits": frame(values)})).data
+    assert shown.loc["Digits"].tolist() == [str(least)] * len(shadows.SHOWN) + [str(8 * 2 ** (len(values) - 1))]
+    assert shown.columns.tolist() == [*shadows.SHOWN, "all models"]
 
 
 def test_a_data_set_whose_record_lacks_the_curve_is_named_below_the_others():
@@ -56,7 +56,7 @@ def test_a_data_set_whose_record_lacks_the_curve_is_named_below_the_others():
     assert isinstance(figure, Figure)
     (legend,) = figure.legends
     assert "not shown: Subclasses and Location-30" in [text.get_text() for text in legend.get_texts()]
-    assert "Subclasses" not in shadows.enough(found).data
+    assert shadows.enough(found).data.index.tolist() == ["Digits"]
 
 
 def test_table_one_has_the_bound_on_epsilon_that_an_audit_reports():

@@ -12,11 +12,13 @@ from samlib.evaluation import evaluate
 from samlib.paper import records
 from samlib.paper.frames import Section, swapped
 from samlib.paper.subclasses import (
+    BETWEEN,
+    GROUPS,
     NAMES,
     measure,
     subclass_densities,
     subclass_differences,
-    subclass_sentences,
+    subclass_table,
 )
 
 
@@ -154,13 +156,17 @@ def test_figures_and_sentences_say_where_nothing_is_known(pair, frames, tmp_path
     axes = subclass_differences(found, "memorization").axes
     assert len(axes) == 2
     np.testing.assert_allclose(axes[1].lines[0].get_xdata().astype(float), table["difference"])
-    said = subclass_sentences(found, "memorization").data
-    assert "**Memorization, minority − majority**, SAM against SGD:" in said
-    assert f"on Subclasses ({table['difference'].iloc[0]:+.4f}" in said
+    said = subclass_table(found, "memorization").data
+    assert said.index[:3].tolist() == [("Subclasses", "memorization", group) for group in (*GROUPS, BETWEEN)]
+    assert said["difference"].tolist() == [f"{gap:+.4f}" for gap in table["difference"]]
     nothing = Section({"digits": unknown})
-    for show in (subclass_densities(nothing), subclass_differences(nothing, "attacks")):
+    hidden = (
+        subclass_densities(nothing),
+        subclass_differences(nothing, "attacks"),
+        subclass_table(nothing, "influence"),
+    )
+    for show in hidden:
         assert "Not shown on Digits" in show.data
-    assert subclass_sentences(nothing, "influence").data == ""
     for each in (frames, unknown):
         for name, frame in each.items():
             frame.to_parquet(tmp_path / name)

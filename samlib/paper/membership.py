@@ -25,6 +25,12 @@ OWN = "LiRA online"  # the attack for which each example's own false-positive ra
 WHO = ("sgd", "sam")
 EPSILON = "epsilon, at least"
 BINS = 90
+WORDS = {  # by the sign of an attack's claim
+    "higher": "is easier to attack by {}",
+    "lower": "is harder to attack by {}",
+    "small": "shows no difference that counts by {}",
+    "open": "is not shown to leak more or less by {}",
+}
 SURE, RATE = "C16", 0.001  # the claim on members that are surely found, and its rate of false positives
 
 
@@ -220,13 +226,26 @@ def own_rates(found: Section):
     return histograms(found, "own_rates", "share", own, chance, label, height=1.5, sharex=True, sharey="row")
 
 
-def dispersion(found: Section) -> Markdown:
-    """The variance of the examples' own false-positive rates, in multiples of chance, on each data set."""
-    said = []
+def dispersion(found: Section):
+    """A table of the variance of the examples' own false-positive rates, in multiples of chance."""
+    rates = found.stacked("own_rates")
+    shown = rates.groupby([rates.index.get_level_values(0), "optimizer"], sort=False)["dispersion"].first().unstack()
+    return shown[list(WHO)].map("{:.1f}".format).set_axis(["SGD", found.name], axis=1).rename_axis(None).style
+
+
+def attackers(found: Section) -> Markdown:
+    """Say of each data set by which of the claimed attacks it is easier or harder to attack."""
+    said = {}
     for dataset, frames in found.items():
-        sgd, sam = frames["own_rates"].groupby("optimizer")["dispersion"].first()[["sgd", "sam"]]
-        said.append(f"{sgd:.1f} (SGD) and {sam:.1f} ({found.name}) on {dataset_title(dataset)}")
-    return Markdown(f"The variance of these rates, in multiples of what chance alone gives: {listed(said)}.")
+        by: dict[str | None, list[str]] = {}
+        for claim, attack in CLAIMED.items():
+            by.setdefault(panels.sign_in(frames["effects"], claim), []).append(attack)
+        words = "; ".join(WORDS[side].format(listed(by[side])) for side in WORDS if side in by)
+        if {"higher", "lower"} <= {*by}:
+            words += ". So the verdict depends on who attacks"
+        if words:
+            said[dataset_title(dataset)] = f"{found.name} {words}."
+    return panels.together(said)
 
 
 def attack_table(found: Section):

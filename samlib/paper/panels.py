@@ -232,38 +232,21 @@ def together(said: Mapping[str, str]) -> Markdown:
     return Markdown("\n".join(f"- {each}" for each in whole) if len(whole) > 1 else "".join(whole))
 
 
-def contrasts(found: Section, frame: str, rows: Mapping[Any, str], digits: int = 3) -> Markdown:
-    """A sentence for each row of a frame: on which data sets the difference is above 0, below 0, or not shown to differ from 0.
-
-    rows: from a key of the frame's index to its name in the sentence.
-    """
-    said = []
-    for key, what in rows.items():
-        parts: dict[str, list[str]] = {"higher": [], "lower": [], "open": []}
-        for dataset, frames in found.items():
-            if key in frames[frame].index:
-                row = frames[frame].loc[key]
-                numbers = f"{row['difference']:+.{digits}f}, {row['low']:+.{digits}f} to {row['high']:+.{digits}f}"
-                parts[SIGNS[sign(row)]].append(f"{dataset_title(dataset)} ({numbers})")
-        parts = {"not shown to differ" if kind == "open" else kind: names for kind, names in parts.items() if names}
-        words = "; ".join(f"{kind} on {listed(names)}" for kind, names in parts.items())
-        said.append(f"- **{what}**, {found.name} against SGD: {words or 'not measured'}.")
-    return Markdown("\n".join(said))
-
-
 def told(found: Section, what: str) -> Markdown:
     """The sentences of `told.toml` on two rows of a section. One sentence covers all data sets with the same pair of signs."""
     telling, said = _TOLD[what], {}
     for dataset, frames in found.items():
-        signs: list[Any] = [_sign_in(frames[each["frame"]], each["row"]) for each in telling["rows"]]
+        signs: list[Any] = [sign_in(frames[each["frame"]], each["row"]) for each in telling["rows"]]
         if None not in signs:
+            both = " ".join(signs).replace("small", "open")
             words = " and ".join(each[one] for each, one in zip(telling["rows"], signs, strict=True))
-            why = telling["because"].get(" ".join(signs).replace("small", "open"), "")
+            words = telling.get("instead", {}).get(both, words)
+            why = telling["because"].get(both, "")
             said[dataset_title(dataset)] = f"{telling.get('subject', found.name)} {words}. {why}".strip()
     return together(said) if said else Markdown("*These runs are too small to say it.*")
 
 
-def _sign_in(frame: pd.DataFrame, row: str | list[str]) -> str | None:
+def sign_in(frame: pd.DataFrame, row: str | list[str]) -> str | None:
     """One of SIGNS or "small" for a row of a frame, None if there is no such row. In a frame "effects" the verdict decides it."""
     key = tuple(row) if isinstance(row, list) else row
     if key not in frame.index:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import pandas as pd
-from IPython.display import Markdown
 
 from samlib.audit import Pair, attack_scores, compared, usable
 from samlib.evaluation import ENOUGH, auc_terms, tpr_terms
 from samlib.paper.frames import EACH, Frames, Section, counted, table
-from samlib.paper.panels import BOTH, DASHES, label_of, listed, multiples, not_shown, zero
+from samlib.paper.panels import BOTH, DASHES, label_of, multiples, not_shown, zero
 from samlib.paper.style import INK, dataset_title
 
 ATTACKS = ("LiRA offline", "LiRA online", "RMIA offline", "RMIA online", "BASE")
@@ -73,17 +72,16 @@ def shadow_curves(found: Section, measure: str = AUC):
     return multiples(_of(found, measure), ["shadows"], draw, columns=2, height=1.8)
 
 
-def enough(found: Section) -> Markdown:
-    """The fewest models with which each attack's AUC is near its AUC with all models, for both optimizers."""
-    said = []
+def enough(found: Section):
+    """A table of the fewest models with which each attack's AUC is near its AUC with all models, for both optimizers."""
+    least = {}
     for dataset, frames in _of(found, AUC).items():
         if len(rows := frames["shadows"]):
             curves = rows[["sgd", "sam"]].unstack("attack")
             far = ((curves - curves.iloc[-1]).abs() > NEAR).T.groupby("attack").any().T
-            least = (~far[::-1].cummax()[::-1]).idxmax()  # from there on it stays near
-            each = listed([f"{least[attack]:,} ({attack})" for attack in SHOWN])
-            said.append(f"- **{dataset_title(dataset)}**: {each} models, of {curves.index.max():,}.")
-    return Markdown("\n".join(said)) if said else not_shown(found)
+            near = (~far[::-1].cummax()[::-1]).idxmax()  # from there on it stays near
+            least[dataset_title(dataset)] = {**near[list(SHOWN)], "all models": curves.index.max()}
+    return pd.DataFrame.from_dict(least, orient="index").map("{:,}".format).style if least else not_shown(found)
 
 
 def _of(found: Section, measure: str) -> Section:

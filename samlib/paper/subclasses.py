@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from IPython.display import Markdown
 
 from samlib.audit import Pair, attack_scores, compared, usable
 from samlib.estimators import memorization, memorization_terms
 from samlib.evaluation import auc_terms
 from samlib.inference import jackknife
+from samlib.paper import tables
 from samlib.paper.crossfit import model_groups, point_groups
 from samlib.paper.frames import EACH, Frames, Section, contrast, counted, table
-from samlib.paper.panels import comparisons, contrasts, histograms
+from samlib.paper.panels import comparisons, histograms, not_shown
 from samlib.paper.sets import without_each
 
 GROUPS = ("majority", "minority")
@@ -143,10 +143,10 @@ def subclass_differences(found: Section, frame: str):
     return comparisons(known(found), frame, label, height=height, sharey=True)
 
 
-def subclass_sentences(found: Section, frame: str) -> Markdown:
-    """A sentence for each row of one of the frames: where the two optimizers differ, as far as the intervals tell."""
-    rows = dict.fromkeys(key for frames in found.values() for key in frames[frame].index)
-    return contrasts(known(found), frame, {(m, g): f"{m[0].upper()}{m[1:]}, {g}" for m, g in rows}, digits=4)
+def subclass_table(found: Section, frame: str):
+    """One of the frames as a table."""
+    rows = known(found).stacked(frame)
+    return tables.table(rows, name=found.name) if len(rows) else not_shown(found)
 
 
 def known(found: Section) -> Section:
