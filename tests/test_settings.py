@@ -211,11 +211,14 @@ def test_flipping_the_data_flips_c14(table_3):
         np.testing.assert_array_equal(ledger.loc["sam", end], -ledger.loc["ema", other])
     shown = Section({"digits": table_3})
     sentence = optimizers.patterns(shown).data
-    assert sentence.startswith("On Digits the verdict on SAM is **supported**; ")
-    assert "the verdict on EMA, without a search for flat minima, is **contradicted**" in sentence
+    assert sentence.startswith("On Digits the pattern is **supported** for SAM; ")
+    assert "**contradicted** for EMA, not looking for flat minima" in sentence
     mixed = {**table_3, "effects": table_3["effects"].copy()}
     mixed["effects"].loc["C14 sam, test accuracy", "estimate"] *= -1
-    assert "SAM is **contradicted**, by test accuracy;" in optimizers.patterns(Section({"digits": mixed})).data
+    assert (
+        "the pattern is **contradicted** (test accuracy) for SAM;"
+        in optimizers.patterns(Section({"digits": mixed})).data
+    )
     assert f"{ledger.loc[('ema', 'test accuracy'), 'estimate']:+.4f}" in optimizers.verdict_table(shown).to_html()
     mixed = ledger.loc["sam"].copy()
     mixed.loc["test accuracy", "verdict"] = INCONCLUSIVE

@@ -88,6 +88,8 @@ def test_a_page_shows_the_record_of_most_models_of_any_seed(tmp_path, monkeypatc
     said = study.origin()
     assert said.data.startswith("*Recorded: 24 models of each optimizer on Digits (MLP, pool all, 1 epochs)")
     assert said.metadata["runs"] == {"Digits": "Digits (MLP, pool all, 1 epochs, recorded: 24 of each)"}
+    assert said.metadata["models"] == {"Digits": 48}
+    assert re.fullmatch(r"\d+\.\d s on Digits \(.+\)", said.metadata["pair"]["Digits"])
     few = samlib.study({"dataset": "digits", "profile": "smoke", "epochs": 1, "results": str(tmp_path)})
     assert few.shown("digits") == path  # what a profile changes is no wish of the reader's
 

@@ -177,7 +177,7 @@ def answer(ledger: pd.DataFrame, name: str = "SAM") -> Figure:
 
 
 def _finding(ledger: pd.DataFrame, name: str, claims: Mapping[str, str], holds: str, fails: str) -> str:
-    """The data sets by what their verdicts say; the measure is named where those of a data set differ.
+    """The data sets by what their verdicts say, the most frequent first; the measure is named where those of a data set differ.
 
     Of several claims the verdicts are counted, and only data sets that agree or disagree with the paper are named.
     """
@@ -189,12 +189,13 @@ def _finding(ledger: pd.DataFrame, name: str, claims: Mapping[str, str], holds: 
             if len(claims) == 1 and verdict != NOT_MEASURABLE:
                 which = f"{same['estimate'].iloc[0]:+.4f}"
             said.setdefault(str(verdict), []).append(title_of(dataset, which))
-    whole = {SUPPORTED: holds.format(name), CONTRADICTED: fails.format(name)}
-    phrases = {verdict: phrase.format(whole.get(verdict)) for verdict, phrase in TABLE["phrases"].items()}
-    named = whole if len(claims) > 1 else phrases
-    sentences = [f"{phrases[verdict]} {listed(said[verdict])}." for verdict in named if verdict in said]
-    if len(claims) > 1:
-        times = asked["verdict"].value_counts()
-        each = listed([f"{times[verdict]} {words}" for verdict, words in TABLE["times"].items() if verdict in times])
-        sentences.append(f"Comparisons, {len(asked)} in all: {each}.")
+    several, times = len(claims) > 1, asked["verdict"].value_counts()
+    order = [verdict for verdict in TABLE["phrases"] if verdict in times]
+    order.sort(key=times.get, reverse=True)
+    counts = listed([f"{times[verdict]} {TABLE['times'][verdict]}" for verdict in order])
+    sentences = [f"{len(asked)} comparison{'s' * (len(asked) > 1)}: {counts}."] if several else []
+    for verdict in order:
+        if not several or verdict in (SUPPORTED, CONTRADICTED):
+            what = (fails if verdict == CONTRADICTED else holds).format(name)
+            sentences.append(f"{TABLE['phrases'][verdict].format(what)} {listed(said[verdict])}.")
     return " ".join(sentences)

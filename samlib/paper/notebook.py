@@ -249,7 +249,7 @@ class Study:
         `pair`, how long two models took to train, and on what.
         """
         rows, short, lines = [], {}, []
-        models: dict[str, int] = {}
+        totals: dict[str, int] = {}
         pair: dict[str, str] = {}
         for dataset in self.experiments:
             about, title = self.about(dataset), dataset_title(dataset)
@@ -257,9 +257,9 @@ class Study:
             each = {name: _several(every[name].unique()) for name in ("models", "epochs", "pool")}
             how = f"{' or '.join(map(model_title, every['model'].unique()))}, pool {each['pool']}, {each['epochs']} epochs"
             kind = "Live" if about["live"] else "Recorded"
-            models[title] = sum(about["models"])
+            totals[title] = sum(about["models"])
             on = " or ".join(dict.fromkeys(name.partition(", torch")[0] for name in about["machine"]))
-            pair[title] = f"{2 * about['seconds'] / models[title]:.1f} s on {title} ({on})"
+            pair[title] = f"{2 * about['seconds'] / totals[title]:.1f} s on {title} ({on})"
             short[title] = f"{title} ({how}, {kind.lower()}: {each['models']} of each)"
             rows.append((kind, each["models"], f"{title} ({how})", about["date"], about["machine"]))
         table = pd.DataFrame(rows, columns=["kind", "models", "runs", "date", "machines"])
@@ -270,7 +270,7 @@ class Study:
             by = "this run or an earlier one" if kind == "Live" else earlier
             machines = ", ".join(same["machines"].explode().unique())
             lines.append(f"*{kind}: {'; '.join(runs)}. Trained by {by}, on {machines}.*")
-        return Markdown("\n\n".join(lines), metadata={"runs": short, "models": models, "pair": pair})
+        return Markdown("\n\n".join(lines), metadata={"runs": short, "models": totals, "pair": pair})
 
     def provenance(self, found: Section) -> Markdown:
         """What was trained for a page, where, and how long it took: the columns of each data set beside each other."""

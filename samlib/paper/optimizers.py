@@ -130,21 +130,19 @@ def patterns(found: Section) -> Markdown:
     said = {}
     for dataset, frames in found.items():
         ledger, losses = optimizer_ledger(frames), frames["losses"]
-        groups: dict[str, list[str]] = {}
+        groups: dict[tuple[str, str], list[str]] = {}
         for name in losses.index[losses["comparable"]]:
             rows, whole = ledger.loc[name], pattern(ledger.loc[name])
             deciding = rows.index[rows["verdict"] == whole]
-            sought = "" if name.partition(",")[0] in SHARPNESS_AWARE else ", without a search for flat minima,"
-            verdict = f"{sought} is **{whole}**" + (
-                f", by {listed([SAID[of] for of in deciding])}" if len(deciding) < len(rows) else ""
-            )
-            groups.setdefault(verdict, []).append(optimizer_title(name))
-        verdicts = [f"the verdict on {listed(names)}{verdict}" for verdict, names in groups.items()]
+            why = f" ({listed([SAID[of] for of in deciding])})" * (len(deciding) < len(rows))
+            blind = ", not looking for flat minima" * (name.partition(",")[0] not in SHARPNESS_AWARE)
+            groups.setdefault((f"**{whole}**{why}", blind), []).append(optimizer_title(name))
+        verdicts = [f"{verdict} for {listed(names)}{blind}" for (verdict, blind), names in groups.items()]
         apart = [
             f"{optimizer_title(name)} is not comparable: its train loss is {row['sam']:.2g}, and SGD's {row['sgd']:.2g}."
             for name, row in losses[~losses["comparable"]].iterrows()
         ]
-        said[dataset_title(dataset)] = " ".join(["; ".join(verdicts or ["there is no verdict"]) + ".", *apart])
+        said[dataset_title(dataset)] = " ".join([f"the pattern is {'; '.join(verdicts) or 'not decided'}.", *apart])
     return together(said)
 
 
