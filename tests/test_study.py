@@ -1,5 +1,7 @@
 """A notebook's one line: parameters checked, frames measured once, and records shown instead of training."""
 
+import re
+
 import pandas as pd
 import pytest
 from simulated import simulate
