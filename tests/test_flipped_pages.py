@@ -156,7 +156,7 @@ def test_sentences_of_a_page_follow_the_signs_of_the_record(page, executed, fold
             assert [word for word in each if word in ALL and each[word] in told] == [words[int(sign)]], (which, each)
 
 
-@pytest.mark.parametrize("page", [*PAGES, "introduction"])
+@pytest.mark.parametrize("page", [*PAGES, "attackers", "introduction"])
 @pytest.mark.slow
 def test_nothing_else_of_a_page_changes(page, executed):
     first, other = (neutral(executed(page, which)) for which in ("as it is", "exchanged"))

@@ -133,7 +133,7 @@ def loss_around(frames: Frames):
     at: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
     axes[0].annotate(r"$\rho$", (about["rho"], 0.3), (-2, 2), **at)
     axes[0].set(title=dataset_title(about["dataset"]), xlabel="distance from the weights", ylabel="rise of the loss")
-    axes[0].legend(fontsize="small", loc="upper left", handlelength=1.5, borderaxespad=0)
+    figure.legend(fontsize="small", loc="outside lower center", ncols=5, handlelength=1.5)
     titles = {STEP: "a batch's\ngradient, at ρ", WHOLE: "the whole\ngradient, at ρ", CURVATURE: "largest\neigenvalue"}
     for ax, (of, title) in zip(axes[1:], titles.items(), strict=True):
         values = flatness.loc[flatness["measure"] == of, ["sgd", "sam"]].to_numpy()
@@ -168,12 +168,11 @@ def sharpness_sentence(frames: Frames) -> str:
     else:
         said = {"flatter": "flatter", "sharper": "not flatter but sharper"}.get(words[0], "not shown to be flatter")
         head = f"By all three measures, {name}'s models are {said} than SGD's."
-    numbers = "; ".join(f"{r.Index}, {r.sgd:.3g} after SGD and {r.sam:.3g} after {name}" for r in rows.itertuples())
     cut = " and, to keep this page cheap, fewer epochs or examples than the recipe's" if about["shortened"] else ""
     norm = frame.loc[GRADIENT]
     return (
         f"**{head}** {dataset_title(about['dataset'])}, means over {pairs} pairs, at distance {about['rho']:g}, with "
-        f"{about['epochs']} epochs{cut}, each model on the {about['examples']} examples that it was trained on: {numbers}. "
-        f"The whole gradient's own length is {norm.sgd:.2g} and {norm.sam:.2g}. Without scaling, the step ρ∇L would raise "
-        f"the loss by about {unscaled.sgd:.1g} and {unscaled.sam:.1g}."
+        f"{about['epochs']} epochs{cut}, each model on the {about['examples']} examples that it was trained on.\n\n"
+        f"The gradient of all examples is short, {norm.sgd:.2g} after SGD and {norm.sam:.2g} after {name}. A step of that length "
+        f"times ρ would raise the loss by only {unscaled.sgd:.1g} and {unscaled.sam:.1g}; so each step is scaled to length ρ."
     )
