@@ -173,7 +173,7 @@ def top_memorization(found: Section):
         first.set_ylabel("share of test points")
         part = means.drop(index=ENDS)
         interval_points(each, part.index.astype(int), part, "mean", color=INK)
-        each.set(xlabel=BUCKET, ylabel="mean memorization", xticks=part.index.astype(int))
+        each.set(xlabel="bucket (1 = lowest)", ylabel="mean memorization", xticks=part.index.astype(int))
 
     return multiples(found, ["tops", "histogram"], draw, columns=3, height=1.8)
 
