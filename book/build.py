@@ -360,7 +360,11 @@ def build(output: Path, strict: bool = True) -> int:
     command += ["-W"] if strict else []
     quiet = os.environ | {"PYTHONWARNINGS": "ignore"}
     # in ROOT, because _config.yml names the local extension from there
+    earlier = (output / "build").exists()
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=quiet)
+    if done.returncode and earlier:  # perhaps a label has moved to another page, which Sphinx takes for two of them
+        shutil.rmtree(output / "build")
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=quiet)
     if done.returncode:
         said = done.stderr.splitlines()
         trouble = [line for line in said if "WARNING" in line or "ERROR" in line or "rror:" in line] or said[-40:]
