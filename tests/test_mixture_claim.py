@@ -8,6 +8,7 @@ from samlib.mixture import (
     errors,
     fit,
     fit_mlp,
+    hidden_units,
     mass_apart,
     paired_draws,
 )  # fmt: skip
@@ -80,6 +81,26 @@ def test_an_origin_beyond_the_clusters_reverses_the_gain():
         test = paired_draws(40, origin=origin).summary()["atypical_accuracy"]
         assert test.difference < -0.1
         assert test.p < 1e-4
+        # the penalty on the large weights that this takes is the reason of nine tenths of it
+        freed = paired_draws(40, origin=origin, l2=1e-6).summary()["atypical_accuracy"]
+        assert abs(freed.difference) < abs(test.difference) / 10
+
+
+def weight(rho: float, origin) -> float:
+    """The mean squared length of the weights of fits that pay next to no penalty."""
+    return np.mean(
+        [
+            (fit(*MIX.sample(40, 2, 40, seed=(0, k))[:2], rho=rho, origin=origin, l2=1e-8).weights ** 2).sum()
+            for k in range(10)
+        ]
+    )
+
+
+def test_far_origins_take_large_weights_and_sam_takes_larger_ones():
+    near = (0.45, 0.2)  # between the clusters
+    for origin in ((-3.05, -0.6), (3.95, 1.0)):
+        assert weight(0.0, origin) > 4 * weight(0.0, near)
+        assert weight(1.0, origin) > 4 * weight(0.0, origin)
 
 
 @pytest.mark.slow
@@ -88,3 +109,22 @@ def test_full_batch_sam_and_a_small_network_do_not_share_the_gain():
     assert 0 < full.difference < 0.02
     network = paired_draws(20, fitter=fit_mlp, rho=0.2, width=8).summary()["atypical_accuracy"]
     assert network.difference < 0.02
+
+
+def rising(rho: float, batch_size: int, steps: int = 1000, lr: float = 0.3) -> float:
+    """Of 32 ReLU units, those on for an atypical sample that rise from blue towards its cluster: the mean of ten draws."""
+    way, found = np.subtract(MIX.atypical_mean, MIX.blue_mean), []
+    for k in range(10):
+        x, y, atypical = MIX.sample(40, 2, 40, seed=(0, k))
+        given = {"activation": "relu", "batch_size": batch_size, "steps": steps, "lr": lr}
+        parameters = fit_mlp(x, y, rho=rho, seed=k, **given).parameters
+        on = (hidden_units(parameters, x[atypical] / 2, "relu")[0] > 0).any(0)
+        found.append((on & (parameters[96:128] > 0) & (way @ parameters[:64].reshape(2, 32) > 0)).sum())
+    return np.mean(found)
+
+
+@pytest.mark.slow
+def test_small_batches_switch_off_the_relu_units_that_serve_the_atypical_cluster():
+    start, whole = rising(0.0, 4, steps=1, lr=0.0), rising(0.2, 82)
+    assert rising(0.2, 4) < rising(0.0, 4) < start / 4
+    assert whole > start / 2

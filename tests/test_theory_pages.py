@@ -12,10 +12,11 @@ from scipy import stats
 
 from samlib.experiment import ParameterError
 from samlib.inference import CONTRADICTED, SUPPORTED, VERDICTS
-from samlib.mixture import LEVEL, Mixture, PairedDraws, fit, paired_draws, population_fit
+from samlib.mixture import LEVEL, Mixture, PairedDraws, failure_map, fit, paired_draws, population_fit
 from samlib.paper import general
 from samlib.paper import mixture_page as page
 from samlib.paper import theory_page as checks
+from samlib.paper.mixture import measures
 from samlib.paper.study import check_parameters
 from samlib.theory import DataModel, Problems, check_lemma2, e2, g_path, least
 
@@ -152,20 +153,43 @@ def test_the_mixture_pages_figures_tables_and_words():
     draw = MIX.sample(20, 2, 20)
     fits = {"SGD": fit(*draw[:2]), "SAM": fit(*draw[:2], rho=1.0)}
     results = {n: paired_draws(2, n_atypical=n) for n in (0, 2)}
-    rows = [{"group": "rho", "setting": rho} | results[2].summary() for rho in (0.5, 2.0)]
+    rows = [{"group": "ρ", "setting": rho} | results[2].summary() for rho in (0.5, 2.0)]
     figures = (page.density(MIX), page.boundaries(MIX, draw, fits), page.by_count(results), page.failures(rows),
                page.excess({50: results[0], 100: results[2]}, MIX, 1.0))  # fmt: skip
     for figure in figures:
         assert isinstance(figure, Figure)
         assert all(axes.get_xlabel() for axes in figure.axes)
     assert list(page.comparison(results[2]).index) == list(page.NAMES.values())
-    assert list(page.failure_table(rows).index) == [("rho", "0.5"), ("rho", "2")]
+    assert list(page.failure_table(rows).index) == [("ρ", "0.5"), ("ρ", "2")]
     assert "20 typical and 2 atypical red samples and 20 blue ones" in page.describe(MIX, draw, fits)
-    said = page.summary(results[2], results[2], rows, MIX, 1.0)
+    said = page.summary(results[2], rows, MIX, 1.0)
     assert f"{population_fit(MIX):.4f} of SGD's excess stays, and {population_fit(MIX, rho=1.0):.4f} of SAM's" in said
     assert "Of 2 rows" in said
     assert "nan" not in said
     assert not plt.get_fignums()
+
+
+def test_the_reasons_for_a_lost_gain_are_rows_of_the_map(monkeypatch):
+    gains = {-0.5: -0.03, 1.5: 0.03}
+
+    def made(n_draws, origin=None, **options):
+        t = None if origin is None else round((origin[0] + 1.3) / 3.5, 6)
+        return draws(-gains[t] if "l2" in options else gains.get(t, 0.0))
+
+    monkeypatch.setattr(measures, "paired_draws", made)
+    rows = failure_map(2)
+    names = [page.named(row) for row in rows]
+    assert len(set(names)) == len(names)
+    assert not [name for name in names if "_" in name or "rho" in name]  # words, not names of the code
+    ticks = [text.get_text() for text in page.failures(rows).axes[0].get_yticklabels()]
+    assert ticks == names
+    first, second, *others = page.causes(rows).splitlines()
+    assert len(others) == 2
+    for line, sides in ((first, ("SGD", "SAM")), (second, ("SAM", "SGD"))):
+        assert [f"{side} better" in part for part, side in zip(line.split("; "), sides, strict=True)] == [True, True]
+    assert all(line.count("not settled") == 2 for line in others)
+    worse = page.summary(draws(0.0), rows, MIX, 1.0).partition("Worse: ")[2].partition(".\n")[0]
+    assert worse == "origin = -0.5; origin, small penalty = 1.5"
 
 
 def test_the_theory_pages_figures_and_tables():

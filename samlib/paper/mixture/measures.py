@@ -246,7 +246,8 @@ def failure_map(n_draws: int = 20, *, seed: int = 0) -> list[dict]:
 
     Each group changes one thing: rho, the number of atypical samples, the degree, the feature origin, the batch size, or the
     model, which is then a network. The origin moves along the line through both red clusters; 0 is the typical mean, 1 the
-    atypical one. One row has batches of one sample and ten times the steps. Networks are slow, so they get half of the draws.
+    atypical one. Two origins far away have a hundredth of the penalty as well. One row has batches of one sample and ten times
+    the steps. Networks are slow, so they get half of the draws; one of them has the whole draw as its batch.
 
     Parameters
     ----------
@@ -265,16 +266,22 @@ def failure_map(n_draws: int = 20, *, seed: int = 0) -> list[dict]:
     mixture = Mixture()
     typical, atypical = np.array(mixture.typical_mean), np.array(mixture.atypical_mean)
     network: dict = {"fitter": fit_mlp, "rho": 0.2}
+    relu = network | {"activation": "relu"}
+
+    def origin(t: float) -> dict:
+        return {"origin": typical + t * (atypical - typical)}
+
     settings: list[tuple[str, float, dict]] = [
-        *(("rho", rho, {"rho": rho}) for rho in (0.25, 0.5, 1.0, 2.0, 4.0)),
-        *(("n_atypical", n, {"n_atypical": n}) for n in (1, 2, 5, 20, 80)),
+        *(("ρ", rho, {"rho": rho}) for rho in (0.25, 0.5, 1.0, 2.0, 4.0)),
+        *(("atypical samples", n, {"n_atypical": n}) for n in (1, 2, 5, 20, 80)),
         *(("degree", degree, {"degree": degree}) for degree in (2, 3, 4)),
-        *(("origin", t, {"origin": typical + t * (atypical - typical)}) for t in (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)),
+        *(("origin", t, origin(t)) for t in (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)),
+        *(("origin, small penalty", t, origin(t) | {"l2": 1e-6}) for t in (-0.5, 1.5)),
         *(("batch size", size, {"solver": "minibatch", "batch_size": size}) for size in (1, 4, 16, 40, 82)),
         ("batch size 1, steps", 10_000, {"solver": "minibatch", "batch_size": 1, "steps": 10_000}),
-        *(("tanh network, width", width, network | {"width": width}) for width in (8, 32, 128)),
-        ("relu network, width", 32, network | {"width": 32, "activation": "relu"}),
-        ("tanh network, steps", 4000, network | {"steps": 4000}),
+        *(("tanh units", width, network | {"width": width}) for width in (8, 32, 128)),
+        ("32 tanh units, steps", 4_000, network | {"steps": 4_000}),
+        *(("32 ReLU units, batch size", size, relu | {"batch_size": size}) for size in (4, 82)),
     ]
     return [
         {"group": group, "setting": setting}
