@@ -291,11 +291,27 @@ def test_cards_fit_a_phone_and_their_links_lead_somewhere(book, site, browser):
         )
 
 
-def test_mathematics_is_drawn(site, browser):
+def raw_tex(html: str) -> list[str]:
+    """TeX that a reader sees as it was typed: outside code, and where MathJax does not look. A folder's variable is none."""
+    text = re.sub(r'(?s)<(pre|code|script|style|svg)\b.*?</\1>|<(span|div) class="math\b.*?</\2>|<[^>]*>', " ", html)
+    return re.findall(r".{0,30}(?:\$(?!SAMLIB_)|\\[A-Za-z]+).{0,30}", text)
+
+
+def test_mathematics_is_drawn(book, site, browser):
+    """On one page by MathJax; no page has any that MathJax does not find."""
     page = browser.new_page()
     page.goto(site[0] + "notebooks/memorization.html", wait_until="networkidle")
     assert page.locator("mjx-container svg").count() > 0
     page.close()
+    tried = ("<p>$x$</p>", "<li>\\rho</li>", '<div class="math notranslate">\\rho</div> <code>$</code>')
+    assert [len(raw_tex(html)) for html in tried] == [1, 1, 0]
+    found = {path: raw_tex((book[0] / "build" / "_build" / "html" / path).read_text()) for path in site[1]}
+    assert not {str(path): texts for path, texts in found.items() if texts}
+
+
+def test_tables_look_alike(book):
+    for path in (book[0] / "build" / "_build" / "html").rglob("*.html"):
+        assert not re.search(r'<table[^>]*(border=|class="dataframe)', path.read_text()), path
 
 
 def test_a_second_build_runs_again_what_changed_and_shows_the_error_of_what_fails(tree, book, env):
