@@ -1,4 +1,4 @@
-"""Whole pages on data that flip: each is executed on a record, and on the same with the optimizers exchanged."""
+"""Whole pages on data that flip: each is executed on a record or on draws, and on the same with the optimizers exchanged."""
 
 import json
 import re
@@ -17,8 +17,9 @@ from IPython.utils.capture import capture_output
 from samlib.audit import Pair
 from samlib.experiment import pair as experiments
 from samlib.inference import CONTRADICTED, NO_DIFFERENCE, SUPPORTED
-from samlib.paper import claims, distances, findings, notebook, panels, records
+from samlib.paper import claims, distances, findings, mixture, notebook, panels, records
 from samlib.paper.frames import swapped
+from samlib.paper.mixture import measures
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 TOLD = tomllib.loads(Path(panels.__file__).with_name("told.toml").read_text())
@@ -28,6 +29,7 @@ PAGES = {
     "influence": "influence",
     "influence_entropy": "entropy",
 }
+MIXTURE = {"synthetic_mixture": {"n_draws": 60, "map_draws": 8}}  # a page that draws its own data
 MODELS, N = 48, 240
 WORDS = {1: "higher", -1: "lower", 0: "open"}
 ALL = (*WORDS.values(), "small")
@@ -36,6 +38,7 @@ EITHER = (
     ("supported", "contradicted"),
     ("As the paper says", "Against the paper"),
     ("as the paper says", "against it"),
+    ("SAM better", "SGD better"),
     ("better", "worse"),
     ("easier", "harder"),
     ("more", "less", "fewer"),
@@ -64,6 +67,23 @@ def folders(tmp_path_factory):
     return found
 
 
+@pytest.fixture
+def drawing(monkeypatch):
+    """Make draws of the mixture come "as it is" or "exchanged". Each is drawn once."""
+    kept, drawn = {}, measures.paired_draws
+
+    def make(which: str):
+        def paired_draws(n_draws, **options):
+            key = repr((n_draws, sorted(options.items())))
+            found = kept[key] = kept.get(key) or drawn(n_draws, **options)
+            return found if which == "as it is" else measures.PairedDraws(found.sam, found.sgd)
+
+        for room in (measures, mixture):
+            monkeypatch.setattr(room, "paired_draws", paired_draws)
+
+    return make
+
+
 @pytest.fixture(scope="module")
 def executed(folders):
     """What a page says on a record: the texts of its outputs, without pictures and scripts. Each page runs once for each."""
@@ -71,7 +91,8 @@ def executed(folders):
 
     def said(page: str, which: str) -> str:
         if (page, which) not in done:
-            shell, given = InteractiveShell.instance(), {"datasets": ["digits"], "results": str(folders[which])}
+            recorded = {"datasets": ["digits"], "results": str(folders[which]), "n_models": MODELS}
+            shell, given = InteractiveShell.instance(), MIXTURE.get(page, recorded)
             shell.reset(new_session=False)
             parts = []
             for cell in json.loads((NOTEBOOKS / f"{page}.ipynb").read_text())["cells"]:
@@ -84,7 +105,7 @@ def executed(folders):
                         outputs += [shell.display_formatter.format(result.result)[0]]
                     parts += [data["text/markdown"] for data in outputs if "text/markdown" in data]
                     if "parameters" in cell["metadata"].get("tags", ()):
-                        shell.push(given | {"n_models": MODELS})
+                        shell.push(given)
             done[page, which] = "\n".join(parts)
         return done[page, which]
 
@@ -94,9 +115,9 @@ def executed(folders):
     sys.modules["__main__"] = main  # the shell put its own there, which a process cannot be spawned from
 
 
-def verdicts_on(text: str) -> dict[str, str]:
+def verdicts_on(text: str, where: str = "Digits") -> dict[str, str]:
     """The claims of a page's cards, and what each says of the one data set."""
-    return dict(re.findall(r"\*\*(C[^*]+)\.\*\* [^\n]*\n\n- On Digits: \*\*([^*]+)\*\*", text))
+    return dict(re.findall(rf"\*\*(C[^*]+)\.\*\* [^\n]*\n\n- On {where}: \*\*([^*]+)\*\*", text))
 
 
 def recorded(folder, section) -> dict:
@@ -187,3 +208,35 @@ def test_sentences_name_the_side_that_the_data_take(executed):
     up, down = (executed("memorization", which) for which in ("as it is", "exchanged"))
     assert "On Digits SAM memorizes more in the mean and is not shown to differ" in up
     assert "On Digits SAM memorizes less in the mean and is not shown to differ" in down
+
+
+@pytest.mark.slow
+def test_the_mixtures_page_follows_its_draws(executed, drawing):
+    text = {}
+    for which in ("as it is", "exchanged"):
+        drawing(which)
+        text[which] = executed("synthetic_mixture", which)
+    up, down = text.values()
+    first, other = (verdicts_on(each, "the mixture") for each in (up, down))
+    assert (first["C11 few"], other["C11 few"]) == (SUPPORTED, CONTRADICTED)
+    assert first["C11 many"] == other["C11 many"]  # it treats both alike
+    counted = r"better on the atypical cluster in (\d+), worse in (\d+)"
+    (wins, losses), flipped = (re.search(counted, each).groups() for each in (up, down))
+    assert flipped == (losses, wins)
+    assert wins != losses
+    lost = [re.search(r"Worse: (.*)\.\n", each)[1].split("; ") for each in (up, down)]
+    assert [str(len(each)) for each in lost] == [losses, wins]
+    assert not set(lost[0]) & set(lost[1])
+    sides, gains = {}, r"\*([^*]+)\*, (\S+) \((\S+) to (\S+)\), (SAM better|SGD better|not settled)"
+    for which, each in text.items():
+        sides[which] = {}
+        for name, gain, low, high, said in re.findall(gains, each):
+            clear = float(low) * float(high) > 0
+            assert said == (f"{'SAM' if float(gain) > 0 else 'SGD'} better" if clear else "not settled"), name
+            assert (name in lost[which == "exchanged"]) == (said == "SGD better"), name
+            sides[which][name] = said
+    swap = {"SAM better": "SGD better", "SGD better": "SAM better", "not settled": "not settled"}
+    assert sides["exchanged"] == {name: swap[said] for name, said in sides["as it is"].items()}
+    assert {"SGD better", "not settled"} <= set(sides["as it is"].values())
+    first, other = (neutral(re.sub("Worse: .*", "", each)) for each in (up, down))
+    assert first == other

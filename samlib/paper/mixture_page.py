@@ -363,7 +363,7 @@ def causes(rows: list[dict]) -> str:
     for row in rows:
         one = row["atypical_accuracy"]
         found = {1: "SAM better", -1: "SGD better", 0: "not settled"}[sign(one._asdict())]
-        said[named(row)] = f"*{named(row)}*, {one.difference:+.3f} ({one.low:+.3f} to {one.high:+.3f}), {found}"
+        said[named(row)] = f"*{named(row)}*, {one.difference:+.4f} ({one.low:+.4f} to {one.high:+.4f}), {found}"
     return "\n".join(f"- {said[row]}; {said[without]}." for row, without in UNDONE.items())
 
 
