@@ -53,6 +53,14 @@ from importlib.util import find_spec
 
 if find_spec("samlib") is None:  # a new environment, such as Colab's: put the wheel beside this notebook
     %pip install --quiet {WHEEL}"""
+# What stands in a box, to its proof or the cell's end: an anchor, then its kind, number and title in bold, and what it says.
+BOXED = re.compile(
+    r"""(?:<a\ id="(?P<label>[\w-]+)"></a>)?
+    \*\*(?P<kind>Definition|Remark|Lemma|Proposition|Theorem|Corollary|Example|Proof|Important)
+    (?:\ \d+\ \((?P<title>[^\n]+)\))?\.\*\*\n(?P<said>.+?)(?=\n\n\*\*Proof\.|\Z)""",
+    re.DOTALL | re.VERBOSE,
+)
+LINK_TO_BOX = re.compile(r"\[[^]]+\]\(#((?:def|rem|lem|prop|thm|cor|ex)-[\w-]+)\)")
 say = functools.partial(print, flush=True)
 
 
@@ -259,15 +267,22 @@ def execute_page(page: str, todo: dict, executed: Path) -> tuple[float, str | No
 
 
 def linked(text: str) -> str:
-    """Markdown with the book's own links: a paper's address becomes a citation, and a page of the book is one folder up.
+    """Markdown with the book's own boxes and links, so that notebooks read well where only plain Markdown is shown.
 
-    So the notebooks read well where nothing but plain Markdown is shown.
+    A theorem becomes a numbered box, and a link to it takes the number. A paper's address becomes a citation, and a page of the
+    book is one folder up.
     """
+
+    def boxed(match: re.Match) -> str:
+        kind = match["kind"].lower() if match["kind"] == "Important" else f"prf:{match['kind'].lower()}"
+        label = f":label: {match['label']}\n" if match["label"] else ""
+        return f"```{{{kind}}} {match['title'] or ''}\n{label}\n{match['said']}\n```"
 
     def cited(match: re.Match) -> str:
         key = cited_by_address().get(match[2])
         return f"{{cite{':t' * ('(' in match[1])}}}`{key}`" if key else match[0]
 
+    text = LINK_TO_BOX.sub(r"{prf:ref}`\1`", BOXED.sub(boxed, text))
     return re.sub(r"\[([^]]+)\]\((https://[^)]+)\)", cited, text).replace("](../book/", "](../")
 
 
@@ -275,7 +290,7 @@ def linked(text: str) -> str:
 def cited_by_address() -> dict[str, str]:
     """From the address of a paper to its key in the list of references."""
     entries = pybtex.database.parse_file(ROOT / "book" / "references.bib").entries
-    kinds = {"eprint": "https://arxiv.org/abs/", "doi": "https://doi.org/"}
+    kinds = {"eprint": "https://arxiv.org/abs/", "doi": "https://doi.org/", "url": ""}
     return {
         kinds[kind] + each.fields[kind]: key for key, each in entries.items() for kind in kinds if kind in each.fields
     }

@@ -309,6 +309,20 @@ def test_mathematics_is_drawn(book, site, browser):
     assert not {str(path): texts for path, texts in found.items() if texts}
 
 
+def test_theorems_have_boxes_with_the_numbers_of_the_notebook(book):
+    source = json.loads((ROOT / "notebooks" / "theory_checks.ipynb").read_text())
+    said = "\n".join("".join(cell["source"]) for cell in source["cells"])
+    typed = re.findall(r'<a id="([\w-]+)"></a>\*\*(\w+) (\d+) \((.*)\)\.\*\*', said)
+    page = text_of(book, "theory_checks")
+    head = r'<p class="admonition-title"><span [^>]*>\w+ (\d+) </span> \((.*)\)</p>'
+    box = rf'<div class="proof (\w+) admonition" id="([\w-]+)">\s*{head}'
+    shown = [(label, kind.capitalize(), number, title) for kind, label, number, title in re.findall(box, page)]
+    assert shown == typed
+    assert page.count('<div class="proof admonition"') == said.count("**Proof.**") > 10
+    for label, kind, number, _ in typed:
+        assert set(re.findall(rf'href="#{label}"[^>]*>([^<]*)<', page)) <= {f"{kind} {number}"}
+
+
 def test_tables_look_alike(book):
     for path in (book[0] / "build" / "_build" / "html").rglob("*.html"):
         assert not re.search(r'<table[^>]*(border=|class="dataframe)', path.read_text()), path

@@ -2,6 +2,7 @@
 
 import doctest
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from samlib.paper.study import check_parameters
 from samlib.theory import DataModel, Problems, check_lemma2, e2, g_path, least
 
 MIX = Mixture()
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 
 
 def draws(gain: float, error: float = 0.06, spread: float = 0.01, n: int = 40) -> PairedDraws:
@@ -33,7 +35,7 @@ def draws(gain: float, error: float = 0.06, spread: float = 0.01, n: int = 40) -
 @pytest.mark.parametrize("model", [page.Parameters, checks.Parameters])
 def test_a_pages_parameters_cell_is_its_model_and_its_defaults(model):
     name = "synthetic_mixture" if model is page.Parameters else "theory_checks"
-    notebook = json.loads((Path(__file__).parents[1] / "notebooks" / f"{name}.ipynb").read_text())
+    notebook = json.loads((NOTEBOOKS / f"{name}.ipynb").read_text())
     cell = next(c for c in notebook["cells"] if "parameters" in c["metadata"].get("tags", []))
     namespace = {}
     exec("".join(cell["source"]), namespace)
@@ -190,6 +192,27 @@ def test_the_reasons_for_a_lost_gain_are_rows_of_the_map(monkeypatch):
     assert all(line.count("not settled") == 2 for line in others)
     worse = page.summary(draws(0.0), rows, MIX, 1.0).partition("Worse: ")[2].partition(".\n")[0]
     assert worse == "origin = -0.5; origin, small penalty = 1.5"
+
+
+def test_notebooks_read_well_where_only_plain_markdown_is_shown():
+    for path in NOTEBOOKS.glob("*.ipynb"):
+        cells = json.loads(path.read_text())["cells"]
+        text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+        assert not re.findall(r"```\{|\{[\w:]+\}`", text), path
+
+
+def test_statements_are_numbered_in_order_and_links_name_them():
+    cells = json.loads((NOTEBOOKS / "theory_checks.ipynb").read_text())["cells"]
+    text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    found = re.findall(r'<a id="([\w-]+)"></a>\*\*(\w+) (\d+) \(', text)
+    assert len(found) == 20
+    for kind in {kind for _, kind, _ in found}:
+        numbers = [int(number) for _, each, number in found if each == kind]
+        assert numbers == list(range(1, len(numbers) + 1)), kind  # as the book numbers them
+    names = {label: f"{kind} {number}" for label, kind, number in found}
+    links = re.findall(r"\[([^]]+)\]\(#([\w-]+)\)", text)
+    assert links
+    assert all(names[label] == said for said, label in links)
 
 
 def test_the_theory_pages_figures_and_tables():

@@ -15,7 +15,7 @@ WITHOUT = (GLOSSARY, "references", "api")  # pages that are lists of words thems
 NOT_PROSE = (nodes.reference, nodes.literal, nodes.literal_block, nodes.title, nodes.math, nodes.table)
 
 MENDED = {  # a pattern in the HTML of other packages, and what stands in its place
-    r'<table border="1" class="dataframe">': "<table>",  # the theme boxes what pandas shows by itself: tables look alike
+    r'<table( border="1")? class="dataframe">': "<table>",  # the theme boxes what pandas shows by itself: tables look alike
     r' role="doc-biblioentry"': ' role="listitem"',  # the list around citations may hold nothing else
     r' aria-label="Toggle hidden content"': "",  # it hides the words "Show code cell source"
     r"</li>\s*<ul>": "\n<ul>",  # a list in the index of modules stands in no item: now in the one before it
