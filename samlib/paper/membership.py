@@ -222,7 +222,7 @@ def confidence_distributions(found: Section):
 def own_rates(found: Section):
     """Each example's own false-positive rate at one pooled threshold; outlined, what chance alone would give."""
     own, chance = {"examples": lambda rows: rows}, {"chance alone": lambda rows: rows.assign(share=rows["chance"])}
-    label = "an example's own false-positive rate"
+    label = "own false-positive rate"
     return histograms(found, "own_rates", "share", own, chance, label, height=1.5, sharex=True, sharey="row")
 
 
