@@ -292,9 +292,12 @@ def test_the_hardest_bucket_is_named_as_the_run_has_it(frames):
     turned = buckets.set_axis(buckets.index[::-1]).sort_index()
     for each in (buckets, turned):
         hard, most = each["sgd"].idxmin(), each["difference"].idxmax()
-        said = entropy.hardest(Section({"digits": {"buckets": each}})).data
-        assert f"On Digits bucket {hard} is the hardest for SGD, and SAM gains most in bucket {most}." in said
-        assert ("low entropy does not mark the hardest points" in said) == (hard != 1)
+        for value, wanted in (
+            (0.6, f"On Digits bucket {hard} is the hardest for SGD, and SAM gains most in bucket {most}."),
+            (0.4, "On Digits the reliability is too low: these buckets do not say which test points are hard."),
+        ):
+            reliability = pd.DataFrame({"value": [value]})
+            assert entropy.hardest(Section({"digits": {"buckets": each, "reliability": reliability}})).data == wanted
 
 
 def test_frames_are_recorded_as_parquet(frames, tmp_path):

@@ -206,8 +206,8 @@ def test_sentences_name_the_side_that_the_data_take(executed):
     assert "On Digits SAM is easier to attack by confidence, LiRA online and RMIA offline." in up
     assert "On Digits SAM is harder to attack by confidence, LiRA online and RMIA offline." in down
     up, down = (executed("memorization", which) for which in ("as it is", "exchanged"))
-    assert "On Digits SAM memorizes more in the mean and is not shown to differ" in up
-    assert "On Digits SAM memorizes less in the mean and is not shown to differ" in down
+    assert "On Digits SAM memorizes more in the mean and has no verdict on how many" in up
+    assert "On Digits SAM memorizes less in the mean and has no verdict on how many" in down
 
 
 @pytest.mark.slow

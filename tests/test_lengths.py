@@ -1,17 +1,19 @@
 """Equal train loss: curves that are known, with curvature, against naive twins, mirrors, nulls and coverage."""
 
+import itertools
 import math
 
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 from test_settings import pair_of, run, shuffled
 
 from samlib import audit
 from samlib.inference import CONTRADICTED, SUPPORTED, Effect, verdict
-from samlib.paper import lengths, panels
+from samlib.paper import lengths
 from samlib.paper.frames import EACH, Found, Section, effects, swapped
 
 matplotlib.use("Agg")
@@ -265,4 +267,20 @@ def test_a_section_joined_by_the_lengths_is_told_of_both(frames):
         .rename({"C2 confidence at equal train loss, 1/4": "C2 confidence"})
     )
     found = Section({"digits": {"effects": as_trained}}).joined({"digits": frames})
-    assert panels.told(found, "kept").data.count("half of the way down") == 1
+    assert lengths.kept(found).data.startswith("On Digits SAM ")
+
+
+def test_what_stays_at_equal_loss_is_said_whichever_way_it_falls(frames):
+    values = {"higher": (0.02, 1e-4), "lower": (-0.02, 1e-4), "small": (0.001, 1e-4), "open": (0.001, 0.1)}
+    rows = [f"C2 {attack}{at}" for attack in lengths.ATTACKS for at in ("", " at equal train loss, 1/2")]
+    base = frames["effects"].iloc[[0]]
+    for trained, equal in itertools.product(values, repeat=2):
+        effects = pd.concat([base] * len(rows)).set_axis(rows)
+        effects["reliability"] = 1.0
+        effects[["estimate", "stderr"]] = [values[each] for each in (trained, equal)] * len(lengths.ATTACKS)
+        said = lengths.kept(Section({"digits": {"effects": effects}}, name="ASAM")).data
+        assert said.startswith(f"On Digits ASAM {lengths.KEPT[trained]} by confidence, LiRA and RMIA")
+        assert (", as trained and at equal train loss" in said) == (trained == equal)
+        assert (f"and {lengths.KEPT[equal]} at equal" in said) == (trained != equal)
+        assert ("had turned the sign" in said) == ({trained, equal} == {"higher", "lower"})
+        assert ("does not explain it" in said) == (trained == equal and trained in lengths.DECIDED)

@@ -230,10 +230,14 @@ def test_flipping_the_data_flips_c14(table_3):
 def test_the_first_page_names_what_leaks_by_its_kind(pairs):
     both = optimizers.measure({"gsam": pairs["sam"], "swa": pairs["swa"]})
     said = optimizers.leakier(Section({"digits": both})).data
-    assert said.endswith("GSAM on Digits. Those that do not test no better than SGD here, so they are no comparison.")
+    assert said.endswith(
+        "GSAM on Digits. No optimizer without that search tests better than SGD here, so none of them can be compared."
+    )
     turned = optimizers.measure({"gsam": pairs["ema"], "swa": pairs["sam"]})
     said = optimizers.leakier(Section({"digits": both, "location30": turned})).data
-    assert said.endswith("of those that seek flat minima: GSAM on Digits. Of those that do not: SWA on Location-30.")
+    assert said.endswith(
+        "of those that seek flat minima: GSAM on Digits. Of those without that search: SWA on Location-30."
+    )
     assert optimizers.leakier(Section({})).data == ""
 
 

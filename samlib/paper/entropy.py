@@ -11,7 +11,7 @@ from IPython.display import Markdown
 
 from samlib.audit import Pair
 from samlib.evaluation import ENOUGH
-from samlib.inference import Effect, Reliability
+from samlib.inference import RELIABLE, Effect, Reliability
 from samlib.paper.buckets import FEWEST, N_BUCKETS, VALUES, Seen, choose, entropy_reliability, look, measured, values_of
 from samlib.paper.distances import dataset_of
 from samlib.paper.frames import EACH, Found, Frames, Section, contrast, effects, one, table
@@ -24,7 +24,6 @@ BINS = np.linspace(-0.3, 1, 14)  # of Figures 4b and 4c; scores outside fall int
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 BUCKET = "bucket of entropy (1 = lowest)"
 ENDS = "1 − 5"  # the first bucket minus the last
-OTHER = "So low entropy does not mark the hardest points there, against the paper's reading of bucket 1."
 FOLLOWED = ("the error of other models on the test point", "the memorization of its most influential example")
 
 
@@ -211,11 +210,19 @@ def distance_table(found: Section):
 
 
 def hardest(found: Section) -> Markdown:
-    """Which bucket is the hardest for SGD on each data set, and in which one the other optimizer gains most."""
+    """Which bucket is the hardest for SGD on each data set, and in which one the other optimizer gains most.
+
+    Nothing is said of buckets that are too noisy.
+    """
     said = {}
     for dataset, frames in found.items():
         if len(buckets := frames["buckets"]):
             hard, most = buckets["sgd"].idxmin(), buckets["difference"].idxmax()
-            where = f"bucket {hard} is the hardest for SGD, and {found.name} gains most in bucket {most}."
-            said[dataset_title(dataset)] = f"{where} {OTHER if hard != 1 else ''}".strip()
+            said[dataset_title(dataset)] = (
+                f"bucket {hard} is the hardest for SGD, and {found.name} gains most in bucket {most}."
+            )
+            if not (frames["reliability"]["value"] >= RELIABLE).all():
+                said[dataset_title(dataset)] = (
+                    "the reliability is too low: these buckets do not say which test points are hard."
+                )
     return together(said)

@@ -42,11 +42,13 @@ def findings(ledger: pd.DataFrame, name: str = "SAM") -> Markdown:
     Returns
     -------
     Markdown
-        Three paragraphs on the rows of `counted`, and a line on which data sets are not. A measure is named where the
-        verdicts of one data set differ.
+        Paragraphs on the rows of `counted`, and a line on which data sets are not. A measure is named where the verdicts of
+        one data set differ. What no run has measured at equal train loss is left out.
     """
     every, ledger = ledger, counted(ledger)
-    said = [f"**{what}.** {_finding(ledger, name, **of)}" for what, of in TABLE["finding"].items()]
+    measured = ledger[ledger["tried"] | (ledger["section"] != "lengths")]
+    found = {what: _finding(measured, name, **of) for what, of in TABLE["finding"].items()}
+    said = [f"**{what}.** {sentences}" for what, sentences in found.items() if sentences]
     if tried := [
         title_of(dataset)
         for dataset in every.index.unique("dataset").difference(ledger.index.unique("dataset"), sort=False)
@@ -193,7 +195,7 @@ def _finding(ledger: pd.DataFrame, name: str, claims: Mapping[str, str], holds: 
     order = [verdict for verdict in TABLE["phrases"] if verdict in times]
     order.sort(key=times.get, reverse=True)
     counts = listed([f"{times[verdict]} {TABLE['times'][verdict]}" for verdict in order])
-    sentences = [f"{len(asked)} comparison{'s' * (len(asked) > 1)}: {counts}."] if several else []
+    sentences = [f"{len(asked)} comparison{'s' * (len(asked) > 1)}: {counts}."] if several and order else []
     for verdict in order:
         if not several or verdict in (SUPPORTED, CONTRADICTED):
             what = (fails if verdict == CONTRADICTED else holds).format(name)

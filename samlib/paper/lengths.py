@@ -22,9 +22,16 @@ from samlib.inference import mean
 from samlib.paper import claims
 from samlib.paper.draw import gaps, panels
 from samlib.paper.frames import EACH, Found, Frames, Section, contrast, counted, effects, table
-from samlib.paper.panels import multiples
+from samlib.paper.panels import listed, multiples, sign_in, together
 from samlib.paper.style import GREY, INK, SAM, SGD, dataset_title, drawn
 
+KEPT = {
+    "higher": "leaks more",
+    "lower": "leaks less",
+    "small": "shows no difference that counts",
+    "open": "has no verdict",
+}
+DECIDED = ("higher", "lower")
 ATTACKS = {"confidence": "confidence", "LiRA": "LiRA online", "RMIA": "RMIA offline"}
 # of the way from the highest train loss that both reach to the lowest, in logarithms
 FRACTIONS = {"1/4": 0.25, "1/2": 0.5, "3/4": 0.75}
@@ -252,6 +259,32 @@ def where(found: Section) -> Markdown:
     return Markdown("\n".join([lead, "", *said]) if said else "")
 
 
+def kept(found: Section) -> Markdown:
+    """Say of each attack whether its difference as trained is also there at equal train loss, half of the way down.
+
+    found: the section "membership" joined by "lengths".
+    """
+    said: dict[str, str] = {}
+    for dataset, frames in found.items():
+        groups: dict[tuple[str, str], list[str]] = {}
+        for attack in ATTACKS:
+            pair = (f"C2 {attack}", f"C2 {attack} at equal train loss, 1/2")
+            trained, equal = (sign_in(frames["effects"], claim) for claim in pair)
+            if trained and equal:
+                groups.setdefault((trained, equal), []).append(attack)
+        sentences = []
+        for (trained, equal), attacks in groups.items():
+            where = ", as trained and" if trained == equal else f" as trained, and {KEPT[equal]}"
+            why = ""
+            if trained in DECIDED:
+                other = "had turned the sign" if equal in DECIDED else "could explain it"
+                why = f"; the fit alone {'does not explain it' if trained == equal else other}"
+            sentences.append(f"{KEPT[trained]} by {listed(attacks)}{where} at equal train loss{why}.")
+        if sentences:
+            said[dataset_title(dataset)] = f"{found.name} {' It '.join(sentences)}"
+    return together(said)
+
+
 def along_loss(found: Section):
     """The difference in each attack's AUC at equal train loss, over the loss: a row for each data set, a column for each attack.
 
@@ -298,6 +331,7 @@ def matched_sentence(equal_loss: pd.DataFrame, attack: str, name: str = "SAM") -
     for fraction, value in FRACTIONS.items():
         row = equal_loss.loc[(attack, value)]
         found = f"{name}'s AUC differs from SGD's by {row.difference:+.4f} ({row.low:+.4f} to {row.high:+.4f})"
-        where = f"At train loss {row[TRAIN_LOSS]:.2g} ({fraction} of the way down)"
-        said.append(f"{where}: not measurable, {row.note}." if row.note else f"{where} {found}.")
-    return f"{head} {' '.join(said)}"
+        at = f"At train loss {row[TRAIN_LOSS]:.2g} ({fraction} of the way down)"
+        at = f"{fraction} of the way down" if math.isnan(row[TRAIN_LOSS]) else at
+        said.append(f"{at}: not measurable, {row.note}." if row.note else f"{at} {found}.")
+    return f"{head} {' '.join(dict.fromkeys(said))}"

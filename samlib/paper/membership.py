@@ -29,7 +29,7 @@ WORDS = {  # by the sign of an attack's claim
     "higher": "is easier to attack by {}",
     "lower": "is harder to attack by {}",
     "small": "shows no difference that counts by {}",
-    "open": "is not shown to leak more or less by {}",
+    "open": "has no verdict by {}",
 }
 SURE, RATE = "C16", 0.001  # the claim on members that are surely found, and its rate of false positives
 

@@ -158,9 +158,9 @@ def leakier(found: Section) -> Markdown:
     better = ((rows["measure"] == ACCURACY) & rows["optimizer"].isin(WITHOUT_RADIUS)).any()
     rows = rows[(rows["measure"] == AUC_LIRA) & (rows["optimizer"] != "sam")]
     flat = rows["optimizer"].isin(SHARPNESS_AWARE)
-    none = "Those that do not test no better than SGD here, so they are no comparison."
-    others = f"Of those that do not: {_on_each(rows[~flat])}." if better else none
-    said = f"Easier to attack than SGD by LiRA, of those that seek flat minima: {_on_each(rows[flat])}."
+    none = "No optimizer without that search tests better than SGD here, so none of them can be compared."
+    others = f"Of those without that search: {_on_each(rows[~flat])}." if better else none
+    said = f"Of those that search for flat minima, easier to attack than SGD by LiRA: {_on_each(rows[flat])}."
     return Markdown(f"**Other optimizers.** {said} {others}")
 
 
