@@ -307,7 +307,7 @@ def command(todo: dict, seconds: float, pairs: Iterable[str]) -> str:
     cost = f"Training one pair of models took, on one core or one GPU: {'; '.join(pairs)}. " if pairs else ""
     return (
         "\n\nThis page itself, from the repository's folder. It took "
-        f"{seconds:.0f} seconds here, where its models were trained already:\n\n"
+        f"{seconds:.0f} seconds here, where its models were trained already; records that have more models are shown instead:\n\n"
         f"```\npapermill {source} page.ipynb -y {given}\n```\n\n"
         f"{cost}What it executes is {{download}}`this notebook without outputs <unexecuted/{source.name}>`. "
         f"Its first cell installs samlib where it is missing: put {{download}}`the wheel <unexecuted/{WHEEL}>` beside it.\n"

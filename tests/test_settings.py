@@ -236,7 +236,7 @@ def test_the_first_page_names_what_leaks_by_its_kind(pairs):
     turned = optimizers.measure({"gsam": pairs["ema"], "swa": pairs["sam"]})
     said = optimizers.leakier(Section({"digits": both, "location30": turned})).data
     assert said.endswith(
-        "of those that seek flat minima: GSAM on Digits. Of those without that search: SWA on Location-30."
+        "easier to attack than SGD by LiRA: GSAM on Digits. Of those without that search: SWA on Location-30."
     )
     assert optimizers.leakier(Section({})).data == ""
 

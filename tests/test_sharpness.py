@@ -190,23 +190,27 @@ def test_a_costly_recipe_is_cut_and_says_so(small_npz, monkeypatch):
 
 
 def made(factors, pairs=6):
-    """Landscapes where the other's rise along a batch's and the whole gradient and its eigenvalue are `factors` times SGD's."""
+    """The other's rise on a batch and on all, its eigenvalue, and its rise by ASAM's step are `factors` times SGD's."""
     level, both = 1 + 0.01 * np.arange(pairs), []
     # reversed for the other, so that pairs do not agree where the means do
-    for f, of in (((1, 1, 1), level), (factors, level[::-1])):
+    for f, of in (((1, 1, 1, 1), level), (factors, level[::-1])):
         rise = of[:, None] * GRID
-        both.append(Landscape(of, of, f[1] * rise, f[0] * rise, rise, of, f[2] * of))
+        both.append(Landscape(of, of, f[1] * rise, f[0] * rise, rise, f[3] * of, f[2] * of))
     return Landscapes(*both, "SAM", "digits", 0.05, 100, 40, False)
 
 
 @pytest.mark.parametrize(
     ("factors", "pairs", "said"),
     [
-        ((0.5, 0.5, 0.5), 6, "By all three measures, SAM's models are flatter than SGD's."),
-        ((2, 2, 2), 6, "By all three measures, SAM's models are not flatter but sharper than SGD's."),
-        ((1, 1, 1), 6, "By all three measures, SAM's models are not shown to be flatter than SGD's."),
-        ((0.5, 1, 2), 6, "flatter; rise along the whole gradient: no difference shown; largest eigenvalue: sharper."),
-        ((0.5, 0.5, 0.5), 5, "5 pairs of models are too few to decide"),
+        ((0.5, 0.5, 0.5, 0.5), 6, "By all four measures, SAM's models are flatter than SGD's."),
+        ((2, 2, 2, 2), 6, "By all four measures, SAM's models are not flatter but sharper than SGD's."),
+        ((1, 1, 1, 1), 6, "By all four measures, SAM's models are not shown to be flatter than SGD's."),
+        (
+            (0.5, 1, 2, 1),
+            6,
+            "flatter; rise along the whole gradient: no difference shown; largest eigenvalue: sharper.",
+        ),
+        ((0.5, 0.5, 0.5, 0.5), 5, "5 pairs of models are too few to decide"),
     ],
 )
 def test_the_sentence_says_what_was_found(factors, pairs, said):
@@ -214,7 +218,7 @@ def test_the_sentence_says_what_was_found(factors, pairs, said):
 
 
 def test_the_frames_are_what_the_landscapes_say_and_the_figures_show_them(tmp_path):
-    found = made((0.5, 1, 2))
+    found = made((0.5, 1, 2, 1))
     frames = pictures.measure(found)
     row = frames["sharpness"].loc["largest eigenvalue"]
     assert (row.sgd, row.sam) == pytest.approx((found.sgd.eigenvalue.mean(), found.sam.eigenvalue.mean()))

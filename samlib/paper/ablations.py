@@ -228,6 +228,6 @@ def gain_against_gain(frame: pd.DataFrame, found: pd.DataFrame, name: str = "SAM
     ax.axhline(0, color=GREY, lw=0.8)
     ax.axvline(0, color=GREY, lw=0.8)
     ax.set(xlabel=f"{ACCURACY}, {name} − SGD", ylabel=f"{AUC}, {name} − SGD")
-    ax.xaxis.set_major_locator(plt.MaxNLocator(4))  # so that labels of four decimals do not overlap
+    ax.xaxis.set_major_locator(plt.MaxNLocator(3))  # so that labels of three decimals do not overlap
     ax.legend(title="what was changed", fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     return figure

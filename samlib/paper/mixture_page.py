@@ -280,6 +280,9 @@ def failures(rows: list[dict]) -> Figure:
             axes.text(0.01, at, f"← {said}", **edge)
         elif row.difference > wide:
             axes.text(0.99, at, f"{said} →", ha="right", **edge)
+        for x, beyond, mark in ((0, row.low < -wide, "<"), (1, row.high > wide, ">")):
+            if beyond:
+                axes.plot(x, at, mark, transform=axes.get_yaxis_transform(), color=REFERENCE, ms=5, clip_on=False)
     axes.set_xlabel(f"SAM - SGD: {NAMES['atypical_accuracy']}, {INTERVAL}")
     figure.legend(loc="outside upper center", ncols=3, fontsize=9)
     return figure

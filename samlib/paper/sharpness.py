@@ -17,7 +17,7 @@ from samlib.sharpness import AT_RHO, EFFORT, GRID, Landscape, Landscapes, descen
 
 START, RADIUS, RATE, STEPS = (2.4, 0.8), 0.3, 0.05, 200  # of the two-weight net; large enough to be visible
 STEP, WHOLE, CURVATURE = "rise along a batch's gradient", "rise along the whole gradient", "largest eigenvalue"
-GRADIENT = "norm of the whole gradient"
+ADAPTIVE, GRADIENT = "rise along ASAM's step", "norm of the whole gradient"
 FEWEST = EFFORT["mlp"].models
 DIRECTIONS = {"batches": ("-", "a batch's gradient"), "ascent": ("--", "the whole gradient"), "random": (":", "random")}
 
@@ -60,7 +60,7 @@ def _figures(one: Landscape) -> dict[str, Any]:
         STEP: one.batches[:, AT_RHO],
         WHOLE: one.ascent[:, AT_RHO],
         CURVATURE: one.eigenvalue,
-        "rise along ASAM's step": one.adaptive,
+        ADAPTIVE: one.adaptive,
         "rise along random directions": one.random[:, AT_RHO],
         GRADIENT: one.gradient_norm,
         "loss": one.loss,
@@ -154,11 +154,11 @@ def sharpness_table(frames: Frames):
 
 
 def sharpness_sentence(frames: Frames) -> str:
-    """Are the other optimizer's models flatter? By three measures: its step on a batch, its step on all examples, curvature."""
+    """Are the other optimizer's models flatter? By four measures: ASAM's step, its own on a batch and on all, and curvature."""
     about, frame = frames["about"].iloc[0], frames["sharpness"]
     norms = frames["flatness"].query("measure == @GRADIENT")[["sgd", "sam"]]
     name, pairs, unscaled = about["name"], len(norms), about["rho"] * (norms**2).mean()
-    rows = frame.loc[[STEP, WHOLE, CURVATURE]]
+    rows = frame.loc[[ADAPTIVE, STEP, WHOLE, CURVATURE]]
     words = ["flatter" if r.high < 0 else "sharper" if r.low > 0 else "no difference shown" for r in rows.itertuples()]
     if pairs < FEWEST:
         head = f"{pairs} pairs of models are too few to decide."
@@ -167,11 +167,11 @@ def sharpness_sentence(frames: Frames) -> str:
         head = f"Whether {name}'s models are flatter than SGD's depends on the measure. {parts[0].upper()}{parts[1:]}."
     else:
         said = {"flatter": "flatter", "sharper": "not flatter but sharper"}.get(words[0], "not shown to be flatter")
-        head = f"By all three measures, {name}'s models are {said} than SGD's."
+        head = f"By all four measures, {name}'s models are {said} than SGD's."
     cut = " and, to keep this page cheap, fewer epochs or examples than the recipe's" if about["shortened"] else ""
     norm = frame.loc[GRADIENT]
     return (
-        f"**{head}** {dataset_title(about['dataset'])}, means over {pairs} pairs, at distance {about['rho']:g}, with "
+        f"**{head}** {dataset_title(about['dataset'])}, means over {pairs} of these pairs, at distance {about['rho']:g}, with "
         f"{about['epochs']} epochs{cut}, each model on the {about['examples']} examples that it was trained on.\n\n"
         f"The gradient of all examples is short, {norm.sgd:.2g} after SGD and {norm.sam:.2g} after {name}. A step of that length "
         f"times ρ would raise the loss by only {unscaled.sgd:.1g} and {unscaled.sam:.1g}; so each step is scaled to length ρ."
