@@ -193,6 +193,17 @@ def test_lira_counts_in_full_or_truncated():
     assert attacks.moments(shadow, member).n_in.tolist() == [3, 2]
 
 
+def test_infinities_of_both_signs_stay_apart():
+    """Where the one finite signal is 0, both infinities counted as 0 too, and every score was the same."""
+    member = np.arange(8)[:, None] % 2 == np.arange(6) % 2
+    shadow = np.where(member, np.inf, np.where(np.arange(8)[:, None] < 4, 0, -np.inf))
+    told = attacks.lira(np.array([np.inf, -np.inf, 0.0] * 2), shadow, member, variance="residual")
+    assert (told[[0, 3]] > told[[2, 5]]).all()
+    assert (told[[2, 5]] > told[[1, 4]]).all()
+    m = attacks.moments(shadow, member)
+    assert (m.low, m.high) == (-1, 1)
+
+
 def test_lira_takes_infinite_logits_as_the_extremes():
     rng = np.random.default_rng(5)
     shadow, member = rng.normal(size=(20, 30)), rng.random((20, 30)) < 0.5

@@ -9,7 +9,9 @@ import pytest
 import xarray as xr
 from scipy.special import expit
 from simulated import simulate
+from sklearn.datasets import load_digits
 from sklearn.metrics import roc_auc_score
+from sklearn.tree import DecisionTreeClassifier
 
 import samlib
 from samlib import attacks, audit
@@ -178,6 +180,37 @@ def test_scores_that_are_tied_at_the_top_are_no_safety():
     assert json.loads(found.json())["tables"]["risk"][3]["value"] is None
 
 
+@pytest.mark.parametrize("k", [1, 16])
+@pytest.mark.parametrize("kind", ["probability", "loss", "logit"])
+def test_a_model_that_is_always_certain_is_ranked_right(k, kind):
+    """A decision tree by the recipe of the README says 0 or 1 of every example."""
+    x, y = load_digits(return_X_y=True)
+    member = np.random.default_rng(0).random((k, len(x))) < 0.5
+    trees = [DecisionTreeClassifier(random_state=0).fit(x[inside], y[inside]) for inside in member]
+    p = np.array([tree.predict_proba(x)[np.arange(len(x)), y] for tree in trees])
+    assert set(np.unique(p)) == {0, 1}
+    with np.errstate(divide="ignore"):
+        signal = {"probability": p, "loss": -np.log(p), "logit": np.log(p) - np.log1p(-p)}[kind]
+    found = audit_file({kind: signal, "member": member})
+    s = sample.scan(sample.given({kind: signal, "member": member}))[0]
+    made = attack(s, ("confidence",))
+    p = p[:, s.examples.values[made.kept]]
+    expected = np.mean([roc_auc_score(m, row) for m, row in zip(made.member, p, strict=True)])
+    assert value(found, "confidence")["value"] == pytest.approx(expected)
+    assert value(found, found.best)["low"] > 0.53
+    assert not any("control disagrees" in said for said in found.said["assumed"])
+
+
+def test_a_certain_answer_ranks_beyond_the_surest_other_one():
+    """A forest says 1, 0.9, 0.5 and 0: four ranks. The logits of 1 and 0 are infinite."""
+    rng = np.random.default_rng(0)
+    member = rng.random((4, 900)) < 0.5
+    p = np.array([0, 0.5, 0.9, 1])[np.clip(rng.integers(0, 3, (4, 900)) + member, 0, 3)]
+    expected = np.mean([roc_auc_score(m, row) for m, row in zip(member, p, strict=True)])
+    found = audit_file({"probability": p, "member": member})
+    assert value(found, "confidence")["value"] == pytest.approx(expected)
+
+
 def test_where_classes_are_left_out_the_report_says_so():
     data = signals(8) | {"labels": np.arange(600) % 60, "groups": np.arange(600) % 3}
     found = audit_file(data)
@@ -337,6 +370,9 @@ def test_the_json_of_a_report_opens_as_the_same(leaking, tmp_path):
     again = opened(path)
     assert json.loads(path.read_text())["samlib"] == samlib.__version__
     assert again.said == found.said
+    bare = found._replace(tables={"curves": found.tables["curves"].assign(tpr=np.nan)})
+    path.write_text(bare.json())
+    assert opened(path).tables["curves"]["tpr"].dtype == float  # else no figure of it can be drawn
     for name, table in found.tables.items():
         assert list(again.tables[name]["low" if "low" in table else table.columns[0]]) == pytest.approx(
             list(table["low" if "low" in table else table.columns[0]]), rel=1e-8, nan_ok=True

@@ -67,8 +67,8 @@ def moments(shadow, member, *, truncate=False, medians=False) -> Moments:
     Notes
     -----
     The logit of a saturated probability is infinite. Such a signal counts as the largest (smallest) finite signal of all
-    models and examples. Else it would swamp the deviations. If no signal is finite, it counts as 1 (-1). No signal counts
-    as more than 1e100 from zero.
+    models and examples, and at least as 1 (at most as -1). Else it would swamp the deviations. No signal counts as more than
+    1e100 from zero.
 
     Examples
     --------
@@ -248,7 +248,7 @@ def _moments(shadow, member, *, prefix="", truncate=False, medians=False) -> Mom
     low, high = float(x.min()), float(x.max())
     if max(-low, high) > FAR:
         finite = x[np.isfinite(x)]
-        low, high = (float(finite.min()), float(finite.max())) if finite.size else (-1.0, 1.0)
+        low, high = float(finite.min(initial=-1)), float(finite.max(initial=1))
     sides = [member, ~member]
     if truncate:
         sides = [side & (side.cumsum(0) <= side.sum(0).min()) for side in sides]

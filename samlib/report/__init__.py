@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -97,9 +98,14 @@ def opened(path) -> Report:
     path = as_path("path", path)
     if path.suffix != ".json":
         return audit_file(path)
-    kept = json.loads(path.read_text(encoding="utf-8"))
+    kept = json.loads(path.read_text(encoding="utf-8"), object_hook=_with_nan)
     tables = {name: pd.DataFrame(rows) for name, rows in kept["tables"].items()}
     return Report(tables, kept["said"], kept["lacking"], kept["best"])
+
+
+def _with_nan(row: dict) -> dict:
+    """NaN where JSON says null, so that a column without a number stays a column of numbers."""
+    return {name: math.nan if value is None else value for name, value in row.items()}
 
 
 def audit_file(path, *, max_gb: float = 64) -> Report:

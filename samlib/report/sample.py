@@ -157,9 +157,9 @@ def scan(data: xr.Dataset) -> tuple[xr.Dataset, int, np.ndarray]:
 
 
 def _finite(x: np.ndarray) -> np.ndarray:
-    """Replace infinite logits by the largest and the smallest finite one, or by 0 if that is further out."""
+    """Replace infinite logits: by one more than the largest finite one, or than 0 if that is larger; below 0 alike."""
     some = x[np.isfinite(x)]
-    return x.clip(some.min(initial=0), some.max(initial=0)) if len(some) < x.size else x
+    return x.clip(some.min(initial=0) - 1, some.max(initial=0) + 1) if len(some) < x.size else x
 
 
 def _separation(x: np.ndarray, member: np.ndarray) -> np.ndarray:
