@@ -157,9 +157,12 @@ def scan(data: xr.Dataset) -> tuple[xr.Dataset, int, np.ndarray]:
 
 
 def _finite(x: np.ndarray) -> np.ndarray:
-    """Replace infinite logits: by one more than the largest finite one, or than 0 if that is larger; below 0 alike."""
-    some = x[np.isfinite(x)]
-    return x.clip(some.min(initial=0) - 1, some.max(initial=0) + 1) if len(some) < x.size else x
+    """Replace infinite logits by the next number beyond the largest finite one, but at least 1; those below 0 alike."""
+    some, far = x[np.isfinite(x)], np.float32(np.inf)
+    if len(some) == x.size:
+        return x
+    low, high = np.nextafter(some.min(initial=0), -far), np.nextafter(some.max(initial=0), far)
+    return x.clip(min(low, np.float32(-1)), max(high, np.float32(1)))
 
 
 def _separation(x: np.ndarray, member: np.ndarray) -> np.ndarray:

@@ -48,6 +48,8 @@ def epsilon(scores: np.ndarray, member: np.ndarray, confidence: float) -> float:
 
     If there are fewer than 4 targets, the examples are halved instead. Errors of one model, and errors on one example, are
     correlated. So counts are scaled down to the number of independent ones with the same variance (Korn and Graubard 1998).
+    That keeps the rates valid. Privacy itself limits what errors can share: where membership is drawn by coins, none of n errors
+    is as unlikely as if they were independent (Steinke et al. 2023, theorem 3.1).
     """
     by_model = len(scores) >= 4
     half = groups(np.arange(scores.shape[1 - by_model]), 2) == 1
@@ -68,14 +70,13 @@ def epsilon(scores: np.ndarray, member: np.ndarray, confidence: float) -> float:
 def _independent(hit: np.ndarray, side: np.ndarray, up: bool) -> tuple[int, int]:
     """Hits among (targets, examples) of one side, and their number, both scaled to independent ones of equal variance.
 
-    If all or none are hit, no variance can be seen. Then the number is that of the targets or of the examples, whichever is
-    less; with one target, that of the examples on this side.
+    If all or none are hit, no variance can be seen. Then each example of this side counts once, however many targets decide on
+    it: a share r of examples that are always missed stays unseen with probability (1 - r)^n.
     """
     n = int(side.sum())
     rate = hit[side].mean()
     stderr = float(mean(rate + hit.size / n * side * (hit - rate)).stderr)
-    fewest = n if len(hit) == 1 else min(n, *hit.shape)
-    n = max(1, min(n, int(rate * (1 - rate) / stderr**2))) if stderr > 0 else fewest
+    n = max(1, min(n, int(rate * (1 - rate) / stderr**2))) if stderr > 0 else int(side.any(0).sum())
     return (math.ceil if up else math.floor)(rate * n - 1e-9 * (1 if up else -1)), n
 
 
