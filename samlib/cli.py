@@ -1,7 +1,8 @@
-"""Train models with SGD and SAM on random subsets, attack them, and estimate what they memorize.
+"""Audit models of your own, from a file of their signals: `samlib audit signals.npz`.
 
-Models are kept in the cache folder (SAMLIB_CACHE), and none is trained twice. Start with `samlib plan`, then `samlib train`;
-the other commands train what they need. An option that is left out takes the data set's recipe.
+Or train models with SGD and SAM on random subsets, attack them, and estimate what they memorize. These models are kept in the
+cache folder (SAMLIB_CACHE), and none is trained twice. Start with `samlib plan`, then `samlib train`; the other commands train
+what they need. An option that is left out takes the data set's recipe.
 """
 
 import inspect
@@ -15,6 +16,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
+from samlib import __version__
+from samlib.disk import in_a_sentence
 from samlib.experiment import RECIPES, Experiment, pair
 from samlib.paper.study import CONFIRM, PROFILES, planned
 
@@ -25,7 +28,7 @@ class OneLine(typer.core.TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except typer.Exit:  # a RuntimeError too
+        except (typer.Exit, BrokenPipeError):  # kinds of RuntimeError and OSError, which click takes
             raise
         except (ValueError, OSError, RuntimeError) as error:
             print(f"samlib: {error}", file=sys.stderr)
@@ -38,8 +41,16 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # brackets in help are plain text
-    help=__doc__,
 )
+
+
+@app.callback(help=__doc__, invoke_without_command=True)
+def main(version: Annotated[bool, typer.Option("--version", help="print the version")] = False):
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
 DESCRIBED = dict(re.findall(r"^    (\w+) : .*\n        (.*)", Experiment.__doc__ or "", re.MULTILINE))
 Cluster = Annotated[str | None, typer.Option(help="address of a Dask scheduler [this machine]")]
 Folder = Annotated[Path, typer.Option(help="folder of the records")]
@@ -252,15 +263,19 @@ def audit(
     """
     from samlib.report import audit_file, limits_of, page
 
-    limits = limits_of(fail_above or ())
-    found = audit_file(path, max_gb=max_gb)
-    print(found.json() if as_json else page.risk(found.tables["risk"]).to_string(index=False))
-    if output or not as_json:
+    with in_a_sentence("", ".", ValueError, typer.BadParameter):
+        limits, output = limits_of(fail_above or ()), output and page.named(output)
+    found, written = audit_file(path, max_gb=max_gb), None
+    if output or not as_json:  # before anything is printed, since the reader of a pipe may leave
         written = found.page(output or path.absolute().with_name(f"{path.stem}-audit.html"))
+    above = found.above(limits)
+    for said in above:
+        print(f"samlib: {said}", file=sys.stderr)
+    table = page.risk(found.tables["risk"], found.guessed).to_string(index=False)
+    print(*([found.json()] if as_json else [table, page.BALANCED, *found.headline()]), sep="\n", flush=True)
+    if written:
         print(written, file=sys.stderr if as_json else sys.stdout)
-    if above := found.above(limits):
-        print(*(f"samlib: {said}" for said in above), sep="\n", file=sys.stderr)
-        raise typer.Exit(3 if limits else 0)
+    raise typer.Exit(3 if limits and above else 0)
 
 
 @app.command()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from samlib import Experiment
+from samlib import __version__ as version
 from samlib.paper.claims import SECTIONS
 
 
@@ -22,6 +23,8 @@ def samlib(*arguments, cache=None):
 @pytest.mark.slow
 def test_help_teaches_every_parameter_and_its_default():
     overview = samlib("--help").stdout
+    assert "Audit models of your own" in overview.split("Options:")[0]
+    assert samlib("--version").stdout == f"{version}\n"
     for command in ("plan", "train", "attack", "memorize", "verdicts"):
         assert command in overview
     text = " ".join(samlib("train", "--help").stdout.split())

@@ -5,6 +5,7 @@ import math
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from scipy.special import expit
@@ -16,7 +17,7 @@ from sklearn.tree import DecisionTreeClassifier
 import samlib
 from samlib import attacks, audit
 from samlib.inference import clopper_pearson, epsilon_lower_bound
-from samlib.report import attacking, audit_file, limits_of, opened, sample, tables
+from samlib.report import Report, attacking, audit_file, limits_of, opened, sample, tables
 from samlib.report.attacking import CONTROL, Attacked, attack
 
 pytestmark = pytest.mark.slow
@@ -235,6 +236,17 @@ def test_a_certain_answer_ranks_beyond_the_surest_other_one():
     assert value(found, "confidence")["value"] == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("x", "wanted"),
+    [([-np.inf, np.inf], [-1, 1]), ([-np.inf, 0, np.inf], [-1, 0, 1]), ([1, 2], [1, 2]),
+     ([-np.inf, 3, np.inf], [-1, 3, 3.0000002]), ([-np.inf, -3, 5], [-3.0000002, -3, 5])],
+)  # fmt: skip
+def test_infinite_logits_become_the_next_numbers_in_single_precision(x, wanted):
+    made = sample._finite(np.array([x], np.float32))
+    assert made.dtype == np.float32
+    np.testing.assert_array_equal(made[0], np.array(wanted, np.float32))
+
+
 def test_where_classes_are_left_out_the_report_says_so():
     data = signals(8) | {"labels": np.arange(600) % 60, "groups": np.arange(600) % 3}
     found = audit_file(data)
@@ -382,9 +394,75 @@ def test_limits(leaking):
     assert said[0].startswith("auc of ")
     assert "above 0.6; its interval begins at" in said[0]
     assert not found.above({"auc": 0.9999999})
-    for text in ("auc", "auc=", "auc=x", "auc=nan", "what=1", "auc=1e999"):
-        with pytest.raises(ValueError, match="must be a measure and a number; measures are auc"):
+    for text in ("auc", "auc=", "auc=x", "auc=nan", "what=1", "auc=1e999", "auc=60", "tpr@0.1=-1", "epsilon=-1"):
+        with pytest.raises(ValueError, match="must be a measure and a number; measures are auc") as raised:
             limits_of([text])
+        assert str(raised.value).count(f"{text!r}") == 1
+    assert limits_of(["epsilon=3"]) == {"epsilon": 3}
+
+
+@pytest.mark.parametrize("limit", [0.001, 0.999])
+def test_a_rate_that_too_few_examples_allow_passes_no_limit(limit):
+    """Its value is shown nowhere. Below the limit it passed in silence; above, it failed with that value."""
+    found = audit_file(signals(8, 200))
+    assert set(found.tables["risk"].query("measure == 'tpr@0.001'")["note"]) == {"too few"}
+    said = "tpr@0.001 cannot be measured: there are too few of the others for such a rate."
+    assert found.above({"tpr@0.001": limit}) == [said]
+
+
+def rows(best=(0.502, 0.45, 0.55), other=(0.517, 0.503, 0.531), note="", epsilon=(0.0, 0.0)):
+    """The report of two attacks, the first of which was chosen beforehand."""
+    risk = [
+        (name, measure, *numbers, said)
+        for name, auc, bound in zip(("population", "correctness"), (best, other), epsilon, strict=True)
+        for measure, numbers, said in (
+            ("auc", auc, ""), ("tpr@0.01", (0.02, 0.01, 0.03), note), ("epsilon", (bound, bound, math.inf), "")
+        )
+    ]  # fmt: skip
+    frame = pd.DataFrame(risk, columns=["attack", "measure", "value", "low", "high", "note"])
+    return Report({"risk": frame}, {"given": [], "assumed": []}, {}, "population")
+
+
+def test_the_headline_names_what_succeeds():
+    first, *_, last = rows().headline()
+    assert first.startswith(
+        'The attack "correctness" tells members from the others better than a coin: AUC 0.517 (0.503'
+    )
+    assert 'The attack "population" does not: AUC 0.502 (0.450 to 0.550).' in first
+    assert last == "These counts set no lower bound on epsilon."
+    assert repr(rows()) == " ".join(rows().headline())
+    first, *_, last = rows((0.6, 0.55, 0.65), epsilon=(0.1, 1.55)).headline()
+    assert (
+        first == 'The attack "population" tells members from the others better than a coin: AUC 0.600 (0.550 to 0.650).'
+    )
+    assert last.startswith('The decisions of "correctness" rule out')
+    assert "epsilon below 1.55 (delta 0)" in last
+    assert rows(other=(0.51, 0.49, 0.53)).headline()[0].startswith('The attack "population" does not tell')
+
+
+@pytest.mark.parametrize(
+    ("note", "said"), [("", "finds 2.0 % of the members (1.0 to 3.0 %)"), ("too few", "too few"), ("ties", "No thr")]
+)
+def test_the_headline_says_why_a_rate_is_missing(note, said):
+    assert next(each for each in rows(note=note).headline() if "1 % of the others" in each).count(said) == 1
+
+
+def test_an_example_that_is_accused_as_often_as_found_is_not_shown():
+    found = audit_file(signals(12, 400, leak=0.3))
+    assert 0 < len(found.tables["exposed"]) < 10
+    assert (found.tables["exposed"]["gap"] > 0).all()
+
+
+def test_what_was_read_and_how_lira_was_made_is_said(leaking):
+    _, found = leaking
+    assert found.said["given"][0].startswith(
+        "Read from the file: logit, member, test_logit, labels, groups. Models: 40."
+    )
+    assert any(
+        "LiRA online takes one deviation for all examples (variance residual)" in s for s in found.said["assumed"]
+    )
+    told = audit_file({"logit": signals(4)["logit"], "member": signals(4)["member"], "lables": np.zeros(600)})
+    assert "Arrays whose names mean nothing here are not used: 'lables'; perhaps labels is meant." in told.said["given"]
 
 
 def test_the_json_of_a_report_opens_as_the_same(leaking, tmp_path):

@@ -95,6 +95,14 @@ def put(name, at, value):
         (spoilt(labels=np.arange(29)), "labels holds 29 examples, but logit holds 30"),
         (spoilt(labels=np.arange(30) - 1), "labels must lie in 0 to"),
         (spoilt(label=np.arange(30)), "labels is given twice"),
+        (spoilt(label=np.arange(30)), "labels is given twice, as labels and label; keep one"),
+        (spoilt(labels=np.array(["a"] * 30)), r"labels must hold whole numbers \(names may be groups\), not text"),
+        (spoilt(member=np.ones((4, 30), bool)), "member of model 0 .*; add examples that it was not trained on, or"),
+        (spoilt(member=good()["member"].T), "member holds 30 models, but logit holds 4; perhaps member is transposed"),
+        (
+            spoilt(logit=good()["logit"].T, member=good()["member"].T),
+            "labels holds 30 examples, but logit holds 4; perhaps all others are transposed",
+        ),
         (spoilt(logit=good()["logit"].astype(complex)), "logit must hold numbers, not complex"),
         (spoilt(groups=np.array(["x" * 65] * 30)), "groups must hold whole numbers or texts of at most 64 letters"),
         (spoilt(target=np.zeros(4, bool)), "target must be True for at least one model"),
@@ -106,6 +114,19 @@ def test_what_is_wrong_is_named(found, said, tmp_path):
     with pytest.raises(ValueError, match=said) as raised:
         sample.scan(sample.given(read(tmp_path / "signals.npz", max_gb=1)[0]))
     assert str(raised.value).endswith(".")
+
+
+def test_a_name_that_is_nearly_known_is_asked_for(tmp_path):
+    np.savez(tmp_path / "a.npz", **spoilt(logit=None, probabilities=np.ones((4, 30))))
+    with pytest.raises(ValueError, match=r"holds member, labels, 'probabilities'; perhaps probability is meant\.$"):
+        samlib.audit_file(tmp_path / "a.npz")
+
+
+def test_a_file_that_was_cut_short_is_incomplete(tmp_path):
+    write(tmp_path / "a.npz", good(), "npz")
+    (tmp_path / "b.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:300])
+    with pytest.raises(files.BadFile, match=r"b\.npz is damaged, incomplete or has another layout"):
+        read(tmp_path / "b.npz", max_gb=1)
 
 
 def test_no_pickle_is_read(tmp_path):

@@ -89,6 +89,45 @@ def test_the_page_in_a_browser(page, browser, faults, width, scheme):
     opened.close()
 
 
+def test_a_page_of_one_model_that_is_always_certain(tmp_path, browser):
+    """Columns without a number plot. What is lacking is one list, not a section each. Tables that scroll say so."""
+    rng = np.random.default_rng(0)
+    member = rng.random(600) < 0.5
+    probability = (rng.random(600) < np.where(member, 0.95, 0.7)).astype(float)
+    np.savez(tmp_path / "tree.npz", probability=probability, member=member)
+    done = audit(str(tmp_path / "tree.npz"), "--output", str(tmp_path / "tree.html"))
+    assert done.returncode == 0, done.stderr
+    assert "Balanced accuracy is that of the best threshold" in done.stdout
+    assert "correctness (guessed from p > 1/2)" in done.stdout
+    found = opened(tmp_path / "tree.json")
+    assert found.tables["curves"]["tpr"].isna().any()
+    shown = browser.new_page(viewport={"width": 390, "height": 800})
+    shown.goto((tmp_path / "tree.html").as_uri())
+    titles = shown.locator("h2").all_inner_texts()
+    assert titles[-2:] == ["What else more data would show", "What is assumed"]
+    assert len(titles) == 4
+    text = shown.inner_text("body").replace("\xa0", " ")
+    assert all(why in text for why in found.lacking.values())
+    assert all(said in text for said in found.headline())
+    assert "Balanced accuracy is that of the best threshold" in text
+    assert shown.locator(".hint").count() == 1
+    assert shown.locator(".hint").is_visible()
+    first = shown.locator(".wide td").first
+    before = first.bounding_box()["x"]
+    shown.locator(".wide").first.evaluate("each => each.scrollLeft = 200")
+    assert first.bounding_box()["x"] == before
+    assert not re.search(r"\d %", shown.inner_html("body"))  # a line must not break there
+    assert shown.evaluate("[...document.querySelectorAll('.wide')].slice(1).every(e => e.scrollWidth <= e.clientWidth)")
+    shown.close()
+
+
+def test_a_reader_who_leaves_the_pipe_leaves_the_page(file, tmp_path):
+    command = f"{sys.executable} -m samlib audit {file} --output {tmp_path / 'page.html'} | true"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.stderr == ""
+    assert (tmp_path / "page.html").exists()
+
+
 def test_a_script_gets_json_and_a_status(file):
     done = audit(str(file), "--json", "--fail-above", "auc=0.6", "--fail-above", "tpr@0.1=1")
     assert done.returncode == 3
@@ -101,10 +140,13 @@ def test_what_is_wrong_is_one_line(tmp_path):
     (tmp_path / "bad.npz").write_bytes(b"PK\x03\x04 and no more")
     for arguments, status in (
         ([str(tmp_path / "bad.npz")], 1),
-        ([str(tmp_path / "bad.npz"), "--fail-above", "auc"], 1),
+        ([str(tmp_path / "bad.npz"), "--fail-above", "auc"], 2),
+        ([str(tmp_path / "bad.npz"), "--fail-above", "auc=60"], 2),
+        ([str(tmp_path / "bad.npz"), "--output", str(tmp_path / "page.pdf")], 2),
         ([], 2),
     ):
         done = audit(*arguments)
         assert done.returncode == status
+        assert not list(tmp_path.glob("page.*"))
         assert "Traceback" not in done.stderr
         assert status == 2 or done.stderr.count("\n") == 1

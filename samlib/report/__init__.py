@@ -19,12 +19,11 @@ import xarray as xr
 
 from samlib import __version__
 from samlib.checks import FAR, as_choice, as_number, as_path, shown
-from samlib.disk import in_a_sentence
 from samlib.evaluation import evaluate
 from samlib.report import tables
 from samlib.report.attacking import BEST, CONTROL, Attacked, attack
 from samlib.report.files import read
-from samlib.report.sample import given, scan
+from samlib.report.sample import given, near, scan
 
 _TEXT = Path(__file__).with_name("sentences.toml").read_text(encoding="utf-8")
 SENTENCES: dict[str, dict[str, str]] = tomllib.loads(_TEXT)
@@ -56,19 +55,42 @@ class Report(NamedTuple):
         plain = json.loads(json.dumps(rows, default=np.generic.item), parse_constant=lambda _: None)
         return json.dumps(self._asdict() | {"tables": plain, "samlib": __version__}, indent=1)
 
+    def __repr__(self) -> str:
+        return " ".join(self.headline())
+
+    @property
+    def guessed(self) -> bool:
+        """Whether a model counts as right where its probability is above one half, for want of `correct`."""
+        return SENTENCES["assumed"]["correct"] in self.said["assumed"]
+
+    def headline(self) -> list[str]:
+        """What matters most, in sentences: the attack `best`, another that succeeds where it fails, the bound on epsilon."""
+        rows = self.tables["risk"].query("attack != @CONTROL").set_index(["measure", "attack"])
+        auc, bound, tpr = rows.loc["auc"], rows.loc["epsilon", "value"], rows.loc[("tpr@0.01", self.best)]
+        which = self.best if auc.loc[self.best, "low"] > 0.5 else auc["low"].idxmax()
+        sure = auc.loc[which, "low"] > 0.5
+        facts = {
+            "best": self.best, "auc": auc.loc[self.best], "which": which, "its": auc.loc[which], "nothing": not sure,
+            "more": sure and which == self.best, "other": sure and which != self.best, "tpr": 100 * tpr[:3].astype(float),
+            "most": bound.idxmax(), "epsilon": bound.max(), "bound": bound.max() > 0, "none": bound.max() == 0,
+        } | {note: tpr["note"] == note for note in ("", "ties", "too few")}  # fmt: skip
+        return _sentences("headline", facts)
+
     def above(self, limits: Mapping[str, float]) -> list[str]:
         """A sentence for each limit that an attack exceeds. limits: from one of `tables.MEASURES` to a number.
 
-        One more says if the signal is surely lower on members than on the others: then no limit can be held against it.
+        A measure that no attack could be measured by has a sentence too: nobody knows that it is below. One more says if the
+        signal is surely lower on members than on the others: then no limit can be held against it.
         """
-        rows, said = self.tables["risk"][self.tables["risk"]["attack"] != CONTROL], []
+        rows, said = self.tables["risk"].query("attack != @CONTROL"), []
         plain = rows[(rows["attack"] == "confidence") & (rows["measure"] == "auc")].iloc[0]
         if plain["high"] < 0.5:
             said.append(f"auc of confidence is {plain['value']:.3g}, below one half: a loss must be named loss.")
         for measure, limit in limits.items():
-            mine = rows[rows["measure"] == as_choice("limit", measure, tables.MEASURES)].dropna(subset="value")
+            every = rows[rows["measure"] == as_choice("limit", measure, tables.MEASURES)]
+            mine = every[every["note"] == ""]
             if mine.empty:
-                said.append(f"{measure} cannot be measured: too many of the others share the highest score.")
+                said.append(f"{measure} cannot be measured: {SENTENCES['unmeasured'][every['note'].iloc[0]]}.")
                 continue
             worst = mine.loc[mine["value"].idxmax()]
             if worst["value"] > limit:
@@ -87,10 +109,19 @@ def limits_of(texts: Iterable[str]) -> dict[str, float]:
     """The limits for `Report.above`, from texts such as "auc=0.6". Raises ValueError for anything else."""
     limits, known = {}, ", ".join(tables.MEASURES)
     for text in texts:
-        with in_a_sentence(f"limit {text} must be a measure and a number; measures are {known} (", ")."):
-            measure, _, limit = text.partition("=")
-            limits[as_choice("limit", measure, tables.MEASURES)] = as_number("limit", float(limit), -FAR, FAR)
+        measure, _, limit = text.partition("=")
+        try:
+            most = FAR if as_choice("limit", measure, tables.MEASURES) == "epsilon" else 1
+            limits[measure] = as_number("limit", float(limit), 0, most)
+        except ValueError:
+            wanted = "must be a measure and a number; measures are"
+            raise ValueError(f"limit {shown(text)} {wanted} {known}, and all but epsilon lie in 0 to 1.") from None
     return limits
+
+
+def _sentences(part: str, facts: Mapping) -> list[str]:
+    """The sentences of a part. One stands there unless the fact of its name is false, 0 or empty."""
+    return [said.format(**facts) for name, said in SENTENCES[part].items() if facts.get(name, True)]
 
 
 def opened(path) -> Report:
@@ -161,7 +192,7 @@ def audit_file(path, *, max_gb: float = 64) -> Report:
 
 
 def _said(data: xr.Dataset, s: xr.Dataset, found: Attacked, best: str) -> dict[str, list[str]]:
-    """Sentences on what was given, and on what is assumed. A sentence stands there unless the fact of its name is false or 0."""
+    """Sentences on what was given, and on what is assumed."""
     sizes, drawn, tests = data.sizes, s.sizes["examples"], s.sizes["tests"] if "test_logit" in s else 0
     outside = 0 if "tests" in sizes else tests  # taken from the examples
     told = {name: found.scores[name] for name in ("confidence", CONTROL) if name in found.scores}
@@ -170,16 +201,14 @@ def _said(data: xr.Dataset, s: xr.Dataset, found: Attacked, best: str) -> dict[s
     parts = [len(np.unique(each)) for each in tables.known(s, found.kept).values()]
     agrees = control is not None and control.low <= 0.5 <= control.high
     facts = {
-        "signal": data.signal, "models": sizes["models"], "examples": sizes["examples"], "tests": tests - outside,
-        "lower": auc["confidence"].high < 0.5, "outside": outside,
+        "signal": data.signal, "read": ", ".join(data.read), "models": sizes["models"],
+        "examples": sizes["examples"], "tests": tests - outside,
+        "lower": auc["confidence"].high < 0.5, "outside": outside, "spare": outside,
         "drawn": drawn if drawn + outside < sizes["examples"] else 0, "out": drawn - len(found.kept),
         "targets": targets if targets < s.target.values.sum() else 0,
         "parts": sum(parts) if max(parts, default=0) > tables.MOST_PARTS else 0,
-        "unused": ", ".join(map(shown, data.unused[:9])), "agrees": agrees, "control": control is None,
-        "differs": not agrees and control is not None, "shadows": found.shadows,
-        "correct": "correct" not in data, "best": best, "order": ", ".join(BEST),
+        "unused": ", ".join(map(shown, data.unused[:9])), "like": near(data.unused, data.read),
+        "agrees": agrees, "control": control is None, "differs": not agrees and control is not None, "shadows": found.shadows,
+        "deviations": found.shadows, "correct": "correct" not in data, "best": best, "order": ", ".join(BEST),
     }  # fmt: skip
-    return {
-        part: [said.format(**facts) for name, said in SENTENCES[part].items() if facts.get(name, True)]
-        for part in ("given", "assumed")
-    }
+    return {part: _sentences(part, facts) for part in ("given", "assumed")}

@@ -62,9 +62,8 @@ def attack(s: xr.Dataset, names: tuple[str, ...] = ()) -> Attacked:
         "difficulty calibration": shadows, "LiRA offline": shadows, "RMIA offline": shadows,
         "LiRA online": online, "RMIA online": online, "BASE": online, CONTROL: shadows,
     }  # fmt: skip
-    some = np.unique(
-        np.linspace(0, len(kept) - 1, TESTS).astype(int)
-    )  # without test points, RMIA compares with examples
+    # Without test points, RMIA compares with examples.
+    some = np.unique(np.linspace(0, len(kept) - 1, TESTS).astype(int))
     test, test_member = (s.test_logit.values, None) if tests else (logit[:, some], member[:, some])
     signals = {"logit": logit, "correct": s.correct.values.astype(float), "test_logit": test}
     fold = folds(signals, member, labels, test_labels, test_member)

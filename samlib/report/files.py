@@ -36,7 +36,7 @@ LETTERS = 64  # in a group's name, at most
 KINDS = {  # of numpy types, and what they mean
     "signal": ("fiu", "numbers"),
     "mask": ("biuf", "True and False"),
-    "labels": ("iuf", "the numbers of classes (texts may be groups)"),
+    "labels": ("iuf", "whole numbers (names may be groups)"),
     "names": ("iuU", f"whole numbers or texts of at most {LETTERS} letters"),
 }
 SMALL = 16 << 20  # bytes of an array that is held in memory
@@ -101,7 +101,8 @@ def _names(found: Iterable[str]) -> dict[str, str]:
     others = OTHER_NAMES | {"population": population}
     names = [others.get(key, key) for key in found]
     if twice := [name for name in ARRAYS if names.count(name) > 1]:
-        raise BadFile(f"{twice[0]} is given twice, perhaps under another name; keep one.")
+        both = [key for key, name in zip(found, names, strict=True) if name == twice[0]]
+        raise BadFile(f"{twice[0]} is given twice, as {' and '.join(both)}; keep one.")
     return {key: name for key, name in zip(found, names, strict=True) if name in ARRAYS}
 
 
@@ -113,7 +114,7 @@ def _parsed(what: str) -> Iterator[None]:
     except BadFile:
         raise
     except Exception as error:  # parsers of hostile bytes raise anything
-        raise BadFile(f"{what} is damaged or has another layout ({reason(error)[:150]}).") from None
+        raise BadFile(f"{what} is damaged, incomplete or has another layout ({reason(error)[:150]}).") from None
 
 
 def _size(name: str, shape: tuple[int, ...], dtype: np.dtype, packed: int, most: float) -> int:
@@ -122,7 +123,7 @@ def _size(name: str, shape: tuple[int, ...], dtype: np.dtype, packed: int, most:
     dims, most = about["dims"], VECTOR if len(about["dims"]) == 1 else most
     kinds, wanted = KINDS[about["kind"]]
     if dtype.kind not in kinds or dtype.itemsize > (4 * LETTERS if dtype.kind == "U" else 8):
-        raise BadFile(f"{name} must hold {wanted}, not {dtype}.")
+        raise BadFile(f"{name} must hold {wanted}, not {'text' if dtype.kind in 'SU' else dtype}.")
     if len(shape) not in (len(dims), 1) or min(shape) < 1:
         raise BadFile(f"{name} must be ({', '.join(dims)}), but its shape is {shape}.")
     if size > most:

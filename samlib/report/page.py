@@ -6,6 +6,7 @@ import base64
 import html
 import io
 import math
+import re
 import warnings
 from pathlib import Path
 
@@ -16,6 +17,15 @@ from IPython.display import HTML, Markdown
 from samlib.checks import as_path
 
 HERE = Path(__file__).parent
+BALANCED = "Balanced accuracy is that of the best threshold, which chance lifts above one half."
+
+
+def named(path) -> Path:
+    """The path of a page, which ends in .html. Raises ValueError if it ends like a file of another kind."""
+    path = as_path("path", path)
+    if re.fullmatch(r"\.(?!html$)[a-z]+", path.suffix):
+        raise ValueError(f"path {path.name!r} must end in .html, since a page is written; a browser prints it as PDF.")
+    return path if path.suffix == ".html" else path.with_name(f"{path.name}.html")
 
 
 def write(kept: str, path) -> Path:
@@ -23,9 +33,8 @@ def write(kept: str, path) -> Path:
     import papermill
     from nbconvert import HTMLExporter
 
-    path = as_path("path", path)
-    stem = path.name.removesuffix(".html")
-    page, notebook, tables = (path.with_name(f"{stem}{suffix}") for suffix in (".html", ".ipynb", ".json"))
+    page = named(path)
+    notebook, tables = (page.with_suffix(suffix) for suffix in (".ipynb", ".json"))
     page.parent.mkdir(parents=True, exist_ok=True)
     tables.write_text(kept, encoding="utf-8")
     with warnings.catch_warnings():
@@ -34,6 +43,7 @@ def write(kept: str, path) -> Path:
         given = {"path": str(tables)}
         papermill.execute_notebook(HERE / "report.ipynb", notebook, given, kernel_name="python3", **quiet)
         body, _ = HTMLExporter(template_name="basic", exclude_input=True).from_filename(str(notebook))
+    body = re.sub(r"(\d|\)) %", "\\1\u00a0%", body)  # a line must not break there
     page.write_text((HERE / "page.html").read_text(encoding="utf-8").replace("<!-- body -->", body), encoding="utf-8")
     return page
 
@@ -41,7 +51,8 @@ def write(kept: str, path) -> Path:
 def shown(frame: pd.DataFrame) -> HTML:
     """A table of texts and numbers, which the keyboard can scroll. Names in it come from the file, so they are escaped."""
     table = frame.to_html(index=False, border=0, escape=True)
-    return HTML(f'<div class="wide" role="group" aria-label="Table" tabindex="0">{table}</div>')
+    hint = '<p class="hint">The table scrolls sideways.</p>' * (len(frame.columns) > 4)
+    return HTML(f'{hint}<div class="wide" role="group" aria-label="Table" tabindex="0">{table}</div>')
 
 
 def picture(said: str) -> HTML:
@@ -64,15 +75,16 @@ def ranges(frame: pd.DataFrame, value: str = "value", digits: int = 3) -> list[s
     return ["–" if math.isnan(v) else f"{v:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]" for v, low, high in ends]
 
 
-def risk(frame: pd.DataFrame) -> pd.DataFrame:
-    """The table of risk as people read it: a row for each attack."""
+def risk(frame: pd.DataFrame, guessed: bool = False) -> pd.DataFrame:
+    """The table of risk as people read it: a row for each attack. guessed: what `Report.guessed` says."""
     cells = pd.Series(ranges(frame), frame.index)
     cells = cells.where(frame["measure"] != "epsilon", frame["value"].map("at least {:.2f}".format))
     cells = cells.where(frame["note"] == "", frame["note"])
     wide = frame.assign(cell=cells).set_index(["attack", "measure"])["cell"].unstack(sort=False)
     names = {"auc": "AUC", "balanced_accuracy": "balanced accuracy"}
-    titles = {name: f"found at {100 * float(name[4:]):g} % false" for name in wide if name.startswith("tpr@")}
-    return wide.rename(columns=names | titles).rename_axis(columns=None).reset_index()
+    titles = {name: f"TPR at {100 * float(name[4:]):g} % FPR" for name in wide if name.startswith("tpr@")}
+    rows = {"correctness": "correctness (guessed from p > 1/2)"} if guessed else {}
+    return wide.rename(index=rows, columns=names | titles).rename_axis(columns=None).reset_index()
 
 
 def counts(frame: pd.DataFrame, found: str, accused: str) -> dict[str, list[str]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
 
 import numpy as np
 import xarray as xr
@@ -40,8 +41,8 @@ def given(arrays: Mapping[str, np.ndarray], unused: Sequence[str] = ()) -> xr.Da
     if len(signals) > 1:
         raise BadFile(f"The file holds {' and '.join(signals)}; keep one of them.")
     if not signals or "member" not in arrays:
-        has = ", ".join([*arrays, *map(shown, unused[:9])]) or "none of these"
-        raise BadFile(f"The file must hold member and one of {', '.join(SIGNALS)}, and it holds {has}.")
+        has, meant = ", ".join([*arrays, *map(shown, unused[:9])]) or "none of these", near(unused, arrays)
+        raise BadFile(f"The file must hold member and one of {', '.join(SIGNALS)}, and it holds {has}{meant}.")
     first: dict[str, tuple[int, str]] = {}
     found: dict[str, tuple] = {}
     for name in sorted(arrays, key=lambda name: name not in (*signals, "member")):
@@ -51,15 +52,24 @@ def given(arrays: Mapping[str, np.ndarray], unused: Sequence[str] = ()) -> xr.Da
         if array.ndim != len(dims) or array.size == 0:
             raise BadFile(f"{name} must be ({', '.join(dims)}), but its shape is {array.shape}.")
         for dim, size in zip(dims, array.shape, strict=True):
-            if first.setdefault(dim, (size, name))[0] != size:
-                raise BadFile(f"{name} holds {size} {dim}, but {first[dim][1]} holds {first[dim][0]}.")
+            if (known := first.setdefault(dim, (size, name)))[0] != size:
+                turned = f"; perhaps {name + ' is' if len(dims) == 2 else 'all others are'} transposed"
+                turned *= size == first[{"models": "examples", "examples": "models"}.get(dim, dim)][0]
+                raise BadFile(f"{name} holds {size} {dim}, but {known[1]} holds {known[0]}{turned}.")
         if len(dims) == 1:
             array = CHECKS[ARRAYS[name]["kind"]](name, array)
         found[SINGULAR.get(name, name)] = dims, array
     found.setdefault("target", ("models", np.ones(first["models"][0], bool)))
     if not found["target"][1].any():
         raise BadFile("target must be True for at least one model.")
-    return xr.Dataset(found, attrs={"signal": signals[0], "unused": unused})
+    return xr.Dataset(found, attrs={"signal": signals[0], "unused": unused, "read": [*arrays]})
+
+
+def near(unused: Iterable[str], arrays: Iterable[str]) -> str:
+    """The end of a sentence, if unknown names are like known ones that are not there."""
+    free = [name for name in ARRAYS if name not in set(arrays)]
+    meant = [name for key in [*unused][:9] for name in get_close_matches(key, free, 1, 0.8)]
+    return f"; perhaps {' and '.join(dict.fromkeys(meant))} is meant" if meant else ""
 
 
 def columns(data: xr.Dataset, which, side: str = "") -> list[np.ndarray]:
@@ -133,7 +143,9 @@ def scan(data: xr.Dataset) -> tuple[xr.Dataset, int, np.ndarray]:
         raise BadFile(f"{data.signal} of model {np.argmax(same)} is the same on all examples; leave that model out.")
     if (alone := data.target.values & ((n_in == 0) | (n_in == n))).any():
         model = np.argmax(alone)
-        raise BadFile(f"member of model {model} must hold members and others; attack other models, by target.")
+        lacks = "not trained on" if n_in[model] else "trained on"
+        more = f"add examples that it was {lacks}, or attack other models, by target"
+        raise BadFile(f"member of model {model} must hold members and others; {more}.")
     top = np.sort(top[apart > 0])
     extra = np.setdiff1d(top, sampled)
     parts.append(columns(data, extra))
@@ -159,10 +171,8 @@ def scan(data: xr.Dataset) -> tuple[xr.Dataset, int, np.ndarray]:
 def _finite(x: np.ndarray) -> np.ndarray:
     """Replace infinite logits by the next number beyond the largest finite one, but at least 1; those below 0 alike."""
     some, far = x[np.isfinite(x)], np.float32(np.inf)
-    if len(some) == x.size:
-        return x
     low, high = np.nextafter(some.min(initial=0), -far), np.nextafter(some.max(initial=0), far)
-    return x.clip(min(low, np.float32(-1)), max(high, np.float32(1)))
+    return x.clip(min(low, -1), max(high, 1)) if len(some) < x.size else x
 
 
 def _separation(x: np.ndarray, member: np.ndarray) -> np.ndarray:

@@ -128,7 +128,7 @@ def exposed(s: xr.Dataset, found: Attacked, best: str, chosen: np.ndarray) -> pd
     """The chosen examples of the sample, measured on the odd-numbered targets: how often they are found, how often accused.
 
     An example is found by a hit if it is a member, and accused by a hit if it is not. The even-numbered targets set the
-    threshold. Columns: those of `_sides`, and of `_example`.
+    threshold. Columns: those of `_sides`, and of `_example`. An example that is accused as often as found is left out.
     """
     odd, at = found.targets % 2 == 1, np.flatnonzero(np.isin(found.kept, chosen))
     if not len(at) or min(odd.sum(), (~odd).sum()) < 4:
@@ -137,7 +137,7 @@ def exposed(s: xr.Dataset, found: Attacked, best: str, chosen: np.ndarray) -> pd
     others = np.sort(scores[~odd][~member[~odd]])
     hit = scores[odd] > others[int(len(others) * (1 - OWN_RATE))]
     frame = _sides(hit[:, at], member[np.ix_(odd, at)]).assign(**_example(s, found.kept[at]))
-    return frame.sort_values(["low", "gap"], ascending=False, ignore_index=True)
+    return frame[frame["gap"] > 0].sort_values(["low", "gap"], ascending=False, ignore_index=True)
 
 
 def known(s: xr.Dataset, which: np.ndarray) -> dict[str, np.ndarray]:
