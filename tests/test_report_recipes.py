@@ -12,6 +12,7 @@ from samlib.report.tables import MEASURES
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "book" / "audit.md").read_text()
+README = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 RECIPES = dict(re.findall(r"```\{code-block\} python\n:name: recipe-(\w+)\n(.*?)```", PAGE, re.DOTALL))
 
 
@@ -42,12 +43,27 @@ def test_a_recipe_writes_a_file_that_is_audited(name, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+def test_the_first_lines_of_the_readme_write_a_file_of_one_model(tmp_path, monkeypatch):
+    from sklearn.linear_model import LogisticRegression
+
+    rng = np.random.default_rng(0)
+    x, y, member = rng.normal(size=(300, 4)), rng.integers(0, 3, 300), rng.random(300) < 0.5
+    monkeypatch.chdir(tmp_path)
+    exec(
+        README[0], {"np": np, "model": LogisticRegression().fit(x[member], y[member]), "x": x, "y": y, "member": member}
+    )
+    found = audit_file("signals.npz")
+    assert found.best == "population"
+    assert not found.guessed
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("part", [0, 1], ids=["scikit-learn", "PyTorch"])
 def test_the_lines_of_the_readme_write_such_a_file(part, tmp_path, monkeypatch):
     import torch
     from sklearn.linear_model import LogisticRegression
 
-    lines = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[0].split("\n\n")[part]
+    lines = README[1].split("\n\n")[part]
     rng = np.random.default_rng(0)
     x, y, member = rng.normal(size=(90, 4)), rng.integers(0, 3, 90), rng.random((8, 90)) < 0.5
     models = [LogisticRegression().fit(x[inside], y[inside]) for inside in member]
@@ -58,3 +74,4 @@ def test_the_lines_of_the_readme_write_such_a_file(part, tmp_path, monkeypatch):
     with torch.no_grad():
         exec(lines, {"np": np, "F": torch.nn.functional, "models": models, "x": x, "y": y, "member": member})
     assert audit_file("signals.npz").best == "LiRA online"
+    assert not audit_file("signals.npz").guessed
