@@ -98,7 +98,10 @@ def put(name, at, value):
         (spoilt(label=np.arange(30)), "labels is given twice, as labels and label; keep one"),
         (spoilt(labels=np.array(["a"] * 30)), r"labels must hold whole numbers \(names may be groups\), not text"),
         (spoilt(member=np.ones((4, 30), bool)), "member of model 0 .*; add examples that it was not trained on, or"),
-        (spoilt(member=good()["member"].T), "member holds 30 models, but logit holds 4; perhaps member is transposed"),
+        (
+            spoilt(member=good()["member"].T),
+            "member holds 30 models, but logit holds 4; perhaps one of them is transposed",
+        ),
         (
             spoilt(logit=good()["logit"].T, member=good()["member"].T),
             "labels holds 30 examples, but logit holds 4; perhaps all others are transposed",

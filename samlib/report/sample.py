@@ -53,7 +53,7 @@ def given(arrays: Mapping[str, np.ndarray], unused: Sequence[str] = ()) -> xr.Da
             raise BadFile(f"{name} must be ({', '.join(dims)}), but its shape is {array.shape}.")
         for dim, size in zip(dims, array.shape, strict=True):
             if (known := first.setdefault(dim, (size, name)))[0] != size:
-                turned = f"; perhaps {name + ' is' if len(dims) == 2 else 'all others are'} transposed"
+                turned = f"; perhaps {'one of them is' if len(dims) == 2 else 'all others are'} transposed"
                 turned *= size == first[{"models": "examples", "examples": "models"}.get(dim, dim)][0]
                 raise BadFile(f"{name} holds {size} {dim}, but {known[1]} holds {known[0]}{turned}.")
         if len(dims) == 1:
