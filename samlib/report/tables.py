@@ -49,7 +49,7 @@ def epsilon(scores: np.ndarray, member: np.ndarray, confidence: float) -> float:
     If there are fewer than 4 targets, the examples are halved instead. Errors of one model, and errors on one example, are
     correlated. So counts are scaled down to the number of independent ones with the same variance (Korn and Graubard 1998).
     That keeps the rates valid. Privacy itself limits what errors can share: where membership is drawn by coins, none of n errors
-    is as unlikely as if they were independent (Steinke et al. 2023, theorem 3.1).
+    is as unlikely as if they were independent (Steinke et al. 2023).
     """
     by_model = len(scores) >= 4
     half = groups(np.arange(scores.shape[1 - by_model]), 2) == 1
