@@ -144,7 +144,7 @@ def test_two_lengths_or_no_loss_in_common_give_no_verdict(pairs):
     none = lengths.measure(apart)
     assert none["effects"]["estimate"].isna().all()
     assert (none["equal_loss"]["note"] == lengths.UNREACHED).all()
-    assert "not measurable, not every model reaches this loss" in lengths.matched_sentence(none["equal_loss"], "RMIA")
+    assert "Not measurable: not every model reaches this loss" in lengths.matched_sentence(none["equal_loss"], "RMIA")
 
 
 def test_accuracy_that_no_longer_rises_is_marked(pairs):

@@ -328,10 +328,12 @@ def _band(ax: Axes, rows: pd.DataFrame) -> None:
 def matched_sentence(equal_loss: pd.DataFrame, attack: str, name: str = "SAM") -> str:
     """An attack's rows of "equal_loss" in sentences."""
     head, said = f"**AUC, {attack}, at equal train loss.**", []
+    (note, *others) = {equal_loss.loc[(attack, value)].note for value in FRACTIONS.values()}
+    if note and not others:
+        return f"{head} Not measurable: {note}."
     for fraction, value in FRACTIONS.items():
         row = equal_loss.loc[(attack, value)]
         found = f"{name}'s AUC differs from SGD's by {row.difference:+.4f} ({row.low:+.4f} to {row.high:+.4f})"
         at = f"At train loss {row[TRAIN_LOSS]:.2g} ({fraction} of the way down)"
-        at = f"{fraction} of the way down" if math.isnan(row[TRAIN_LOSS]) else at
         said.append(f"{at}: not measurable, {row.note}." if row.note else f"{at} {found}.")
-    return f"{head} {' '.join(dict.fromkeys(said))}"
+    return f"{head} {' '.join(said)}"
