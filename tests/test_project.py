@@ -127,6 +127,7 @@ def test_no_registry_host_or_machine_path_in_the_tree():
         "files.pythonhosted" + ".org",
         "registry.npmjs" + ".org",
         "deb.debian" + ".org",
+        "download.pytorch" + ".org",
         "/work" + "/",
     ]
     for file in files:
