@@ -190,11 +190,11 @@ def test_the_findings_say_what_the_data_say_whichever_way_they_fall(sign):
     lead = "As the paper says, SAM is easier" if sign > 0 else "Against the paper, SAM is harder"
     one = "as the paper says" if sign > 0 else "against it"
     assert leakage == (
-        f"**Leakage.** 12 comparisons: 9 not measurable, 1 {one}, 1 with no difference that counts and 1 undecided. "
-        f"{lead} to attack than SGD on Location-30 (LiRA)."
+        f"**Leakage.** 12 comparisons on 3 data sets: 9 not measurable, 1 {one}, 1 with no difference that counts "
+        f"and 1 undecided. {lead} to attack than SGD on Location-30 (LiRA)."
     )
     lead = "As the paper says, SAM memorizes more" if sign > 0 else "Against the paper, SAM memorizes less"
-    counts = f"6 comparisons: 2 {one}, 2 with no difference that counts and 2 not measurable."
+    counts = f"6 comparisons on 3 data sets: 2 {one}, 2 with no difference that counts and 2 not measurable."
     assert memorization == f"**Memorization.** {counts} {lead} than SGD on Location-30."
     assert "ASAM tests better" in findings.findings(ledger, "ASAM").data
 
@@ -230,11 +230,11 @@ def test_exploratory_runs_do_not_count_where_there_are_confirmatory_ones():
 
 def test_what_a_run_was_not_fixed_for_is_not_listed_as_not_measurable():
     ledger = ledger_of(digits={"C1": (0.1, 0.001), "C3": (0.1, 0.01, 0.2)}, cifar100={"C1": (0.1, 0.001)})
-    assert "\n\n**Memorization.** 4 comparisons: 4 not measurable.\n\n" in findings.findings(ledger).data
+    assert "\n\n**Memorization.** 4 comparisons on 2 data sets: 4 not measurable.\n\n" in findings.findings(ledger).data
     ledger["confirmatory"] = True
     accuracy, memorization = findings.findings(ledger).data.split("\n\n")  # what nothing was asked of is left out
     assert "CIFAR-100" in accuracy
-    assert memorization == "**Memorization.** 1 comparison: 1 not measurable."
+    assert memorization == "**Memorization.** 1 comparison on 1 data set: 1 not measurable."
 
 
 def test_the_picture_draws_the_ledgers_intervals_and_shades_where_the_surprise_lies():

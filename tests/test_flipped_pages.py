@@ -189,8 +189,8 @@ def test_nothing_else_of_a_page_changes(page, executed):
 def test_the_first_page_flips(executed):
     up, down = (executed("introduction", which) for which in ("as it is", "exchanged"))
     for what in ("Accuracy", "Leakage", "Memorization"):
-        assert re.search(rf"\*\*{what}\.\*\* (\d+ comparisons: [^.]*\. )?As the paper says, SAM ", up)
-        assert re.search(rf"\*\*{what}\.\*\* (\d+ comparisons: [^.]*\. )?Against the paper, SAM ", down)
+        assert re.search(rf"\*\*{what}\.\*\* (\d+ comparisons on 1 data set: [^.]*\. )?As the paper says, SAM ", up)
+        assert re.search(rf"\*\*{what}\.\*\* (\d+ comparisons on 1 data set: [^.]*\. )?Against the paper, SAM ", down)
     assert "by enough to count, on Digits (" in up
     assert "by enough to count, on none of 1 data sets" in down
     for claim in (findings.ACCURACY, *findings.ATTACKS):

@@ -27,7 +27,7 @@ def test_too_few_models_have_no_curve_and_the_page_says_so():
     pair = stores.pair(np.random.default_rng(0), 2, 30, 10)
     found = Section({"digits": shadows.measure(pair)})
     assert found["digits"]["shadows"].empty
-    for shown in (shadows.shadow_curves(found), shadows.enough(found)):
+    for shown in (shadows.shadow_curves(found), shadows.enough(found), shadows.settled(found)):
         assert shown.data.startswith("*Not shown on Digits")
 
 
@@ -48,6 +48,22 @@ def test_enough_is_the_number_from_which_the_curve_stays_near_its_end(values, le
     shown = shadows.enough(Section({"digits": frame(values)})).data
     assert shown.loc["Digits"].tolist() == [str(least)] * len(shadows.SHOWN) + [str(8 * 2 ** (len(values) - 1))]
     assert shown.columns.tolist() == [*shadows.SHOWN, "all models"]
+
+
+@pytest.mark.parametrize(
+    ("signs", "said"),
+    [
+        ((0, 1, 1), "ASAM, from 16"),
+        ((-1, -1), "SGD, from 8"),
+        ((1, 0, 1, 0), "neither is shown to, from 64"),
+        ((1, -1, 0, 0), "neither is shown to, from 32"),
+    ],
+)
+def test_who_leaks_more_is_settled_where_the_answer_stays(signs, said):
+    rows = frame([0.6] * len(signs))["shadows"]
+    ends = 0.01 * np.repeat(signs, len(shadows.ATTACKS))
+    found = Section({"digits": {"shadows": rows.assign(low=ends - 0.001, high=ends + 0.001)}}, name="ASAM")
+    assert shadows.settled(found).data.loc["Digits"].tolist() == [said] * len(shadows.SHOWN)
 
 
 def test_a_data_set_whose_record_lacks_the_curve_is_named_below_the_others():

@@ -195,7 +195,9 @@ def _finding(ledger: pd.DataFrame, name: str, claims: Mapping[str, str], holds: 
     order = [verdict for verdict in TABLE["phrases"] if verdict in times]
     order.sort(key=times.get, reverse=True)
     counts = listed([f"{times[verdict]} {TABLE['times'][verdict]}" for verdict in order])
-    sentences = [f"{len(asked)} comparison{'s' * (len(asked) > 1)}: {counts}."] if several and order else []
+    made = len(asked.index.unique("dataset"))
+    whole = f"{len(asked)} comparison{'s' * (len(asked) > 1)} on {made} data set{'s' * (made > 1)}"
+    sentences = [f"{whole}: {counts}."] if several and order else []
     for verdict in order:
         if not several or verdict in (SUPPORTED, CONTRADICTED):
             what = (fails if verdict == CONTRADICTED else holds).format(name)

@@ -7,7 +7,7 @@ import pandas as pd
 from samlib.audit import Pair, attack_scores, compared, usable
 from samlib.evaluation import ENOUGH, auc_terms, tpr_terms
 from samlib.paper.frames import EACH, Frames, Section, counted, table
-from samlib.paper.panels import BOTH, DASHES, label_of, multiples, not_shown, zero
+from samlib.paper.panels import BOTH, DASHES, label_of, multiples, not_shown, sign, zero
 from samlib.paper.style import INK, dataset_title
 
 ATTACKS = ("LiRA offline", "LiRA online", "RMIA offline", "RMIA online", "BASE")
@@ -82,6 +82,23 @@ def enough(found: Section):
             near = (~far[::-1].cummax()[::-1]).idxmax()  # from there on it stays near
             least[dataset_title(dataset)] = {**near[list(SHOWN)], "all models": curves.index.max()}
     return pd.DataFrame.from_dict(least, orient="index").map("{:,}".format).style if least else not_shown(found)
+
+
+def settled(found: Section):
+    """A table of who leaks more to each attack by AUC, and from how many models on the answer is the same."""
+    answers = {}
+    for dataset, frames in _of(found, AUC).items():
+        if len(rows := frames["shadows"]):
+            signs = rows.apply(sign, axis=1).unstack("attack")
+            answers[dataset_title(dataset)] = {attack: _settled(signs[attack], found.name) for attack in SHOWN}
+    return pd.DataFrame.from_dict(answers, orient="index").style if answers else not_shown(found)
+
+
+def _settled(signs: pd.Series, name: str) -> str:
+    other = signs[signs != signs.iloc[-1]].index.max()  # NaN if there is none
+    who = {1: name, -1: "SGD", 0: "neither is shown to"}[signs.iloc[-1]]
+    first = signs.index[signs.index > other][0] if other == other else signs.index[0]
+    return f"{who}, from {first:,}"
 
 
 def _of(found: Section, measure: str) -> Section:
