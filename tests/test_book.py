@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import threading
+import zipfile
 from functools import partial
 from pathlib import Path
 
@@ -145,8 +146,10 @@ def test_every_page_says_how_to_make_it_and_names_no_path_of_the_machine(book, t
         assert f"{tree}/" not in text, path
         line = re.search(r"papermill notebooks/(\w+)\.ipynb page\.ipynb", re.sub(r"<[^>]*>", "", text))
         assert line, path
-        (download,) = re.findall(r'download internal" download="" href="([^"]+)"', text)
+        download, wheel = re.findall(r'download internal" download="" href="([^"]+)"', text)
+        assert zipfile.is_zipfile(html / wheel)
         notebook = json.loads((html / download).read_text())
+        assert Path(wheel).name in "".join(notebook["cells"].pop(1)["source"])
         assert notebook == json.loads((ROOT / "notebooks" / f"{line[1]}.ipynb").read_text())
 
 
