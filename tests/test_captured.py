@@ -63,6 +63,7 @@ def test_a_stack_is_one_capture(choose):
 
 
 @pytest.mark.parametrize(("given", "used"), [(None, "32"), ("4", "4")])
+@pytest.mark.slow
 def test_the_gpu_gets_a_queue_for_each_stream_unless_the_user_says_otherwise(given, used):
     name = "CUDA_DEVICE_MAX_CONNECTIONS"
     rest = {key: value for key, value in os.environ.items() if key != name}

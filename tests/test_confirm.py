@@ -69,6 +69,7 @@ def test_a_call_that_ends_early_says_so_and_a_later_one_keeps_the_record(few, mo
     assert records.load_signals(path).sgd.sizes["model"] == 16
 
 
+@pytest.mark.slow
 def test_a_run_that_was_fixed_for_some_claims_decides_no_other(few, monkeypatch):
     short = {"seed": 1, "n_models": 8, "epochs": 2, "hidden": (16,), "decides": ["C1", "C2 RMIA"]}
     monkeypatch.setitem(CONFIRM, "digits", short)

@@ -186,6 +186,7 @@ def test_nothing_else_of_a_page_changes(page, executed):
     assert first == other
 
 
+@pytest.mark.slow
 def test_the_first_page_flips(executed):
     up, down = (executed("introduction", which) for which in ("as it is", "exchanged"))
     for what in ("Accuracy", "Leakage", "Memorization"):
@@ -198,6 +199,7 @@ def test_the_first_page_flips(executed):
         assert re.search(rf"\*\*{claim}\.\*\* .* \| contradicted \|", down)
 
 
+@pytest.mark.slow
 def test_sentences_name_the_side_that_the_data_take(executed):
     """In words of its own, since the others of these tests read theirs from where the pages do."""
     up, down = (executed("membership_risk", which) for which in ("as it is", "exchanged"))

@@ -127,6 +127,7 @@ def test_image_models_run_through_the_store(tmp_path, client):
     assert runs.Store.__name__ == "Store"
 
 
+@pytest.mark.slow
 def test_running_out_of_memory_is_said(small_npz, client, tmp_path, capsys, monkeypatch):
     result = group(small_npz)
     result.pop("key"), result.pop("models")

@@ -107,6 +107,7 @@ def test_a_narrow_set_of_memorized_examples_is_seen_and_mirrors_exactly(narrow):
         assert seen[claim].reliability == mirrored[claim].reliability
 
 
+@pytest.mark.slow
 def test_where_memorization_differs_too_exchanging_still_mirrors():
     """The fault of a slope of differences: both its axes change sign, so that it said the same of either optimizer."""
     strong, weak = np.repeat([0.9, 0.65, 0.0], [40, 50, 60]), np.repeat([0.9, 0.25, 0.0], [40, 50, 60])
@@ -150,6 +151,7 @@ def test_too_few_models_give_no_claim_and_a_sentence_in_place_of_the_figure():
     assert influence.influence_scatter(found).axes
 
 
+@pytest.mark.slow
 def test_examples_are_chosen_on_even_models_and_measured_on_odd_ones(narrow):
     chosen = influence.measure(narrow)["chosen"]
     part = chosen.query("by == 'sam'")

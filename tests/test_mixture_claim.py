@@ -52,6 +52,7 @@ def test_the_gain_shrinks_with_more_atypical_samples(exact):
     assert gains[-1] < gains[0] / 5
 
 
+@pytest.mark.slow
 def test_every_row_of_the_table_is_within_its_spread(exact):
     for n, (*rows, ts) in TABLE.items():
         for name, (sgd, sam), t in zip(MEASURES, rows, ts, strict=True):
@@ -76,6 +77,7 @@ def test_with_many_samples_both_coincide():
     assert max(a["disagreement"], b["disagreement"]) < 0.03  # what is left is misspecification
 
 
+@pytest.mark.slow
 def test_an_origin_beyond_the_clusters_reverses_the_gain():
     for origin in ((-3.05, -0.6), (3.95, 1.0)):  # half the clusters' distance beyond the typical and the atypical one
         test = paired_draws(40, origin=origin).summary()["atypical_accuracy"]

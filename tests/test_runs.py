@@ -67,6 +67,7 @@ def test_runs_hold_what_was_trained(small_npz, client, tmp_path):
     assert Experiment(**json.loads(runs.attrs["experiment"])) == sam
 
 
+@pytest.mark.slow
 def test_what_exists_is_loaded_and_more_models_extend_it(small_npz, client, tmp_path):
     first = run(experiment(small_npz), cluster=client, cache_dir=tmp_path / "a")
     nowhere = "tcp://127.0.0.1:1"  # a scheduler that would fail if it were asked

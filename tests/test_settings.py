@@ -145,6 +145,7 @@ def test_what_plays_no_part_in_a_model_is_left_out_and_refused_by_name():
             ablation_pairs(changed, dataset="digits", model=model)
 
 
+@pytest.mark.slow
 def test_seconds_are_those_of_the_models_shown(small_npz, client, tmp_path):
     from pathlib import Path
 

@@ -13,6 +13,7 @@ from samlib.paper.frames import Section, table
 from samlib.report.tables import epsilon
 
 
+@pytest.mark.slow
 def test_the_curve_over_models_ends_at_the_attacks_of_all():
     pair = align({"sgd": simulate(1, leak=0.5, skill=0), "sam": simulate(2, leak=2.5, skill=1.0)})
     frame = shadows.measure(pair)["shadows"]
@@ -75,6 +76,7 @@ def test_a_data_set_whose_record_lacks_the_curve_is_named_below_the_others():
     assert shadows.enough(found).data.index.tolist() == ["Digits"]
 
 
+@pytest.mark.slow
 def test_table_one_has_the_bound_on_epsilon_that_an_audit_reports():
     pair = stores.pair(np.random.default_rng(0), 24, 300, 200)
     whole, found = membership.measure(pair)["attacks"], [membership.attack_scores(runs) for runs in pair[:2]]
