@@ -182,10 +182,10 @@ def outlook(row: pd.Series) -> str:
             return _TABLE["lacking"].get(row.get("section"), small)
         return "It takes runs of several lengths, which are not here." if row["section"] == "lengths" else small
     if row["verdict"] == NOT_MEASURABLE:
-        enough = f"About {_rounded(row['needed'])}" if math.isfinite(row["needed"]) else "No known number of"
-        enough = (
-            "A few more" if row["needed"] < 1.05 * n_models else enough
-        )  # rounded, it might be fewer than there are
+        if row["needed"] < 1.05 * n_models:  # rounded, it might be fewer than there are
+            enough = "A few more"
+        else:
+            enough = f"About {_rounded(row['needed'])}" if math.isfinite(row["needed"]) else "No known number of"
         return f"{enough} models of each would make its scores reliable enough."
     if row["verdict"] != INCONCLUSIVE or not n_models:
         return ""

@@ -217,12 +217,10 @@ def hardest(found: Section) -> Markdown:
     said = {}
     for dataset, frames in found.items():
         if len(buckets := frames["buckets"]):
-            hard, most = buckets["sgd"].idxmin(), buckets["difference"].idxmax()
-            said[dataset_title(dataset)] = (
-                f"bucket {hard} is the hardest for SGD, and {found.name} gains most in bucket {most}."
-            )
-            if not (frames["reliability"]["value"] >= RELIABLE).all():
-                said[dataset_title(dataset)] = (
-                    "the reliability is too low: these buckets do not say which test points are hard."
-                )
+            if (frames["reliability"]["value"] >= RELIABLE).all():
+                hard, most = buckets["sgd"].idxmin(), buckets["difference"].idxmax()
+                each = f"bucket {hard} is the hardest for SGD, and {found.name} gains most in bucket {most}."
+            else:
+                each = "the reliability is too low: these buckets do not say which test points are hard."
+            said[dataset_title(dataset)] = each
     return together(said)

@@ -29,6 +29,7 @@ NAMES = {
 }
 LATER = 0.005  # a yardstick that was set after trial runs, shown beside the first
 INTERVAL = f"{1 - LEVEL:.1%} interval"
+SIDES = {1: "SAM better", -1: "SGD better", 0: "not settled"}  # by the sign of a row's interval
 # Rows of the map that have what is suspected to spoil the gain, and those without it.
 UNDONE = {
     "origin = -0.5": "origin, small penalty = -0.5",
@@ -260,14 +261,11 @@ def failures(rows: list[dict]) -> Figure:
     figure, (axes,) = panels(1, 0.2 * len(rows) + 2.2)
     tests, groups = pd.DataFrame([row["atypical_accuracy"] for row in rows]), pd.Series([row["group"] for row in rows])
     place = np.arange(len(rows)) + 0.7 * (groups != groups.shift()).cumsum()  # a gap before each group
-    better, clear = tests["difference"] > 0, tests["low"] * tests["high"] > 0
-    for label, which, colour in (
-        ("SAM better, interval clear of 0", clear & better, SAM),
-        ("SGD better, interval clear of 0", clear & ~better, SGD),
-        ("not settled", ~clear, REFERENCE),
-    ):
-        gaps(axes, place[which], tests[which], colour, clear[which], across=True)
-        axes.plot([], [], "o-", color=colour, mfc="white" if label == "not settled" else colour, label=label)
+    sides = tests.apply(sign, axis=1)
+    for side, colour in ((1, SAM), (-1, SGD), (0, REFERENCE)):
+        which, label = sides == side, f"{SIDES[side]}{', interval clear of 0' * abs(side)}"
+        gaps(axes, place[which], tests[which], colour, which[which] & (side != 0), across=True)
+        axes.plot([], [], "o-", color=colour, mfc=colour if side else "white", label=label)
     axes.set_yticks(place, [named(row) for row in rows], fontsize=8.5)
     axes.invert_yaxis()
     # A few rows lie so far out that the others would be specks: the picture ends before, and says in words where those are.
@@ -333,8 +331,9 @@ def summary(few: PairedDraws, rows: list[dict], mixture: Mixture, rho: float) ->
     str
     """
     leak = few.summary()["advantage"]
-    worse = [named(row) for row in rows if row["atypical_accuracy"].high < 0]
-    better = sum(row["atypical_accuracy"].low > 0 for row in rows)
+    sides = {named(row): sign(row["atypical_accuracy"]._asdict()) for row in rows}
+    worse = [name for name, side in sides.items() if side < 0]
+    better = sum(side > 0 for side in sides.values())
     stays = [measures.population_fit(mixture, rho=radius) for radius in (0, rho)]
     above = [name for name, excess in zip(BOTH, stays, strict=True) if excess > YARDSTICK]
     short = f": no number of samples brings {listed(above)} to the yardstick of {YARDSTICK:g}" if above else ""
@@ -365,8 +364,8 @@ def causes(rows: list[dict]) -> str:
     said = {}
     for row in rows:
         one = row["atypical_accuracy"]
-        found = {1: "SAM better", -1: "SGD better", 0: "not settled"}[sign(one._asdict())]
-        said[named(row)] = f"*{named(row)}*, {one.difference:+.4f} ({one.low:+.4f} to {one.high:+.4f}), {found}"
+        interval = f"{one.difference:+.4f} ({one.low:+.4f} to {one.high:+.4f})"
+        said[named(row)] = f"*{named(row)}*, {interval}, {SIDES[sign(one._asdict())]}"
     return "\n".join(f"- {said[row]}; {said[without]}." for row, without in UNDONE.items())
 
 

@@ -78,27 +78,25 @@ def enough(found: Section):
     for dataset, frames in _of(found, AUC).items():
         if len(rows := frames["shadows"]):
             curves = rows[["sgd", "sam"]].unstack("attack")
-            far = ((curves - curves.iloc[-1]).abs() > NEAR).T.groupby("attack").any().T
-            near = (~far[::-1].cummax()[::-1]).idxmax()  # from there on it stays near
-            least[dataset_title(dataset)] = {**near[list(SHOWN)], "all models": curves.index.max()}
+            near = (~((curves - curves.iloc[-1]).abs() > NEAR)).T.groupby("attack").all().T
+            least[dataset_title(dataset)] = {**_stays(near)[list(SHOWN)], "all models": curves.index.max()}
     return pd.DataFrame.from_dict(least, orient="index").map("{:,}".format).style if least else not_shown(found)
 
 
 def settled(found: Section):
     """A table of who leaks more to each attack by AUC, and from how many models on the answer is the same."""
-    answers = {}
+    answers, who = {}, {1: found.name, -1: "SGD", 0: "neither is shown to"}
     for dataset, frames in _of(found, AUC).items():
         if len(rows := frames["shadows"]):
             signs = rows.apply(sign, axis=1).unstack("attack")
-            answers[dataset_title(dataset)] = {attack: _settled(signs[attack], found.name) for attack in SHOWN}
+            last, first = signs.iloc[-1], _stays(signs == signs.iloc[-1])
+            answers[dataset_title(dataset)] = {a: f"{who[last[a]]}, from {first[a]:,}" for a in SHOWN}
     return pd.DataFrame.from_dict(answers, orient="index").style if answers else not_shown(found)
 
 
-def _settled(signs: pd.Series, name: str) -> str:
-    other = signs[signs != signs.iloc[-1]].index.max()  # NaN if there is none
-    who = {1: name, -1: "SGD", 0: "neither is shown to"}[signs.iloc[-1]]
-    first = signs.index[signs.index > other][0] if other == other else signs.index[0]
-    return f"{who}, from {first:,}"
+def _stays(there: pd.DataFrame) -> pd.Series:
+    """The first row from which a column is true to its end."""
+    return there[::-1].cummin()[::-1].idxmax()
 
 
 def _of(found: Section, measure: str) -> Section:
