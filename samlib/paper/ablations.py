@@ -68,11 +68,11 @@ def _recipe(pairs: Mapping[tuple[str, Any], Pair]) -> dict[str, str]:
 def explained(pairs: Mapping[tuple[str, Any], Pair]) -> pd.DataFrame:
     """Does test accuracy alone explain attack success? Fit a line to AUC gains over accuracy gains, one point for each setting.
 
-    One row: settings, their number; `reliability` of their accuracy gains; slope; the line's height at equal accuracy, as the
-    fields of `inference.Effect` and the ends low and high; `share`, the part of the variance between settings that accuracy
-    explains. A setting that several fields share (the recipe) counts once. Changes in the number of models do not count. This
-    question is a family of its own. NaN for fewer than `FEWEST` settings, or if noise makes more than half of the spread in
-    accuracy.
+    One row. settings: their number. reliability: that of their accuracy gains. slope: the line's. The fields of
+    `inference.Effect`, and the ends low and high: its height at equal accuracy. share: the part of the variance between settings
+    that accuracy explains. A setting that several fields share (the recipe) counts once. Changes in the number of models do not
+    count. This question is a family of its own. NaN for fewer than `FEWEST` settings, or if noise makes more than half of the
+    spread in accuracy.
     """
     several = [pair for (field, _), pair in pairs.items() if field != "n_models"]
     alone = {(pair.sgd.attrs["key"], pair.sam.attrs["key"]): pair for pair in several}
