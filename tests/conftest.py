@@ -26,6 +26,15 @@ def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("SAMLIB_CACHE", str(tmp_path / "cache"))
 
 
+@pytest.fixture(scope="session")
+def no_network(tmp_path_factory):
+    """The environment of a process that finds no data and nothing trained, and whose proxies refuse."""
+    empty = {name: str(tmp_path_factory.mktemp(name.lower())) for name in ("SAMLIB_DATA", "SAMLIB_CACHE")}
+    kept = {name: value for name, value in os.environ.items() if name.lower() not in ("no_proxy", "samlib_offline")}
+    refused = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), "http://127.0.0.1:9")
+    return kept | refused | empty | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+
+
 @pytest.fixture
 def public(monkeypatch):
     """A function that loads a public data set; where its file is not here and not to be had, the test is skipped by its name."""

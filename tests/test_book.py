@@ -1,6 +1,5 @@
-"""The book, built with no network and read in a real browser; each notebook alone under papermill."""
+"""The book, built with no network and read in a real browser."""
 
-import contextlib
 import http.server
 import importlib.metadata
 import importlib.util
@@ -24,7 +23,6 @@ ROOT = Path(__file__).parents[1]
 spec = importlib.util.spec_from_file_location("book_build", ROOT / "book" / "build.py")
 spec.loader.exec_module(maker := importlib.util.module_from_spec(spec))
 PAGES = len(maker.pages_of(["subclasses", "digits"], {}))
-REFUSED = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), "http://127.0.0.1:9")
 pytestmark = [pytest.mark.slow]
 
 
@@ -43,11 +41,8 @@ def tree(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def env(tree, tmp_path_factory):
-    """No data, nothing trained, and proxies that refuse."""
-    empty = {name: str(tmp_path_factory.mktemp(name.lower())) for name in ("SAMLIB_DATA", "SAMLIB_CACHE")}
-    kept = {name: value for name, value in os.environ.items() if name.lower() not in ("no_proxy", "samlib_offline")}
-    return kept | REFUSED | empty | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
+def env(tree, no_network):
+    return no_network | {"PYTHONPATH": str(tree)}
 
 
 def build(tree, env, *more):
@@ -354,71 +349,3 @@ def test_a_second_build_runs_again_what_changed_and_shows_the_error_of_what_fail
     page = text_of(book, "theory_checks")
     assert "There is no parameter" in page
     assert "trialz" in page
-
-
-def papermill(tmp_path, env, name, *parameters):
-    source, output = ROOT / "notebooks" / f"{name}.ipynb", tmp_path / "out.ipynb"
-    command = [sys.executable, "-m", "papermill", str(source), str(output), *parameters, "--no-progress-bar"]
-    return subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path)
-
-
-def test_a_notebook_runs_alone_with_other_parameters(tmp_path, env):
-    done = papermill(tmp_path, env, "memorization", "-p", "dataset", "digits", "-p", "rho", "0.1", "-p", "n_models", "24",
-                     "-p", "epochs", "3", "-p", "optimizer", "asam")  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    said = (tmp_path / "out.ipynb").read_text()
-    assert "ASAM" in said
-    assert "image/png" in said or "image/svg" in said
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "introduction",
-        "ledger",
-        "membership_risk",
-        "attackers",
-        "memorization",
-        "influence",
-        "influence_entropy",
-        "other_optimizers",
-    ],
-)
-def test_a_notebook_whose_data_cannot_be_had_says_what_to_do_and_nothing_else(tmp_path, env, name):
-    done = papermill(tmp_path, env, name, *(["-p", "dataset", "location30"] if name == "other_optimizers" else []))
-    assert done.returncode == 1
-    _, _, said = done.stderr.partition("NotAtHand: ")
-    assert said.startswith("location30 could not be downloaded (no answer from raw.githubusercontent.com")
-    assert "put dataset_location.tgz into $SAMLIB_DATA/location30/, or take the data set subclasses or digits." in said
-    shown = [o for c in json.loads((tmp_path / "out.ipynb").read_text())["cells"] for o in c.get("outputs", [])]
-    (error,) = (o for o in shown if o["output_type"] == "error")
-    assert len(error["traceback"]) == 1
-
-
-def test_the_command_line_says_the_same_and_plans_without_data(env):
-    command = [sys.executable, "-m", "samlib"]
-    train = subprocess.run([*command, "train", "--n-models", "2"], capture_output=True, text=True, env=env)
-    assert train.returncode == 1
-    assert train.stderr.startswith("samlib: location30 could not be downloaded (")
-    assert train.stderr.count("\n") == 1
-    plan = subprocess.run(
-        [*command, "plan", "--dataset", "location30", "--n-models", "8"], capture_output=True, text=True, env=env
-    )
-    assert plan.returncode == 0, plan.stderr
-    assert "location30: not at hand" in plan.stdout
-
-
-@pytest.mark.parametrize(
-    ("parameters", "message"),
-    [
-        (["-p", "rhoo", "0.1"], "ParameterError: There is no parameter 'rhoo', only dataset"),
-        (["-p", "rho", "minus one"], "ParameterError: Parameter 'rho' = 'minus one': input should be a valid number"),
-        (["-p", "dataset", "nothing"], "dataset 'nothing' is neither one of digits, location30"),
-    ],
-)
-def test_a_bad_parameter_fails_at_once_with_one_sentence(tmp_path, env, parameters, message):
-    done = papermill(tmp_path, env, "membership_risk", *parameters)
-    assert done.returncode == 1
-    assert message in done.stderr
-    with contextlib.suppress(FileNotFoundError):
-        assert "image/png" not in (tmp_path / "out.ipynb").read_text()
