@@ -129,7 +129,7 @@ MUTATIONS = {
     ],
     "corollary1": [
         (order, "slopes", moved(0.01, 0)), (order, "slopes", moved(0.01, 1)), (order, "window", moved(0.1, 0)),
-        (order, "window", moved(-0.1, 1)), (order, "kappa_window", scaled(1.1)),
+        (order, "window", moved(-0.1, 1)),
     ],
     "counterexamples": [
         (order, "error", scaled(-1)), (order, "advantage", scaled(-1)), (order, "slopes", scaled(-1)),
@@ -140,7 +140,7 @@ MUTATIONS = {
         (geometry, "contraction", called(lambda x, y, Sigma, etas: (x, y, Sigma, etas[::-1]))),
         (geometry, "min_norm", called(lambda x, y, G: (x, y, np.eye(len(G))))),
         (geometry, "min_norm", lambda function: lambda x, y, G: function(x, y, G) + 1e-3 * np.diag(G)),
-        (geometry, "contraction_derivative", scaled(-1)), (geometry, "contraction_limit", scaled(2)),
+        (geometry, "contraction_derivative", scaled(-1)),
     ],
     "warning": [
         (geometry, "min_norm", called(lambda x, y, G: (x, y, np.eye(len(G))))),
@@ -148,26 +148,26 @@ MUTATIONS = {
     ],
     "path": [
         (geometry, "min_norm", called(lambda x, y, G: (x, y, np.linalg.inv(G)))),
-        (geometry, "markov_advantage", moved(0.5)), (geometry, "error", scaled(-1)),
+        (geometry, "variance", scaled(0.3)), (geometry, "error", scaled(-1)),
         (geometry, "min_norm", called(lambda x, y, G: (x, y, np.eye(len(G))))),
     ],
     "proposition3": [
-        (plane, "reduction", moved(1e-3, 0)), (plane, "reduction_bound", scaled(0.01)), (plane, "group_wishart", scaled(1.3)),
-        (plane, "wishart_tail", lambda function: lambda x, m: (0.3 * function(x, m)[0], function(x, m)[1])),
+        (plane, "reduction", moved(1e-3, 0)), (plane, "group_wishart", scaled(1.3)), (plane, "group_wishart", scaled(1.5)),
+        (plane, "reduction", lambda function: lambda V, D, m: function(V, D, m)._replace(r=np.zeros(2))),
     ],
     "proposition4": [
-        (plane, "proposition4", moved(1e-3, 0)), (plane, "proposition4_rate", scaled(1.01)),
-        (plane, "proposition4", called(lambda g, m: (1 / g, m))), (plane, "advantage_ceiling", scaled(0.9)),
+        (plane, "proposition4", moved(1e-3, 0)), (plane, "spread", scaled(1.01)),
+        (plane, "proposition4", called(lambda g, m: (1 / g, m))), (plane, "advantage", scaled(1.1)),
         (plane, "proposition4", lambda function: lambda g, m: function(g, m)._replace(A=function(g, m).A + g)),
         (plane, "advantage", scaled(-1)),
     ],
     "theorem4": [
-        (attack, "threshold_advantage", scaled(-1)), (attack, "label_free_advantage", scaled(1.1)),
+        (attack, "threshold_advantage", scaled(-1)), (attack, "threshold_advantage", scaled(1.1)),
     ],
     "theorem5": [
         (attack, "lr_advantage", moved(1e-5)), (attack, "lr_advantage_derivative", scaled(-1)),
-        (attack, "contraction_raises", always(True)), (attack, "contraction_lowers", always(True)),
-        (attack, "one_sided_log_tpr", scaled(-1)), (attack, "one_sided_tpr", moved(0.05)),
+        (attack, "contraction_raises", always(True)), (attack, "lr_roots", scaled(0.5)),
+        (attack, "one_sided_log_tpr", scaled(-1)), (attack, "one_sided_log_tpr", moved(0.05)),
     ],
     "proposition5": [
         (sam, "linear_descent", leaking), (sam, "linear_descent", short), (sam, "sam_gradient", downhill),

@@ -9,9 +9,7 @@ from scipy.stats import norm
 
 from samlib.paper.theory.checking import above, always, equal, estimated, least
 from samlib.paper.theory.model import DataModel, advantage, alignments, error, interpolates
-from samlib.paper.theory.samples import matched_interpolator, matched_pair
-
-CONDITIONS = ("the sample", "the noise", "the minority", "the majority")  # of Definition 2
+from samlib.paper.theory.samples import matched_interpolator
 
 
 def msa_at_least(w1, w2, z, model: DataModel, tolerance: float = 1e-9) -> bool:
@@ -34,23 +32,13 @@ def msa_at_least(w1, w2, z, model: DataModel, tolerance: float = 1e-9) -> bool:
     --------
     >>> model = DataModel(d=30, p=8, q=3)
     >>> z = model.sample().z
-    >>> msa_at_least(*matched_pair(z, model, (0.7, 0.2), (0.8, -0.2), 5.0), z, model)
+    >>> w1, w2 = matched_interpolator(z, model, 0.7, 0.2, 5.0), matched_interpolator(z, model, 0.8, -0.2, 5.0)
+    >>> msa_at_least(w1, w2, z, model)
     True
     """
     first, second = alignments(w1, model), alignments(w2, model)
     slack = min(first.A - second.A, second.M - first.M, -abs(first.s - second.s))
     return interpolates(w1, z, tolerance) and interpolates(w2, z, tolerance) and bool(slack >= -tolerance)
-
-
-def exchange_rate(M1, A1, M2, A2):
-    """kappa = (M2 - M1) / (A1 - A2) of Definition 2: the majority alignment lost for each unit of minority alignment gained.
-
-    Examples
-    --------
-    >>> exchange_rate(0.5, 1.0, 1.5, 0.5)
-    2.0
-    """
-    return (M2 - M1) / (A1 - A2)
 
 
 def error_difference(M1, A1, M2, A2, pi, cdf: Callable):
@@ -85,11 +73,13 @@ def advantage_difference(M1, A1, M2, A2, pi, cdf: Callable):
     >>> float(advantage_difference(0.5, 0.5, 0.5, 0.0, 0.1, ndtr)) < 0
     True
     """
-    return (1 - pi) * (cdf(M2 - 1) - cdf(M1 - 1)) - pi * (cdf(A1 - 1) - cdf(A2 - 1))
+    return -error_difference(M1 - 1, A1 - 1, M2 - 1, A2 - 1, pi, cdf)
 
 
 def log_price(M1, A1, M2, A2, pi):
     """log Lambda of Definition 2, Lambda = (1 - pi) kappa / pi; -inf where kappa = 0. Arguments as `error_difference`.
+
+    The exchange rate kappa is the majority alignment lost for each unit of minority alignment gained.
 
     Examples
     --------
@@ -97,7 +87,7 @@ def log_price(M1, A1, M2, A2, pi):
     0.6931
     """
     with np.errstate(divide="ignore"):
-        return np.log((1 - pi) / pi * exchange_rate(M1, A1, M2, A2))
+        return np.log((1 - pi) / pi * (M2 - M1) / (A1 - A2))
 
 
 def theorem1_condition(M1, A1, M2, A2, s, pi):
@@ -185,19 +175,6 @@ def window(M, A):
     return high - (M - A), high
 
 
-def kappa_window(M, A, s, pi):
-    """Corollary 1 solved for kappa: (low, high); infinite if floating point overflows. Arguments as `slopes`.
-
-    Examples
-    --------
-    >>> low, high = kappa_window(0.9, 0.1, 0.4, 0.1)
-    >>> bool(low < 0.2 < high)
-    True
-    """
-    with np.errstate(over="ignore"):
-        return tuple(pi / (1 - pi) * np.exp(np.asarray(bound) / s**2) for bound in window(M, A))
-
-
 def changes(M1, A1, s1, M2, A2, s2, pi) -> tuple:
     """err(w1) - err(w2) and Adv*(w1) - Adv*(w2) of two models, each with a nuisance scale of its own.
 
@@ -231,7 +208,8 @@ def check_definition2(problems):
         yield always("holds, reflexive and transitive", [msa_at_least(*pair, z, model, 1e-7) for pair in pairs])
         off = first + 1e-3 * problems.rng.standard_normal(model.d)
         without = ((off, off), (make(0.5, 0.4, 100.0), second), (second, make(0.9, 0.4)), (make(0.95, 0.4), second))
-        for condition, pair in zip(CONDITIONS, without, strict=True):
+        conditions = ("the sample", "the noise", "the minority", "the majority")
+        for condition, pair in zip(conditions, without, strict=True):
             yield always(f"needs the condition on {condition}", not msa_at_least(*pair, z, model, 1e-7))
 
 
@@ -269,7 +247,7 @@ def check_pair_on_data(problems):
     """Theorems 1 and 2 on data: the formulas for an ordered pair of interpolators (Proposition 1), against fresh points."""
     model, M1, A1, M2, A2, s = DataModel(d=60, p=20, q=3, sigma=0.25, sigma_par=0.25, pi=0.2), 0.7, 0.2, 0.8, -0.2, 0.5
     z, fresh = model.sample(problems.rng).z, model.fresh(problems.count(100_000), problems.rng)
-    pair = matched_pair(z, model, (M1, A1), (M2, A2), s)
+    pair = matched_interpolator(z, model, M1, A1, s), matched_interpolator(z, model, M2, A2, s)
     ordered = [msa_at_least(*pair, z, model, 1e-7), not msa_at_least(*pair[::-1], z, model, 1e-7)]
     yield always("the pair is ordered, and not the other way", ordered)
     first, second = (fresh.z @ w for w in pair)
@@ -288,9 +266,10 @@ def check_corollary1(problems):
         yield equal(f"slope of {name} (relative to 1 + kappa)", (numeric - getattr(found, name)) / (1 + kappa), 1e-3)
     both, seen = (found.error < 0) & (found.advantage > 0), np.abs(found).min(0) > 1e-200  # others round to 0
     price = s**2 * np.log((1 - pi) * kappa / pi)
-    for name, x, (low, high) in (("price", price, window(M, A)), ("kappa", kappa, kappa_window(M, A, s, pi))):
-        clear = seen & (np.minimum(np.abs(x - low), np.abs(x - high)) > 1e-9 * (1 + np.abs(x)))
-        yield always(f"both improve if and only if {name} is in its window", (both == ((low < x) & (x < high)))[clear])
+    low, high = window(M, A)
+    clear = seen & (np.minimum(np.abs(price - low), np.abs(price - high)) > 1e-9 * (1 + np.abs(price)))
+    inside = (low < price) & (price < high)
+    yield always("both improve if and only if price is in its window", (both == inside)[clear])
 
 
 def check_counterexamples(problems):

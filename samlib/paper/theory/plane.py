@@ -61,18 +61,6 @@ def match_g(sample: Sample, model: DataModel, M: float) -> float:
     return float(np.exp(brentq(excess, low, high)))
 
 
-def plane_metric(model: DataModel, eta: float) -> np.ndarray:
-    """D of Proposition 3 for G = I + eta E[xx'], up to scale: (2, 2). Needs sigma_par = 0.
-
-    Examples
-    --------
-    >>> plane_metric(DataModel(), 0.0)
-    array([[1., 0.],
-           [0., 1.]])
-    """
-    return (np.eye(2) + eta * model.second_moment[:2, :2]) / (1 + eta * model.sigma**2)
-
-
 class Reduction(NamedTuple):
     """Proposition 3: theta (2,), the plane part of w; r (2,), the group residuals; s."""
 
@@ -104,25 +92,13 @@ def group_wishart(sample: Sample, model: DataModel) -> np.ndarray:
     return np.linalg.inv(T.T @ np.linalg.solve(noise @ noise.T, T))
 
 
-def group_means(model: DataModel) -> tuple[np.ndarray, np.ndarray]:
-    """B (2, 2) and t (2,) of Proposition 3: the group means and targets, each scaled by the root of its count.
-
-    Examples
-    --------
-    >>> group_means(DataModel(p=4, q=1))[1]
-    array([2., 1.])
-    """
-    t = np.sqrt([model.p, model.q])
-    return t[:, None] * np.stack([model.mu_maj[:2], model.mu_min[:2]]), t
-
-
 def reduction(V, D, model: DataModel) -> Reduction:
     """Proposition 3: the minimum-norm interpolator for the block-diagonal G = D (+) I, from the matrix V alone.
 
     Parameters
     ----------
     V, D : (2, 2) array
-        As `group_wishart` and `plane_metric` make them.
+        V as `group_wishart` makes it; D is (I + eta E[xx']) / (1 + eta sigma^2) in the plane for G = I + eta E[xx'].
     model : DataModel
         Needs sigma_par = 0.
 
@@ -142,7 +118,8 @@ def reduction(V, D, model: DataModel) -> Reduction:
     """
     if model.sigma_par != 0:
         raise ValueError(f"sigma_par must be 0 for the exact reduction, but it is {model.sigma_par}.")
-    B, t = group_means(model)
+    t = np.sqrt([model.p, model.q])
+    B = t[:, None] * [model.mu_maj[:2], model.mu_min[:2]]
     weight = B.T @ np.linalg.inv(V)
     theta = np.linalg.solve(D + weight @ B, weight @ t)
     r = t - B @ theta
@@ -158,39 +135,6 @@ def spread(model: DataModel) -> float:
     10.0
     """
     return model.sigma**2 * (model.d - model.n)
-
-
-def reduction_bound(epsilon, D, model: DataModel) -> float:
-    """Proposition 3's bound on ||theta - theta_bar|| where ||V / lambda - I|| <= epsilon < 1. Arguments as `reduction`.
-
-    Raises
-    ------
-    ValueError
-        If epsilon is not in [0, 1).
-
-    Examples
-    --------
-    >>> reduction_bound(0.0, np.eye(2), DataModel())
-    0.0
-    """
-    if not 0 <= epsilon < 1:
-        raise ValueError(f"epsilon must lie in [0, 1), but it is {epsilon}.")
-    lam = spread(model)
-    r = reduction(lam * np.eye(2), D, model).r
-    return float(epsilon * np.linalg.norm(r) / np.sqrt(lam * (1 - epsilon) * np.linalg.eigvalsh(D)[0]))
-
-
-def wishart_tail(x: float, model: DataModel) -> tuple[float, float]:
-    """Proposition 3's tail: (epsilon, probability) with P(||V / lambda - I|| <= epsilon) >= probability.
-
-    Examples
-    --------
-    >>> epsilon, probability = wishart_tail(2.0, DataModel())
-    >>> round(probability, 2)
-    0.73
-    """
-    rate = (np.sqrt(2) + x) / np.sqrt(model.d - model.n)
-    return float(2 * rate + rate**2), float(1 - 2 * np.exp(-(x**2) / 2))
 
 
 def proposition4(g, model: DataModel) -> Alignments:
@@ -220,57 +164,29 @@ def proposition4(g, model: DataModel) -> Alignments:
     return Alignments(1 - maj, 1 - min_, np.sqrt((p * maj**2 + q * min_**2) / (model.d - model.n)))
 
 
-def proposition4_rate(model: DataModel) -> float:
-    """The constant exchange rate of Proposition 4, (a / c)(1 + q b^2 / lambda).
-
-    Raises
-    ------
-    ValueError
-        If c is 0.
-
-    Examples
-    --------
-    >>> proposition4_rate(DataModel()) > 0
-    True
-    """
-    if model.c == 0:
-        raise ValueError("c must be positive: without geometric anti-alignment A does not move.")
-    return model.a / model.c * (1 + model.q * model.b**2 / spread(model))
-
-
-def advantage_ceiling(model: DataModel) -> float:
-    """Proposition 4's maximum of Adv* when q / n = pi: Phi(sqrt((d - n) / n)), reached where M = A.
-
-    Examples
-    --------
-    >>> round(advantage_ceiling(DataModel(d=120)), 4)
-    0.8413
-    """
-    return float(ndtr(np.sqrt((model.d - model.n) / model.n)))
-
-
 def check_proposition3(problems):
     """Proposition 3: the reduction against the interpolator in d dimensions; V's law; the bound and its tail."""
     for model in problems.models(40, sigma_par=0):
         sample, eta = model.sample(problems.rng), 10 ** problems.rng.uniform(-2, 2)
-        V, D, lam = group_wishart(sample, model), plane_metric(model, eta), spread(model)
-        found, bar = reduction(V, D, model), reduction(lam * np.eye(2), D, model)
+        V, lam, I = group_wishart(sample, model), spread(model), np.eye(2)
+        D = (I + eta * model.second_moment[:2, :2]) / (1 + eta * model.sigma**2)
+        found, bar = reduction(V, D, model), reduction(lam * I, D, model)
         w = min_norm(sample.z, np.ones(model.n), np.eye(model.d) + eta * model.second_moment)
         off = np.append(found.theta - w[:2], found.s - alignments(w, model).s) / np.linalg.norm(w)
         yield equal("the reduction is exact (theta and s, relative)", off, 1e-9)
-        distance = np.linalg.norm(V / lam - np.eye(2), 2)
-        if distance < 1:
-            slack = reduction_bound(distance, D, model) - np.linalg.norm(found.theta - bar.theta)
-            yield least("bound on ||theta - theta_bar||", slack)
+        epsilon = np.linalg.norm(V / lam - I, 2)
+        if epsilon < 1:
+            bound = epsilon * np.linalg.norm(bar.r) / np.sqrt(lam * (1 - epsilon) * np.linalg.eigvalsh(D)[0])
+            yield least("bound on ||theta - theta_bar||", bound - np.linalg.norm(found.theta - bar.theta))
     model, u = DataModel(d=400, p=17, q=3), np.array([0.6, 0.8])
     free = model.d - model.n
     samples = [model.sample(problems.rng) for _ in range(problems.count(300))]
     V = np.stack([group_wishart(sample, model) for sample in samples]) / model.sigma**2
     yield likely("u'V u is chi^2(d - n)", kstest(u @ V @ u, chi2(free).cdf).pvalue)
     yield likely("1 / (V^-1)_11 is chi^2(d - n - 1)", kstest(1 / np.linalg.inv(V)[:, 0, 0], chi2(free - 1).cdf).pvalue)
-    epsilon, probability = wishart_tail(2.0, model)
-    inside = np.linalg.norm(V / free - np.eye(2), 2, axis=(1, 2)) <= epsilon
-    yield likely("the tail holds as often as stated", binom.cdf(inside.sum(), len(V), probability))
+    rate = (np.sqrt(2) + 2) / np.sqrt(free)  # x = 2
+    inside = np.linalg.norm(V / free - np.eye(2), 2, axis=(1, 2)) <= 2 * rate + rate**2
+    yield likely("the tail holds as often as stated", binom.cdf(inside.sum(), len(V), 1 - 2 * np.exp(-(2**2) / 2)))
 
 
 def check_proposition4(problems):
@@ -293,10 +209,12 @@ def check_proposition4(problems):
             continue
         yield above("A rises with g where c > 0", np.diff(A), "least rise")
         rate = (M[0] - M[-1]) / (A[-1] - A[0])  # over the whole path, since small differences lose digits
-        yield equal("the exchange rate is constant (relative)", rate / proposition4_rate(model) - 1, 1e-8)
+        stated = model.a / model.c * (1 + model.q * model.b**2 / spread(model))
+        yield equal("the exchange rate is constant (relative)", rate / stated - 1, 1e-8)
         yield above("A / s rises while A <= 0", np.diff(A / s)[A[1:] <= 0], "least rise")
         if model.q / model.n < 0.5:  # then it can be the population's minority share as well
             adv = advantage(M, A, s, model.q / model.n)
             turns = np.diff(adv) * np.where(M[1:] > A[1:], 1, np.where(M[:-1] < A[:-1], -1, 0))
             yield least("Adv* rises while M > A and falls after", turns, -1e-13, "least change")
-            yield least("Adv* never exceeds its ceiling", advantage_ceiling(model) - adv.max(), -1e-12)
+            ceiling = ndtr(np.sqrt((model.d - model.n) / model.n))
+            yield least("Adv* never exceeds its ceiling", ceiling - adv.max(), -1e-12)

@@ -9,7 +9,7 @@ from samlib.checks import as_array, as_choice
 from samlib.paper.descent import descend, offset_gradient, offset_loss, sam_gradient  # noqa: F401
 from samlib.paper.theory.checking import above, directions, equal, least
 from samlib.paper.theory.geometry import min_norm, summary
-from samlib.paper.theory.model import DataModel, advantage, alignments, best_advantage
+from samlib.paper.theory.model import DataModel, alignments, best_advantage
 from samlib.paper.theory.plane import diagonal_alignments, match_g
 
 
@@ -206,7 +206,7 @@ def e2(rho: float, seeds: Iterable[int] = range(6), *, init: float = 1.0, steps:
     Returns
     -------
     dict of str to (seeds,) ndarray
-        As `measure`, with "g" (the matched g), "A_gap" and "s_gap" (SAM minus the interpolator). "advantage" is Adv* by the
+        As `summary`, with "g" (the matched g), "A_gap" and "s_gap" (SAM minus the interpolator). "advantage" is Adv* by the
         formula for interpolators, at threshold 1.
 
     Examples
@@ -214,15 +214,12 @@ def e2(rho: float, seeds: Iterable[int] = range(6), *, init: float = 1.0, steps:
     >>> sorted(e2(0.0, seeds=[0], steps=500))[:3]
     ['A', 'A_gap', 'M']
     """
-    model, found = DataModel(), []
-    z = training_rows(model, seeds)
-    result = measure(diagonal_net(z, rho=rho, lr=0.01, steps=steps, init=init, full_batch=True), z, model)
-    for seed, M in zip(seeds, result["M"], strict=True):
-        g = match_g(model.sample(seed), model, M)
-        found.append(np.array([g, *diagonal_alignments(model.sample(seed), model, g)]))
-    g, _, A, s = np.stack(found, axis=1)
-    formula = advantage(result["M"], result["A"], result["s"], model.pi)  # by the formula for interpolators
-    return result | {"g": g, "A_gap": result["A"] - A, "s_gap": result["s"] - s, "advantage": formula}
+    model = DataModel()
+    w = diagonal_net(training_rows(model, seeds), rho=rho, lr=0.01, steps=steps, init=init, full_batch=True)
+    samples, found = [model.sample(seed) for seed in seeds], summary(alignments(w, model), model.pi)
+    gs = [match_g(sample, model, M) for sample, M in zip(samples, found["M"], strict=True)]
+    _, A, s = np.transpose([diagonal_alignments(sample, model, g) for sample, g in zip(samples, gs, strict=True)])
+    return found | {"g": np.array(gs), "A_gap": found["A"] - A, "s_gap": found["s"] - s}
 
 
 def check_proposition5(problems):

@@ -1,7 +1,6 @@
 """Properties of samples and their interpolators: Remark 1, Lemma 1 (near-orthogonality), Proposition 1 (pairs exist)."""
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import null_space
@@ -11,8 +10,6 @@ from scipy.stats import binom
 from samlib.checks import as_number
 from samlib.paper.theory.checking import equal, estimated, least, likely, most
 from samlib.paper.theory.model import DataModel, alignments
-
-_Pair = tuple[float, float]  # of alignments, M and A
 
 
 def cap_bound(t, dim):
@@ -48,15 +45,7 @@ def cap_measure(t, dim):
     return 0.5 * betainc((dim - 1) / 2, 0.5, 1 - np.square(t))
 
 
-class NearOrthogonality(NamedTuple):
-    """Lemma 1's bounds: on absolute cosines, on relative deviations of squared norms, on absolute plane components."""
-
-    cosine: float
-    norm: float
-    plane: float
-
-
-def near_orthogonality(n: int, dim: int, delta: float, sigma: float = 1.0) -> NearOrthogonality:
+def near_orthogonality(n: int, dim: int, delta: float, sigma: float = 1.0) -> tuple[float, float, float]:
     """Lemma 1, eq. (3): three bounds for Gaussian vectors, each with probability at least 1 - delta.
 
     Parameters
@@ -70,7 +59,8 @@ def near_orthogonality(n: int, dim: int, delta: float, sigma: float = 1.0) -> Ne
 
     Returns
     -------
-    NearOrthogonality
+    cosine, norm, plane : float
+        Bounds on absolute cosines, on relative deviations of squared norms, and on absolute plane components.
 
     Raises
     ------
@@ -79,7 +69,7 @@ def near_orthogonality(n: int, dim: int, delta: float, sigma: float = 1.0) -> Ne
 
     Examples
     --------
-    >>> round(near_orthogonality(20, 80, 0.1).cosine, 3)
+    >>> round(near_orthogonality(20, 80, 0.1)[0], 3)
     0.454
     """
     for name, value in (("n", n), ("dim", dim)):
@@ -87,7 +77,7 @@ def near_orthogonality(n: int, dim: int, delta: float, sigma: float = 1.0) -> Ne
     as_number("delta", delta, 0, 1, strict=True)
     x = math.log(2 * n / delta)
     cosine, norm = math.sqrt(2 * math.log(n * (n - 1) / delta) / dim), 2 * math.sqrt(x / dim) + 2 * x / dim
-    return NearOrthogonality(cosine, norm, sigma * math.sqrt(2 * math.log(4 * n / delta)))
+    return cosine, norm, sigma * math.sqrt(2 * math.log(4 * n / delta))
 
 
 def matched_interpolator(z, model: DataModel, M: float, A: float, s: float) -> np.ndarray:
@@ -127,17 +117,6 @@ def matched_interpolator(z, model: DataModel, M: float, A: float, s: float) -> n
     return w + (math.sqrt(root) - half) / quadratic * free
 
 
-def matched_pair(z, model: DataModel, first: _Pair, second: _Pair, s: float) -> tuple[np.ndarray, np.ndarray]:
-    """Proposition 1: two interpolators of z with the same s; `first` and `second` are their (M, A).
-
-    Examples
-    --------
-    >>> model = DataModel(d=30, p=8, q=3)
-    >>> u, v = matched_pair(model.sample().z, model, (0.7, 0.2), (0.8, -0.2), 5.0)
-    """
-    return matched_interpolator(z, model, *first, s), matched_interpolator(z, model, *second, s)
-
-
 def check_remark1(problems):
     """Remark 1: minority accuracy is F_B(A), also for noise uniform on a sphere. Then F_B is the measure of a cap."""
     xi = problems.rng.standard_normal((problems.count(50_000), 12))
@@ -171,7 +150,7 @@ def check_proposition1(problems):
     """Proposition 1: matched pairs interpolate, and they have the alignments and the nuisance scale that were asked for."""
     for model in problems.models(40):
         z, wanted, s = model.sample(problems.rng).z, problems.rng.uniform(-1, 1, (2, 2)), 50.0
-        pair = matched_pair(z, model, tuple(wanted[0]), tuple(wanted[1]), s)
+        pair = [matched_interpolator(z, model, M, A, s) for M, A in wanted]
         yield equal("both interpolate (relative to s)", [(z @ w - 1) / s for w in pair], 1e-9)
         off = [np.subtract(alignments(w, model), (*target, s)) / s for w, target in zip(pair, wanted, strict=True)]
         yield equal("both have the M, A and s asked for (relative to s)", off, 1e-9)
