@@ -12,6 +12,7 @@ from samlib import SAM
 from samlib.mixture import (
     MLP,
     Mixture,
+    PairedDraws,
     Predictor,
     draw_batches,
     errors,
@@ -25,7 +26,6 @@ from samlib.mixture import (
     newton,
     offset_loss,
     paired_draws,
-    paired_test,
     population_fit,
     quadrature,
 )  # fmt: skip
@@ -36,7 +36,7 @@ fixed = settings(derandomize=True, deadline=None, max_examples=40)
 
 
 class Bayes:
-    decision = staticmethod(MIX.log_density_ratio)
+    decision = staticmethod(MIX.decision)
 
 
 # Model
@@ -57,7 +57,7 @@ def test_densities_and_bayes_rule_equal_scipys():
 
 def test_bayes_rule_far_away_is_finite_and_a_class_without_mass_is_never_predicted():
     far = np.array([[1e4, 0], [-1e4, 3.0], [0, 1e4]])
-    assert not np.isnan(MIX.log_density_ratio(far)).any()
+    assert not np.isnan(MIX.decision(far)).any()
     assert (Mixture(red_share=0).bayes(far) == -1).all()
     assert (Mixture(red_share=1).bayes(far) == 1).all()
     assert not np.isnan(Mixture(atypical_share=0).decision(far)).any()
@@ -284,18 +284,19 @@ def test_constant_predictors_have_the_error_of_the_other_class_and_no_advantage(
     assert found["advantage"] == pytest.approx(0, abs=1e-12)
 
 
-def test_paired_test_is_scipys_and_its_interval_covers():
+def test_a_paired_test_is_scipys_and_its_interval_covers():
     rng = np.random.default_rng(0)
     a = rng.normal(size=40)
     b = a + 0.3 + rng.normal(size=40)
-    found, wanted = paired_test(a, b), ttest_rel(b, a)
+    found, wanted = PairedDraws({"it": a}, {"it": b}).summary()["it"], ttest_rel(b, a)
     assert (found.t, found.p) == pytest.approx((wanted.statistic, wanted.pvalue))
     ends = wanted.confidence_interval(1 - 0.05 / 2)  # two rows, whose intervals hold at once
     assert (found.low, found.high) == pytest.approx((ends.low, ends.high))
     assert (found.low > 0) == (found.p < 0.05 / 2)
-    assert paired_test(a, a)[2:] == (0, 0, 1, 0, 0)
-    assert paired_test([1.0, 2.0], [0.0, 1.0]).t == -np.inf
-    assert paired_test([1.0, 2.0], [0.0, 1.0]).p == 0
+    edge = PairedDraws({"equal": a[:2], "less": [1.0, 2.0]}, {"equal": a[:2], "less": [0.0, 1.0]}).summary()
+    assert edge.loc[["difference", "t", "p", "low", "high"], "equal"].tolist() == [0, 0, 1, 0, 0]
+    assert edge.loc["t", "less"] == -np.inf
+    assert edge.loc["p", "less"] == 0
     covered = 0
     for k in range(2000):
         _, low, high = mean_interval(np.random.default_rng((1, k)).normal(0.2, 1, 12), 0.05)
@@ -334,9 +335,7 @@ def test_paired_test_is_scipys_and_its_interval_covers():
         (lambda: fit([[1, 2]], [1], solver="minibatch", batch_size=0), "batch_size must be"),
         (lambda: fit_mlp([[1, 2]], [1], activation="gelu"), "activation must be"),
         (lambda: fit_mlp([[1, 2]], [1], width=0), "width must be"),
-        (lambda: paired_draws(0), "n_draws must be"),
-        (lambda: paired_test([1], [1]), "at least 2 draws"),
-        (lambda: paired_test([1, 2], [1]), "they must agree"),
+        (lambda: paired_draws(1), "n_draws must be a finite number of at least 2"),
         (lambda: errors(Bayes, MIX, [[1, 2]], [1], [True, False]), "atypical has shape"),
     ],
 )

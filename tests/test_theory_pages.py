@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
@@ -155,7 +156,8 @@ def test_the_mixture_pages_figures_tables_and_words():
     draw = MIX.sample(20, 2, 20)
     fits = {"SGD": fit(*draw[:2]), "SAM": fit(*draw[:2], rho=1.0)}
     results = {n: paired_draws(2, n_atypical=n) for n in (0, 2)}
-    rows = [{"group": "ρ", "setting": rho} | results[2].summary() for rho in (0.5, 2.0)]
+    rows = pd.DataFrame({("ρ", rho): results[2].summary().unstack() for rho in (0.5, 2.0)}).T
+    rows.index.names = ["group", "setting"]
     figures = (page.density(MIX), page.boundaries(MIX, draw, fits), page.by_count(results), page.failures(rows),
                page.excess({50: results[0], 100: results[2]}, MIX, 1.0))  # fmt: skip
     for figure in figures:
@@ -180,7 +182,7 @@ def test_the_reasons_for_a_lost_gain_are_rows_of_the_map(monkeypatch):
 
     monkeypatch.setattr(measures, "paired_draws", made)
     rows = failure_map(2)
-    names = [page.named(row) for row in rows]
+    names = page.named(rows)
     assert len(set(names)) == len(names)
     assert not [name for name in names if "_" in name or "rho" in name]  # words, not names of the code
     ticks = [text.get_text() for text in page.failures(rows).axes[0].get_yticklabels()]

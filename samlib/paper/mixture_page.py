@@ -172,18 +172,12 @@ def comparison(draws: PairedDraws) -> pd.DataFrame:
     -------
     pandas.DataFrame
     """
-    rows = {
-        NAMES[name]: {
-            "SGD": f"{test.sgd:.4f}",
-            "SAM": f"{test.sam:.4f}",
-            "SAM - SGD": f"{test.difference:+.4f}",
-            INTERVAL: f"{test.low:+.4f} to {test.high:+.4f}",
-            "paired t": f"{test.t:.1f}",
-            "p": f"{test.p:.1g}".replace("-", "\N{MINUS SIGN}"),  # no line break inside a narrow column
-        }
-        for name, test in draws.summary().items()
-    }
-    return pd.DataFrame(rows).T
+    tests = draws.summary().T.rename(NAMES)
+    looks = {"SGD": ("sgd", "{:.4f}"), "SAM": ("sam", "{:.4f}"), "SAM - SGD": ("difference", "{:+.4f}")}
+    table = {title: tests[name].map(look.format) for title, (name, look) in looks.items()}
+    table |= {INTERVAL: tests.apply(_interval, axis=1), "paired t": tests["t"].map("{:.1f}".format)}
+    p = tests["p"].map("{:.1g}".format).str.replace("-", "\N{MINUS SIGN}")  # no line break inside a narrow column
+    return pd.DataFrame(table | {"p": p})
 
 
 @drawn
@@ -246,12 +240,12 @@ def by_count(results: dict[int, PairedDraws]) -> Figure:
 
 
 @drawn
-def failures(rows: list[dict]) -> Figure:
+def failures(rows: pd.DataFrame) -> Figure:
     """Where the effect holds: SAM - SGD on the atypical cluster with its interval, a row for each setting of `failure_map`.
 
     Parameters
     ----------
-    rows : list of dict
+    rows : DataFrame
         What `failure_map` returns.
 
     Returns
@@ -259,14 +253,14 @@ def failures(rows: list[dict]) -> Figure:
     matplotlib.figure.Figure
     """
     figure, (axes,) = panels(1, 0.2 * len(rows) + 2.2)
-    tests, groups = pd.DataFrame([row["atypical_accuracy"] for row in rows]), pd.Series([row["group"] for row in rows])
-    place = np.arange(len(rows)) + 0.7 * (groups != groups.shift()).cumsum()  # a gap before each group
+    tests, names, groups = rows["atypical_accuracy"], named(rows), rows.index.get_level_values("group")
+    place = np.arange(len(rows)) + 0.7 * (groups != np.roll(groups, 1)).cumsum()  # a gap before each group
     sides = tests.apply(sign, axis=1)
     for side, colour in ((1, SAM), (-1, SGD), (0, REFERENCE)):
         which, label = sides == side, f"{SIDES[side]}{', interval clear of 0' * abs(side)}"
         gaps(axes, place[which], tests[which], colour, which[which] & (side != 0), across=True)
         axes.plot([], [], "o-", color=colour, mfc=colour if side else "white", label=label)
-    axes.set_yticks(place, [named(row) for row in rows], fontsize=8.5)
+    axes.set_yticks(place, names, fontsize=8.5)
     axes.invert_yaxis()
     # A few rows lie so far out that the others would be specks: the picture ends before, and says in words where those are.
     wide = 10 * np.median(np.abs(tests[["low", "high"]]))
@@ -286,40 +280,37 @@ def failures(rows: list[dict]) -> Figure:
     return figure
 
 
-def failure_table(rows: list[dict]) -> pd.DataFrame:
+def failure_table(rows: pd.DataFrame) -> pd.DataFrame:
     """The map of `failures` as a table: differences of all measures, and the paired t of the atypical accuracy.
 
     Parameters
     ----------
-    rows : list of dict
+    rows : DataFrame
         What `failure_map` returns.
 
     Returns
     -------
     pandas.DataFrame
     """
-    table = [
-        {"what varies": row["group"], "value": f"{row['setting']:,g}"}
-        | {title: f"{row[name].difference:+.4f}" for name, title in NAMES.items()}
-        | {"paired t (atypical)": f"{row['atypical_accuracy'].t:.1f}"}
-        for row in rows
-    ]
-    return pd.DataFrame(table).set_index(["what varies", "value"])
+    table = {title: rows[name, "difference"].map("{:+.4f}".format) for name, title in NAMES.items()}
+    table["paired t (atypical)"] = rows["atypical_accuracy", "t"].map("{:.1f}".format)
+    values = [(group, f"{setting:,g}") for group, setting in rows.index]
+    return pd.DataFrame(table).set_axis(pd.MultiIndex.from_tuples(values, names=["what varies", "value"]))
 
 
-def named(row: dict) -> str:
-    """The name of a row of `failure_map`."""
-    return f"{row['group']} = {row['setting']:,g}"
+def named(rows: pd.DataFrame) -> list[str]:
+    """The names of the rows of `failure_map`."""
+    return [f"{group} = {setting:,g}" for group, setting in rows.index]
 
 
-def summary(few: PairedDraws, rows: list[dict], mixture: Mixture, rho: float) -> str:
+def summary(few: PairedDraws, rows: pd.DataFrame, mixture: Mixture, rho: float) -> str:
     """What the cards of C11 leave out. The runs give every number and every outcome in it.
 
     Parameters
     ----------
     few : PairedDraws
         Draws with few samples.
-    rows : list of dict
+    rows : DataFrame
         What `failure_map` returns.
     mixture : Mixture
         The population.
@@ -331,9 +322,8 @@ def summary(few: PairedDraws, rows: list[dict], mixture: Mixture, rho: float) ->
     str
     """
     leak = few.summary()["advantage"]
-    sides = {named(row): sign(row["atypical_accuracy"]._asdict()) for row in rows}
-    worse = [name for name, side in sides.items() if side < 0]
-    better = sum(side > 0 for side in sides.values())
+    sides = rows["atypical_accuracy"].apply(sign, axis=1).set_axis(named(rows))
+    worse, better = sides.index[sides < 0], (sides > 0).sum()
     stays = [measures.population_fit(mixture, rho=radius) for radius in (0, rho)]
     above = [name for name, excess in zip(BOTH, stays, strict=True) if excess > YARDSTICK]
     short = f": no number of samples brings {listed(above)} to the yardstick of {YARDSTICK:g}" if above else ""
@@ -345,16 +335,16 @@ def summary(few: PairedDraws, rows: list[dict], mixture: Mixture, rho: float) ->
 {len(rows) - better - len(worse)} are not settled at this number of draws. Worse: {"; ".join(worse) or "none"}.
 
 **Leakage.** On these two-dimensional draws the confidence attacker's advantage changes by {leak.difference:+.4f}
-({leak.low:+.4f} to {leak.high:+.4f}): {"no difference" if leak.low <= 0 <= leak.high else "a difference"} that the draws
+({_interval(leak)}): {"a difference" if sign(leak) else "no difference"} that the draws
 can show. The model is far too small to interpolate, so this is not the regime of the theory."""
 
 
-def causes(rows: list[dict]) -> str:
+def causes(rows: pd.DataFrame) -> str:
     """Rows with a suspected cause beside those without it, so that a reader sees whether the loss of the gain goes with it.
 
     Parameters
     ----------
-    rows : list of dict
+    rows : DataFrame
         What `failure_map` returns.
 
     Returns
@@ -362,11 +352,13 @@ def causes(rows: list[dict]) -> str:
     str
     """
     said = {}
-    for row in rows:
-        one = row["atypical_accuracy"]
-        interval = f"{one.difference:+.4f} ({one.low:+.4f} to {one.high:+.4f})"
-        said[named(row)] = f"*{named(row)}*, {interval}, {SIDES[sign(one._asdict())]}"
+    for name, (_, row) in zip(named(rows), rows["atypical_accuracy"].iterrows(), strict=True):
+        said[name] = f"*{name}*, {row['difference']:+.4f} ({_interval(row)}), {SIDES[sign(row)]}"
     return "\n".join(f"- {said[row]}; {said[without]}." for row, without in UNDONE.items())
+
+
+def _interval(test: pd.Series) -> str:
+    return f"{test['low']:+.4f} to {test['high']:+.4f}"
 
 
 def _contour(axes, values, levels, label: str, colour: str, style: str, width: float = 2.2) -> None:

@@ -3,12 +3,12 @@
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from samlib import inference
-from samlib.checks import as_array, as_member, as_number, same_shape
+from samlib.checks import as_member, as_number, same_shape
 from samlib.paper.mixture.fitting import as_data, fit, fit_mlp
 from samlib.paper.mixture.model import BLUE, RED, Mixture, as_signs, quadrature
 
@@ -58,9 +58,11 @@ def errors(predictor, mixture: Mixture, x=None, y=None, atypical=None) -> dict[s
         x, y = as_data(x, y)
         atypical = as_member("atypical", atypical, ndim=1)
         same_shape("atypical", atypical, "y", y)
-        counts = np.array([((y == RED) & ~atypical).sum(), ((y == RED) & atypical).sum(), (y == BLUE).sum()])
-        fresh_weight = weight * (counts / len(y))[cluster]
-        result["advantage"] = _advantage(y * predictor.decision(x), label * score, fresh_weight)
+        counts = np.bincount(np.where(y == BLUE, 2, atypical), minlength=3)
+        tau = np.sort(y * predictor.decision(x))  # the best threshold is a member's margin
+        reached = np.searchsorted(tau, label * score, side="right")  # by each fresh point: how many of the thresholds
+        fresh_below = np.bincount(reached, weight * (counts / len(y))[cluster], len(tau) + 1).cumsum()[:-1]
+        result["advantage"] = float(max(0, (fresh_below - np.arange(len(tau)) / len(tau)).max()))
     return result
 
 
@@ -80,16 +82,6 @@ def mass_apart(first, second, mixture: Mixture) -> float:
     points, cluster, weight = quadrature(mixture)
     differ = as_signs(first.decision(points)) != as_signs(second.decision(points))
     return float((weight * mixture.shares[cluster])[differ].sum())
-
-
-def _advantage(member: np.ndarray, fresh: np.ndarray, weight: np.ndarray) -> float:
-    """max over tau of P(member margin >= tau) - P(fresh margin >= tau); the maximum sits at a member's margin."""
-    tau = np.unique(member)
-    members_below = np.searchsorted(np.sort(member), tau) / len(member)
-    # bin k holds the fresh points that lie at or above exactly k of the thresholds
-    bins = np.bincount(np.searchsorted(tau, fresh, side="right"), weight, len(tau) + 1)
-    fresh_above = np.cumsum(bins[::-1])[::-1][1:]
-    return float(max(0.0, (1 - members_below - fresh_above).max()))
 
 
 def population_fit(mixture: Mixture, **options) -> float:
@@ -139,50 +131,6 @@ def mean_interval(values, level: float = LEVEL) -> tuple[float, float, float]:
     return float(found.estimate), float(low), float(high)
 
 
-class PairedTest(NamedTuple):
-    """Both means, the mean difference (SAM - SGD), the paired t and its p-value, and the difference's interval."""
-
-    sgd: float
-    sam: float
-    difference: float
-    t: float
-    p: float
-    low: float
-    high: float
-
-
-def paired_test(sgd, sam) -> PairedTest:
-    """Paired t-test over draws, and its interval at `LEVEL`.
-
-    Parameters
-    ----------
-    sgd, sam : (n,) array_like
-        A measure of both optimizers' fits to the same draws, at least 2.
-
-    Returns
-    -------
-    PairedTest
-        Equal inputs give t = 0 and p = 1.
-
-    Raises
-    ------
-    ValueError
-        If shapes differ, or there are fewer than 2 draws.
-
-    Examples
-    --------
-    >>> paired_test([0.1, 0.2, 0.3], [0.1, 0.2, 0.3]).p
-    1.0
-    """
-    sgd, sam = as_array("sgd", sgd, ndim=1), as_array("sam", sam, ndim=1)
-    same_shape("sgd", sgd, "sam", sam)
-    if len(sgd) < 2:
-        raise ValueError("sgd must hold at least 2 draws for a paired test.")
-    found, (difference, low, high) = inference.mean((sam - sgd)[:, None]), mean_interval(sam - sgd)
-    t = difference / found.stderr if found.stderr else np.copysign(np.inf, difference) if difference else 0.0
-    return PairedTest(float(sgd.mean()), float(sam.mean()), difference, float(t), float(found.p()), low, high)
-
-
 @dataclass(frozen=True)
 class PairedDraws:
     """The measures of `errors` on paired fits: `sgd[measure]` and `sam[measure]` are (n_draws,)."""
@@ -190,9 +138,19 @@ class PairedDraws:
     sgd: dict[str, np.ndarray]
     sam: dict[str, np.ndarray]
 
-    def summary(self) -> dict[str, PairedTest]:
-        """A `PairedTest` for each measure."""
-        return {name: paired_test(self.sgd[name], self.sam[name]) for name in self.sgd}
+    def summary(self) -> pd.DataFrame:
+        """A paired t-test of each measure, one to a column.
+
+        Rows: both means, "sgd" and "sam"; their "difference", SAM - SGD; "t" and "p"; "low" and "high", the ends of its
+        interval at `LEVEL`. Equal measures have t = 0 and p = 1.
+        """
+        sgd, sam = pd.DataFrame(self.sgd), pd.DataFrame(self.sam)
+        found = inference.mean((sam - sgd).T.to_numpy()[..., None])
+        low, high = found.interval(LEVEL)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            t = np.where(found.estimate == 0, 0.0, found.estimate / found.stderr)
+        rows = {"difference": found.estimate, "t": t, "p": found.p(), "low": low, "high": high}
+        return pd.DataFrame({"sgd": sgd.mean(), "sam": sam.mean()} | rows).T
 
     def excess(self, mixture: Mixture) -> tuple[float, float, float]:
         """The larger of both optimizers' mean excess of error over the Bayes rule, with its interval at `LEVEL`.
@@ -212,7 +170,7 @@ def paired_draws(n_draws: int = 60, *, n_typical: int = 40, n_atypical: int = 2,
     Parameters
     ----------
     n_draws : int
-        Draw k is `mixture.sample(..., seed=(seed, k))`.
+        At least 2. Draw k is `mixture.sample(..., seed=(seed, k))`.
     n_typical, n_atypical, n_blue : int
         Samples of each cluster in a draw.
     rho : float
@@ -234,14 +192,14 @@ def paired_draws(n_draws: int = 60, *, n_typical: int = 40, n_atypical: int = 2,
     """
     mixture = mixture or Mixture()
     rows: tuple[list, list] = [], []
-    for k in range(as_number("n_draws", n_draws, 1, whole=True)):
+    for k in range(as_number("n_draws", n_draws, 2, whole=True)):
         draw = mixture.sample(n_typical, n_atypical, n_blue, seed=(seed, k))
         for radius, into in zip((0.0, rho), rows, strict=True):
             into.append(errors(fitter(*draw[:2], rho=radius, seed=k, **options), mixture, *draw))
     return PairedDraws(*({name: np.array([row[name] for row in part]) for name in part[0]} for part in rows))
 
 
-def failure_map(n_draws: int = 20, *, seed: int = 0) -> list[dict]:
+def failure_map(n_draws: int = 20, *, seed: int = 0) -> pd.DataFrame:
     """Where Figure 5's effect holds and where it fails, setting by setting.
 
     Each group changes one thing: rho, the number of atypical samples, the degree, the feature origin, the batch size, or the
@@ -256,8 +214,8 @@ def failure_map(n_draws: int = 20, *, seed: int = 0) -> list[dict]:
 
     Returns
     -------
-    list of dict
-        "group", "setting", and a `PairedTest` for each measure.
+    pandas.DataFrame
+        A row for each "group" and "setting". For each measure, the columns are what `PairedDraws.summary` says of it.
 
     Examples
     --------
@@ -283,8 +241,8 @@ def failure_map(n_draws: int = 20, *, seed: int = 0) -> list[dict]:
         ("32 tanh units, steps", 4_000, network | {"steps": 4_000}),
         *(("32 ReLU units, batch size", size, relu | {"batch_size": size}) for size in (4, 82)),
     ]
-    return [
-        {"group": group, "setting": setting}
-        | paired_draws(max(n_draws // (2 if "fitter" in options else 1), 2), seed=seed, **options).summary()
-        for group, setting, options in settings
-    ]
+    rows = {}
+    for group, setting, options in settings:
+        number = max(n_draws // (2 if "fitter" in options else 1), 2)
+        rows[group, setting] = paired_draws(number, seed=seed, **options).summary().unstack()
+    return pd.DataFrame(rows).T.rename_axis(["group", "setting"])

@@ -79,17 +79,18 @@ class Mixture:
         typical, atypical, blue = (np.exp(self.log_densities(x)) * self.shares).T
         return np.stack([typical + atypical, blue], axis=1)
 
-    def log_density_ratio(self, x) -> np.ndarray:
-        """log p(x, red) - log p(x, blue), (n,), without overflow; infinite where a class has share 0."""
+    def decision(self, x) -> np.ndarray:
+        """log p(x, red) - log p(x, blue), (n,), without overflow; infinite where a class has share 0.
+
+        So the mixture is a predictor: its own Bayes rule.
+        """
         with np.errstate(divide="ignore"):
             typical, atypical, blue = (self.log_densities(x) + np.log(self.shares)).T
         return np.logaddexp(typical, atypical) - blue
 
-    decision = log_density_ratio  # the mixture is a predictor: its own Bayes rule
-
     def bayes(self, x) -> np.ndarray:
         """The Bayes-optimal label of each point, (n,) in {-1, 1}."""
-        return as_signs(self.log_density_ratio(x))
+        return as_signs(self.decision(x))
 
     def sample(self, n_typical: int, n_atypical: int, n_blue: int, seed=0):
         """Draw given counts of each cluster.
