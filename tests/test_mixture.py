@@ -10,7 +10,6 @@ from scipy.stats import binom, multivariate_normal, norm, ttest_rel
 
 from samlib import SAM
 from samlib.mixture import (
-    MLP,
     Mixture,
     PairedDraws,
     Predictor,
@@ -180,9 +179,9 @@ def hidden_of(w, u, activation):
 def test_a_network_trains_as_torch_would(activation):
     x, y, _ = MIX.sample(20, 3, 20)
     options = {"rho": 0.2, "width": 5, "activation": activation, "batch_size": 8, "seed": 2}
-    found = fit_mlp(x, y, steps=40, l2=1e-3, **options).parameters
+    found = fit_mlp(x, y, steps=40, l2=1e-3, **options)
     # steps = 1 and lr = 0 leave the initial weights
-    w = torch.from_numpy(fit_mlp(x, y, steps=1, lr=0, **options).parameters).requires_grad_()
+    w = torch.from_numpy(fit_mlp(x, y, steps=1, lr=0, **options).weights).requires_grad_()
     rng = np.random.default_rng(2)
     rng.uniform(size=4 * 5 + 1)
     u, label = torch.from_numpy(x / 2), torch.from_numpy(y.astype(float))
@@ -198,10 +197,10 @@ def test_a_network_trains_as_torch_would(activation):
 
         optimizer.step(closure)
         schedule.step()
-    np.testing.assert_allclose(found, w.detach().numpy(), atol=1e-10)
-    score = hidden_units(found, x / 2, activation)[1]
-    np.testing.assert_allclose(score, hidden_of(found, x / 2, activation))
-    np.testing.assert_allclose(MLP(found, activation, 2.0).decision(x), score)
+    np.testing.assert_allclose(found.weights, w.detach().numpy(), atol=1e-10)
+    score = hidden_units(found.weights, x / 2, activation)[1]
+    np.testing.assert_allclose(score, hidden_of(found.weights, x / 2, activation))
+    np.testing.assert_allclose(found.decision(x), score)
 
 
 def test_batch_one_sam_on_the_features_descends_the_objective_that_newton_solves():
@@ -277,7 +276,7 @@ def test_exposure_is_the_auc_of_two_gaussians():
 
 
 def test_constant_predictors_have_the_error_of_the_other_class_and_no_advantage():
-    red = Predictor(np.array([1.0, 0, 0]), 1, (0.0, 0.0), 2.0)
+    red = Predictor(np.array([1.0, 0, 0]), lambda w, points: features(points, 1) @ w)
     found = errors(red, MIX, *MIX.sample(4, 1, 5))
     assert found["error"] == pytest.approx(0.5)
     assert found["atypical_accuracy"] == pytest.approx(1)

@@ -119,9 +119,9 @@ def rising(rho: float, batch_size: int, steps: int = 1000, lr: float = 0.3) -> f
     for k in range(10):
         x, y, atypical = MIX.sample(40, 2, 40, seed=(0, k))
         given = {"activation": "relu", "batch_size": batch_size, "steps": steps, "lr": lr}
-        parameters = fit_mlp(x, y, rho=rho, seed=k, **given).parameters
-        on = (hidden_units(parameters, x[atypical] / 2, "relu")[0] > 0).any(0)
-        found.append((on & (parameters[96:128] > 0) & (way @ parameters[:64].reshape(2, 32) > 0)).sum())
+        weights = fit_mlp(x, y, rho=rho, seed=k, **given).weights
+        on = (hidden_units(weights, x[atypical] / 2, "relu")[0] > 0).any(0)
+        found.append((on & (weights[96:128] > 0) & (way @ weights[:64].reshape(2, 32) > 0)).sum())
     return np.mean(found)
 
 

@@ -100,11 +100,11 @@ def test_lemma2_the_gaps_of_any_interpolator(seed, minority):
     sample = model.sample(problems.rng)
     w = problems.interpolator(sample.z)
     M, A, s = theory.alignments(w, model)
-    gaps = theory.gaps(w, sample, model, "min" if minority else "maj")
+    confidence, accuracy, advantage = theory.gaps(w, sample, model, "min" if minority else "maj")
     mean = A if minority else M
-    assert gaps.confidence == pytest.approx(1 - mean, abs=1e-9)
-    assert gaps.accuracy == pytest.approx(norm.cdf(-mean / s), abs=1e-9)
-    assert gaps.advantage == pytest.approx(norm.cdf(gaps.confidence / s), abs=1e-9)
+    assert confidence == pytest.approx(1 - mean, abs=1e-9)
+    assert accuracy == pytest.approx(norm.cdf(-mean / s), abs=1e-9)
+    assert advantage == pytest.approx(norm.cdf(confidence / s), abs=1e-9)
 
 
 @fixed
@@ -203,12 +203,12 @@ def test_corollary1_both_improve_exactly_inside_the_window(M, A, s, log_kappa, p
     low, high = theory.window(M, A)
     price = s**2 * np.log((1 - pi) * kappa / pi)
     assume(min(abs(price - low), abs(price - high)) > 1e-9)
-    slope = theory.slopes(M, A, s, kappa, pi)
-    assert (slope.error < 0 < slope.advantage) == (low < price < high)
+    error_slope, advantage_slope = theory.slopes(M, A, s, kappa, pi)
+    assert (error_slope < 0 < advantage_slope) == (low < price < high)
     assert high - low == pytest.approx(M - A, abs=1e-12)
     # the slopes are the derivatives
     h = 1e-6
-    for f, slope_of in ((theory.error, slope.error), (theory.advantage, slope.advantage)):
+    for f, slope_of in ((theory.error, error_slope), (theory.advantage, advantage_slope)):
         numeric = (f(M - kappa * h, A + h, s, pi) - f(M + kappa * h, A - h, s, pi)) / (2 * h)
         assert numeric == pytest.approx(slope_of, rel=1e-3, abs=1e-5 * (1 + kappa))
 

@@ -6,14 +6,13 @@ import inspect
 import pytest
 
 from samlib.paper import descent
-from samlib.paper.mixture import fitting, leaks, measures, model
+from samlib.paper.mixture import fitting, measures, model
 from samlib.paper.theory import attack, checking, geometry, order, plane, problems, sam, samples
 from samlib.paper.theory import model as setup
 
 ROOMS = [
     descent,
     fitting,
-    leaks,
     measures,
     model,
     attack,

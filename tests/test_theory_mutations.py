@@ -153,7 +153,7 @@ MUTATIONS = {
     ],
     "proposition3": [
         (plane, "reduction", moved(1e-3, 0)), (plane, "group_wishart", scaled(1.3)), (plane, "group_wishart", scaled(1.5)),
-        (plane, "reduction", lambda function: lambda V, D, m: function(V, D, m)._replace(r=np.zeros(2))),
+        (plane, "reduction", lambda function: lambda V, D, m: (function(V, D, m)[0], np.zeros(2), function(V, D, m)[2])),
     ],
     "proposition4": [
         (plane, "proposition4", moved(1e-3, 0)), (plane, "spread", scaled(1.01)),

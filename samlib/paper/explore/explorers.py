@@ -183,14 +183,15 @@ class TheoryExplorer(Explorer):
         """One column "value": error, advantage, their slopes per unit of A, the window's ends low and high, the price
         s^2 log((1 - pi) kappa / pi), and whether error falls and advantage rises (the price lies inside)."""
         M, A, s, pi, kappa = self.setting.values()
-        slopes, (low, high) = order.slopes(M, A, s, kappa, pi), order.window(M, A)
+        error_slope, advantage_slope = order.slopes(M, A, s, kappa, pi)
+        low, high = order.window(M, A)
         # kappa is by definition the M paid per unit of A: the pair one unit of A apart has exactly this exchange rate.
         price = s**2 * order.log_price(M - kappa, A + 1, M, A, pi)
         rows = {
             "error": theory.error(M, A, s, pi),
             "advantage": theory.advantage(M, A, s, pi),
-            "error_slope": slopes.error,
-            "advantage_slope": slopes.advantage,
+            "error_slope": error_slope,
+            "advantage_slope": advantage_slope,
             "low": low,
             "price": price,
             "high": high,

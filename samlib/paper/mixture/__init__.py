@@ -4,6 +4,5 @@ Red is +1, blue is -1.
 """
 
 from samlib.paper.mixture.fitting import *  # noqa: F403
-from samlib.paper.mixture.leaks import *  # noqa: F403
 from samlib.paper.mixture.measures import *  # noqa: F403
 from samlib.paper.mixture.model import *  # noqa: F403

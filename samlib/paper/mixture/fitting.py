@@ -4,6 +4,7 @@ The mini-batch solver runs SGD and SAM as an optimizer does. The Newton solver m
 descends for a linear score (Proposition 5, eq. 13 of the book); it is convex, so the answer is exact.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,29 +18,27 @@ from samlib.paper.mixture.model import BLUE, RED, as_points, as_signs
 
 @dataclass(frozen=True)
 class Predictor:
-    """A linear score on `features`. `decision` is positive on the red side.
+    """A fitted score, positive on the red side.
 
     Parameters
     ----------
     weights : (p,) array
-        One for each feature, the constant's first.
-    degree, origin, scale
-        As for `features`.
+        Of a linear score, one for each of its `features`, the constant's first. Of a network, see `hidden_units`.
+    score : callable
+        Function from weights and points (n, 2) to scores (n,).
 
     Examples
     --------
-    >>> Predictor(np.array([1.0, 0.0, 0.0]), 1, (0.0, 0.0), 2.0).predict([[5.0, 5.0]])
+    >>> Predictor(np.array([1.0, 0.0, 0.0]), lambda w, x: features(x, 1) @ w).predict([[5.0, 5.0]])
     array([1])
     """
 
     weights: np.ndarray
-    degree: int
-    origin: tuple[float, float]
-    scale: float
+    score: Callable
 
     def decision(self, x) -> np.ndarray:
         """The score of each point, x (n, 2) to (n,)."""
-        return features(x, self.degree, self.origin, self.scale) @ self.weights
+        return self.score(self.weights, as_points("x", x))
 
     def predict(self, x) -> np.ndarray:
         """The label of each point, (n,) in {-1, 1}."""
@@ -163,34 +162,11 @@ def fit(x, y, *, rho: float = 0.0, degree: int = 2, solver: str = "newton", orig
 
         batches, start = draw_batches(len(x), batch_size, steps, seed), np.zeros(phi.shape[1])
         weights = descend(gradient, start, batches, rho=rho, lr=lr, momentum=momentum, l2=l2, cosine=True)
-    return Predictor(weights, int(degree), tuple(as_points("origin", origin, ndim=1).tolist()), float(scale))
-
-
-@dataclass(frozen=True)
-class MLP:
-    """A fitted network of one hidden layer; `parameters` (4 width + 1,) hold W1 (2, width), b1, W2 and b2.
-
-    Examples
-    --------
-    >>> MLP(np.array([1.0, 0, 0, 1, 0]), "tanh", 1.0).predict([[-3.0, 0.0]])
-    array([-1])
-    """
-
-    parameters: np.ndarray
-    activation: str
-    scale: float
-
-    def decision(self, x) -> np.ndarray:
-        """The score of each point, x (n, 2) to (n,)."""
-        return hidden_units(self.parameters, as_points("x", x) / self.scale, self.activation)[1]
-
-    def predict(self, x) -> np.ndarray:
-        """The label of each point, (n,) in {-1, 1}."""
-        return as_signs(self.decision(x))
+    return Predictor(weights, lambda w, points: features(points, degree, origin, scale) @ w)
 
 
 def fit_mlp(x, y, *, rho: float = 0.0, width: int = 32, activation: str = "tanh", scale: float = 2.0, l2: float = 1e-4,
-            batch_size: int = 4, steps: int = 1000, lr: float = 0.3, momentum: float = 0.9, seed=0) -> MLP:  # fmt: skip
+            batch_size: int = 4, steps: int = 1000, lr: float = 0.3, momentum: float = 0.9, seed=0) -> Predictor:  # fmt: skip
     """A network of one hidden layer on x / scale, with the logistic loss, by SGD (rho = 0) or SAM.
 
     `failure_map` uses it.
@@ -207,7 +183,7 @@ def fit_mlp(x, y, *, rho: float = 0.0, width: int = 32, activation: str = "tanh"
 
     Returns
     -------
-    MLP
+    Predictor
 
     Raises
     ------
@@ -216,7 +192,7 @@ def fit_mlp(x, y, *, rho: float = 0.0, width: int = 32, activation: str = "tanh"
 
     Examples
     --------
-    >>> fit_mlp([[1.0, 2.0], [0.0, 1.0]], [1, -1], width=3, steps=5).parameters.shape
+    >>> fit_mlp([[1.0, 2.0], [0.0, 1.0]], [1, -1], width=3, steps=5).weights.shape
     (13,)
     """
     x, y = as_data(x, y, rho=rho, l2=l2, lr=lr, momentum=momentum)
@@ -231,22 +207,22 @@ def fit_mlp(x, y, *, rho: float = 0.0, width: int = 32, activation: str = "tanh"
         return np.concatenate([(u[batch].T @ back).ravel(), back.sum(0), slope @ hidden, [slope.sum()]])
 
     batches = draw_batches(len(x), batch_size, steps, rng)
-    parameters = descend(gradient, start, batches, rho=rho, lr=lr, momentum=momentum, l2=l2, cosine=True)
-    return MLP(parameters, activation, float(scale))
+    weights = descend(gradient, start, batches, rho=rho, lr=lr, momentum=momentum, l2=l2, cosine=True)
+    return Predictor(weights, lambda w, points: hidden_units(w, points / scale, activation)[1])
 
 
-def hidden_units(parameters: np.ndarray, u: np.ndarray, activation: str) -> tuple[np.ndarray, np.ndarray]:
-    """Hidden units (n, width) and scores (n,) of a network. `parameters` are laid out as in `MLP`.
+def hidden_units(weights: np.ndarray, u: np.ndarray, activation: str) -> tuple[np.ndarray, np.ndarray]:
+    """Hidden units (n, width) and scores (n,) of a network; `weights` (4 width + 1,) hold W1 (2, width), b1, W2 and b2.
 
     Examples
     --------
     >>> hidden_units(np.array([1.0, 0.0, 0.0, 2.0, 0.5]), np.array([[3.0, 0.0]]), "relu")[1]
     array([6.5])
     """
-    width = len(parameters) // 4
-    z = u @ parameters[: 2 * width].reshape(2, width) + parameters[2 * width : 3 * width]
+    width = len(weights) // 4
+    z = u @ weights[: 2 * width].reshape(2, width) + weights[2 * width : 3 * width]
     hidden = np.tanh(z) if activation == "tanh" else np.maximum(z, 0)
-    return hidden, hidden @ parameters[3 * width : -1] + parameters[-1]
+    return hidden, hidden @ weights[3 * width : -1] + weights[-1]
 
 
 def as_data(x, y, **options) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,6 @@
 """The MSA order, Theorems 1 and 2, the window of Corollary 1 and its counterexamples."""
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 from scipy.special import log_ndtr, ndtr
@@ -125,14 +124,7 @@ def theorem2_condition(M1, A1, M2, A2, s, pi):
     return (M1 < M2) & (s**2 * log_price(M1, A1, M2, A2, pi) >= (farthest - nearest) / 2)
 
 
-class Slopes(NamedTuple):
-    """Derivatives of test error and of Adv* per unit of A."""
-
-    error: np.ndarray
-    advantage: np.ndarray
-
-
-def slopes(M, A, s, kappa, pi) -> Slopes:
+def slopes(M, A, s, kappa, pi) -> tuple:
     """Derivatives along a path of Corollary 1: A' = 1, M' = -kappa, fixed s.
 
     Parameters
@@ -142,15 +134,16 @@ def slopes(M, A, s, kappa, pi) -> Slopes:
 
     Returns
     -------
-    Slopes
+    error, advantage : float or ndarray
+        Derivatives of test error and of Adv* per unit of A.
 
     Examples
     --------
-    >>> slopes(0.9, 0.1, 0.4, 0.0, 0.1).error < 0
+    >>> slopes(0.9, 0.1, 0.4, 0.0, 0.1)[0] < 0
     np.True_
     """
     pairs = ((M, A), (1 - M, 1 - A))
-    return Slopes(*((1 - pi) * kappa * norm.pdf(m, 0, s) - pi * norm.pdf(a, 0, s) for m, a in pairs))
+    return tuple((1 - pi) * kappa * norm.pdf(m, 0, s) - pi * norm.pdf(a, 0, s) for m, a in pairs)
 
 
 def window(M, A):
@@ -261,10 +254,10 @@ def check_corollary1(problems):
     M, A, s, pi = problems.alignments(200_000)
     kappa, h = 10 ** problems.rng.uniform(-3, 3, len(M)), 1e-6
     found = slopes(M, A, s, kappa, pi)
-    for name, f in (("error", error), ("advantage", advantage)):
+    for name, f, slope in zip(("error", "advantage"), (error, advantage), found, strict=True):
         numeric = (f(M - kappa * h, A + h, s, pi) - f(M + kappa * h, A - h, s, pi)) / (2 * h)
-        yield equal(f"slope of {name} (relative to 1 + kappa)", (numeric - getattr(found, name)) / (1 + kappa), 1e-3)
-    both, seen = (found.error < 0) & (found.advantage > 0), np.abs(found).min(0) > 1e-200  # others round to 0
+        yield equal(f"slope of {name} (relative to 1 + kappa)", (numeric - slope) / (1 + kappa), 1e-3)
+    both, seen = (found[0] < 0) & (found[1] > 0), np.abs(found).min(0) > 1e-200  # others round to 0
     price = s**2 * np.log((1 - pi) * kappa / pi)
     low, high = window(M, A)
     clear = seen & (np.minimum(np.abs(price - low), np.abs(price - high)) > 1e-9 * (1 + np.abs(price)))
@@ -279,8 +272,8 @@ def check_counterexamples(problems):
     for name, why in (("CE2 expensive", "kappa too large"), ("CE2 unsaturated", "unsaturated majority")):
         yield above(f"CE2: {why}: error and advantage rise", moves[name], "change")
     kappa, s, pi = np.meshgrid(np.logspace(-4, 4, 81), np.logspace(-1, 1, 21), np.linspace(0.02, 0.48, 12))
-    found = slopes(0.3, 0.5, s, kappa, pi)  # M and A
-    yield always("CE3: A >= M: never both", ~((found.error < 0) & (found.advantage > 0)))
+    error_slope, advantage_slope = slopes(0.3, 0.5, s, kappa, pi)  # M and A
+    yield always("CE3: A >= M: never both", ~((error_slope < 0) & (advantage_slope > 0)))
     alone = np.array([moves[f"CE4 ({k})"] for k in "abc"])
     for name, each in zip(("error", "advantage"), alone.T, strict=True):
         yield above(f"CE4: s alone raises {name}, and lowers it elsewhere", [each.max(), -each.min()], "change")

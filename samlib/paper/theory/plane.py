@@ -1,7 +1,6 @@
 """Propositions 3 and 4: the data model's interpolators, reduced to two by two matrices. They link alignment and contraction."""
 
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import brentq
@@ -61,14 +60,6 @@ def match_g(sample: Sample, model: DataModel, M: float) -> float:
     return float(np.exp(brentq(excess, low, high)))
 
 
-class Reduction(NamedTuple):
-    """Proposition 3: theta (2,), the plane part of w; r (2,), the group residuals; s."""
-
-    theta: np.ndarray
-    r: np.ndarray
-    s: float
-
-
 def group_wishart(sample: Sample, model: DataModel) -> np.ndarray:
     """V of Proposition 3: V^-1 = T'(Xi Xi')^-1 T, with T the group indicators. Its law is sigma^2 W_2(d - n).
 
@@ -92,7 +83,7 @@ def group_wishart(sample: Sample, model: DataModel) -> np.ndarray:
     return np.linalg.inv(T.T @ np.linalg.solve(noise @ noise.T, T))
 
 
-def reduction(V, D, model: DataModel) -> Reduction:
+def reduction(V, D, model: DataModel) -> tuple[np.ndarray, np.ndarray, float]:
     """Proposition 3: the minimum-norm interpolator for the block-diagonal G = D (+) I, from the matrix V alone.
 
     Parameters
@@ -104,7 +95,11 @@ def reduction(V, D, model: DataModel) -> Reduction:
 
     Returns
     -------
-    Reduction
+    theta : (2,) ndarray
+        The plane part of w.
+    r : (2,) ndarray
+        The group residuals.
+    s : float
 
     Raises
     ------
@@ -113,7 +108,7 @@ def reduction(V, D, model: DataModel) -> Reduction:
 
     Examples
     --------
-    >>> reduction(np.eye(2), np.eye(2), DataModel()).theta.shape
+    >>> reduction(np.eye(2), np.eye(2), DataModel())[0].shape
     (2,)
     """
     if model.sigma_par != 0:
@@ -123,7 +118,7 @@ def reduction(V, D, model: DataModel) -> Reduction:
     weight = B.T @ np.linalg.inv(V)
     theta = np.linalg.solve(D + weight @ B, weight @ t)
     r = t - B @ theta
-    return Reduction(theta, r, float(model.sigma * np.sqrt(r @ np.linalg.solve(V, r))))
+    return theta, r, float(model.sigma * np.sqrt(r @ np.linalg.solve(V, r)))
 
 
 def spread(model: DataModel) -> float:
@@ -170,14 +165,14 @@ def check_proposition3(problems):
         sample, eta = model.sample(problems.rng), 10 ** problems.rng.uniform(-2, 2)
         V, lam, I = group_wishart(sample, model), spread(model), np.eye(2)
         D = (I + eta * model.second_moment[:2, :2]) / (1 + eta * model.sigma**2)
-        found, bar = reduction(V, D, model), reduction(lam * I, D, model)
+        (theta, _, s), (theta_bar, r_bar, _) = reduction(V, D, model), reduction(lam * I, D, model)
         w = min_norm(sample.z, np.ones(model.n), np.eye(model.d) + eta * model.second_moment)
-        off = np.append(found.theta - w[:2], found.s - alignments(w, model).s) / np.linalg.norm(w)
+        off = np.append(theta - w[:2], s - alignments(w, model).s) / np.linalg.norm(w)
         yield equal("the reduction is exact (theta and s, relative)", off, 1e-9)
         epsilon = np.linalg.norm(V / lam - I, 2)
         if epsilon < 1:
-            bound = epsilon * np.linalg.norm(bar.r) / np.sqrt(lam * (1 - epsilon) * np.linalg.eigvalsh(D)[0])
-            yield least("bound on ||theta - theta_bar||", bound - np.linalg.norm(found.theta - bar.theta))
+            bound = epsilon * np.linalg.norm(r_bar) / np.sqrt(lam * (1 - epsilon) * np.linalg.eigvalsh(D)[0])
+            yield least("bound on ||theta - theta_bar||", bound - np.linalg.norm(theta - theta_bar))
     model, u = DataModel(d=400, p=17, q=3), np.array([0.6, 0.8])
     free = model.d - model.n
     samples = [model.sample(problems.rng) for _ in range(problems.count(300))]
@@ -199,9 +194,9 @@ def check_proposition4(problems):
             continue  # the proposition excludes this case
         M, A, s = proposition4(weights, model)
         for i in (0, 50, 100):
-            direct = reduction(spread(model) * np.eye(2), np.diag([weights[i], 1.0]), model)
-            found = direct.theta @ model.mu_maj[:2], direct.theta @ model.mu_min[:2], direct.s
-            yield equal("eq. (12)", np.subtract(found, (M[i], A[i], s[i])), 1e-10)
+            theta, _, s_direct = reduction(spread(model) * np.eye(2), np.diag([weights[i], 1.0]), model)
+            direct = theta @ model.mu_maj[:2], theta @ model.mu_min[:2], s_direct
+            yield equal("eq. (12)", np.subtract(direct, (M[i], A[i], s[i])), 1e-10)
         yield above("M falls with g", -np.diff(M), "least fall")
         yield above("s rises with g", np.diff(s), "least rise")
         if model.c == 0:
