@@ -1,5 +1,10 @@
-"""The explorers of the mixture and the theory as widgets: a slider is a trait; the reader's browser fits and draws."""
+"""The explorers of the mixture and the theory as widgets: a slider is a trait; the reader's browser fits and draws.
 
+Their draws come from a small generator that Python and JavaScript share bit for bit, so that both fit the same points.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated
 
 import numpy as np
@@ -8,19 +13,108 @@ import traitlets
 from matplotlib.figure import Figure
 from pydantic import Field
 
-from samlib.paper import mixture_page, theory_page
-from samlib.paper.explore.draw import draw, uniforms
-from samlib.paper.explore.page import Explorer, Finite, Kept, slider
-from samlib.paper.mixture import CLUSTERS, RED, Mixture, errors, exposure, fit, memorization
+from samlib.paper import mixture_page, theory, theory_page
+from samlib.paper.explore.page import Explorer, Finite, slider
+from samlib.paper.mixture import BLUE, CLUSTERS, RED, Mixture, errors, exposure, fit, memorization
 from samlib.paper.parameters import Page
-from samlib.paper.theory import model as theory
-from samlib.paper.theory import order
 
 
 class Parameters(Page):
     """The parameters of the explorers' page, which does the same in every profile."""
 
     seed: Annotated[int, Field(ge=0, le=999)] = 1
+
+
+def mix(h: np.ndarray) -> np.ndarray:
+    """A bijection of 32-bit words that flips every output bit with probability near 1/2: two multiply-xorshift rounds.
+
+    The multipliers are Wellons's "lowbias32" (hash prospector, 2018).
+
+    Parameters
+    ----------
+    h : (n,) uint32 array
+
+    Returns
+    -------
+    (n,) uint32 ndarray
+
+    Examples
+    --------
+    >>> mix(np.array([0], np.uint32))
+    array([0], dtype=uint32)
+    """
+    h = (h ^ (h >> np.uint32(16))) * np.uint32(0x7FEB352D)
+    h = (h ^ (h >> np.uint32(15))) * np.uint32(0x846CA68B)
+    return h ^ (h >> np.uint32(16))
+
+
+def uniforms(seed: int, stream: int, n: int) -> np.ndarray:
+    """Uniform numbers in (0, 1), multiples of 2^-33: `mix` of a counter (steps of the golden ratio) from a key.
+
+    Parameters
+    ----------
+    seed, stream : int
+        Each pair of them has its own sequence.
+    n : int
+        How many. A longer sequence begins with the shorter one.
+
+    Returns
+    -------
+    (n,) ndarray
+
+    Examples
+    --------
+    >>> uniforms(0, 0, 2).tolist() == uniforms(0, 0, 3)[:2].tolist()
+    True
+    """
+    key = mix(mix(np.array([seed], np.uint32)) + np.uint32(stream))
+    counter = np.arange(1, n + 1, dtype=np.uint32) * np.uint32(0x9E3779B9)
+    return (mix(key + counter) + 0.5) / 2.0**32
+
+
+def normals(seed: int, stream: int, n: int) -> np.ndarray:
+    """Independent standard normal points, by Box and Muller. Arguments as `uniforms`.
+
+    Returns
+    -------
+    (n, 2) ndarray
+
+    Examples
+    --------
+    >>> normals(0, 0, 3).shape
+    (3, 2)
+    """
+    first, second = uniforms(seed, stream, 2 * n).reshape(n, 2).T
+    radius, angle = np.sqrt(-2 * np.log(first)), 2 * np.pi * second
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
+
+
+def draw(n_typical: int, n_atypical: int, n_blue: int, seed: int = 0, mixture: Mixture | None = None):
+    """As `Mixture.sample`, but from `normals`: more points move none of the others, and a browser draws the same.
+
+    Parameters
+    ----------
+    n_typical, n_atypical, n_blue : int
+        Counts of each cluster.
+    seed : int
+    mixture : Mixture, optional
+
+    Returns
+    -------
+    x : (n, 2) ndarray
+    y : (n,) ndarray of int
+        Labels in {-1, 1}.
+    atypical : (n,) ndarray of bool
+
+    Examples
+    --------
+    >>> x, y, atypical = draw(5, 2, 3)
+    >>> int(atypical.sum())
+    2
+    """
+    mixture, counts = mixture or Mixture(), (n_typical, n_atypical, n_blue)
+    x = [mean + spread * normals(seed, c, counts[c]) for c, (mean, spread) in enumerate(mixture.clusters)]
+    return np.concatenate(x), np.repeat([RED, RED, BLUE], counts), np.repeat([False, True, False], counts)
 
 
 class MixtureExplorer(Explorer):
@@ -62,7 +156,17 @@ class MixtureExplorer(Explorer):
     atypical_x = slider(Finite, 2.2, -3.5, 4.5, 0.05, "Across, x₁")
     atypical_y = slider(Finite, 0.6, -2.5, 2.5, 0.05, "Up, x₂")
     spread = slider(Finite, 0.35, 0.1, 1.0, 0.05, "Spread")
-    kept = Kept(help="settings kept to compare, oldest first")
+    kept = traitlets.Tuple(help="settings kept to compare, oldest first").tag(
+        sync=True, to_json=lambda kept, _: [dict(setting) for setting in kept]
+    )
+
+    @traitlets.validate("kept")
+    def _check_kept(self, proposal):
+        known = self.sliders
+        if any(not isinstance(setting, Mapping) or setting.keys() != known.keys() for setting in proposal.value):
+            raise traitlets.TraitError(f"A kept setting must name each of {', '.join(known)}, and nothing else.")
+        checked = ({name: known[name].validate(self, setting[name]) for name in known} for setting in proposal.value)
+        return tuple(map(MappingProxyType, checked))
 
     def frame(self) -> pd.DataFrame:
         """Error, atypical accuracy, disagreement with Bayes and attacker's advantage of SGD, SAM and Bayes at this setting.
@@ -183,10 +287,10 @@ class TheoryExplorer(Explorer):
         """One column "value": error, advantage, their slopes per unit of A, the window's ends low and high, the price
         s^2 log((1 - pi) kappa / pi), and whether error falls and advantage rises (the price lies inside)."""
         M, A, s, pi, kappa = self.setting.values()
-        error_slope, advantage_slope = order.slopes(M, A, s, kappa, pi)
-        low, high = order.window(M, A)
+        error_slope, advantage_slope = theory.slopes(M, A, s, kappa, pi)
+        low, high = theory.window(M, A)
         # kappa is by definition the M paid per unit of A: the pair one unit of A apart has exactly this exchange rate.
-        price = s**2 * order.log_price(M - kappa, A + 1, M, A, pi)
+        price = s**2 * theory.log_price(M - kappa, A + 1, M, A, pi)
         rows = {
             "error": theory.error(M, A, s, pi),
             "advantage": theory.advantage(M, A, s, pi),

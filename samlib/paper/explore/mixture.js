@@ -1,5 +1,5 @@
-// The mathematics of the mixture explorer: the same draw, fit and measures as samlib.paper.explore.draw, samlib.paper.mixture.fit and
-// samlib.paper.mixture.errors, to rounding. Points are flat arrays x[2 i], x[2 i + 1]; clusters are 0 typical, 1 atypical, 2 blue.
+// The mathematics of the mixture explorer: the same draw, fit and measures as samlib.paper.explore.draw,
+// samlib.paper.mixture.fit and samlib.paper.mixture.errors, to rounding. Points are flat arrays x[2 i], x[2 i + 1]; clusters are 0 typical, 1 atypical, 2 blue.
 
 const MEANS = [[-1.3, -0.2], null, [0.6, 0.0]];
 const SPREADS = [0.6, null, 0.55];

@@ -8,11 +8,10 @@ import os
 import tempfile
 import tomllib
 import webbrowser
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from string import Template
-from types import MappingProxyType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import anywidget
 import traitlets
@@ -42,25 +41,6 @@ class Finite(traitlets.Float):
         return value
 
 
-class Kept(traitlets.TraitType):
-    """Settings kept to compare, oldest first: a tuple of read-only settings, each checked by the owner's sliders.
-
-    Not a list, since what is appended to a list would be seen neither by the checks nor by the page.
-    """
-
-    default_value = ()
-    metadata = {"sync": True, "to_json": lambda kept, _: [dict(setting) for setting in kept]}  # noqa: RUF012
-
-    def validate(self, owner, value):
-        if not isinstance(value, (list, tuple)) or not all(isinstance(setting, Mapping) for setting in value):
-            raise traitlets.TraitError(f"{self.name} must be a list of settings; assign a new one to change it.")
-        known = owner.sliders
-        if any(setting.keys() != known.keys() for setting in value):
-            raise traitlets.TraitError(f"A kept setting must name each of {', '.join(known)}, and nothing else.")
-        checked = ({name: known[name].validate(owner, setting[name]) for name in known} for setting in value)
-        return tuple(map(MappingProxyType, checked))
-
-
 def slider(kind, default, low, high, step, label: str):
     """A synced trait in [low, high] that an explorer shows as a slider of this `step` and `label`; `kind` a trait class."""
     control = {"label": label, "min": low, "max": high, "step": step, "default": default}  # as the page is told
@@ -87,7 +67,7 @@ class Explorer(anywidget.AnyWidget):
 
     name = title = hint = ""
     figure: Callable[[], Figure]
-    sliders: ClassVar[dict[str, traitlets.TraitType]] = {}
+    sliders: ClassVar[dict[str, Any]] = {}
     settings: tuple[str, ...] = ()
     _script = ""
     _css = STYLE
