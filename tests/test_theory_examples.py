@@ -7,7 +7,7 @@ import pytest
 
 from samlib.paper import descent
 from samlib.paper.mixture import fitting, measures, model
-from samlib.paper.theory import attack, checking, geometry, order, plane, problems, sam, samples
+from samlib.paper.theory import checking, geometry, order, problems, sam, samples
 from samlib.paper.theory import model as setup
 
 ROOMS = [
@@ -15,11 +15,9 @@ ROOMS = [
     fitting,
     measures,
     model,
-    attack,
     checking,
     geometry,
     order,
-    plane,
     problems,
     sam,
     samples,

@@ -10,7 +10,7 @@ import pytest
 
 from samlib import theory
 from samlib.paper import descent
-from samlib.paper.theory import attack, geometry, model, order, plane, sam, samples
+from samlib.paper.theory import geometry, model, order, sam, samples
 from samlib.theory import Problems
 
 CHECKS = {name.removeprefix("check_"): check for name, check in vars(theory).items() if name.startswith("check_")}
@@ -152,22 +152,22 @@ MUTATIONS = {
         (geometry, "min_norm", called(lambda x, y, G: (x, y, np.eye(len(G))))),
     ],
     "proposition3": [
-        (plane, "reduction", moved(1e-3, 0)), (plane, "group_wishart", scaled(1.3)), (plane, "group_wishart", scaled(1.5)),
-        (plane, "reduction", lambda function: lambda V, D, m: (function(V, D, m)[0], np.zeros(2), function(V, D, m)[2])),
+        (samples, "reduction", moved(1e-3, 0)), (samples, "group_wishart", scaled(1.3)), (samples, "group_wishart", scaled(1.5)),
+        (samples, "reduction", lambda function: lambda V, D, m: (function(V, D, m)[0], np.zeros(2), function(V, D, m)[2])),
     ],
     "proposition4": [
-        (plane, "proposition4", moved(1e-3, 0)), (plane, "spread", scaled(1.01)),
-        (plane, "proposition4", called(lambda g, m: (1 / g, m))), (plane, "advantage", scaled(1.1)),
-        (plane, "proposition4", lambda function: lambda g, m: function(g, m)._replace(A=function(g, m).A + g)),
-        (plane, "advantage", scaled(-1)),
+        (samples, "proposition4", moved(1e-3, 0)), (samples, "spread", scaled(1.01)),
+        (samples, "proposition4", called(lambda g, m: (1 / g, m))), (samples, "advantage", scaled(1.1)),
+        (samples, "proposition4", lambda function: lambda g, m: function(g, m)._replace(A=function(g, m).A + g)),
+        (samples, "advantage", scaled(-1)),
     ],
     "theorem4": [
-        (attack, "threshold_advantage", scaled(-1)), (attack, "threshold_advantage", scaled(1.1)),
+        (geometry, "threshold_advantage", scaled(-1)), (geometry, "threshold_advantage", scaled(1.1)),
     ],
     "theorem5": [
-        (attack, "lr_advantage", moved(1e-5)), (attack, "lr_advantage_derivative", scaled(-1)),
-        (attack, "contraction_raises", always(True)), (attack, "lr_roots", scaled(0.5)),
-        (attack, "one_sided_log_tpr", scaled(-1)), (attack, "one_sided_log_tpr", moved(0.05)),
+        (geometry, "lr_advantage", moved(1e-5)), (geometry, "lr_advantage_derivative", scaled(-1)),
+        (geometry, "contraction_raises", always(True)), (geometry, "lr_roots", scaled(0.5)),
+        (geometry, "one_sided_log_tpr", scaled(-1)), (geometry, "one_sided_log_tpr", moved(0.05)),
     ],
     "proposition5": [
         (sam, "linear_descent", leaking), (sam, "linear_descent", short), (sam, "sam_gradient", downhill),

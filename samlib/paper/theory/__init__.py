@@ -3,12 +3,10 @@
 Statement numbers are those of the book's page on theory. Each `check_` function tries one statement on random problems.
 """
 
-from samlib.paper.theory.attack import *  # noqa: F403
 from samlib.paper.theory.checking import *  # noqa: F403
 from samlib.paper.theory.geometry import *  # noqa: F403
 from samlib.paper.theory.model import *  # noqa: F403
 from samlib.paper.theory.order import *  # noqa: F403
-from samlib.paper.theory.plane import *  # noqa: F403
 from samlib.paper.theory.problems import *  # noqa: F403
 from samlib.paper.theory.sam import *  # noqa: F403
 from samlib.paper.theory.samples import *  # noqa: F403

@@ -1,10 +1,17 @@
-"""Minimum-G-norm interpolation: Theorem 3, its warning, and the exact G-path."""
+"""Version four: minimum-G-norm interpolation (Theorem 3, its warning, the exact G-path), and attacks on a contracted score.
+
+In Theorems 4 and 5 members have score 1, and non-members' scores are N(m, sd^2). In Theorem 5 noise of deviation nu is added to
+both, and `sd_out` = sqrt(sd^2 + nu^2) is the deviation of a non-member's observed score. Arguments of both broadcast.
+"""
 
 from typing import NamedTuple
 
 import numpy as np
+from scipy.integrate import simpson
+from scipy.special import log_ndtr, ndtr, ndtri
+from scipy.stats import norm
 
-from samlib.paper.theory.checking import above, always, directions, equal, least
+from samlib.paper.theory.checking import above, always, directions, equal, estimated, least
 from samlib.paper.theory.model import Alignments, DataModel, advantage, alignments, error, variance
 
 ETAS = np.array([0, 0.1, 0.3, 1, 3, 10, 30])  # the values that checks try
@@ -175,3 +182,174 @@ def check_path(problems):
     yield least("Theorem 4's guarantee, Adv* >= 1 - v", table["advantage"] - (1 - table["v"]))
     turn = np.minimum(table["error"][:, 0], table["error"][:, -1]) - table["error"].min(1)
     yield above("the error falls first, and then rises", turn, "least depth")
+
+
+def threshold_advantage(m, sd):
+    """Theorem 4: Adv* = Phi((1 - m) / sd) of a threshold on the signed margin.
+
+    Parameters
+    ----------
+    m, sd : array_like
+        Mean and deviation of a non-member's score.
+
+    Returns
+    -------
+    float or ndarray
+
+    Examples
+    --------
+    >>> float(threshold_advantage(1.0, 0.2))
+    0.5
+    """
+    return ndtr((1 - m) / sd)
+
+
+def lr_interval(m, sd_out, nu) -> tuple[np.ndarray, np.ndarray]:
+    """Theorem 5: the interval on which N(1, nu^2) has at least the density of N(m, sd_out^2).
+
+    Parameters
+    ----------
+    m, sd_out, nu : array_like
+        Mean and deviation of a non-member's observed score, and deviation of the noise, below sd_out.
+
+    Returns
+    -------
+    low, high : float or ndarray
+        The test accepts [1 + low, 1 + high]. The ends are offsets from the member level, which keeps digits as nu goes to 0.
+
+    Raises
+    ------
+    ValueError
+        If nu is not positive, or not below sd_out.
+
+    Examples
+    --------
+    >>> low, high = lr_interval(0.0, 0.5, 0.1)
+    >>> bool(low < 0 < high)
+    True
+    """
+    if not np.all((np.asarray(nu) > 0) & (np.asarray(nu) < np.asarray(sd_out))):
+        raise ValueError("nu must be positive and below sd_out.")
+    excess, gap = sd_out**2 - nu**2, 1 - m
+    root = nu * sd_out * np.sqrt(gap**2 + 2 * excess * np.log(sd_out / nu))
+    return (nu**2 * gap - root) / excess, (nu**2 * gap + root) / excess
+
+
+def lr_roots(m, sd_out, nu) -> tuple[np.ndarray, np.ndarray]:
+    """z_1 < z_2 of Theorem 5: the interval's ends in units of the non-member law. Arguments as `lr_interval`.
+
+    Examples
+    --------
+    >>> z1, z2 = lr_roots(0.0, 0.5, 0.1)
+    >>> bool(1 < z1 < z2)
+    True
+    """
+    low, high = lr_interval(m, sd_out, nu)
+    return (1 - m + low) / sd_out, (1 - m + high) / sd_out
+
+
+def lr_advantage(m, sd_out, nu):
+    """Theorem 5, eq. (11): advantage of the optimal test, the total variation of both laws. Arguments as `lr_interval`.
+
+    Examples
+    --------
+    >>> bool(0 < lr_advantage(0.0, 0.5, 0.1) < 1)
+    True
+    """
+    low, high = lr_interval(m, sd_out, nu)
+    z1, z2 = lr_roots(m, sd_out, nu)
+    return (ndtr(high / nu) - ndtr(low / nu)) - (ndtr(z2) - ndtr(z1))
+
+
+def lr_advantage_derivative(m, sd_out, nu):
+    """Theorem 5, eq. (11): d Adv_LR / d sd_out, by the envelope theorem. Arguments as `lr_interval`.
+
+    Examples
+    --------
+    >>> bool(lr_advantage_derivative(0.0, 0.5, 0.1) < 0)
+    True
+    """
+    z1, z2 = lr_roots(m, sd_out, nu)
+    return (z2 * norm.pdf(z2) - z1 * norm.pdf(z1)) / sd_out
+
+
+def contraction_raises(m, sd_out, nu):
+    """Theorem 5(a): a condition under which contraction (a smaller sd_out) raises the advantage. Arguments as `lr_interval`.
+
+    Examples
+    --------
+    >>> bool(contraction_raises(0.0, 0.5, 0.1))
+    True
+    """
+    far = 1 - m - sd_out
+    return (far > 0) & (far**2 >= nu**2 * (1 + 2 * np.log(sd_out / nu)))
+
+
+def one_sided_log_tpr(alpha, m, sd_out, nu):
+    """Theorem 5(d): log TPR of the one-sided test (offline LiRA) at a false-positive rate.
+
+    The logarithm keeps differences that the rate itself loses by rounding to 0 or 1.
+
+    Parameters
+    ----------
+    alpha : array_like
+        The false-positive rate, between 0 and 1.
+    m, sd_out, nu : array_like
+        As for `lr_interval`.
+
+    Returns
+    -------
+    float or ndarray
+
+    Examples
+    --------
+    >>> round(float(one_sided_log_tpr(0.5, 1.0, 0.5, 0.1)), 4)
+    -0.6931
+    """
+    return log_ndtr(((1 - m) + ndtri(alpha) * sd_out) / nu)
+
+
+def check_theorem4(problems):
+    """Theorem 4: how both attacks' advantages change with the deviation and with m. `check_path` checks the guarantee."""
+    n, rng = problems.count(20_000), problems.rng
+    z, sd = rng.uniform(-5, 5, n), 10 ** rng.uniform(-1, 1, n)  # outside this range, Phi rounds to 0 or 1
+    m, wider = 1 - z * sd, sd * (1 + 10 ** rng.uniform(-3, 0, n))
+    fall = (threshold_advantage(m, sd) - threshold_advantage(m, wider)) * np.sign(1 - m)
+    yield above("falls with the deviation where m < 1, rises where m > 1", fall[np.abs(z) > 1e-3], "least change")
+    (m, m2), (sd, sd2) = rng.uniform(-2, 0.9, (2, n)), 10 ** rng.uniform(-0.4, 1, (2, n))
+    rises, clear = np.log((1 - m2) / (1 - m)) > np.log(sd2 / sd), np.maximum((1 - m) / sd, (1 - m2) / sd2) < 6
+    right = (threshold_advantage(m2, sd2) > threshold_advantage(m, sd)) == rises
+    yield always("with m moving: rises if and only if log(1 - m) falls less", right[clear])
+    deviations = np.array([0.5, 1.0, 2.0])
+    below = np.abs(rng.standard_normal((problems.count(50_000), 1)) * deviations) < 1
+    yield estimated("label-free attack, non-members counted", below, 2 * threshold_advantage(0, deviations) - 1)
+
+
+def check_theorem5(problems):
+    """Theorem 5: eq. (11) against an integral and central differences; (a) to (d) never violated."""
+    n, rng = problems.count(20_000), problems.rng
+    m, sd_out = rng.uniform(-1.5, 1.5, n), 10 ** rng.uniform(-1, 0.7, n)
+    nu = sd_out * 10 ** rng.uniform(-2, -0.05, n)
+    few = slice(200)
+    t = np.linspace(1 - 9 * nu[few], 1 + 9 * nu[few], 20_001)  # where the member's density is not 0 in floating point
+    more = np.maximum(norm.pdf(t, 1, nu[few]) - norm.pdf(t, m[few], sd_out[few]), 0)
+    yield equal("advantage is the total variation", lr_advantage(m, sd_out, nu)[few] - simpson(more, t, axis=0), 1e-7)
+    slope, h = lr_advantage_derivative(m, sd_out, nu), 1e-5 * sd_out
+    numeric = (lr_advantage(m, sd_out + h, nu) - lr_advantage(m, sd_out - h, nu)) / (2 * h)
+    yield equal("derivative against central differences", (slope - numeric)[sd_out > 1.01 * nu], 1e-5)
+    # (a) by logarithms, since z phi(z) may round to 0 at both ends
+    z1, z2 = lr_roots(m, sd_out, nu)
+    raises, lowers = contraction_raises(m, sd_out, nu), (z1 >= -1) & (z2 <= 1)
+    ratio = np.log(z1[raises] / z2[raises]) + (z2**2 - z1**2)[raises] / 2
+    yield above("(a) contraction raises: log of z1 phi(z1) over z2 phi(z2)", ratio)
+    yield above("(b) contraction lowers: derivative", slope[lowers])
+    ratio = 10 ** (np.linspace(0.02, 0.7, 50) * np.array([[1], [-1]]))  # (1 - m) / sd
+    flips = np.sign(lr_advantage_derivative(0.0, 1 / ratio, 1e-6 / ratio)) == np.sign(1 - ratio)
+    yield always("(c) as nu goes to 0 the sign flips at (1 - m) / sd = 1", flips)
+    alpha, narrow = rng.uniform(1e-4, 0.499, n), sd_out * rng.uniform(0.3, 0.999, n)
+    gain = one_sided_log_tpr(alpha, m, narrow, nu) - one_sided_log_tpr(alpha, m, sd_out, nu)
+    yield least("(d) one-sided test: contraction raises log TPR", gain)
+    member, rates = 1 + 0.1 * rng.standard_normal((problems.count(50_000), 1)), np.array([0.01, 0.1, 0.4])
+    yield estimated(
+        "(d) TPR counted", member > norm.isf(rates, 0.6, 0.3), np.exp(one_sided_log_tpr(rates, 0.6, 0.3, 0.1))
+    )

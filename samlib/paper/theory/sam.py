@@ -10,7 +10,7 @@ from samlib.paper.descent import descend, offset_gradient, offset_loss, sam_grad
 from samlib.paper.theory.checking import above, directions, equal, least
 from samlib.paper.theory.geometry import min_norm, summary
 from samlib.paper.theory.model import DataModel, alignments, best_advantage
-from samlib.paper.theory.plane import diagonal_alignments, match_g
+from samlib.paper.theory.samples import diagonal_alignments, match_g
 
 
 def linear_descent(x, y, *, rho: float, lr: float, steps: int, start, batch_size=None) -> np.ndarray:
