@@ -100,7 +100,7 @@ def test_lemma2_the_gaps_of_any_interpolator(seed, minority):
     sample = model.sample(problems.rng)
     w = problems.interpolator(sample.z)
     M, A, s = theory.alignments(w, model)
-    confidence, accuracy, advantage = theory.gaps(w, sample, model, "min" if minority else "maj")
+    confidence, accuracy, advantage = theory.gaps(w, sample, model, minority)
     mean = A if minority else M
     assert confidence == pytest.approx(1 - mean, abs=1e-9)
     assert accuracy == pytest.approx(norm.cdf(-mean / s), abs=1e-9)
@@ -224,7 +224,6 @@ def test_corollary1_both_improve_exactly_inside_the_window(M, A, s, log_kappa, p
         (lambda: DataModel(sigma=np.nan), "sigma must be a finite number above 0"),
         (lambda: DataModel(pi=0.5), "pi must lie strictly between"),
         (lambda: theory.alignments(np.zeros(3), DataModel()), "w must have 200 coordinates"),
-        (lambda: theory.gaps(np.zeros(200), DataModel().sample(), DataModel(), "all"), "subclass must be"),
         (lambda: theory.near_orthogonality(1, 5, 0.1), "n must be a finite number of at least 2"),
         (lambda: theory.near_orthogonality(3, 5, 1), "delta must lie strictly between 0 and 1"),
         (lambda: theory.reduction(np.eye(2), np.eye(2), DataModel(sigma_par=0.1)), "sigma_par must be 0"),

@@ -7,7 +7,7 @@ import pytest
 
 from samlib.paper import descent
 from samlib.paper.mixture import fitting, measures, model
-from samlib.paper.theory import checking, geometry, order, problems, sam, samples
+from samlib.paper.theory import checking, geometry, order, sam, samples
 from samlib.paper.theory import model as setup
 
 ROOMS = [
@@ -18,7 +18,6 @@ ROOMS = [
     checking,
     geometry,
     order,
-    problems,
     sam,
     samples,
     setup,

@@ -20,8 +20,7 @@ from samlib.paper.optimizers import optimizer_ledger
 from samlib.paper.study import SHARPNESS_AWARE
 from samlib.paper.style import dataset_title, optimizer_title
 from samlib.paper.theory import order
-from samlib.paper.theory.model import advantage, error
-from samlib.paper.theory.problems import Problems
+from samlib.paper.theory.model import Problems, advantage, error
 
 CLAIMS: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_name("general.toml").read_text())
 LEAST_GAIN, YARDSTICK = CLAIMS["C11 few"]["smallest"], CLAIMS["C11 many"]["smallest"]

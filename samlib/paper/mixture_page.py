@@ -66,8 +66,7 @@ def density(mixture: Mixture) -> Figure:
     -------
     matplotlib.figure.Figure
     """
-    figure, (axes,) = panels(1, 4.5)
-    axes.set(**PLANE)
+    figure, (axes,) = panels(1, 4.5, subplot_kw=PLANE)
     density, levels = mixture.density(POINTS).T, [0.02, 0.05, 0.1, 0.2, 0.4, 0.8]
     for values, name, colour, style in zip(density, ("red", "blue"), (RED_CLASS, BLUE_CLASS), ("-", "--"), strict=True):
         _contour(axes, values / values.max(), levels, f"{name} class", colour, style, 1.3)
@@ -96,8 +95,7 @@ def boundaries(mixture: Mixture, draw, fits: dict[str, Predictor]) -> Figure:
     -------
     matplotlib.figure.Figure
     """
-    figure, (axes,) = panels(1, 4.5)
-    axes.set(**PLANE)
+    figure, (axes,) = panels(1, 4.5, subplot_kw=PLANE)
     points, y, atypical = draw
     scale = 0.14 if len(points) > 400 else 1
     for rows, marker, colour, label, size in (

@@ -7,6 +7,5 @@ from samlib.paper.theory.checking import *  # noqa: F403
 from samlib.paper.theory.geometry import *  # noqa: F403
 from samlib.paper.theory.model import *  # noqa: F403
 from samlib.paper.theory.order import *  # noqa: F403
-from samlib.paper.theory.problems import *  # noqa: F403
 from samlib.paper.theory.sam import *  # noqa: F403
 from samlib.paper.theory.samples import *  # noqa: F403

@@ -1,33 +1,22 @@
-"""The data model, alignments, the attacker and the gaps: Definitions 1, 3 and 4, Lemma 2, Proposition 2.
+"""The data model, alignments, the attacker and the gaps: Definitions 1, 3 and 4, Lemma 2, Proposition 2; random problems.
 
 Almost everywhere, only three numbers of a linear score f_w(x) = <w, x> matter: its alignments M (majority) and A (minority),
 and its nuisance scale s. Functions of (M, A, s) take numbers or arrays that broadcast.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 from scipy.special import ndtr
 
-from samlib.checks import as_array, as_choice, as_number
+from samlib.checks import as_array, as_number
 from samlib.paper.theory.checking import equal, estimated, least
 
 
 class Sample(NamedTuple):
-    """Points, labels and subclasses.
-
-    Attributes
-    ----------
-    x : (n, d) array
-        The points.
-    y : (n,) array
-        Labels in {-1, 1}.
-    minority : (n,) bool array
-        Which points are of the minority.
-    z : (n, d) array
-        y x, the rows that margins use.
-    """
+    """Points x (n, d), labels y (n,) in {-1, 1}, which are of the minority (n,), and z = y x (n, d), which margins use."""
 
     x: np.ndarray
     y: np.ndarray
@@ -264,7 +253,7 @@ def best_advantage(margins, M, A, s, pi):
     return np.maximum(0, (members_above - 1 + fresh_below(tau, M, A, s, pi)).max(-1))
 
 
-def gaps(w, sample: Sample, model: DataModel, subclass: str = "maj") -> tuple[float, float, float]:
+def gaps(w, sample: Sample, model: DataModel, minority: bool = False) -> tuple[float, float, float]:
     """The gaps of Definition 4, from a subclass's training margins and the exact law of its fresh margins.
 
     Parameters
@@ -274,29 +263,88 @@ def gaps(w, sample: Sample, model: DataModel, subclass: str = "maj") -> tuple[fl
     sample : Sample
         The training sample.
     model : DataModel
-    subclass : {"maj", "min"}
+    minority : bool
+        Of which subclass: the minority or the majority.
 
     Returns
     -------
     confidence, accuracy, advantage : float
         Confidence gap, accuracy gap, and the advantage at threshold 1.
 
-    Raises
-    ------
-    ValueError
-        If the subclass is neither.
-
     Examples
     --------
     >>> model = DataModel(sigma_par=0.1)
-    >>> round(float(gaps(model.mu_maj, model.sample(), model, "min")[1]), 6) + 0.0
+    >>> round(float(gaps(model.mu_maj, model.sample(), model, minority=True)[1]), 6) + 0.0
     0.0
     """
     M, A, s = alignments(w, model)
-    minority = as_choice("subclass", subclass, ("maj", "min")) == "min"
     mean, margins = A if minority else M, sample.z[sample.minority == minority] @ w
-    below = ndtr((1 - mean) / s)
-    return margins.mean() - mean, (margins > 0).mean() - ndtr(mean / s), (margins >= 1 - 1e-9).mean() - 1 + below
+    at_one = (margins >= 1 - 1e-9).mean() - ndtr((mean - 1) / s)
+    return margins.mean() - mean, (margins > 0).mean() - ndtr(mean / s), at_one
+
+
+class Problems:
+    """Random problems, for every check and for the ledger's rows on the theorems. All come from the generator `rng`.
+
+    Parameters
+    ----------
+    seed : int
+        The source of randomness.
+    scale : float
+        Factor on the number of problems that a check asks for.
+
+    Examples
+    --------
+    >>> problems = Problems(seed=0, scale=0.1)
+    >>> problems.count(1000)
+    100
+    >>> M, A, s, pi = problems.alignments(1000)
+    >>> M.shape
+    (100,)
+    """
+
+    def __init__(self, seed: int = 0, scale: float = 1.0):
+        self.rng, self.scale = np.random.default_rng(seed), scale
+
+    def count(self, number: int) -> int:
+        """`number` scaled, and at least 4."""
+        return max(4, round(number * self.scale))
+
+    def models(self, number: int, **fixed) -> Iterator[DataModel]:
+        """`count(number)` data models with random sizes, means, noise and minority share. `fixed` sets fields for all."""
+        for _ in range(self.count(number)):
+            p, q, more = (int(k) for k in self.rng.integers((4, 1, 4), (16, 6, 30)))
+            a, b, c, sigma, plane, pi = self.rng.uniform((0.5, 0.5, 0, 0.1, 0.05, 0.02), (2, 2, 1.5, 1, 1, 0.48))
+            yield replace(DataModel(p + q + more, p, q, a, b, c, sigma, plane * self.rng.integers(2), pi), **fixed)
+
+    def interpolator(self, z: np.ndarray) -> np.ndarray:
+        """An interpolator of z (n, d): the one of minimum norm plus a random kernel direction, (d,)."""
+        w = np.linalg.lstsq(z, np.ones(len(z)), rcond=None)[0]
+        kernel = np.linalg.svd(z)[2][len(z) :]
+        away = self.rng.standard_normal(len(kernel)) @ kernel / len(kernel) ** 0.5
+        return w + self.rng.uniform(0, 1) * np.linalg.norm(w) * away
+
+    def alignments(self, number: int) -> tuple[np.ndarray, ...]:
+        """M, A, s and pi of `count(number)` models, an array each."""
+        n, rng = self.count(number), self.rng
+        M, A = rng.uniform(-1, 1.3, (2, n))
+        return M, A, 10 ** rng.uniform(-1, 0.5, n), rng.uniform(0.01, 0.49, n)
+
+    def pairs(self, number: int) -> dict[str, np.ndarray]:
+        """`count(number)` pairs ordered by Definition 2: M1 <= M2, A1 > A2, a shared s, and pi, an array each."""
+        n, rng = self.count(number), self.rng
+        M1, A2, (paid, gained) = rng.uniform(-0.2, 1.3, n), rng.uniform(-1, 1, n), 10 ** rng.uniform(-3, 0, (2, n))
+        s, pi = 10 ** rng.uniform(-1.5, 0.3, n), rng.uniform(0.01, 0.49, n)
+        return {"M1": M1, "A1": A2 + gained, "M2": M1 + paid, "A2": A2, "s": s, "pi": pi}
+
+    def linear(self, number: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Yield `count(number)` times x (n, d), y (n,) and Sigma (d, d). Every third Sigma has rank 2."""
+        rng = self.rng
+        for k in range(self.count(number)):
+            n = int(rng.integers(2, 9))
+            d = n + int(rng.integers(2, 15))
+            factor = rng.standard_normal((d, d + 2 if k % 3 else 2)) * np.exp(rng.normal(size=(d, 1)))
+            yield rng.standard_normal((n, d)), rng.choice([-1.0, 1.0], n), factor @ factor.T / factor.shape[1]
 
 
 def check_definitions(problems):
@@ -310,7 +358,7 @@ def check_definitions(problems):
         train, test = members[sample.minority == minority], margin[fresh.minority == minority]
         yield estimated(f"margins have the stated mean, {name}", test, mean)
         yield estimated(f"margins have variance s^2, {name}", (test - mean) ** 2, s**2)
-        confidence, accuracy, _ = gaps(w, sample, model, name)
+        confidence, accuracy, _ = gaps(w, sample, model, minority)
         yield estimated(f"confidence gap, {name}", train.mean() - test, confidence)
         yield estimated(f"accuracy gap, {name}", (train > 0).mean() - (test > 0), accuracy)
     yield estimated("err", margin <= 0, error(M, A, s, model.pi))
@@ -329,9 +377,9 @@ def check_lemma2(problems):
         sample = model.sample(problems.rng)
         w = problems.interpolator(sample.z)
         M, A, s = alignments(w, model)
-        for name, mean, mu in (("maj", M, model.mu_maj), ("min", A, model.mu_min)):
-            noise = (sample.z[sample.minority == (name == "min")] - mu) @ w
-            confidence, accuracy, leak = gaps(w, sample, model, name)
+        for minority, mean, mu in ((False, M, model.mu_maj), (True, A, model.mu_min)):
+            noise = (sample.z[sample.minority == minority] - mu) @ w
+            confidence, accuracy, leak = gaps(w, sample, model, minority)
             yield equal("confidence gap is the mean fitted noise", confidence - noise.mean(), 1e-9)
             yield equal("confidence gap is 1 - M (1 - A)", confidence - (1 - mean), 1e-9)
             yield equal("accuracy gap is Phi(-M / s)", accuracy - ndtr(-mean / s), 1e-9)

@@ -98,32 +98,6 @@ def diagonal_net(z, *, rho: float, lr: float, steps: int, init: float, full_batc
     return theta[:, :d] ** 2 - theta[:, d:] ** 2
 
 
-def measure(w, z, model: DataModel) -> dict[str, np.ndarray]:
-    """`summary` of trained models. "advantage" is that of the best threshold; "residual" is the largest.
-
-    Parameters
-    ----------
-    w : (runs, d) array
-        Weights.
-    z : (runs, n, d) array
-        Signed training rows.
-    model : DataModel
-
-    Returns
-    -------
-    dict of str to (runs,) ndarray
-
-    Examples
-    --------
-    >>> model = DataModel(d=30, p=8, q=2)
-    >>> sorted(measure(np.ones((1, 30)), model.sample().z[None], model))
-    ['A', 'M', 'advantage', 'error', 'residual', 's', 'v']
-    """
-    align, margins = alignments(w, model), np.einsum("rnd,rd->rn", z, w)
-    best = best_advantage(margins, *align, model.pi)
-    return summary(align, model.pi) | {"advantage": best, "residual": np.abs(margins - 1).max(1)}
-
-
 E1_ROWS: dict[str, dict] = {
     "SGD": {"rho": 0.0, "lr": 0.02, "steps": 8_000},
     "GD": {"rho": 0.0, "lr": 0.03, "steps": 4_000, "full_batch": True},
@@ -160,7 +134,7 @@ def e1(row: str, model: DataModel | None = None, seeds: Iterable[int] = range(6)
     Returns
     -------
     dict of str to (seeds,) ndarray
-        As `measure`.
+        As `summary`, with "residual", the largest. "advantage" is that of the best threshold.
 
     Raises
     ------
@@ -175,11 +149,14 @@ def e1(row: str, model: DataModel | None = None, seeds: Iterable[int] = range(6)
     options = E1_ROWS[as_choice("row", row, tuple(E1_ROWS))]
     model = model or DataModel()
     z = training_rows(model, seeds)
-    return measure(diagonal_net(z, init=0.3, seeds=seeds, **options), z, model)
+    w = diagonal_net(z, init=0.3, seeds=seeds, **options)
+    align, margins = alignments(w, model), np.einsum("rnd,rd->rn", z, w)
+    best = best_advantage(margins, *align, model.pi)
+    return summary(align, model.pi) | {"advantage": best, "residual": np.abs(margins - 1).max(1)}
 
 
 def experiment1(seeds: Iterable[int] = range(6), many: Iterable[int] = range(40)) -> dict[tuple[int, str], dict]:
-    """E1's runs: {(q, row): `measure`}. At rho = .3 the last iterate is noisy, so this row and SGD also run on `many` seeds.
+    """E1's runs: {(q, row): `e1`}. At rho = .3 the last iterate is noisy, so this row and SGD also run on `many` seeds.
 
     Examples
     --------
