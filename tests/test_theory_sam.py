@@ -44,7 +44,7 @@ def test_sgd_and_sam_end_at_the_same_interpolator_of_a_linear_model():
 @pytest.mark.parametrize("full_batch", [False, True])
 def test_the_diagonal_net_trains_as_the_librarys_optimizer_would(full_batch):
     model = DataModel(d=30, p=8, q=2)
-    z = theory.training_rows(model, range(2))
+    z = np.stack([model.sample(seed).z for seed in range(2)])
     options = {"rho": 0.1, "lr": 0.02, "steps": 50, "init": 0.3, "full_batch": full_batch}
     found = theory.diagonal_net(z, **options, seeds=[5, 6])
     for run, seed in enumerate([5, 6]):

@@ -164,11 +164,13 @@ def interpolates(w, z, tolerance: float = 1e-9) -> bool:
     return bool(np.abs(z @ w - 1).max() <= tolerance)
 
 
-def error(M, A, s, pi):
-    """Test error (Definition 4): (1 - pi) Phi(-M / s) + pi Phi(-A / s).
+def fresh_below(tau, M, A, s, pi):
+    """P(m_w < tau) for a fresh point.
 
     Parameters
     ----------
+    tau : array_like
+        Thresholds.
     M, A, s, pi : array_like
         Alignments, nuisance scale and minority share.
 
@@ -178,10 +180,21 @@ def error(M, A, s, pi):
 
     Examples
     --------
+    >>> float(fresh_below(1.0, 1.0, 1.0, 0.3, 0.1))
+    0.5
+    """
+    return (1 - pi) * ndtr((tau - M) / s) + pi * ndtr((tau - A) / s)
+
+
+def error(M, A, s, pi):
+    """Test error (Definition 4), P(m_w < 0): (1 - pi) Phi(-M / s) + pi Phi(-A / s). Arguments as for `fresh_below`.
+
+    Examples
+    --------
     >>> float(error(0.0, 0.0, 1.0, 0.1))
     0.5
     """
-    return (1 - pi) * ndtr(-M / s) + pi * ndtr(-A / s)
+    return fresh_below(0, M, A, s, pi)
 
 
 def variance(M, A, s, pi):
@@ -193,17 +206,6 @@ def variance(M, A, s, pi):
     4.5
     """
     return (1 - pi) * M**2 + pi * A**2 + s**2
-
-
-def fresh_below(tau, M, A, s, pi):
-    """P(m_w < tau) for a fresh point. `tau` is an array_like of thresholds; the others are as for `error`.
-
-    Examples
-    --------
-    >>> float(fresh_below(1.0, 1.0, 1.0, 0.3, 0.1))
-    0.5
-    """
-    return (1 - pi) * ndtr((tau - M) / s) + pi * ndtr((tau - A) / s)
 
 
 def advantage(M, A, s, pi, tau=1.0):

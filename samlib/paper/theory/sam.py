@@ -109,17 +109,6 @@ SMALL, FULL, LARGE = tuple(E1_ROWS)[2:]
 BASELINES = {SMALL: "SGD", FULL: "GD", LARGE: "SGD"}
 
 
-def training_rows(model: DataModel, seeds: Iterable[int] = range(6)) -> np.ndarray:
-    """The signed training rows of several samples, (seeds, n, d).
-
-    Examples
-    --------
-    >>> training_rows(DataModel(), range(2)).shape
-    (2, 60, 200)
-    """
-    return np.stack([model.sample(seed).z for seed in seeds])
-
-
 def e1(row: str, model: DataModel | None = None, seeds: Iterable[int] = range(6)):
     """One row of experiment E1's table.
 
@@ -148,7 +137,7 @@ def e1(row: str, model: DataModel | None = None, seeds: Iterable[int] = range(6)
     """
     options = E1_ROWS[as_choice("row", row, tuple(E1_ROWS))]
     model = model or DataModel()
-    z = training_rows(model, seeds)
+    z = np.stack([model.sample(seed).z for seed in seeds])
     w = diagonal_net(z, init=0.3, seeds=seeds, **options)
     align, margins = alignments(w, model), np.einsum("rnd,rd->rn", z, w)
     best = best_advantage(margins, *align, model.pi)
@@ -192,8 +181,9 @@ def e2(rho: float, seeds: Iterable[int] = range(6), *, init: float = 1.0, steps:
     ['A', 'A_gap', 'M']
     """
     model = DataModel()
-    w = diagonal_net(training_rows(model, seeds), rho=rho, lr=0.01, steps=steps, init=init, full_batch=True)
-    samples, found = [model.sample(seed) for seed in seeds], summary(alignments(w, model), model.pi)
+    samples = [model.sample(seed) for seed in seeds]
+    w = diagonal_net([sample.z for sample in samples], rho=rho, lr=0.01, steps=steps, init=init, full_batch=True)
+    found = summary(alignments(w, model), model.pi)
     gs = [match_g(sample, model, M) for sample, M in zip(samples, found["M"], strict=True)]
     _, A, s = np.transpose([diagonal_alignments(sample, model, g) for sample, g in zip(samples, gs, strict=True)])
     return found | {"g": np.array(gs), "A_gap": found["A"] - A, "s_gap": found["s"] - s}
