@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from scipy.stats import binom, multivariate_normal, norm, ttest_rel
 
-from samlib import SAM
+from samlib import SAM, inference
 from samlib.mixture import (
     Mixture,
     PairedDraws,
@@ -20,7 +20,6 @@ from samlib.mixture import (
     fit,
     fit_mlp,
     hidden_units,
-    mean_interval,
     memorization,
     newton,
     offset_loss,
@@ -298,7 +297,7 @@ def test_a_paired_test_is_scipys_and_its_interval_covers():
     assert edge.loc["p", "less"] == 0
     covered = 0
     for k in range(2000):
-        _, low, high = mean_interval(np.random.default_rng((1, k)).normal(0.2, 1, 12), 0.05)
+        low, high = inference.mean(np.random.default_rng((1, k)).normal(0.2, 1, (12, 1))).interval(0.05)
         covered += low <= 0.2 <= high
     assert 0.93 < covered / 2000 < 0.97
 

@@ -166,7 +166,7 @@ MUTATIONS = {
     ],
     "theorem5": [
         (geometry, "lr_advantage", moved(1e-5)), (geometry, "lr_advantage_derivative", scaled(-1)),
-        (geometry, "contraction_raises", always(True)), (geometry, "lr_roots", scaled(0.5)),
+        (geometry, "lr_roots", scaled(0.5)),
         (geometry, "one_sided_log_tpr", scaled(-1)), (geometry, "one_sided_log_tpr", moved(0.05)),
     ],
     "proposition5": [

@@ -68,9 +68,8 @@ def descend(gradient: Callable, w, batches, *, rho: float, lr: float, momentum=0
     velocity = np.zeros_like(w)
     for step, batch in enumerate(batches):
         g = sam_gradient(lambda v, batch=batch: gradient(v, batch), w, rho)
-        if l2 or momentum:  # else this would be two passes over the weights for nothing
-            velocity = g = momentum * velocity + g + l2 * w
-        w -= (lr * (0.5 * (1 + math.cos(math.pi * step / len(batches))) if cosine else 1)) * g
+        velocity = momentum * velocity + g + l2 * w
+        w -= (lr * (0.5 * (1 + math.cos(math.pi * step / len(batches))) if cosine else 1)) * velocity
     return w
 
 

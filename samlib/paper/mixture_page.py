@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from pydantic import Field
 
+from samlib import inference
 from samlib.paper.draw import BOTH, gaps, panels
 from samlib.paper.general import YARDSTICK, bayes_error
 from samlib.paper.mixture import measures
@@ -197,10 +198,10 @@ def excess(curve: dict[int, PairedDraws], mixture: Mixture, rho: float) -> Figur
     """
     figure, (axes,) = panels(1, 3.6)
     for (name, (colour, _, marker)), radius, by in zip(BOTH.items(), (0, rho), (0.97, 1.03), strict=True):
-        parts = [getattr(draws, name.lower())["error"] - bayes_error(mixture) for draws in curve.values()]
-        mean, low, high = np.transpose([measures.mean_interval(part, LEVEL / 2) for part in parts])
-        place, ends = np.multiply(list(curve), by), (mean - low, high - mean)
-        axes.errorbar(place, mean, ends, color=colour, marker=marker, capsize=2, label=name)
+        errors = np.stack([getattr(draws, name.lower())["error"] for draws in curve.values()])
+        found = inference.mean(errors[..., None] - bayes_error(mixture))
+        place, reach = np.multiply(list(curve), by), found.interval(LEVEL / 2)[1] - found.estimate
+        axes.errorbar(place, found.estimate, reach, color=colour, marker=marker, capsize=2, label=name)
         axes.axhline(measures.population_fit(mixture, rho=radius), color=colour, lw=1, ls="--")
     for value, text in ((YARDSTICK, "fixed first"), (LATER, "set after trials")):
         axes.axhline(value, color=GREY, lw=1, ls=":")

@@ -108,30 +108,6 @@ def population_fit(mixture: Mixture, **options) -> float:
     return errors(fitted, mixture)["error"] - errors(mixture, mixture)["error"]
 
 
-def mean_interval(values, level: float = LEVEL) -> tuple[float, float, float]:
-    """The mean of independent draws, and the ends of its t interval.
-
-    Parameters
-    ----------
-    values : (n,) array_like
-        At least 2 draws.
-    level : float
-        One minus the interval's confidence.
-
-    Returns
-    -------
-    mean, low, high : float
-
-    Examples
-    --------
-    >>> mean_interval([1.0, 1.0, 1.0])
-    (1.0, 1.0, 1.0)
-    """
-    found = inference.mean(np.asarray(values, float)[:, None])
-    low, high = found.interval(level)
-    return float(found.estimate), float(low), float(high)
-
-
 @dataclass(frozen=True)
 class PairedDraws:
     """The measures of `errors` on paired fits: `sgd[measure]` and `sam[measure]` are (n_draws,)."""
@@ -159,9 +135,10 @@ class PairedDraws:
         Each of the two has an interval at half that level; the larger excess lies between the larger lower and the larger
         upper end.
         """
-        bayes = errors(mixture, mixture)["error"]
-        both = np.array([mean_interval(part["error"] - bayes, LEVEL / 2) for part in (self.sgd, self.sam)])
-        return tuple(both.max(0).tolist())
+        both = np.stack([self.sgd["error"], self.sam["error"]]) - errors(mixture, mixture)["error"]
+        found = inference.mean(both[..., None])
+        low, high = found.interval(LEVEL / 2)
+        return float(found.estimate.max()), float(low.max()), float(high.max())
 
 
 def paired_draws(n_draws: int = 60, *, n_typical: int = 40, n_atypical: int = 2, n_blue: int = 40, rho: float = 1.0,

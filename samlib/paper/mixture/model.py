@@ -4,6 +4,7 @@ import functools
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import norm
 
 from samlib.checks import as_array, as_number
 
@@ -71,8 +72,7 @@ class Mixture:
     def log_densities(self, x) -> np.ndarray:
         """log p(x | cluster) for the typical, atypical and blue cluster: x (n, 2) to (n, 3)."""
         x = as_points("x", x)
-        squared = [((x - mean) ** 2).sum(1) / spread**2 for mean, spread in self.clusters]
-        return -np.stack(squared, 1) / 2 - np.log([2 * np.pi * spread**2 for _, spread in self.clusters])
+        return np.stack([norm.logpdf(x, mean, spread).sum(1) for mean, spread in self.clusters], axis=1)
 
     def density(self, x) -> np.ndarray:
         """Joint densities p(x, red) and p(x, blue): x (n, 2) to (n, 2). Their sum is the density of x."""
