@@ -86,7 +86,7 @@ def test_weighted_shares_and_ranks_are_those_of_repeated_scores():
 def test_what_a_set_of_models_says_agrees_with_the_estimators(pair):
     models, dataset = models_of(pair), made(np.arange(5))
     seen = buckets.look(models, dataset)
-    half, place = halves(groups(models.model, buckets.MODEL_GROUPS))[3], seen.without[3, 0, 0]
+    half, place = halves(groups(models.model, buckets.MODEL_GROUPS))[3], seen.directions[3, 0, 0]
     correct, member = np.concatenate(models.test_correct[:, half]), np.concatenate([models.member[half]] * 2)
     right = correct.sum(0)
     mixed = (right >= 3) & (len(correct) - right >= 3)
@@ -169,9 +169,9 @@ def test_buckets_dealt_at_random_get_a_verdict_no_oftener_than_the_level(pair):
     for _ in range(draws):
         dealt = seen.entropy.copy()
         dealt[:, always] = seen.entropy[:, rng.permutation(always)]
-        ends = buckets.measured(models, seen._replace(entropy=dealt))["ends"]
+        ends = buckets.measured(models, seen._replace(entropy=dealt))["means"]
         for claim, value in (("C8", "distance"), ("C10", "memorization")):
-            low, high = one(ends, buckets.VALUES.index(value)).interval(0.05)
+            low, high = one(ends, -1, buckets.VALUES.index(value)).interval(0.05)
             hits[claim] = hits.get(claim, 0) + int(low > 0 or high < 0)
     assert max(hits.values()) <= binom.ppf(0.999, draws, 0.05), hits
 

@@ -37,7 +37,8 @@ class Seen(NamedTuple):
     far (sets, tests): the distance of `top`. nearest (tests,): that of the nearest example of the class. Both are over
     typical (tests,): the median distance of the class. NaN if the data are not at hand.
     binary: whether the features of the data are 0 and 1.
-    without (partitions, 2, groups + 1): the place of each half of a partition, first whole, then without each group of models.
+    directions (2 partitions, 2, groups + 1): the places of two halves, first whole, then without each group of models. The first
+    half selects, and the second measures. The second partitions are the first ones with their halves exchanged.
     """
 
     entropy: np.ndarray
@@ -49,11 +50,7 @@ class Seen(NamedTuple):
     nearest: np.ndarray
     typical: np.ndarray
     binary: bool
-    without: np.ndarray
-
-    def directions(self) -> np.ndarray:
-        """`without` for both directions of each partition, (2 partitions, 2, groups + 1): who selects, and who measures."""
-        return np.concatenate([self.without, self.without[:, ::-1]])
+    directions: np.ndarray
 
 
 def look(models: Models, dataset: Dataset | None) -> Seen:
@@ -61,7 +58,8 @@ def look(models: Models, dataset: Dataset | None) -> Seen:
     group = model_groups(models.model, MODEL_GROUPS)
     n_groups = group.max()
     kept = dealt(n_groups, 2)
-    without = np.arange(2 * PARTITIONS).reshape(-1, 2, 1) * kept.shape[2] + lacking(kept)
+    directions = np.arange(2 * PARTITIONS).reshape(-1, 2, 1) * kept.shape[2] + lacking(kept)
+    directions = np.concatenate([directions, directions[:, ::-1]])
     sets = np.concatenate([kept.reshape(-1, n_groups), np.ones((1, n_groups), bool)])
     of_models = sets[:, group - 1]
     n, right = of_models.sum(1)[:, None], np.array([of_models @ c.astype(np.float32) for c in models.test_correct])
@@ -89,7 +87,7 @@ def look(models: Models, dataset: Dataset | None) -> Seen:
     memorized = memorization_by(sets, group, models.correct.mean(0), models.member)
     binary = dataset is not None and bool(np.isin(dataset.x_train[:1000], (0, 1)).all())
     accuracy = np.moveaxis(right / n, 0, 1)
-    return Seen(entropy, top, strength, accuracy, memorized, far, nearest, typical, binary, without)
+    return Seen(entropy, top, strength, accuracy, memorized, far, nearest, typical, binary, directions)
 
 
 def entropies(value: np.ndarray) -> np.ndarray:
@@ -147,12 +145,12 @@ def statistics(seen: Seen, choice: Choice, place: int) -> dict[str, np.ndarray]:
         points = choice.bucket @ there.T.astype(float)
         means = choice.bucket @ np.where(there, values, 0).T / points
         cells = choice.cell @ values[:2].T / choice.cell.sum(-1)[..., None]
-    means = np.concatenate([means, means[..., 1:2] - means[..., :1]], -1)
-    cells = np.concatenate([cells, cells[..., 1:] - cells[..., :1]], -1)
+    means, cells = (np.concatenate([x, x[..., 1:2] - x[..., :1]], -1) for x in (means, cells))
     gain, gap = means[..., -1], cells[..., -1]
     entropy, followed = seen.entropy[choice.place, choice.known], (-values[:2].mean(0), values[2])
     return {
-        "means": means, "points": points, "ends": means[:, 0] - means[:, -1],
+        "means": np.concatenate([means, means[:, :1] - means[:, -1:]], 1),
+        "points": np.concatenate([points, points[:, :1] + points[:, -1:]], 1),
         "low gain": gain[:, 0] - gain[:, 1:].mean(1), "difficulty": cells, "beyond": (gap[..., 0] - gap[..., 1]).mean(1),
         "follows": np.stack([correlation(entropy, each, choice.kept) for each in followed], -1),
     }  # fmt: skip
@@ -173,18 +171,18 @@ def correlation(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray
 def measured(models: Models, seen: Seen) -> dict[str, Effect]:
     """The effects of all statistics: one half of the models selects, the other measures, in both directions of each partition.
 
-    means (buckets, VALUES and the gain) and points (buckets, VALUES), the number behind a mean. ends (VALUES and the gain): the
+    means (buckets and ENDS, VALUES and the gain) and points (buckets and ENDS, VALUES), the number behind a mean. ENDS is the
     first bucket minus the last. low gain, beyond: of C9 and its control. difficulty (fifths, low or high entropy, SGD, SAM and
     the gain). follows (2,). A variance has a part for models, one for test points, and one for the finite number of partitions.
 
     Empty if a half of the models gives an entropy to too few test points, or if any set of models gives it to none.
     """
     known = np.isfinite(seen.entropy)
-    if known[seen.without[..., 0]].sum(-1).min() < N_BUCKETS * ENOUGH or not known.any(1).all():
+    if known[seen.directions[..., 0]].sum(-1).min() < N_BUCKETS * ENOUGH or not known.any(1).all():
         return {}
     points = point_groups(models.test)
     found = []
-    for selecting, measuring in seen.directions():
+    for selecting, measuring in seen.directions:
         whole = choose(seen, selecting[0], points)
         choices = (whole if place == selecting[0] else choose(seen, place, points) for place in selecting)
         found.append([statistics(seen, choice, place) for choice, place in zip(choices, measuring, strict=True)])
@@ -201,7 +199,7 @@ def measured(models: Models, seen: Seen) -> dict[str, Effect]:
 def entropy_reliability(models: Models, seen: Seen) -> Reliability:
     """The reliability of the entropy by all models, over test points with an entropy in both halves of a partition."""
     agreements = []
-    for one, other in seen.entropy[seen.without[..., 0]]:
+    for one, other in seen.entropy[seen.directions[:PARTITIONS, :, 0]]:
         known = np.isfinite(one + other)
         agreements.append(correlation(one[known], other[known], np.ones(known.sum())))
     return from_half(float(np.mean(np.nan_to_num(agreements))), len(models.model))

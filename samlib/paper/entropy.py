@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
-
 import numpy as np
 import pandas as pd
 from IPython.display import Markdown
@@ -14,16 +11,17 @@ from samlib.evaluation import ENOUGH
 from samlib.inference import RELIABLE, Effect, Reliability
 from samlib.paper.buckets import FEWEST, N_BUCKETS, VALUES, Seen, choose, entropy_reliability, look, measured, values_of
 from samlib.paper.distances import dataset_of
-from samlib.paper.frames import EACH, Found, Frames, Section, contrast, effects, one, table
+from samlib.paper.frames import Found, Frames, Section, contrast, effects, ends, one, table
 from samlib.paper.gallery import NEAR, gallery
 from samlib.paper.panels import comparisons, interval_points, multiples, not_shown, scroll, stairs, together, zero
 from samlib.paper.sets import models_of
-from samlib.paper.style import GREY, INK, RED, dataset_title
+from samlib.paper.style import GREY, INK, RED
 
 BINS = np.linspace(-0.3, 1, 14)  # of Figures 4b and 4c; scores outside fall into the end bins
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 BUCKET = "bucket of entropy (1 = lowest)"
 ENDS = "1 − 5"  # the first bucket minus the last
+SHOWN = ("buckets", "difficulty", "tops", "histogram", "quantiles", "follows")  # frames that need enough models
 FOLLOWED = ("the error of other models on the test point", "the memorization of its most influential example")
 
 
@@ -32,15 +30,10 @@ def measure(pair: Pair) -> Frames:
     models, dataset = models_of(pair), dataset_of(pair.sgd)
     seen = look(models, dataset)
     found, reliable = measured(models, seen), entropy_reliability(models, seen)
-    histogram, quantiles = _spreads(seen, seen.directions()[..., 0] if found else [])
+    shown = _shown(seen, found) if found else dict.fromkeys(SHOWN, pd.DataFrame())
     return {
         "effects": effects(_decided(found, reliable)),
-        "buckets": _buckets(found),
-        "difficulty": _difficulty(found),
-        "tops": _tops(found),
-        "histogram": histogram,
-        "quantiles": quantiles,
-        "follows": _follows(found),
+        **shown,
         "counts": _counts(seen),
         "reliability": pd.DataFrame({"pooled influence entropy": reliable}, Reliability._fields).T,
         "gallery": gallery(models, seen.entropy[-1], seen.strength, dataset),
@@ -60,61 +53,47 @@ def _decided(found: dict[str, Effect], reliable: Reliability) -> dict[str, Found
     if not found:
         return claims
     for claim, value in (("C8", "distance"), ("C10", "memorization")):
-        if (found["points"].estimate[[0, -1], VALUES.index(value)] >= ENOUGH).all():
-            claims[claim] = Found(one(found["ends"], VALUES.index(value)), reliable)
+        at = VALUES.index(value)
+        if (found["points"].estimate[[0, N_BUCKETS - 1], at] >= ENOUGH).all():
+            claims[claim] = Found(one(found["means"], -1, at), reliable)
     return claims | {"C9": Found(found["low gain"], reliable), "C9 beyond difficulty": Found(found["beyond"], reliable)}
 
 
-def _buckets(found: dict[str, Effect]) -> pd.DataFrame:
-    """Figure 4a: a row for each bucket; accuracies sgd, sam, difference, low, high, and the number of test points."""
-    rows = {}
-    for b in range(N_BUCKETS) if found else ():
-        parts = (one(found["means"], b, column) for column in (0, 1, -1))
-        rows[b + 1] = contrast(*parts) | {"points": found["points"].estimate[b, 0]}
-    return table(rows, "bucket")
+def _shown(seen: Seen, found: dict[str, Effect]) -> Frames:
+    """The frames SHOWN.
+
+    buckets: Figure 4a, accuracies sgd, sam, difference, low, high, and the number of test points. difficulty: accuracies by
+    (difficulty, 1 the hardest; entropy, low or high). tops: means over the test points of a bucket, by (value, bucket "1" to
+    "5" or ENDS): mean, low, high, points. follows: rank correlations of the entropy with FOLLOWED, which other models measure.
+    """
+    means, points, buckets = found["means"], found["points"].estimate, range(1, N_BUCKETS + 1)
+    of_buckets = contrast(*(one(means, slice(-1), column) for column in (0, 1, -1)))
+    difficulty = contrast(*(one(found["difficulty"], ..., column) for column in range(3)))
+    tops = ends(one(means, ..., slice(2, -1)), "mean") | {"points": points[:, 2:]}
+    by = (
+        {"difficulty": buckets, "entropy": ("low", "high")},
+        {"value": VALUES[2:], "bucket": (*map(str, buckets), ENDS)},
+    )
+    cells, names = (pd.MultiIndex.from_product(levels.values(), names=levels) for levels in by)
+    frame = pd.DataFrame({name: each.T.ravel() for name, each in tops.items()}, names).dropna(subset="mean")
+    return {
+        "buckets": pd.DataFrame(of_buckets | {"points": points[:-1, 0]}, pd.Index(list(buckets), name="bucket")),
+        "difficulty": pd.DataFrame({name: each.ravel() for name, each in difficulty.items()}, cells),
+        "tops": frame.set_index(frame.index.remove_unused_levels()),
+        "follows": pd.DataFrame(ends(found["follows"], "correlation"), FOLLOWED),
+        **_spreads(seen),
+    }
 
 
-def _difficulty(found: dict[str, Effect]) -> pd.DataFrame:
-    """Index (difficulty, 1 the hardest; entropy, low or high); accuracy sgd, sam, difference, low, high."""
-    rows = {}
-    for b, h in np.ndindex(N_BUCKETS, 2) if found else ():
-        rows[b + 1, ("low", "high")[h]] = contrast(*(one(found["difficulty"], b, h, column) for column in range(3)))
-    return table(rows, "difficulty", "entropy")
-
-
-def _tops(found: dict[str, Effect]) -> pd.DataFrame:
-    """Means over the test points of a bucket: index (value, bucket "1" to "5" or "1 − 5"); mean, low, high, points."""
-    if not found:
-        return table({}, "value", "bucket")
-    of_buckets, ends, points = found["means"], found["ends"], found["points"].estimate
-    effect = Effect(*(np.vstack(parts) for parts in zip(of_buckets, ends, strict=True)))
-    low, high = effect.interval(EACH)
-    columns = {"mean": effect.estimate, "low": low, "high": high, "points": np.vstack([points, points[0] + points[-1]])}
-    buckets = [*map(str, range(1, N_BUCKETS + 1)), ENDS]
-    index = pd.MultiIndex.from_product([VALUES[2:], buckets], names=["value", "bucket"])
-    frame = pd.DataFrame({name: each[:, 2 : len(VALUES)].T.ravel() for name, each in columns.items()}, index)
-    frame = frame.dropna(subset="mean")
-    return frame.set_index(frame.index.remove_unused_levels())
-
-
-def _follows(found: dict[str, Effect]) -> pd.DataFrame:
-    """Rank correlations of the entropy with FOLLOWED, which other models measure: correlation, low, high."""
-    if not found:
-        return pd.DataFrame(columns=["correlation", "low", "high"])
-    low, high = found["follows"].interval(EACH)
-    return pd.DataFrame({"correlation": found["follows"].estimate, "low": low, "high": high}, FOLLOWED)
-
-
-def _spreads(seen: Seen, directions: Iterable) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _spreads(seen: Seen) -> Frames:
     """Memorization of the top examples in bins (bucket, left, right, share), and quantiles of their distances by bucket."""
-    parts = []
-    for place, other in directions:
+    parts, histogram, quantiles = [], [], {}
+    for place, other in seen.directions[..., 0]:
         choice = choose(seen, place, np.ones(len(seen.nearest), int))
         memorized, far = values_of(seen, choice, other)[2:4]
         for b, weight in enumerate(choice.bucket[0], 1):
             parts.append(pd.DataFrame({"bucket": b, "memorized": memorized, "far": far, "weight": weight}))
-    histogram, quantiles = [], {}
-    for b, part in pd.concat(parts).query("weight > 0").groupby("bucket") if parts else ():
+    for b, part in pd.concat(parts).query("weight > 0").groupby("bucket"):
         inside = part.dropna(subset="memorized")
         counts = np.histogram(inside["memorized"].clip(BINS[0], BINS[-1]), BINS, weights=inside["weight"])[0]
         columns = {"bucket": b, "left": BINS[:-1], "right": BINS[1:], "share": counts / counts.sum()}
@@ -122,14 +101,13 @@ def _spreads(seen: Seen, directions: Iterable) -> tuple[pd.DataFrame, pd.DataFra
         if len(inside := part.dropna(subset="far")):
             found = np.quantile(inside["far"], QUANTILES, weights=inside["weight"], method="inverted_cdf")
             quantiles[b] = dict(zip(map(str, QUANTILES), found, strict=True))
-    empty = pd.DataFrame(columns=["bucket", "left", "right", "share"])
-    return pd.concat(histogram, ignore_index=True) if histogram else empty, table(quantiles, "bucket")
+    return {"histogram": pd.concat(histogram, ignore_index=True), "quantiles": table(quantiles, "bucket")}
 
 
 def _counts(seen: Seen) -> pd.DataFrame:
     """How many test points have an entropy, and why the others have none. Columns: by half of the models, and by all."""
     columns = {}
-    for name, places in (("half", seen.directions()[:, 0, 0]), ("all", [-1])):
+    for name, places in (("half", seen.directions[:, 0, 0]), ("all", [-1])):
         known, right = np.isfinite(seen.entropy[places]), seen.accuracy[places].mean(1) > 0.5
         columns[name] = [float(part.sum(1).mean()) for part in (known, ~known & right, ~known & ~right)]
     index = ["have an entropy", f"fewer than {FEWEST} models are wrong", f"fewer than {FEWEST} models are right"]
@@ -139,8 +117,9 @@ def _counts(seen: Seen) -> pd.DataFrame:
 def bucket_accuracy(found: Section):
     """Figure 4a: accuracy in each bucket of influence entropy, and the gain with simultaneous intervals."""
     axis = {"xlabel": BUCKET, "xticks": range(1, N_BUCKETS + 1)}
-    shown: dict[str, Any] = {"at": lambda rows: rows.index, "axis": axis, "height": 1.7, "sharex": True}
-    return comparisons(found, "buckets", "test accuracy", **shown)
+    return comparisons(
+        found, "buckets", "test accuracy", at=lambda rows: rows.index, axis=axis, height=1.7, sharex=True
+    )
 
 
 def gain_by_difficulty(found: Section):
@@ -215,12 +194,12 @@ def hardest(found: Section) -> Markdown:
     Nothing is said of buckets that are too noisy.
     """
     said = {}
-    for dataset, frames in found.items():
+    for title, frames in found.titled().items():
         if len(buckets := frames["buckets"]):
             if (frames["reliability"]["value"] >= RELIABLE).all():
                 hard, most = buckets["sgd"].idxmin(), buckets["difference"].idxmax()
                 each = f"bucket {hard} is the hardest for SGD, and {found.name} gains most in bucket {most}."
             else:
                 each = "the reliability is too low: these buckets do not say which test points are hard."
-            said[dataset_title(dataset)] = each
+            said[title] = each
     return together(said)

@@ -43,9 +43,17 @@ class Section(dict[str, Frames]):
         super().__init__(frames)
         self.titles, self.name = dict(titles or {dataset: dataset_title(dataset) for dataset in frames}), name
 
+    def but(self, frames: Mapping[str, Frames]) -> Section:
+        """A section of other frames, with the same titles and optimizer."""
+        return Section(frames, self.titles, self.name)
+
+    def titled(self) -> dict[str, Frames]:
+        """The frames of each data set by its name, as people write it."""
+        return {dataset_title(dataset): frames for dataset, frames in self.items()}
+
     def stacked(self, name: str) -> pd.DataFrame:
         """One frame, concatenated over data sets. The first level of the index names the data set."""
-        parts = {dataset_title(dataset): frames[name] for dataset, frames in self.items() if len(frames[name])}
+        parts = {title: frames[name] for title, frames in self.titled().items() if len(frames[name])}
         return pd.concat(parts) if parts else pd.DataFrame()
 
     def joined(self, other: Mapping[str, Frames]) -> Section:
@@ -53,7 +61,7 @@ class Section(dict[str, Frames]):
         parts = {dataset: (frames, other.get(dataset, {})) for dataset, frames in self.items()}
         effects = {d: pd.concat([own["effects"] for own in two if "effects" in own]) for d, two in parts.items()}
         rows = {dataset: {**one, **two, "effects": effects[dataset]} for dataset, (one, two) in parts.items()}
-        return Section(rows, self.titles, self.name)
+        return self.but(rows)
 
 
 @contextmanager
@@ -68,7 +76,7 @@ class Found(NamedTuple):
     """What decides a claim: an effect and, if it is computed from scores of examples, the reliability of these scores."""
 
     effect: Effect
-    reliability: Reliability | None = None
+    reliability: Reliability = Reliability(1.0, 0.0)
 
 
 def effects(found: Mapping[str, Found | None]) -> pd.DataFrame:
@@ -76,24 +84,29 @@ def effects(found: Mapping[str, Found | None]) -> pd.DataFrame:
 
     Columns estimate, stderr, df, by_models (as `inference.Effect`), reliability (1 where none is needed).
     """
-    rows = {}
-    for claim, each in found.items():
-        values = [float(v) for v in each.effect] if each else [np.nan] * 4
-        rows[claim] = [*values, each.reliability.value if each and each.reliability else 1.0]
+    none = [*[np.nan] * len(Effect._fields), 1.0]
+    rows = {
+        claim: [*map(float, each.effect), each.reliability.value] if each else none for claim, each in found.items()
+    }
     return pd.DataFrame.from_dict(rows, orient="index", columns=[*Effect._fields, "reliability"]).rename_axis("claim")
 
 
-def contrast(sgd: Effect, sam: Effect, gap: Effect) -> dict[str, float]:
-    """A row of two optimizers: sgd, sam, difference, and the ends low, high of its simultaneous interval.
+def ends(effect: Effect, name: str) -> dict[str, np.ndarray]:
+    """An effect as columns: its estimate under a name, and the ends low, high of its simultaneous interval."""
+    low, high = effect.interval(EACH)
+    return {name: effect.estimate, "low": low, "high": high}
 
-    For means of terms (models, examples) `audit.compared(sgd, sam, EACH)` makes the same row.
+
+def contrast(sgd: Effect, sam: Effect, gap: Effect) -> dict[str, np.ndarray]:
+    """Two optimizers as columns: sgd, sam, difference, and the ends low, high of its simultaneous interval.
+
+    For means of terms (models, examples) `audit.compared(sgd, sam, EACH)` makes the same numbers.
     """
-    values = sgd.estimate, sam.estimate, gap.estimate, *gap.interval(EACH)
-    return dict(zip(("sgd", "sam", "difference", "low", "high"), map(float, values), strict=True))
+    return {"sgd": sgd.estimate, "sam": sam.estimate, **ends(gap, "difference")}
 
 
 def one(effect: Effect, *at) -> Effect:
-    """One effect of an `Effect` of arrays, at an index."""
+    """The part of an `Effect` of arrays that lies at an index."""
     return Effect(*(part[at] for part in effect))
 
 

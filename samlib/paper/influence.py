@@ -19,7 +19,7 @@ from samlib.estimators import influence, memorization
 from samlib.evaluation import ENOUGH
 from samlib.inference import Effect, Reliability, groups, jackknife, reliability
 from samlib.paper.crossfit import PARTITIONS, model_groups, point_groups
-from samlib.paper.frames import EACH, Found, Frames, Section, contrast, effects, one, table
+from samlib.paper.frames import EACH, Found, Frames, Section, contrast, effects, one
 from samlib.paper.panels import BOTH, comparisons, label_of, multiples, zero
 from samlib.paper.sets import Influences, Models, dealt, lacking, memorization_by, models_of, without_each
 from samlib.paper.style import GREEN, INK
@@ -122,64 +122,49 @@ def _sums(models: Models) -> Sums:
     """Sum the energies over all classes, a few examples at a time."""
     n_groups = min(MODEL_GROUPS, len(models.model) // 3 * 3)
     group = groups(models.model, n_groups)
-    of_example, of_test = (point_groups(ids, POINT_GROUPS) for ids in (models.example, models.test))
+    of_example, of_test = (point_groups(ids, POINT_GROUPS) - 1 for ids in (models.example, models.test))
     kept = dealt(n_groups, 3)
-    sets, size = kept.reshape(-1, n_groups), kept.shape[2]
+    sets, size, n_examples = kept.reshape(-1, n_groups), kept.shape[2], of_example.max() + 1
     # Without each group of models: which set of a third gives memorization, and which of `_products` the influences.
     binning = lacking(kept)
     first, second = np.roll(binning, 2, 1), np.roll(binning, 1, 1)
     product = np.where(second > 0, second + size - 1, first)
-    n_examples = of_example.max()
-    n_codes = len(INTERVALS) * n_examples  # an interval and a group of examples; one more for no estimate
-    energy, count = np.zeros((2, n_groups + 1, of_test.max(), n_codes + 1)), np.zeros((n_groups + 1, n_codes + 1))
-    energy_of, count_of = np.zeros((2, PARTITIONS, n_codes + 1)), np.zeros((PARTITIONS, n_codes + 1))
+    # For each partition and without each group: an interval and a group of examples; the last place is for no estimate.
+    shape = PARTITIONS, n_groups + 1, len(INTERVALS) * n_examples + 1
+    energy, count = np.zeros((2, of_test.max() + 1, *shape)), np.zeros(shape)
+    partition, without = (each[..., None, None] for each in np.ogrid[:PARTITIONS, : n_groups + 1])
     for own, tests in _chunks(models):
         influences = Influences(sets, group, models.member[:, own])
         score = memorization_by(sets, group, models.correct[..., own].mean(0), models.member[:, own])
-        interval = np.digitize(score, EDGES[1:-1])
-        code = np.where(np.isnan(score), n_codes, interval * n_examples + of_example[own] - 1)
-        code = code.reshape(*kept.shape[:3], -1)
-        for deal, third in np.ndindex(PARTITIONS, 3):
-            counts = np.array([np.bincount(each, minlength=n_codes + 1) for each in code[deal, third]])
-            count += counts[binning[deal, third]]
-            count_of[deal] += counts[0]
+        code = np.digitize(score, EDGES[1:-1]) * n_examples + of_example[own]
+        code = np.where(np.isnan(score), shape[2] - 1, code).reshape(*kept.shape[:3], -1)
+        code = np.take_along_axis(code, binning[..., None], 2).swapaxes(1, 2)
+        place = np.ravel_multi_index(np.broadcast_arrays(partition, without, code), shape).ravel()
+        count += np.bincount(place, minlength=count.size).reshape(shape)
         for o, correct in enumerate(models.test_correct):
             varied = tests[correct[:, tests].any(0) & ~correct[:, tests].all(0)]  # all others have no influence
-            present, rows = np.unique(of_test[varied] - 1, return_inverse=True)
-            products = _products(influences, correct[:, varied], rows, size)
-            for deal, third, g in np.ndindex(PARTITIONS, 3, n_groups + 1):
-                values = products[:, deal, third, product[deal, third, g]]
-                codes, sums = _by_code(values, code[deal, third, binning[deal, third, g]])
-                energy[o, g, present[:, None], codes] += sums
-                if g == 0:
-                    energy_of[o, deal, codes] += sums.sum(0)
-    parts = energy, count, energy_of, count_of
-    energy, count, energy_of, count_of = (x[..., :-1].reshape(*x.shape[:-1], len(INTERVALS), -1) for x in parts)
-    energy, count = energy.transpose(1, 4, 2, 0, 3), count.swapaxes(1, 2)
-    return Sums(energy, count, energy_of.sum(-1).swapaxes(0, 1), count_of.sum(-1))
+            for t in np.unique(of_test[varied]):
+                products = _products(influences, correct[:, varied[of_test[varied] == t]], size)
+                values = np.take_along_axis(products, product[..., None], 2).swapaxes(1, 2).ravel()
+                energy[o, t] += np.bincount(place, values, count.size).reshape(shape)
+    energy, count = (x[..., :-1].reshape(*x.shape[:-1], len(INTERVALS), -1) for x in (energy, count))
+    whole, of = energy.sum(2).transpose(2, 4, 1, 0, 3), energy[:, :, :, 0].sum((1, -1)).swapaxes(0, 1)
+    return Sums(whole, count.sum(0).swapaxes(1, 2), of, count[:, 0].sum(-1))
 
 
-def _products(influences: Influences, correct, rows, size: int) -> np.ndarray:
-    """Products of the influences by two thirds, summed over each group of test points. rows (tests,): the points' groups.
+def _products(influences: Influences, correct: np.ndarray, size: int) -> np.ndarray:
+    """Products of the influences by two thirds, summed over test points. correct: (models, tests).
 
-    Returns (test groups, partitions, thirds for memorization, sets, examples). The sets are: both thirds whole, then without
-    each group of the first, then without each group of the second.
+    Returns (partitions, thirds for memorization, sets, examples). The sets are: both thirds whole, then without each group of
+    the first, then without each group of the second.
     """
-    found = np.zeros((len(set(rows)), PARTITIONS, 3, 2 * size - 1, influences.member.shape[1]), np.float32)
-    for row, answers in zip(rows, correct.T, strict=True):
+    found = np.zeros((PARTITIONS, 3, 2 * size - 1, influences.member.shape[1]), np.float32)
+    for answers in correct.T:
         value = influences(answers).reshape(PARTITIONS, 3, size, -1)
-        for third in range(3):
-            a, b = value[:, third - 2], value[:, third - 1]
-            found[row, :, third, :size] += a * b[:, :1]
-            found[row, :, third, size:] += a[:, :1] * b[:, 1:]
+        a, b = np.roll(value, 2, 1), np.roll(value, 1, 1)
+        found[:, :, :size] += a * b[:, :, :1]
+        found[:, :, size:] += a[:, :, :1] * b[:, :, 1:]
     return found
-
-
-def _by_code(values: np.ndarray, code: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The codes that occur, and for each the sum of values (..., n) over its places."""
-    order = np.argsort(code, kind="stable")
-    present, starts = np.unique(code[order], return_index=True)
-    return present, np.add.reduceat(values[..., order], starts, axis=-1)
 
 
 def _chunks(models: Models):
@@ -204,17 +189,18 @@ def _decided(found: Energies | None, reliable: Reliability) -> dict[str, Found |
 
 def _intervals(found: Energies | None) -> pd.DataFrame:
     """Index (measure, memorization); sgd, sam, difference, low, high, examples. Intervals of fewer than ENOUGH are left out."""
-    rows = {}
-    if found is not None:
-        for measure, effect in zip(MEASURES, found[:2], strict=True):
-            for j in np.flatnonzero(found.examples >= ENOUGH):
-                row = contrast(*(one(effect, i, j) for i in range(3)))
-                rows[measure, INTERVALS[j]] = row | {"examples": found.examples[j]}
-    return table(rows, "measure", "memorization")
+    if found is None:
+        return pd.DataFrame()
+    kept = found.examples >= ENOUGH
+    parts = {}
+    for measure, effect in zip(MEASURES, found[:2], strict=True):
+        columns = contrast(*(one(effect, i, kept) for i in range(3))) | {"examples": found.examples[kept]}
+        parts[measure] = pd.DataFrame(columns, np.array(INTERVALS)[kept])
+    return pd.concat(parts, names=["measure", "memorization"])
 
 
-def _chosen(models: Models, k: int = PER_INTERVAL) -> pd.DataFrame:
-    """The rows of Figure 2: the k examples of largest influence in each interval of memorization, chosen by even models.
+def _chosen(models: Models) -> pd.DataFrame:
+    """The rows of Figure 2: examples of largest influence, PER_INTERVAL in each interval of memorization, chosen by even models.
 
     Columns: by, who chose ("sgd", "sam", or "both" by their mean); example; test, the point of its class that the example
     influences most; interval of memorization, 0 the lowest. From even models: memorization_sgd, memorization_sam, and
@@ -223,11 +209,9 @@ def _chosen(models: Models, k: int = PER_INTERVAL) -> pd.DataFrame:
     halves_of = [models.model % 2 == parity for parity in (0, 1)]
     columns = ["by", "example", "test", "interval", "memorization_sgd", "memorization_sam", "chosen_by", "sgd", "sam"]
     known = np.all([models.member[half].any(0) & ~models.member[half].all(0) for half in halves_of], 0)
-    parts = []
-    for label in np.unique(models.label[known]) if min(half.sum() for half in halves_of) > 1 else ():
+    parts = [pd.DataFrame(columns=columns)]
+    for label in np.intersect1d(models.label[known], models.test_label):
         own, tests = np.flatnonzero(known & (models.label == label)), np.flatnonzero(models.test_label == label)
-        if not len(tests):
-            continue
         members = [models.member[half][:, own] for half in halves_of]
         score = np.array([memorization(c[halves_of[0]][:, own], members[0]).value for c in models.correct])
         first, second = (
@@ -240,10 +224,9 @@ def _chosen(models: Models, k: int = PER_INTERVAL) -> pd.DataFrame:
             interval = np.digitize(memorized, EDGES[1:-1])
             values = by, models.example[own], models.test[tests[at]], interval, *score, mean[at, places]
             parts.append(pd.DataFrame(dict(zip(columns, (*values, *second[:, at, places]), strict=True))))
-    if not parts:
-        return pd.DataFrame(columns=columns)
-    best = pd.concat(parts, ignore_index=True).sort_values(["chosen_by", "example"], ascending=[False, True])
-    few = best.groupby(["by", "interval"]).head(k).sort_values(["by", "interval"], kind="stable")
+    best = pd.concat(parts[1:] or parts, ignore_index=True)
+    best = best.sort_values(["chosen_by", "example"], ascending=[False, True])
+    few = best.groupby(["by", "interval"]).head(PER_INTERVAL).sort_values(["by", "interval"], kind="stable")
     return few.astype({c: np.float32 for c in columns[4:]}).reset_index(drop=True)
 
 

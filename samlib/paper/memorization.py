@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Mapping
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from samlib.audit import Link, Pair, compared, link, memorization_table
+from samlib.audit import Pair, compared, link, memorization_table
 from samlib.data import Dataset
 from samlib.estimators import memorization, memorization_terms
 from samlib.evaluation import ENOUGH
 from samlib.inference import Effect, Reliability, crossing, deletions, jackknife, mean, reliability, shares
 from samlib.paper.crossfit import halves, model_groups, point_groups
 from samlib.paper.distances import atypicality, dataset_of
-from samlib.paper.frames import EACH, Found, Frames, Section, counted, effects
+from samlib.paper.frames import EACH, Found, Frames, Section, counted, effects, ends
 from samlib.paper.panels import BOTH, classes_of, image, interval_points, label_of, multiples, scroll, stairs, zero
 from samlib.paper.style import GREEN, GREY, INK, RED, SAM, SGD, dataset_title
 
@@ -31,15 +31,14 @@ OWN = "LiRA online"  # the attack whose success is linked to memorization
 @counted()
 def measure(pair: Pair) -> Frames:
     """Frames effects, means, density, agreement, reliability, examples, counts, most, link, link_bins of a pair of runs."""
-    scores, examples = Scores(pair), _examples(pair)
-    links = [link(runs) for runs in pair[:2]] if _linkable(pair) else []
+    scores, examples, links = Scores(pair), _examples(pair), _linked(pair)
     counts = {"examples": len(examples), "without an estimate": examples["sgd"].isna().sum()}
     return {
         "effects": effects(decided(pair, scores)),
         "means": memorization_table(pair, EACH),
         "density": _density(scores),
         "agreement": _agreement(scores),
-        "reliability": pd.DataFrame(scores.reliable(), Reliability._fields).T,
+        "reliability": pd.DataFrame(scores.reliable, Reliability._fields).T,
         "examples": examples,
         "counts": pd.DataFrame({"number": counts}),
         "most": _most(pair, scores),
@@ -51,21 +50,26 @@ def measure(pair: Pair) -> Frames:
 def decided(pair: Pair, scores: Scores | None = None) -> dict[str, Found | None]:
     """What decides the claims of this section. `scores`: those of the pair, made here if None."""
     scores = scores or Scores(pair)
+    pooled, difference = scores.reliable["pooled"], scores.reliable["difference"]
     found = {
-        "C3": (lowest_range(pair, scores), "pooled"),
-        "C4": (lower_scores(pair, scores), "pooled"),
-        "C5": (more_memorized(pair, scores), "difference"),
+        "C3": (lowest_range(pair, scores), pooled),
+        "C4": (lower_scores(pair, scores), pooled),
+        "C5": (more_memorized(pair, scores), difference),
     }
-    reliable = scores.reliable()
-    return {claim: Found(effect, reliable[of]) if effect else None for claim, (effect, of) in found.items()}
+    return {claim: Found(effect, of) if effect else None for claim, (effect, of) in found.items()}
 
 
 class Scores:
-    """Memorization scores of a pair by any of its models. A mean over no models counts as 0, as in the published code."""
+    """Memorization scores of a pair by any of its models. A mean over no models counts as 0, as in the published code.
+
+    whole: of SGD and of SAM, the scores (examples,) by all models, and their terms.
+    """
 
     def __init__(self, pair: Pair):
         self.of_models, self.member = model_groups(pair.sgd.model.values), pair.sgd.member.values
         self.correct = [runs.correct.values for runs in pair[:2]]
+        every = np.ones(len(self.member), bool)
+        self.whole = list(zip(self(every), self.terms(every), strict=True))
 
     def __call__(self, models: np.ndarray) -> np.ndarray:
         """Scores (2, examples) of SGD and of SAM by the models in a mask (models,)."""
@@ -76,28 +80,22 @@ class Scores:
         """First-order terms (models, examples) of SGD's and of SAM's scores; NaN where there is no estimate."""
         return [memorization_terms(correct[models], self.member[models]) for correct in self.correct]
 
-    @cache  # noqa: B019
-    def whole(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Of SGD and of SAM: scores (examples,) by all models, and their terms."""
-        every = np.ones(len(self.member), bool)
-        return list(zip(self(every), self.terms(every), strict=True))
-
-    @cache  # noqa: B019
+    @cached_property
     def in_halves(self) -> np.ndarray:
         """Scores by the two halves of each partition: (partitions, 2, 2, examples), SGD's and SAM's last but one."""
         return np.array([(self(half), self(~half)) for half in halves(self.of_models)])
 
-    @cache  # noqa: B019
+    @cached_property
     def reliable(self) -> dict[str, Reliability]:
         """Split-half reliability of the scores: sgd, sam, pooled over both, and of the difference SAM - SGD."""
         weights = {"sgd": (1, 0), "sam": (0, 1), "pooled": (0.5, 0.5), "difference": (-1, 1)}
-        first, second = self.in_halves().swapaxes(0, 1)
+        first, second = self.in_halves.swapaxes(0, 1)
         return {name: reliability(w @ first, w @ second, len(self.member)) for name, w in weights.items()}
 
 
 def lowest_range(pair: Pair, scores: Scores) -> Effect:
     """C3: the share of examples with memorization below LOWEST, SAM - SGD."""
-    sgd, sam = (_below(*each, LOWEST) for each in scores.whole())
+    sgd, sam = (_below(*each, LOWEST) for each in scores.whole)
     return mean(sam - sgd)
 
 
@@ -139,7 +137,7 @@ def more_memorized(pair: Pair, scores: Scores, data: Dataset | None = None) -> E
     if dataset is None or scores.member.shape[1] < n_ends * ENOUGH:
         return None
     away = atypicality(dataset)[pair.sgd.example.values]
-    (sgd, sgd_terms), (sam, sam_terms) = scores.whole()
+    (sgd, sgd_terms), (sam, sam_terms) = scores.whole
     difference, terms = sam - sgd, sam_terms - sgd_terms
     lowest, *_, highest = shares(difference, n_ends)
 
@@ -156,7 +154,7 @@ def _density(scores: Scores) -> pd.DataFrame:
     """Figure 1a: shares of examples in bins of memorization: left, right, sgd, sam, difference, low, high."""
     rows, below = [], [np.zeros(scores.member.shape)] * 2
     for left, right in itertools.pairwise(BINS):
-        upto = [_below(*each, right if right < BINS[-1] else 2) for each in scores.whole()]  # the last bin is open
+        upto = [_below(*each, right if right < BINS[-1] else 2) for each in scores.whole]  # the last bin is open
         rows.append({"left": left, "right": right} | compared(upto[0] - below[0], upto[1] - below[1], EACH))
         below = upto
     return pd.DataFrame(rows)
@@ -170,11 +168,11 @@ def _agreement(scores: Scores) -> pd.DataFrame:
     the models with SAM's by the other half, and divides by the geometric mean of the two split-half correlations. It is NaN if
     one of these is not positive.
     """
-    (x, _), (y, _) = scores.whole()
+    (x, _), (y, _) = scores.whole
     (sxx, sxy), (_, syy) = np.cov(x, y, bias=True)
     steep = (syy - sxx + np.hypot(syy - sxx, 2 * sxy)) / (2 * sxy) if sxy else np.nan
     slope, intercept = np.polyfit(x, y, 1) if sxx else (np.nan, np.nan)
-    crossed = np.array([np.corrcoef([*a, *b]) for a, b in scores.in_halves()]).mean(0)  # sgd, sam, then sgd, sam
+    crossed = np.array([np.corrcoef([*a, *b]) for a, b in scores.in_halves]).mean(0)  # sgd, sam, then sgd, sam
     own, cross = (crossed[0, 2], crossed[1, 3]), (crossed[0, 3] + crossed[1, 2]) / 2
     values = {
         "Pearson correlation": np.corrcoef(x, y)[0, 1],
@@ -211,44 +209,42 @@ def _most(pair: Pair, scores: Scores, k: int = 10) -> pd.DataFrame:
     return frame.sort_values(["chosen by", "example"], ascending=[False, True]).head(k)
 
 
-def _linkable(pair: Pair) -> bool:
-    """Whether there are enough odd-numbered models to attack each of them with the others as shadows."""
+def _linked(pair: Pair) -> dict[str, pd.DataFrame]:
+    """Of SGD, SAM and their difference: memorization of each example, and the attack's success on it, as `audit.Link`.
+
+    Empty if there are too few odd-numbered models to attack each of them with the others as shadows.
+    """
     member = pair.sgd.member.values[pair.sgd.model.values % 2 == 1]
-    return int(((member.sum(0) >= 3) & ((~member).sum(0) >= 3)).sum()) >= 2
+    if ((member.sum(0) >= 3) & ((~member).sum(0) >= 3)).sum() < 2:
+        return {}
+    sgd, sam = (pd.DataFrame(link(runs)._asdict()).set_index("example") for runs in pair[:2])
+    return {"sgd": sgd, "sam": sam, "difference": sam - sgd}
 
 
-def _linked(links: Sequence[Link]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Of sgd, sam and their difference: memorization of each example, and the attack's success on it. Empty without links."""
-    found = {who: (each.memorization, each.success) for who, each in zip(("sgd", "sam"), links, strict=False)}
-    return found | ({"difference": tuple(np.subtract(found["sam"], found["sgd"]))} if found else {})
-
-
-def _links(links: Sequence[Link]) -> pd.DataFrame:
+def _links(linked: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Rank correlations of memorization with the attack's success, with intervals: sgd, sam, and of their differences."""
 
-    def correlation(x, y):
-        return spearmanr(x, y)[0] if np.ptp(x) > 0 and np.ptp(y) > 0 else np.nan
+    def correlation(kept):
+        return spearmanr(*kept.T)[0] if np.ptp(kept, 0).all() else np.nan
 
     rows = {}
-    for who, (x, y) in _linked(links).items():
-        of = point_groups(links[0].example)
-        effect = jackknife(deletions(lambda g, x=x, y=y, of=of: correlation(x[of != g], y[of != g]), of.max()), 1)
-        rows[who] = effect.estimate, *effect.interval(EACH)
-    return pd.DataFrame.from_dict(rows, orient="index", columns=["correlation", "low", "high"])
+    for who, frame in linked.items():
+        of, both = point_groups(frame.index), frame.to_numpy()
+        effect = jackknife(deletions(lambda g, of=of, both=both: correlation(both[of != g]), of.max()), 1)
+        rows[who] = ends(effect, "correlation")
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def _link_bins(links: Sequence[Link], n_bins: int = 10, least: int = 15) -> pd.DataFrame:
-    """The attack's success in bins of memorization that hold at least `least` examples: who, x, y, low, high."""
+def _link_bins(linked: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """The attack's success in ten bins of memorization, those that hold 15 examples: who, x, y, low, high."""
     rows = []
-    for who, (x, y) in _linked(links).items():
-        low, high = np.quantile(x, [0.002, 0.998])
-        cell = np.digitize(x, np.linspace(low, high, n_bins + 1)[1:-1])
-        for c in range(n_bins):
-            if (inside := cell == c).sum() >= least:
-                found = mean(y[inside][None])
-                low, high = found.interval(EACH)
-                rows.append({"who": who, "x": x[inside].mean(), "y": float(found.estimate), "low": low, "high": high})
-    return pd.DataFrame(rows, columns=["who", "x", "y", "low", "high"])
+    for who, frame in linked.items():
+        low, high = np.quantile(frame["memorization"], [0.002, 0.998])
+        for _, inside in frame.groupby(np.digitize(frame["memorization"], np.linspace(low, high, 11)[1:-1])):
+            if len(inside) >= 15:
+                x, y = inside.to_numpy().T
+                rows.append({"who": who, "x": x.mean(), **ends(mean(y[None]), "y")})
+    return pd.DataFrame(rows)
 
 
 def memorization_density(found: Section):
@@ -298,7 +294,7 @@ def most_images(found: Section, data: Mapping[str, Dataset | None]):
         else:
             most = most.assign(picture=list(own.x_train[most.index]), **{"class": classes_of(own, most["label"])})
         shown[dataset] = {"most": most}
-    return multiples(Section(shown, found.titles, found.name), ["most"], draw, columns=PICTURES, height=1.9)
+    return multiples(found.but(shown), ["most"], draw, columns=PICTURES, height=1.9)
 
 
 def most_table(found: Section, data: Mapping[str, Dataset | None]):
