@@ -4,11 +4,11 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from simulated import swapped
 from test_settings import pair_of, run, shuffled
 
 from samlib import audit
 from samlib.paper import ablations, optimizers
-from samlib.paper.frames import swapped
 from samlib.paper.study import ablation_pairs
 
 matplotlib.use("Agg")

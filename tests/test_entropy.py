@@ -6,16 +6,15 @@ import pandas as pd
 import pytest
 from carried import CLASSES, carried, numbers, permuted
 from scipy.stats import binom, rankdata, spearmanr
-from simulated import simulate
+from simulated import simulate, swapped
 
 from samlib import estimators
 from samlib.audit import Pair, align
 from samlib.data import Dataset
 from samlib.inference import CONTRADICTED, SUPPORTED, groups, ranks, shares, verdict
-from samlib.paper import buckets, entropy, gallery, panels
-from samlib.paper.crossfit import halves
-from samlib.paper.frames import EACH, Section, one, swapped
-from samlib.paper.sets import models_of
+from samlib.paper import buckets, entropy, panels
+from samlib.paper.frames import EACH, Section, one
+from samlib.paper.sets import halves, models_of
 
 matplotlib.use("Agg")
 CLAIMS = {"C8": (-1, 0.02), "C9": (1, 0.002), "C10": (1, 0.005), "C9 beyond difficulty": (1, 0.002)}
@@ -209,7 +208,7 @@ def test_exact_duplicates_are_told_from_near_ones(pair):
     points = frames["tops"]["points"]
     assert points["distance, without exact duplicates", "1"] < points["distance", "1"] - 5
     part = frames["gallery"].query("bucket == 1").groupby("row").first()
-    assert (part["distance"] < gallery.NEAR).all()
+    assert (part["distance"] < buckets.NEAR).all()
 
 
 @pytest.mark.slow
@@ -219,8 +218,8 @@ def test_without_the_data_there_is_no_distance_and_indices_stand_for_pictures(pa
     assert frames["effects"]["estimate"].drop("C8").notna().all()
     found = Section({"digits": frames})
     assert "Not shown" in entropy.bucket_distances(found).data
-    assert "not at hand" in gallery.figure_3(found, {"digits": None}).data
-    shown = gallery.in_words(found, {"digits": None}).data
+    assert "not at hand" in entropy.figure_3(found, {"digits": None}).data
+    shown = entropy.in_words(found, {"digits": None}).data
     first = next(frames["gallery"].itertuples())
     assert shown.index[0] == ("Digits", f"test point {first.test}")
     assert shown["bucket"].tolist() == ["1", "5"]
@@ -247,7 +246,7 @@ def test_too_few_models_give_no_claim_and_sentences():
     for draw in (entropy.bucket_accuracy, entropy.gain_by_difficulty, entropy.top_memorization, entropy.distance_table):
         assert "Not shown on Digits" in draw(found).data
     nothing = Section({"digits": {"gallery": frames["gallery"].head(0)}})
-    assert "Not shown on Digits" in gallery.figure_3(nothing, {"digits": None}).data
+    assert "Not shown on Digits" in entropy.figure_3(nothing, {"digits": None}).data
     assert panels.told(found, "follows").data == "*These runs are too small to say it.*"
     assert entropy.hardest(found).data == ""
 
@@ -278,8 +277,8 @@ def test_the_figures_show_the_numbers(frames):
         dataset.x_train.reshape(-1, 4, 2), dataset.y_train, dataset.x_test.reshape(-1, 4, 2), dataset.y_test, tuple("abc"),
         "images", "0" * 64,
     )  # fmt: skip
-    figure = gallery.figure_3(found, {"digits": images})
-    assert "all data sets" in gallery.in_words(found, {"digits": images}).data
+    figure = entropy.figure_3(found, {"digits": images})
+    assert "all data sets" in entropy.in_words(found, {"digits": images}).data
     said = [text.get_text() for ax in figure.axes for text in ax.texts]
     assert any(each.startswith("near, ") for each in said)
     row = frames["gallery"].iloc[1]

@@ -13,12 +13,12 @@ import pytest
 import stores
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
+from simulated import swapped
 
 from samlib.audit import Pair
 from samlib.experiment import pair as experiments
 from samlib.inference import CONTRADICTED, NO_DIFFERENCE, SUPPORTED
 from samlib.paper import claims, distances, findings, mixture, notebook, panels, records
-from samlib.paper.frames import swapped
 from samlib.paper.mixture import measures
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from carried import carried, drawn, numbers, permuted
 from scipy.stats import binom
+from simulated import swapped
 
 from samlib import estimators
 from samlib.inference import CONTRADICTED, SUPPORTED, groups, partitions, verdict
 from samlib.paper import influence
-from samlib.paper.crossfit import PARTITIONS
-from samlib.paper.frames import EACH, Section, swapped
-from samlib.paper.sets import Influences, dealt, memorization_by, models_of, without_each
+from samlib.paper.frames import EACH, Section
+from samlib.paper.sets import PARTITIONS, Sets, dealt, models_of, without_each
 
 matplotlib.use("Agg")
 CLAIMS = {"C6": (-1, 0.005), "C7": (1, 0.05)}  # direction and smallest effect
@@ -30,12 +30,13 @@ def verdicts(pair, level=EACH):
 def test_many_sets_agree_with_the_estimators():
     pair = drawn(0, examples=30, models=16)
     models, group = models_of(pair), groups(np.arange(16), 6)
-    kept = dealt(6, 2).reshape(-1, 6)[:9]
+    kept = dealt(6, 2)[0].reshape(-1, 6)[:9]
     member = models.member.copy()
     member[:, 4] = group == 1  # in the sets without group 1, no model saw it
     correct, test_correct = models.correct[0], models.test_correct[0]
-    scores, by = memorization_by(kept, group, correct, member), Influences(kept, group, member)
-    blocks = np.stack([by(test_correct[:, z]) for z in range(30)], 1)
+    by = Sets(kept, group, member)
+    scores = by.memorization(correct)
+    blocks = np.stack([by.influence(test_correct[:, z]) for z in range(30)], 1)
     for chosen, score, block in zip(kept[:, group - 1], scores, blocks, strict=True):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*no estimate")
@@ -81,8 +82,8 @@ def test_sums_agree_with_a_naive_twin_that_leaves_groups_out(without, monkeypatc
     monkeypatch.setattr(influence, "CHUNK", 5)
     pair = permuted(drawn(3, examples=24, models=13))
     models = models_of(pair)
-    sums = influence._sums(models)
-    energy, count = without_each(without_each(sums.energy, 1), 2), without_each(sums.counts, 1)[:, :, None]
+    energy, count, *_ = influence._sums(models)
+    energy, count = without_each(without_each(energy, 1), 2), without_each(count, 1)[:, :, None]
     found = {name: values[without] for name, values in influence._statistics(energy, count).items()}
     of_models, of_points = groups(np.arange(13), 12), groups(np.arange(24), 4)
     expected = naive(models, of_models, of_points, of_points, without)
@@ -133,7 +134,7 @@ def test_noise_alone_has_no_energy():
     energy = []
     for seed in range(6):
         models = models_of(carried(seed, np.zeros(120), memorized, models=24))
-        energy += list(influence._sums(models).energy_of.sum((0, 2)) / (3 * PARTITIONS * 120))
+        energy += list(influence._sums(models)[2].sum((0, 2)) / (3 * PARTITIONS * 120))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*no estimate")
         value = estimators.influence(models.test_correct[0], models.member).value

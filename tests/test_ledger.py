@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import stores
 from scipy import stats
+from simulated import swapped
 
 from samlib.inference import (
     CONTRADICTED,
@@ -94,7 +95,7 @@ def reliable(row) -> pd.Series:
 @EACH_CLAIM
 def test_exchanging_the_optimizers_mirrors_contrasts_and_leaves_pooled_claims(claim, base):
     row = effects("base", lambda: base, claim)
-    other = effects("swapped", lambda: frames.swapped(base), claim)
+    other = effects("swapped", lambda: swapped(base), claim)
     assert row[:3].notna().all(), f"{claim.id} must have an effect on this pair"
     sign = -1 if claim.kind == "contrast" else 1
     assert other["estimate"] == pytest.approx(sign * row["estimate"], rel=1e-9, abs=1e-12)
@@ -141,7 +142,7 @@ def test_exchanging_at_random_gives_verdicts_as_rarely_as_chance(claim, base):
     masks = np.random.default_rng(11).random((SETS, MODELS)) < 0.5
     said, known = [], 0
     for i, mask in enumerate(masks):
-        other = effects(f"exchange {i}", lambda mask=mask: frames.swapped(base, mask), claim)
+        other = effects(f"exchange {i}", lambda mask=mask: swapped(base, mask), claim)
         said.append(verdict(reliable(other), claim, LEVEL))  # the gate would hide it; without an effect, no verdict
         known += bool(other[:3].notna().all())
     assert known > SETS / 2, known

@@ -8,13 +8,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from simulated import swapped
 from sklearn.metrics import roc_auc_score
 from test_settings import pair_of, run, shuffled
 
 from samlib import audit
 from samlib.inference import CONTRADICTED, SUPPORTED, Effect, verdict
 from samlib.paper import lengths
-from samlib.paper.frames import EACH, Found, Section, effects, swapped
+from samlib.paper.frames import EACH, Found, Section, effects
 
 matplotlib.use("Agg")
 LENGTHS = (2, 3, 4, 5, 6, 8)

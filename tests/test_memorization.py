@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import stores
+from simulated import swapped
 
 from samlib.inference import shares
-from samlib.paper import crossfit, frames, memorization, panels
+from samlib.paper import memorization, panels, sets
 from samlib.paper.distances import atypicality
 from samlib.paper.frames import Section
 
@@ -35,7 +36,7 @@ def test_the_share_of_the_lowest_range_is_a_count(pair):
 @pytest.mark.slow
 def test_lower_scores_are_chosen_on_other_models_over_many_halves(pair):
     scores, means = memorization.Scores(pair), []
-    for half in crossfit.halves(crossfit.model_groups(pair.sgd.model.values)):
+    for half in sets.halves(sets.model_groups(pair.sgd.model.values)):
         for choose in (half, ~half):
             pooled = sum(naive_scores(runs, choose) for runs in pair[:2]) / 2
             gain = naive_scores(pair.sam, ~choose) - naive_scores(pair.sgd, ~choose)
@@ -95,7 +96,7 @@ def test_what_is_shown_does_not_know_the_order(pair):
         values = [frame.select_dtypes("number").to_numpy() for frame in (plain[name], moved[name])]
         np.testing.assert_allclose(*values, atol=1e-9)
     assert plain["most"].index.tolist() == moved["most"].index.tolist()
-    mirrored = memorization.measure(frames.swapped(pair))["density"]
+    mirrored = memorization.measure(swapped(pair))["density"]
     np.testing.assert_allclose(mirrored["difference"], -plain["density"]["difference"], atol=1e-12)
 
 

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import xarray as xr
 from scipy.special import expit
+from simulated import swapped
 
 from samlib import Experiment, audit
 from samlib.evaluation import auc_terms
 from samlib.inference import CONTRADICTED, INCONCLUSIVE, LEVEL, NO_DIFFERENCE, NOT_MEASURABLE, SUPPORTED
 from samlib.paper import optimizers
-from samlib.paper.frames import Section, swapped
+from samlib.paper.frames import Section
 from samlib.paper.study import ABLATIONS, ablation_pairs, from_parameters, in_profile, optimizer_pairs
 
 matplotlib.use("Agg")

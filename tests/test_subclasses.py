@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from simulated import swapped
 
 from samlib import Experiment, load_dataset, memorization, run
 from samlib.audit import align, attack_scores
@@ -10,7 +11,7 @@ from samlib.data.generated import subclasses
 from samlib.estimators import influence
 from samlib.evaluation import evaluate
 from samlib.paper import records
-from samlib.paper.frames import Section, swapped
+from samlib.paper.frames import Section
 from samlib.paper.subclasses import (
     BETWEEN,
     GROUPS,

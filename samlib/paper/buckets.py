@@ -12,13 +12,12 @@ import numpy as np
 from samlib.data import Dataset
 from samlib.evaluation import ENOUGH
 from samlib.inference import Effect, Reliability, from_half, jackknife, ranks, shares
-from samlib.paper.crossfit import PARTITIONS, model_groups, point_groups
 from samlib.paper.distances import between
-from samlib.paper.gallery import NEAR
-from samlib.paper.sets import Influences, Models, dealt, lacking, memorization_by
+from samlib.paper.sets import PARTITIONS, Models, Sets, dealt, model_groups, point_groups
 
 FEWEST = 3  # models that must be right on a test point, and wrong, for it to have an entropy
 N_BUCKETS = 5
+NEAR = 0.25  # of the class's typical distance; nearer examples are called near duplicates
 MODEL_GROUPS = 12  # at most; an even number, for two equal halves
 TINY = np.float32(1e-30)  # replaces an influence of 0 or less; its part of an entropy is 0
 VALUES = (
@@ -57,8 +56,8 @@ def look(models: Models, dataset: Dataset | None) -> Seen:
     """Measure with halves of the models, with halves that lack one group, and with all models."""
     group = model_groups(models.model, MODEL_GROUPS)
     n_groups = group.max()
-    kept = dealt(n_groups, 2)
-    directions = np.arange(2 * PARTITIONS).reshape(-1, 2, 1) * kept.shape[2] + lacking(kept)
+    kept, lacking = dealt(n_groups, 2)
+    directions = np.arange(2 * PARTITIONS).reshape(-1, 2, 1) * kept.shape[2] + lacking
     directions = np.concatenate([directions, directions[:, ::-1]])
     sets = np.concatenate([kept.reshape(-1, n_groups), np.ones((1, n_groups), bool)])
     of_models = sets[:, group - 1]
@@ -66,7 +65,7 @@ def look(models: Models, dataset: Dataset | None) -> Seen:
     mixed = (right.sum(0) >= FEWEST) & (2 * n - right.sum(0) >= FEWEST)
     entropy, far = (np.full(mixed.shape, np.nan, np.float32) for _ in range(2))
     strength, nearest, typical = (np.full(mixed.shape[1], np.nan, np.float32) for _ in range(3))
-    top, influences = np.zeros(mixed.shape, np.int32), Influences(sets, group, models.member)
+    top, by = np.zeros(mixed.shape, np.int32), Sets(sets, group, models.member)
     pooled = models.test_correct.mean(0, dtype=np.float32)
     for label in np.unique(models.test_label):
         own, tests = np.flatnonzero(models.label == label), np.flatnonzero(models.test_label == label)
@@ -74,7 +73,7 @@ def look(models: Models, dataset: Dataset | None) -> Seen:
         if not len(own) or not len(tests):
             continue
         for test in tests:
-            value = influences(pooled[:, test])
+            value = by.influence(pooled[:, test])
             best = value[:, own].argmax(1)
             top[:, test], strength[test] = own[best], value[-1, own[best[-1]]]
             entropy[:, test] = entropies(value)
@@ -84,9 +83,9 @@ def look(models: Models, dataset: Dataset | None) -> Seen:
             far[:, tests] = away[np.arange(len(tests)), np.searchsorted(own, top[:, tests])]
     far, nearest = far / typical, nearest / typical
     far[~mixed] = entropy[~mixed] = np.nan
-    memorized = memorization_by(sets, group, models.correct.mean(0), models.member)
     binary = dataset is not None and bool(np.isin(dataset.x_train[:1000], (0, 1)).all())
     accuracy = np.moveaxis(right / n, 0, 1)
+    memorized = by.memorization(models.correct.mean(0))
     return Seen(entropy, top, strength, accuracy, memorized, far, nearest, typical, binary, directions)
 
 
@@ -183,9 +182,8 @@ def measured(models: Models, seen: Seen) -> dict[str, Effect]:
     points = point_groups(models.test)
     found = []
     for selecting, measuring in seen.directions:
-        whole = choose(seen, selecting[0], points)
-        choices = (whole if place == selecting[0] else choose(seen, place, points) for place in selecting)
-        found.append([statistics(seen, choice, place) for choice, place in zip(choices, measuring, strict=True)])
+        choices = {place: choose(seen, place, points) for place in set(selecting)}
+        found.append([statistics(seen, choices[one], other) for one, other in zip(selecting, measuring, strict=True)])
 
     def effect(name: str) -> Effect:
         values = np.array([[each[name] for each in one] for one in found])

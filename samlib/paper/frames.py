@@ -9,9 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import xarray as xr
 
-from samlib.audit import Pair
 from samlib.inference import LEVEL, Effect, Reliability
 from samlib.paper.style import dataset_title
 
@@ -115,17 +113,3 @@ def table(rows: Mapping, *names: str) -> pd.DataFrame:
     keys = list(rows)
     index = pd.MultiIndex.from_tuples(keys, names=names) if len(names) > 1 else pd.Index(keys, name=names[0])
     return pd.DataFrame(list(rows.values()), index)
-
-
-def swapped(pair: Pair, which: np.ndarray | None = None) -> Pair:
-    """The pair with the two optimizers exchanged, in the models `which` (bool) or in all.
-
-    For the tests of the ledger, and for readers who want to see what chance alone gives. An exchange at random removes every
-    difference between the optimizers, so no difference should show.
-    """
-    if which is None:
-        return Pair(pair.sam, pair.sgd, pair.name)
-    mask = xr.DataArray(which, dims="model")
-    data = [v for v in pair.sgd.data_vars if v in pair.sam]
-    sgd, sam = (own[data].where(~mask, other) for own, other in (pair[:2], pair[1::-1]))
-    return Pair(sgd, sam, pair.name)

@@ -102,9 +102,7 @@ def optimizers_ledger(frames: Frames, dataset: str, about: Mapping[str, Any]) ->
     rows, runs = {}, cost(about) | {"models": sum(about["models"][:2])}  # of SGD and one other
     for (name, measure), row in optimizer_ledger(frames).iterrows():
         if name in SHARPNESS_AWARE and name != "sam":
-            text = row["text"].replace(optimizer_title(name), "Every sharpness-aware optimizer")
-            said = {"text": text, "statistic": row["statistic"].replace(name, "the optimizer")}
-            rows[f"C14 {measure}", f"{dataset_title(dataset)} with {optimizer_title(name)}"] = {**row, **said, **runs}
+            rows[f"C14 {measure}", f"{dataset_title(dataset)} with {optimizer_title(name)}"] = {**row, **runs}
     return _frame(rows)
 
 

@@ -18,10 +18,9 @@ from samlib.audit import Pair
 from samlib.estimators import influence, memorization
 from samlib.evaluation import ENOUGH
 from samlib.inference import Effect, Reliability, groups, jackknife, reliability
-from samlib.paper.crossfit import PARTITIONS, model_groups, point_groups
 from samlib.paper.frames import EACH, Found, Frames, Section, contrast, effects, one
 from samlib.paper.panels import BOTH, comparisons, label_of, multiples, zero
-from samlib.paper.sets import Influences, Models, dealt, lacking, memorization_by, models_of, without_each
+from samlib.paper.sets import PARTITIONS, Models, Sets, dealt, model_groups, models_of, point_groups, without_each
 from samlib.paper.style import GREEN, INK
 
 EDGES = np.linspace(0, 1, 6)  # of the intervals of memorization
@@ -56,9 +55,9 @@ def decided(pair: Pair) -> dict[str, Found | None]:
 def pooled_reliability(models: Models) -> Reliability:
     """The reliability of memorization by all models, pooled over both optimizers."""
     group = model_groups(models.model)
-    kept = dealt(group.max(), 2)[:, 0, 0]  # one half of each partition
-    pooled = models.correct.mean(0)
-    first, second = (memorization_by(half, group, pooled, models.member) for half in (kept, ~kept))
+    kept = dealt(group.max(), 2)[0][:, 0, 0]  # one half of each partition
+    score = Sets(np.concatenate([kept, ~kept]), group, models.member).memorization(models.correct.mean(0))
+    first, second = np.split(score, 2)
     known = ~np.isnan(first + second).any(0)
     return reliability(first[:, known], second[:, known], len(group)) if known.any() else Reliability(0.0, np.inf)
 
@@ -81,9 +80,9 @@ def energies(models: Models) -> Energies | None:
     """The energy of influence by interval of memorization. None for fewer than FEWEST models, or if a total may be 0."""
     if len(models.model) < FEWEST:
         return None
-    sums = _sums(models)
-    energy, count = without_each(without_each(sums.energy, 1), 2), without_each(sums.counts, 1)[:, :, None]
-    by_partition = _statistics(without_each(sums.energy_of, 0), without_each(sums.counts_of, 0))
+    energy, count, energy_of, count_of = _sums(models)
+    energy, count = without_each(without_each(energy, 1), 2), without_each(count, 1)[:, :, None]
+    by_partition = _statistics(without_each(energy_of, 0), without_each(count_of, 0))
     found = {}
     for name, values in _statistics(energy, count).items():
         extra = np.nan_to_num(jackknife(by_partition[name], 1).stderr ** 2)
@@ -104,29 +103,19 @@ def _statistics(energy, count) -> dict[str, np.ndarray]:
     return {"share": share, "each": each, "middle": gap[..., 1] - gap[..., 0], "total": total}
 
 
-class Sums(NamedTuple):
+def _sums(models: Models) -> tuple[np.ndarray, ...]:
     """Energy in intervals of memorization, summed over partitions and over the choices of the third for memorization.
 
-    energy (model groups + 1, example groups, test groups, 2, intervals): index 0 uses all models, index g leaves out group g.
-    counts (model groups + 1, example groups, intervals): numbers of examples, alike. With all models: energy_of (partitions, 2,
-    intervals), counts_of (partitions, intervals).
+    Returns energy (model groups + 1, example groups, test groups, 2, intervals): index 0 uses all models, index g leaves out
+    group g. Then counts (model groups + 1, example groups, intervals): numbers of examples, alike. With all models, for each
+    partition: energy (partitions, 2, intervals), counts (partitions, intervals).
     """
-
-    energy: np.ndarray
-    counts: np.ndarray
-    energy_of: np.ndarray
-    counts_of: np.ndarray
-
-
-def _sums(models: Models) -> Sums:
-    """Sum the energies over all classes, a few examples at a time."""
     n_groups = min(MODEL_GROUPS, len(models.model) // 3 * 3)
     group = groups(models.model, n_groups)
     of_example, of_test = (point_groups(ids, POINT_GROUPS) - 1 for ids in (models.example, models.test))
-    kept = dealt(n_groups, 3)
+    kept, binning = dealt(n_groups, 3)
     sets, size, n_examples = kept.reshape(-1, n_groups), kept.shape[2], of_example.max() + 1
     # Without each group of models: which set of a third gives memorization, and which of `_products` the influences.
-    binning = lacking(kept)
     first, second = np.roll(binning, 2, 1), np.roll(binning, 1, 1)
     product = np.where(second > 0, second + size - 1, first)
     # For each partition and without each group: an interval and a group of examples; the last place is for no estimate.
@@ -134,8 +123,8 @@ def _sums(models: Models) -> Sums:
     energy, count = np.zeros((2, of_test.max() + 1, *shape)), np.zeros(shape)
     partition, without = (each[..., None, None] for each in np.ogrid[:PARTITIONS, : n_groups + 1])
     for own, tests in _chunks(models):
-        influences = Influences(sets, group, models.member[:, own])
-        score = memorization_by(sets, group, models.correct[..., own].mean(0), models.member[:, own])
+        by = Sets(sets, group, models.member[:, own])
+        score = by.memorization(models.correct[..., own].mean(0))
         code = np.digitize(score, EDGES[1:-1]) * n_examples + of_example[own]
         code = np.where(np.isnan(score), shape[2] - 1, code).reshape(*kept.shape[:3], -1)
         code = np.take_along_axis(code, binning[..., None], 2).swapaxes(1, 2)
@@ -144,23 +133,23 @@ def _sums(models: Models) -> Sums:
         for o, correct in enumerate(models.test_correct):
             varied = tests[correct[:, tests].any(0) & ~correct[:, tests].all(0)]  # all others have no influence
             for t in np.unique(of_test[varied]):
-                products = _products(influences, correct[:, varied[of_test[varied] == t]], size)
+                products = _products(by, correct[:, varied[of_test[varied] == t]], size)
                 values = np.take_along_axis(products, product[..., None], 2).swapaxes(1, 2).ravel()
                 energy[o, t] += np.bincount(place, values, count.size).reshape(shape)
     energy, count = (x[..., :-1].reshape(*x.shape[:-1], len(INTERVALS), -1) for x in (energy, count))
     whole, of = energy.sum(2).transpose(2, 4, 1, 0, 3), energy[:, :, :, 0].sum((1, -1)).swapaxes(0, 1)
-    return Sums(whole, count.sum(0).swapaxes(1, 2), of, count[:, 0].sum(-1))
+    return whole, count.sum(0).swapaxes(1, 2), of, count[:, 0].sum(-1)
 
 
-def _products(influences: Influences, correct: np.ndarray, size: int) -> np.ndarray:
+def _products(by: Sets, correct: np.ndarray, size: int) -> np.ndarray:
     """Products of the influences by two thirds, summed over test points. correct: (models, tests).
 
     Returns (partitions, thirds for memorization, sets, examples). The sets are: both thirds whole, then without each group of
     the first, then without each group of the second.
     """
-    found = np.zeros((PARTITIONS, 3, 2 * size - 1, influences.member.shape[1]), np.float32)
+    found = np.zeros((PARTITIONS, 3, 2 * size - 1, by.member.shape[1]), np.float32)
     for answers in correct.T:
-        value = influences(answers).reshape(PARTITIONS, 3, size, -1)
+        value = by.influence(answers).reshape(PARTITIONS, 3, size, -1)
         a, b = np.roll(value, 2, 1), np.roll(value, 1, 1)
         found[:, :, :size] += a * b[:, :, :1]
         found[:, :, size:] += a[:, :, :1] * b[:, :, 1:]

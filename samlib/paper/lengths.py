@@ -6,6 +6,7 @@ interpolated between lengths, along the logarithm of its own train loss.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from IPython.display import Markdown
-from matplotlib.axes import Axes
 
 from samlib.audit import Pair, attack_scores, usable
 from samlib.evaluation import auc_terms
@@ -23,7 +23,7 @@ from samlib.paper import claims
 from samlib.paper.draw import gaps, panels
 from samlib.paper.frames import EACH, Found, Frames, Section, contrast, counted, effects, table
 from samlib.paper.panels import listed, multiples, sign_in, together
-from samlib.paper.style import GREY, INK, SAM, SGD, dataset_title, drawn
+from samlib.paper.style import GREY, INK, SAM, SGD, drawn
 
 KEPT = {
     "higher": "leaks more",
@@ -64,10 +64,9 @@ def measure(pairs: Mapping[Any, Pair]) -> Frames:
     curves, both = _trained(pairs)
     n_models = both["LiRA"][0][0].shape[1]
     rows = {(attack, f): at_loss(both[attack], f) for attack in ATTACKS for f in GRID}
-    equal_loss = table({key: row for key, (row, _) in rows.items()}, "attack", "fraction")
     return {
         "effects": effects({claim: rows[key][1] for claim, key in CLAIMED.items()}).assign(models=n_models),
-        "equal_loss": equal_loss.reindex(columns=COLUMNS),
+        "equal_loss": table({key: row for key, (row, _) in rows.items()}, "attack", "fraction"),
         "curves": curves,
     }
 
@@ -100,7 +99,7 @@ def _trained(pairs: Mapping[Any, Pair]) -> tuple[pd.DataFrame, dict[str, list[Si
     if not over:  # a single length, which is compared with nothing
         over = {json.loads(keyed[0][-1].sgd.attrs["experiment"])["epochs"]: keyed[0][-1]}
     aligned = common_models([over[e] for e in sorted(over)])
-    curves, both = {}, {attack: list[Side]() for attack in ATTACKS}
+    curves, both = {attack: list[pd.DataFrame]() for attack in ATTACKS}, {attack: list[Side]() for attack in ATTACKS}
     for name, several in (("sgd", [pair.sgd for pair in aligned]), ("sam", [pair.sam for pair in aligned])):
         found = [attack_scores(runs, tuple(ATTACKS.values())) for runs in several]
         loss = np.log([np.maximum(runs.train_loss.values, 1e-12) for runs in several])
@@ -110,10 +109,9 @@ def _trained(pairs: Mapping[Any, Pair]) -> tuple[pd.DataFrame, dict[str, list[Si
         means |= {"falling": falling, "rising": _leading(right), "optimizer": name}
         for attack, kind in ATTACKS.items():
             terms = np.array([auc_terms(each.scores[kind], each.member) for each in found], np.float32)
-            curves[attack, name] = pd.DataFrame(means | {"attack": attack, "auc": terms.mean((1, 2), dtype=float)})
+            curves[attack].append(pd.DataFrame(means | {"attack": attack, "auc": terms.mean((1, 2), dtype=float)}))
             both[attack].append((loss[falling], terms[falling], drift[falling]))
-    ordered = [curves[attack, name] for attack in ATTACKS for name in ("sgd", "sam")]
-    return pd.concat(ordered, ignore_index=True), both
+    return pd.concat(itertools.chain(*curves.values()), ignore_index=True), both
 
 
 def common_models(pairs: Sequence[Pair]) -> list[Pair]:
@@ -186,7 +184,7 @@ def at_loss(both: list[Side], fraction: float) -> tuple[dict, Found | None]:
     means = [loss.mean(1) for loss, *_ in both]
     first, last = min(each.max() for each in means), max(each.min() for each in means)
     at = first + fraction * (last - first)
-    row: dict[str, Any] = {TRAIN_LOSS: math.exp(at), "note": UNREACHED}
+    row: dict[str, Any] = dict.fromkeys(COLUMNS, math.nan) | {TRAIN_LOSS: math.exp(at), "note": UNREACHED}
     found = [each for one in both if last < first and (each := matched(*one, at)) is not None]
     if len(found) < 2:
         return row, None
@@ -242,17 +240,15 @@ def matched_curves(curves: pd.DataFrame, name: str = "SAM", attack: str = "confi
 def where(found: Section) -> Markdown:
     """Say at which train losses the band of `along_loss` lies clear of 0, for each data set and attack. found: as there."""
     said = []
-    for dataset, frames in found.items():
-        if "equal_loss" not in frames:
-            continue
+    for title, equal in ((title, f["equal_loss"]) for title, f in found.titled().items() if "equal_loss" in f):
         each = []
-        for attack, rows in frames["equal_loss"].groupby(level="attack", sort=False):
+        for attack, rows in equal.groupby(level="attack", sort=False):
             rows = rows[rows["note"] == ""]
             for word, clear in (("easier", rows["band_low"] > 0), ("harder", rows["band_high"] < 0)):
                 if clear.any():
                     low, high = rows.loc[clear, TRAIN_LOSS].agg(["min", "max"])
                     each.append(f"{attack} {word} at {clear.sum()} of {len(rows)}, from {high:.2g} to {low:.2g}")
-        said.append(f"- {dataset_title(dataset)}: {'; '.join(each) or 'at none'}.")
+        said.append(f"- {title}: {'; '.join(each) or 'at none'}.")
     lead = (
         f"Train losses at which {found.name} is easier or harder to attack, by however little, where that can be said:"
     )
@@ -264,16 +260,13 @@ def kept(found: Section) -> Markdown:
 
     found: the section "membership" joined by "lengths".
     """
-    said: dict[str, str] = {}
-    for dataset, frames in found.items():
-        groups: dict[tuple[str, str], list[str]] = {}
-        for attack in ATTACKS:
-            pair = (f"C2 {attack}", f"C2 {attack} at equal train loss, 1/2")
-            trained, equal = (sign_in(frames["effects"], claim) for claim in pair)
-            if trained and equal:
-                groups.setdefault((trained, equal), []).append(attack)
+    said = {}
+    for title, frames in found.titled().items():
+        at = ("", " at equal train loss, 1/2")
+        signs = {a: tuple(sign_in(frames["effects"], f"C2 {a}{each}") or "" for each in at) for a in ATTACKS}
         sentences = []
-        for (trained, equal), attacks in groups.items():
+        for trained, equal in filter(all, dict.fromkeys(signs.values())):
+            attacks = [attack for attack in ATTACKS if signs[attack] == (trained, equal)]
             where = ", as trained and" if trained == equal else f" as trained, and {KEPT[equal]}"
             why = ""
             if trained in DECIDED:
@@ -281,7 +274,7 @@ def kept(found: Section) -> Markdown:
                 why = f"; the fit alone {'does not explain it' if trained == equal else other}"
             sentences.append(f"{KEPT[trained]} by {listed(attacks)}{where} at equal train loss{why}.")
         if sentences:
-            said[dataset_title(dataset)] = f"{found.name} {' It '.join(sentences)}"
+            said[title] = f"{found.name} {' It '.join(sentences)}"
     return together(said)
 
 
@@ -297,8 +290,11 @@ def along_loss(found: Section):
     def draw(*axes_and_rows):
         *axes, rows, trained = axes_and_rows
         for attack, ax in zip(ATTACKS, axes, strict=True):
-            known = rows.loc[attack, "difference"].notna().any()
-            _band(ax, rows.loc[attack])
+            own = rows.loc[attack]
+            known, named = own["difference"].notna().any(), own.loc[list(FRACTIONS.values())]
+            ax.fill_between(own[TRAIN_LOSS], own["band_low"], own["band_high"], color=SAM, alpha=0.2, lw=0)
+            ax.plot(own[TRAIN_LOSS], own["difference"], color=SAM)
+            gaps(ax, named[TRAIN_LOSS], named, filled=named["note"] == "")
             if not known:
                 ax.text(0.5, 0.5, "not measurable", transform=ax.transAxes, ha="center", va="bottom", fontsize="small")
             if (claim := f"C2 {attack}") in trained.index:
@@ -309,20 +305,11 @@ def along_loss(found: Section):
             ax.invert_xaxis()
         axes[0].set_ylabel(f"AUC, {found.name} − SGD")
 
-    none = pd.DataFrame(columns=COLUMNS)
-    rows = {dataset: {"equal_loss": none, **frames} for dataset, frames in found.items()}
-    for frames in rows.values():
-        frames["equal_loss"] = none if frames["equal_loss"]["difference"].isna().all() else frames["equal_loss"]
-    shown = {"columns": len(ATTACKS), "height": 2.0, "sharey": "row"}
-    return multiples(Section(rows, found.titles, found.name), ["equal_loss", "effects"], draw, **shown)
-
-
-def _band(ax: Axes, rows: pd.DataFrame) -> None:
-    """Draw an attack's rows of "equal_loss" over the train loss: the difference, its band, and the ledger's rows as points."""
-    ax.fill_between(rows[TRAIN_LOSS], rows["band_low"], rows["band_high"], color=SAM, alpha=0.2, lw=0)
-    ax.plot(rows[TRAIN_LOSS], rows["difference"], color=SAM)
-    named = rows[rows.index.isin(FRACTIONS.values())]
-    gaps(ax, named[TRAIN_LOSS], named, filled=named["note"] == "")
+    rows = {}
+    for dataset, frames in found.items():
+        known = "equal_loss" in frames and frames["equal_loss"]["difference"].notna().any()
+        rows[dataset] = frames if known else {**frames, "equal_loss": pd.DataFrame()}
+    return multiples(found.but(rows), ["equal_loss", "effects"], draw, columns=len(ATTACKS), height=2.0, sharey="row")
 
 
 def matched_sentence(equal_loss: pd.DataFrame, attack: str, name: str = "SAM") -> str:

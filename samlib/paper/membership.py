@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -13,9 +14,10 @@ from samlib.audit import Attacked, Pair, attack_scores
 from samlib.evaluation import ENOUGH, auc_terms, roc, tpr_terms
 from samlib.inference import Effect, mean
 from samlib.paper import claims, panels
-from samlib.paper.frames import EACH, Found, Frames, Section, counted, effects, table
+from samlib.paper.frames import EACH, Found, Frames, Section, counted, effects, ends, table
+from samlib.paper.lengths import KEPT
 from samlib.paper.panels import BOTH, DASHES, comparisons, histograms, label_of, listed, multiples, scroll, sign
-from samlib.paper.style import GREY, INK, dataset_title
+from samlib.paper.style import GREY, INK
 from samlib.report import tables
 
 CLAIMED = {"C2 confidence": "confidence", "C2 LiRA": "LiRA online", "C2 RMIA": "RMIA offline"}
@@ -25,12 +27,7 @@ OWN = "LiRA online"  # the attack for which each example's own false-positive ra
 WHO = ("sgd", "sam")
 EPSILON = "epsilon, at least"
 BINS = 90
-WORDS = {  # by the sign of an attack's claim
-    "higher": "is easier to attack by {}",
-    "lower": "is harder to attack by {}",
-    "small": "shows no difference that counts by {}",
-    "open": "has no verdict by {}",
-}
+WORDS = KEPT | {"higher": "is easier to attack", "lower": "is harder to attack"}  # by the sign of an attack's claim
 SURE, RATE = "C16", 0.001  # the claim on members that are surely found, and its rate of false positives
 
 
@@ -60,7 +57,7 @@ def decided(pair: Pair, found: Sequence[Attacked] | None = None) -> dict[str, Fo
         found = [attack_scores(runs, tuple(CLAIMED.values())) for runs in pair[:2]]
     auc = {claim: _gap(_auc(each, attack) for each in found) for claim, attack in CLAIMED.items()}
     accuracy = _gap(runs.test_correct.values.astype(float) for runs in pair[:2])
-    return {"C1": accuracy, **auc, "C15": output_spread(pair), "C16": tpr(found)}
+    return {"C1": accuracy, **auc, "C15": output_spread(pair), "C16": tpr(found, RATE)}
 
 
 def _gap(terms: Iterable[np.ndarray]) -> Found:
@@ -73,9 +70,8 @@ def _auc(found: Attacked, attack: str) -> np.ndarray:
     return auc_terms(found.scores[attack], found.member)
 
 
-def tpr(found: Sequence[Attacked], rate: float | None = None) -> Found | None:
-    """C16: the difference in TPR at a low FPR, by default RATE; None if it allows fewer than ENOUGH false positives."""
-    rate = RATE if rate is None else rate
+def tpr(found: Sequence[Attacked], rate: float) -> Found | None:
+    """C16: the difference in TPR at a low FPR; None if it allows fewer than ENOUGH false positives."""
     if (~found[0].member).sum() * rate < ENOUGH:
         return None
     return _gap(tpr_terms(each.scores["LiRA online"], each.member, rate) for each in found)
@@ -132,11 +128,10 @@ def _attacks(found: Sequence[Attacked]) -> pd.DataFrame:
 def _curves(found: Sequence[Attacked]) -> pd.DataFrame:
     """ROC curves on a logarithmic grid: attack, optimizer, fpr, tpr."""
     parts, floor = [], ENOUGH / (~found[0].member).sum()  # the rate of ENOUGH false positives
-    for attack in CURVES:
-        for name, each in zip(WHO, found, strict=True):
-            curve = pd.DataFrame(dict(zip(("fpr", "tpr"), roc(each.scores[attack], each.member), strict=True)))
-            at = np.unique(curve["fpr"].searchsorted(np.geomspace(floor, 1, 300)).clip(max=len(curve) - 1))
-            parts.append(curve.iloc[at].astype(np.float32).assign(attack=attack, optimizer=name))
+    for attack, (name, each) in itertools.product(CURVES, zip(WHO, found, strict=True)):
+        curve = pd.DataFrame(dict(zip(("fpr", "tpr"), roc(each.scores[attack], each.member), strict=True)))
+        at = np.unique(curve["fpr"].searchsorted(np.geomspace(floor, 1, 300)).clip(max=len(curve) - 1))
+        parts.append(curve.iloc[at].astype(np.float32).assign(attack=attack, optimizer=name))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -145,10 +140,9 @@ def _logits(pair: Pair) -> pd.DataFrame:
     values, member, parts = [runs.logit.values for runs in pair[:2]], pair.sgd.member.values, []
     low, high = np.quantile(values, [0.0005, 0.9995])
     edges = np.linspace(low, high, BINS + 1)
-    for name, logit in zip(WHO, np.clip(values, low, high), strict=True):
-        for inside in (True, False):
-            part = {"left": edges[:-1], "right": edges[1:], "count": np.histogram(logit[member == inside], edges)[0]}
-            parts.append(pd.DataFrame(part | {"optimizer": name, "member": inside}))
+    for (name, logit), inside in itertools.product(zip(WHO, np.clip(values, low, high), strict=True), (True, False)):
+        part = {"left": edges[:-1], "right": edges[1:], "count": np.histogram(logit[member == inside], edges)[0]}
+        parts.append(pd.DataFrame(part | {"optimizer": name, "member": inside}))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -197,10 +191,8 @@ def roc_curves(found: Section):
             right.plot(grid, rates["sam"] - rates["sgd"], DASHES[attack], color=INK, lw=1.4)
         left.plot(grid, grid, color=GREY, lw=1, label="guessing")
         panels.zero(right)
-        if SURE in effects.index and effects.loc[SURE].notna().all():
-            effect = Effect(*effects.loc[SURE, [*Effect._fields]])
-            low, high = effect.interval(EACH)
-            shown = pd.DataFrame({"difference": [effect.estimate], "low": [low], "high": [high]})
+        if SURE in effects.dropna().index:
+            shown = pd.DataFrame([ends(Effect(*effects.loc[SURE, [*Effect._fields]]), "difference")])
             panels.interval_points(right, [RATE], shown, "difference", fmt="D", color=INK)
         left.set(xscale="log", yscale="log", ylabel="true-positive rate")
         right.set(xscale="log", ylabel=f"{found.name} − SGD")
@@ -236,15 +228,14 @@ def dispersion(found: Section):
 def attackers(found: Section) -> Markdown:
     """Say of each data set by which of the claimed attacks it is easier or harder to attack."""
     said = {}
-    for dataset, frames in found.items():
-        by: dict[str | None, list[str]] = {}
-        for claim, attack in CLAIMED.items():
-            by.setdefault(panels.sign_in(frames["effects"], claim), []).append(attack)
-        words = "; ".join(WORDS[side].format(listed(by[side])) for side in WORDS if side in by)
+    for title, frames in found.titled().items():
+        signs = {attack: panels.sign_in(frames["effects"], claim) for claim, attack in CLAIMED.items()}
+        by = {side: [attack for attack in signs if signs[attack] == side] for side in WORDS if side in signs.values()}
+        words = "; ".join(f"{WORDS[side]} by {listed(attacks)}" for side, attacks in by.items())
         if {"higher", "lower"} <= {*by}:
             words += ". So the verdict depends on who attacks"
         if words:
-            said[dataset_title(dataset)] = f"{found.name} {words}."
+            said[title] = f"{found.name} {words}."
     return panels.together(said)
 
 

@@ -15,10 +15,10 @@ from samlib.data import Dataset
 from samlib.estimators import memorization, memorization_terms
 from samlib.evaluation import ENOUGH
 from samlib.inference import Effect, Reliability, crossing, deletions, jackknife, mean, reliability, shares
-from samlib.paper.crossfit import halves, model_groups, point_groups
 from samlib.paper.distances import atypicality, dataset_of
 from samlib.paper.frames import EACH, Found, Frames, Section, counted, effects, ends
 from samlib.paper.panels import BOTH, classes_of, image, interval_points, label_of, multiples, scroll, stairs, zero
+from samlib.paper.sets import halves, model_groups, point_groups
 from samlib.paper.style import GREEN, GREY, INK, RED, SAM, SGD, dataset_title
 
 LOWEST, LOW = 0.1, 0.5  # scores below LOWEST are "the lowest range", from LOWEST to LOW "the lower score range"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -28,7 +28,7 @@ from samlib.paper.frames import Found, Frames, Section, counted, effects, table
 from samlib.paper.lengths import TRAIN_LOSS
 from samlib.paper.panels import listed, multiples, together
 from samlib.paper.study import NO_PART, SHARPNESS_AWARE, TITLES
-from samlib.paper.style import GREY, dataset_title, optimizer_title
+from samlib.paper.style import GREY, optimizer_title
 from samlib.paper.tables import table as shown_table
 from samlib.runs.store import PER_MODEL
 
@@ -40,11 +40,6 @@ LEDGER = [
 PATTERN = {ACCURACY: 0.002, AUC: 0.005, AUC_LIRA: 0.005}  # what rises by C14, and the smallest rise that counts
 SAID = {ACCURACY: "test accuracy", AUC: "the confidence attack", AUC_LIRA: "online LiRA"}  # in sentences
 COMPARABLE = 2  # an optimizer is compared if its train loss and SGD's are within this factor
-
-
-def level(pairs: Iterable) -> float:
-    """The level of each interval of Table 3: its family has a row for each measure of each optimizer that was asked for."""
-    return LEVEL / (len(MEASURES) * len(list(pairs)))
 
 
 def measure(pairs: Mapping[str, Pair]) -> Frames:
@@ -62,15 +57,15 @@ def measure(pairs: Mapping[str, Pair]) -> Frames:
         row "C14 <optimizer>, <measure>" for each of `PATTERN`, NaN where the losses are not comparable. "stores": what was
         trained.
     """
-    each, losses, rows, decided = level(pairs), train_losses(pairs, "optimizer"), {}, {}
+    losses, rows, decided = train_losses(pairs, "optimizer"), {}, {}
     for name, pair in pairs.items():
         for of in MEASURES:
             sgd, sam = terms(pair, of)
-            rows[name, of] = compared(sgd, sam, each)
+            rows[name, of] = compared(sgd, sam, LEVEL / (len(MEASURES) * len(pairs)))
             if of in PATTERN:
                 decided[f"C14 {name}, {of}"] = Found(mean(sam - sgd)) if losses.loc[name, "comparable"] else None
-    frame = table(rows, "optimizer", "measure")
-    return {"effects": effects(decided), "optimizers": frame, "losses": losses, "stores": stores(pairs)}
+    shown = {"optimizers": table(rows, "optimizer", "measure"), "losses": losses, "stores": stores(pairs)}
+    return {"effects": effects(decided), **shown}
 
 
 @counted()
@@ -109,13 +104,14 @@ def optimizer_ledger(frames: Frames) -> pd.DataFrame:
         Index (optimizer, measure); columns statistic, text, direction, smallest, estimate, low, high, level, p, needed, grown,
         verdict. The family counts optimizers that are not comparable too.
     """
-    each, fits, rows = level(frames["losses"].index), frames["losses"]["comparable"], {}
+    fits, rows = frames["losses"]["comparable"], {}
+    level = LEVEL / (len(MEASURES) * len(fits))  # the family has a row for each measure of each optimizer
     n_models = int(frames["stores"]["number of models"].iloc[0])
     for name in fits.index[fits]:
         for of, smallest in PATTERN.items():
-            text = f"{optimizer_title(name)} {'tests better' if of == ACCURACY else 'is easier to attack'} than SGD."
-            claim = Claim(f"C14 {name}, {of}", text, f"{of}, {name} - SGD", 1, smallest, "optimizers")
-            (rows[name, of],) = decide(frames["effects"], [claim], n_models, each)
+            text = f"Every sharpness-aware optimizer {'tests better' if of == ACCURACY else 'is easier to attack'} than SGD."
+            claim = Claim(f"C14 {name}, {of}", text, f"{of}, the optimizer - SGD", 1, smallest, "optimizers")
+            (rows[name, of],) = decide(frames["effects"], [claim], n_models, level)
     return table(rows, "optimizer", "measure").reindex(columns=LEDGER)
 
 
@@ -128,7 +124,7 @@ def pattern(rows: pd.DataFrame) -> str:
 def patterns(found: Section) -> Markdown:
     """Say for each data set which optimizers show C14's pattern, and which cannot be compared with SGD."""
     said = {}
-    for dataset, frames in found.items():
+    for title, frames in found.titled().items():
         ledger, losses = optimizer_ledger(frames), frames["losses"]
         groups: dict[tuple[str, str], list[str]] = {}
         for name in losses.index[losses["comparable"]]:
@@ -142,7 +138,7 @@ def patterns(found: Section) -> Markdown:
             f"{optimizer_title(name)} is not comparable: its train loss is {row['sam']:.2g}, and SGD's {row['sgd']:.2g}."
             for name, row in losses[~losses["comparable"]].iterrows()
         ]
-        said[dataset_title(dataset)] = " ".join([f"the pattern is {'; '.join(verdicts) or 'not decided'}.", *apart])
+        said[title] = " ".join([f"the pattern is {'; '.join(verdicts) or 'not decided'}.", *apart])
     return together(said)
 
 
@@ -153,7 +149,7 @@ def leakier(found: Section) -> Markdown:
     """
     if not found:
         return Markdown("")
-    rows = pd.concat({dataset_title(dataset): optimizer_ledger(frames) for dataset, frames in found.items()})
+    rows = pd.concat({title: optimizer_ledger(frames) for title, frames in found.titled().items()})
     rows = rows[rows["verdict"] == SUPPORTED].index.to_frame(index=False, name=["dataset", "optimizer", "measure"])
     better = ((rows["measure"] == ACCURACY) & rows["optimizer"].isin(WITHOUT_RADIUS)).any()
     rows = rows[(rows["measure"] == AUC_LIRA) & (rows["optimizer"] != "sam")]
@@ -173,11 +169,11 @@ def _on_each(rows: pd.DataFrame) -> str:
 def verdict_table(found: Section):
     """C14's verdicts: a row for each data set and optimizer, a column for each measure."""
     rows = {}
-    for dataset, frames in found.items():
+    for title, frames in found.titled().items():
         ledger = optimizer_ledger(frames)
         for name, comparable in frames["losses"]["comparable"].items():
             cells = ledger.loc[name].apply(_cell, axis=1) if comparable else dict.fromkeys(PATTERN, "not compared")
-            rows[dataset_title(dataset), optimizer_title(name)] = dict(cells)
+            rows[title, optimizer_title(name)] = dict(cells)
     return pd.DataFrame(rows).T.style
 
 
@@ -188,10 +184,10 @@ def _cell(row: pd.Series) -> str:
 def optimizer_comparison(found: Section):
     """Table 3: differences whose interval lies beyond zero in bold; an optimizer that is not comparable says so."""
     parts = {}
-    for dataset, frames in found.items():
+    for title, frames in found.titled().items():
         fits = frames["losses"]["comparable"]
         names = {name: optimizer_title(name) + ("" if fits[name] else ", not comparable") for name in fits.index}
-        parts[dataset_title(dataset)] = frames["optimizers"].rename(index=names, level="optimizer")
+        parts[title] = frames["optimizers"].rename(index=names, level="optimizer")
     return shown_table(pd.concat(parts), digits=4, name="other")
 
 

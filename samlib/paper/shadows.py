@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 
 from samlib.audit import Pair, attack_scores, compared, usable
 from samlib.evaluation import ENOUGH, auc_terms, tpr_terms
 from samlib.paper.frames import EACH, Frames, Section, counted, table
 from samlib.paper.panels import BOTH, DASHES, label_of, multiples, not_shown, sign, zero
-from samlib.paper.style import INK, dataset_title
+from samlib.paper.style import INK
 
 ATTACKS = ("LiRA offline", "LiRA online", "RMIA offline", "RMIA online", "BASE")
 SHOWN = ("LiRA online", "RMIA offline", "BASE")  # of the figure
@@ -33,8 +34,7 @@ def measure(pair: Pair) -> Frames:
         "shadows" (models, attack, measure): sgd, sam, difference, and the ends low and high of its interval. The measures
         are the AUC and, if there are enough false positives, the TPR at RATE.
     """
-    n_models, rows = pair.sgd.sizes["model"], {}
-    numbers = [n for n in (FEWEST * 2**i for i in range(30)) if n < n_models] + [n_models]
+    rows, numbers = {}, np.unique(np.minimum(FEWEST * 2 ** np.arange(20), pair.sgd.sizes["model"])).tolist()
     for n in numbers:
         first = [runs.isel(model=slice(n)) for runs in pair[:2]]
         try:
@@ -75,22 +75,22 @@ def shadow_curves(found: Section, measure: str = AUC):
 def enough(found: Section):
     """A table of the fewest models with which each attack's AUC is near its AUC with all models, for both optimizers."""
     least = {}
-    for dataset, frames in _of(found, AUC).items():
+    for title, frames in _of(found, AUC).titled().items():
         if len(rows := frames["shadows"]):
             curves = rows[["sgd", "sam"]].unstack("attack")
             near = (~((curves - curves.iloc[-1]).abs() > NEAR)).T.groupby("attack").all().T
-            least[dataset_title(dataset)] = {**_stays(near)[list(SHOWN)], "all models": curves.index.max()}
+            least[title] = {**_stays(near)[list(SHOWN)], "all models": curves.index.max()}
     return pd.DataFrame.from_dict(least, orient="index").map("{:,}".format).style if least else not_shown(found)
 
 
 def settled(found: Section):
     """A table of who leaks more to each attack by AUC, and from how many models on the answer is the same."""
     answers, who = {}, {1: found.name, -1: "SGD", 0: "neither is shown to"}
-    for dataset, frames in _of(found, AUC).items():
+    for title, frames in _of(found, AUC).titled().items():
         if len(rows := frames["shadows"]):
             signs = rows.apply(sign, axis=1).unstack("attack")
             last, first = signs.iloc[-1], _stays(signs == signs.iloc[-1])
-            answers[dataset_title(dataset)] = {a: f"{who[last[a]]}, from {first[a]:,}" for a in SHOWN}
+            answers[title] = {a: f"{who[last[a]]}, from {first[a]:,}" for a in SHOWN}
     return pd.DataFrame.from_dict(answers, orient="index").style if answers else not_shown(found)
 
 
@@ -105,4 +105,4 @@ def _of(found: Section, measure: str) -> Section:
     for dataset, frames in found.items():
         rows = frames.get("shadows", pd.DataFrame())
         parts[dataset] = {"shadows": rows.xs(measure, level=-1) if measure in rows.index.unique(-1) else rows[:0]}
-    return Section(parts, found.titles, found.name)
+    return found.but(parts)

@@ -6,6 +6,8 @@ and the minority minus the majority.
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pandas as pd
 
@@ -14,10 +16,9 @@ from samlib.estimators import memorization, memorization_terms
 from samlib.evaluation import auc_terms
 from samlib.inference import jackknife
 from samlib.paper import tables
-from samlib.paper.crossfit import model_groups, point_groups
 from samlib.paper.frames import EACH, Frames, Section, contrast, counted, table
 from samlib.paper.panels import comparisons, histograms, not_shown
-from samlib.paper.sets import without_each
+from samlib.paper.sets import model_groups, point_groups, without_each
 
 GROUPS = ("majority", "minority")
 BETWEEN = "minority − majority"
@@ -71,11 +72,10 @@ def _attacks(pair: Pair) -> pd.DataFrame:
 
 
 def _rows(measure: str, subclass: np.ndarray, terms: list[np.ndarray]) -> dict[tuple[str, str], dict]:
-    rows = {}
+    """The rows of a measure, from both optimizers' terms."""
     means = [[group_mean(each, subclass == code) for code in range(len(GROUPS))] for each in terms]
-    for group, sgd, sam in zip((*GROUPS, BETWEEN), *([*each, each[1] - each[0]] for each in means), strict=True):
-        rows[measure, group] = compared(sgd, sam, EACH)
-    return rows
+    sides = zip((*GROUPS, BETWEEN), *([*each, each[1] - each[0]] for each in means), strict=True)
+    return {(measure, group): compared(sgd, sam, EACH) for group, sgd, sam in sides}
 
 
 def group_mean(terms: np.ndarray, inside: np.ndarray) -> np.ndarray:
@@ -101,10 +101,9 @@ def _influence(pair: Pair) -> pd.DataFrame:
         both.append(np.concatenate([each, each[..., 1:] - each[..., :1]], -1))
     sgd, sam = both
     rows = {}
-    for code, group in enumerate(GROUPS):
-        for of, name in enumerate((*GROUPS, BETWEEN)):
-            values = [each[..., code, of] for each in (sgd, sam, sam - sgd)]
-            rows[f"influence on the {group}", name] = contrast(*(jackknife(each, 3) for each in values))
+    for (code, group), (of, name) in itertools.product(enumerate(GROUPS), enumerate((*GROUPS, BETWEEN))):
+        values = [each[..., code, of] for each in (sgd, sam, sam - sgd)]
+        rows[f"influence on the {group}", name] = contrast(*(jackknife(each, 3) for each in values))
     return table(rows, "measure", "group")
 
 
@@ -121,11 +120,12 @@ def _densities(pair: Pair) -> pd.DataFrame:
     scores = [memorization(runs.correct.values, runs.member.values).value for runs in pair[:2]]
     bins = np.linspace(min(0, *(np.nanmin(each) for each in scores)), 1, BINS + 1)
     parts = []
-    for optimizer, score in zip(("sgd", "sam"), scores, strict=True):
-        for code, group in enumerate(GROUPS):
-            own = score[(pair.sgd.subclass.values == code) & ~np.isnan(score)]
-            part = {"left": bins[:-1], "right": bins[1:], "share": np.histogram(own, bins)[0] / len(own)}
-            parts.append(pd.DataFrame(part).assign(optimizer=optimizer, group=group))
+    for (optimizer, score), (code, group) in itertools.product(
+        zip(("sgd", "sam"), scores, strict=True), enumerate(GROUPS)
+    ):
+        own = score[(pair.sgd.subclass.values == code) & ~np.isnan(score)]
+        part = {"left": bins[:-1], "right": bins[1:], "share": np.histogram(own, bins)[0] / len(own)}
+        parts.append(pd.DataFrame(part).assign(optimizer=optimizer, group=group))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -152,4 +152,4 @@ def subclass_table(found: Section, frame: str):
 def known(found: Section) -> Section:
     """The data sets with known subclasses. If there are none, all data sets, so that the page names them as not shown."""
     inside = {dataset: frames for dataset, frames in found.items() if len(frames["densities"])}
-    return Section(inside or found, found.titles, found.name)
+    return found.but(inside or found)

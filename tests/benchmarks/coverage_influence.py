@@ -11,9 +11,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from carried import drawn
+from simulated import swapped
 
 from samlib.paper import entropy, influence
-from samlib.paper.frames import EACH, swapped
+from samlib.paper.frames import EACH
 from samlib.paper.sets import models_of
 
 POOLED = ("C8", "C10")
