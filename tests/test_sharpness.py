@@ -184,7 +184,7 @@ def test_a_costly_recipe_is_cut_and_says_so(small_npz, monkeypatch):
     found = sharpness.landscapes(pair("swa", dataset=str(small_npz), epochs=3, hidden=(8,)), range(5))
     assert found[2:] == ("SWA", str(small_npz), 0.05, 20, 2, True)  # SWA has no radius: SAM's
     assert found.sgd.ascent.shape == (2, len(GRID))
-    said = pictures.sharpness_sentence(pictures.measure(found))
+    said = pictures.sharpness_sentence(found)
     assert "2 pairs of models are too few" in said
     assert "fewer epochs or examples" in said
 
@@ -214,26 +214,25 @@ def made(factors, pairs=6):
     ],
 )
 def test_the_sentence_says_what_was_found(factors, pairs, said):
-    assert said in pictures.sharpness_sentence(pictures.measure(made(factors, pairs)))
+    assert said in pictures.sharpness_sentence(made(factors, pairs))
 
 
-def test_the_frames_are_what_the_landscapes_say_and_the_figures_show_them(tmp_path):
+def test_the_frame_is_what_the_landscapes_say_and_the_figures_show_them(tmp_path):
     found = made((0.5, 1, 2, 1))
-    frames = pictures.measure(found)
-    row = frames["sharpness"].loc["largest eigenvalue"]
+    frame = pictures.measure(found)
+    row = frame.loc["largest eigenvalue"]
     assert (row.sgd, row.sam) == pytest.approx((found.sgd.eigenvalue.mean(), found.sam.eigenvalue.mean()))
     gap = found.sam.eigenvalue - found.sgd.eigenvalue
     reach = stats.t.isf(EACH / 2, 5) * gap.std(ddof=1) / 6**0.5
     assert (row.low, row.high) == pytest.approx((gap.mean() - reach, gap.mean() + reach))
-    there = pictures.measure(found._replace(sgd=found.sam, sam=found.sgd))["sharpness"]
-    np.testing.assert_array_equal(frames["sharpness"]["low"], -there["high"])
-    axes = pictures.loss_around(frames).axes
+    there = pictures.measure(found._replace(sgd=found.sam, sam=found.sgd))
+    np.testing.assert_array_equal(frame["low"], -there["high"])
+    axes = pictures.loss_around(found).axes
     drawn = [line.get_ydata() for line in axes[0].lines if len(line.get_xdata()) == len(GRID)]
     np.testing.assert_allclose(drawn[0], found.sgd.batches.mean(0))
     np.testing.assert_allclose(axes[3].lines[-1].get_ydata(), found.sam.eigenvalue)
-    assert f"{row.difference:+.2g}" in pictures.sharpness_table(frames).to_html()
-    for name, frame in frames.items():
-        frame.to_parquet(tmp_path / name)
+    assert f"{row.difference:+.2g}" in pictures.sharpness_table(found).to_html()
+    frame.to_parquet(tmp_path / "sharpness")
 
 
 def test_sam_follows_the_valley_to_where_it_is_flat_and_gradient_descent_does_not():

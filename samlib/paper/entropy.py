@@ -282,28 +282,20 @@ def figure_3(found: Section, data: Mapping[str, Dataset | None]) -> Figure | Mar
 
 def in_words(found: Section, data: Mapping[str, Dataset | None]):
     """Figure 3 of data sets without pictures: a test point of bucket 1 and one of bucket 5, and their influential examples."""
-    images = _pictured(data)
-    tables = {
-        dataset_title(name): gallery_table(frames["gallery"].query("row < 2"), data[name])
-        for name, frames in found.items()
-        if len(frames["gallery"]) and name not in images
-    }
-    return pd.concat(tables).style if tables else Markdown("*The figure has all data sets.*")
-
-
-def gallery_table(gallery: pd.DataFrame, dataset: Dataset | None = None) -> pd.DataFrame:
-    """Each test point's class and bucket, and its most influential examples with their distances."""
-    rows = {}
-    for (test, label, bucket), part in gallery.groupby(["test", "label", "bucket"], sort=False):
-        influence = part["influence"]
-        row = {
-            "class": panels.classes_of(dataset, [label])[0],
-            "bucket": f"{bucket}",
-            "training examples": " ".join(map(str, part["example"])),
-            "influence, first to last": f"{influence.iloc[0]:.2f} to {influence.iloc[-1]:.2f}",
-        }
-        if part["distance"].notna().all():
-            row["distances of these (1 = typical of the class)"] = " ".join(f"{d:.2f}" for d in part["distance"])
-            row["nearest of its class"] = f"{part['nearest'].iloc[0]:.2f}"
-        rows[f"test point {test}"] = row
-    return pd.DataFrame.from_dict(rows, orient="index")
+    images, rows = _pictured(data), {}
+    for name in (name for name, frames in found.items() if len(frames["gallery"]) and name not in images):
+        for _, part in found[name]["gallery"].query("row < 2").groupby("row"):
+            first, influence = next(part.itertuples()), part["influence"]
+            row = {
+                "class": panels.classes_of(data[name], [first.label])[0],
+                "bucket": f"{first.bucket}",
+                "training examples": " ".join(map(str, part["example"])),
+                "influence, first to last": f"{influence.iloc[0]:.2f} to {influence.iloc[-1]:.2f}",
+            }
+            if part["distance"].notna().all():
+                row["distances of these (1 = typical of the class)"] = " ".join(f"{d:.2f}" for d in part["distance"])
+                row["nearest of its class"] = f"{first.nearest:.2f}"
+            rows[dataset_title(name), f"test point {first.test}"] = row
+    if not rows:
+        return Markdown("*The figure has all data sets.*")
+    return pd.DataFrame(list(rows.values()), pd.MultiIndex.from_tuples(rows)).style

@@ -10,7 +10,7 @@ import pandas as pd
 
 from samlib.audit import compared
 from samlib.paper.draw import panels
-from samlib.paper.frames import EACH, Frames, table
+from samlib.paper.frames import EACH, table
 from samlib.paper.style import GREY, REFERENCE, SAM, SGD, dataset_title, drawn
 from samlib.paper.tables import table as table_of
 from samlib.sharpness import AT_RHO, EFFORT, GRID, Landscape, Landscapes, descent, valley, valley_eigenvalue
@@ -22,8 +22,8 @@ FEWEST = EFFORT["mlp"].models
 DIRECTIONS = {"batches": ("-", "a batch's gradient"), "ascent": ("--", "the whole gradient"), "random": (":", "random")}
 
 
-def measure(found: Landscapes) -> Frames:
-    """Turn landscapes around trained models into frames.
+def measure(found: Landscapes) -> pd.DataFrame:
+    """Compare the sharpness of two optimizers.
 
     Parameters
     ----------
@@ -32,26 +32,11 @@ def measure(found: Landscapes) -> Frames:
 
     Returns
     -------
-    dict of DataFrame
-        "sharpness" (measure): sgd, sam, difference and its interval over pairs. "flatness": the same numbers for each pair.
-        "landscape": direction, distance, optimizer, and the mean, lowest and highest rise. "about": one row.
+    DataFrame
+        Index measure; columns sgd, sam, difference, and the ends low, high of its interval over pairs.
     """
-    both = {"sgd": found.sgd, "sam": found.sam}
-    figures = [pd.DataFrame(_figures(one)).melt(var_name="measure", value_name=who) for who, one in both.items()]
-    flatness = figures[0].assign(sam=figures[1]["sam"])[["sgd", "sam", "measure"]]
-    rows = {of: compared(part[["sgd"]], part[["sam"]], EACH) for of, part in flatness.groupby("measure", sort=False)}
-    rises = []
-    for optimizer, one in both.items():
-        for direction in DIRECTIONS:
-            rise = getattr(one, direction)
-            part = {"distance": found.rho * GRID, "mean": rise.mean(0), "lowest": rise.min(0), "highest": rise.max(0)}
-            rises.append(pd.DataFrame(part | {"optimizer": optimizer, "direction": direction}))
-    return {
-        "sharpness": table(rows, "measure"),
-        "flatness": flatness,
-        "landscape": pd.concat(rises, ignore_index=True),
-        "about": pd.DataFrame([found[2:]], columns=found._fields[2:]),
-    }
+    sgd, sam = (_figures(one) for one in found[:2])
+    return table({of: compared(sgd[of][:, None], sam[of][:, None], EACH) for of in sgd}, "measure")
 
 
 def _figures(one: Landscape) -> dict[str, Any]:
@@ -117,30 +102,29 @@ def two_passes_sentence() -> str:
 
 
 @drawn
-def loss_around(frames: Frames):
+def loss_around(found: Landscapes):
     """How the loss rises around the models: in three directions, with bands over all models; and sharpness of each pair."""
-    about, landscape, flatness = frames["about"].iloc[0], frames["landscape"], frames["flatness"]
     figure, axes = panels(4, 3.0, width_ratios=(2.6, 1, 1, 1))
-    for who, colour, label in (("sgd", SGD, "SGD"), ("sam", SAM, about["name"])):
+    for one, colour, label in ((found.sgd, SGD, "SGD"), (found.sam, SAM, found.name)):
         axes[0].plot([], [], "s", color=colour, label=label)
         for direction, (style, _) in DIRECTIONS.items():
-            part = landscape[(landscape["optimizer"] == who) & (landscape["direction"] == direction)]
-            axes[0].fill_between(part["distance"], part["lowest"], part["highest"], color=colour, alpha=0.15, lw=0)
-            axes[0].plot(part["distance"], part["mean"], style, color=colour, lw=1.6)
+            rise, distance = getattr(one, direction), found.rho * GRID
+            axes[0].fill_between(distance, rise.min(0), rise.max(0), color=colour, alpha=0.15, lw=0)
+            axes[0].plot(distance, rise.mean(0), style, color=colour, lw=1.6)
     for style, what in DIRECTIONS.values():
         axes[0].plot([], [], style, color=GREY, lw=1.6, label=what)
-    axes[0].axvline(about["rho"], ymax=0.3, color=GREY, lw=1)
+    axes[0].axvline(found.rho, ymax=0.3, color=GREY, lw=1)
     at: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
-    axes[0].annotate(r"$\rho$", (about["rho"], 0.3), (-2, 2), **at)
-    axes[0].set(title=dataset_title(about["dataset"]), xlabel="distance from the weights", ylabel="rise of the loss")
+    axes[0].annotate(r"$\rho$", (found.rho, 0.3), (-2, 2), **at)
+    axes[0].set(title=dataset_title(found.dataset), xlabel="distance from the weights", ylabel="rise of the loss")
     figure.legend(fontsize="small", loc="outside lower center", ncols=5, handlelength=1.5)
     titles = {STEP: "a batch's\ngradient, at ρ", WHOLE: "the whole\ngradient, at ρ", CURVATURE: "largest\neigenvalue"}
     for ax, (of, title) in zip(axes[1:], titles.items(), strict=True):
-        values = flatness.loc[flatness["measure"] == of, ["sgd", "sam"]].to_numpy()
-        ax.plot([0, 1], values.T, color="0.7", lw=1)
+        values = np.array([_figures(one)[of] for one in found[:2]])
+        ax.plot([0, 1], values, color="0.7", lw=1)
         for x, colour in enumerate((SGD, SAM)):
-            ax.plot(np.full(len(values), x), values[:, x], "o", color=colour, ms=4)
-        ax.set(xticks=[0, 1], xticklabels=["SGD", about["name"]], xlim=(-0.5, 1.5))
+            ax.plot(np.full(len(values[x]), x), values[x], "o", color=colour, ms=4)
+        ax.set(xticks=[0, 1], xticklabels=["SGD", found.name], xlim=(-0.5, 1.5))
         ax.set_ylim(1.08 * min(0, values.min()), 1.08 * values.max())
         ax.set_title(title, fontsize="small")
         ax.tick_params(labelsize="x-small")
@@ -148,16 +132,15 @@ def loss_around(frames: Frames):
     return figure
 
 
-def sharpness_table(frames: Frames):
-    """The frame "sharpness" with three digits for each value, since the measures differ by orders of magnitude."""
-    return table_of(frames["sharpness"], name=frames["about"]["name"].iloc[0], forms=("{:.3g}", "{:+.2g}"))
+def sharpness_table(found: Landscapes):
+    """What `measure` returns with three digits for each value, since the measures differ by orders of magnitude."""
+    return table_of(measure(found), name=found.name, forms=("{:.3g}", "{:+.2g}"))
 
 
-def sharpness_sentence(frames: Frames) -> str:
+def sharpness_sentence(found: Landscapes) -> str:
     """Are the other optimizer's models flatter? By four measures: ASAM's step, its own on a batch and on all, and curvature."""
-    about, frame = frames["about"].iloc[0], frames["sharpness"]
-    norms = frames["flatness"].query("measure == @GRADIENT")[["sgd", "sam"]]
-    name, pairs, unscaled = about["name"], len(norms), about["rho"] * (norms**2).mean()
+    frame, name, pairs = measure(found), found.name, len(found.sgd.batches)
+    sgd_rise, sam_rise = (found.rho * np.mean(np.square(one.gradient_norm)) for one in found[:2])
     rows = frame.loc[[ADAPTIVE, STEP, WHOLE, CURVATURE]]
     words = ["flatter" if r.high < 0 else "sharper" if r.low > 0 else "no difference shown" for r in rows.itertuples()]
     if pairs < FEWEST:
@@ -168,11 +151,11 @@ def sharpness_sentence(frames: Frames) -> str:
     else:
         said = {"flatter": "flatter", "sharper": "not flatter but sharper"}.get(words[0], "not shown to be flatter")
         head = f"By all four measures, {name}'s models are {said} than SGD's."
-    cut = " and, to keep this page cheap, fewer epochs or examples than the recipe's" if about["shortened"] else ""
+    cut = " and, to keep this page cheap, fewer epochs or examples than the recipe's" if found.shortened else ""
     norm = frame.loc[GRADIENT]
     return (
-        f"**{head}** {dataset_title(about['dataset'])}, means over {pairs} of these pairs, at distance {about['rho']:g}, with "
-        f"{about['epochs']} epochs{cut}, each model on the {about['examples']} examples that it was trained on.\n\n"
+        f"**{head}** {dataset_title(found.dataset)}, means over {pairs} of these pairs, at distance {found.rho:g}, with "
+        f"{found.epochs} epochs{cut}, each model on the {found.examples} examples that it was trained on.\n\n"
         f"The gradient of all examples is short, {norm.sgd:.2g} after SGD and {norm.sam:.2g} after {name}. A step of that length "
-        f"times ρ would raise the loss by only {unscaled.sgd:.1g} and {unscaled.sam:.1g}; so each step is scaled to length ρ."
+        f"times ρ would raise the loss by only {sgd_rise:.1g} and {sam_rise:.1g}; so each step is scaled to length ρ."
     )
