@@ -198,7 +198,7 @@ def _chosen(models: Models) -> pd.DataFrame:
     halves_of = [models.model % 2 == parity for parity in (0, 1)]
     columns = ["by", "example", "test", "interval", "memorization_sgd", "memorization_sam", "chosen_by", "sgd", "sam"]
     known = np.all([models.member[half].any(0) & ~models.member[half].all(0) for half in halves_of], 0)
-    parts = [pd.DataFrame(columns=columns)]
+    parts = []
     for label in np.intersect1d(models.label[known], models.test_label):
         own, tests = np.flatnonzero(known & (models.label == label)), np.flatnonzero(models.test_label == label)
         members = [models.member[half][:, own] for half in halves_of]
@@ -213,8 +213,9 @@ def _chosen(models: Models) -> pd.DataFrame:
             interval = np.digitize(memorized, EDGES[1:-1])
             values = by, models.example[own], models.test[tests[at]], interval, *score, mean[at, places]
             parts.append(pd.DataFrame(dict(zip(columns, (*values, *second[:, at, places]), strict=True))))
-    best = pd.concat(parts[1:] or parts, ignore_index=True)
-    best = best.sort_values(["chosen_by", "example"], ascending=[False, True])
+    if not parts:
+        return pd.DataFrame()
+    best = pd.concat(parts, ignore_index=True).sort_values(["chosen_by", "example"], ascending=[False, True])
     few = best.groupby(["by", "interval"]).head(PER_INTERVAL).sort_values(["by", "interval"], kind="stable")
     return few.astype({c: np.float32 for c in columns[4:]}).reset_index(drop=True)
 

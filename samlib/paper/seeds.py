@@ -8,7 +8,7 @@ from IPython.display import Markdown
 from samlib.paper import claims
 from samlib.paper.frames import Section
 from samlib.paper.panels import listed, multiples
-from samlib.paper.style import INK, dataset_title
+from samlib.paper.style import INK
 
 BAND = 2  # standard errors; if only chance moves estimates, about 95 of 100 lie within
 MARKS = "osD^v"
@@ -35,7 +35,7 @@ def apart(repeated: Section) -> Section:
         own = frames["effects"].loc[others.index.get_level_values("claim")].set_index(others.index)
         found = (others["estimate"] - own["estimate"]) / np.sqrt(others["by_models"] + own["by_models"])
         rows[dataset] = {"seeds": found.rename("apart").dropna().reset_index()}
-    return Section(rows, repeated.titles, repeated.name)
+    return repeated.but(rows)
 
 
 def other_seeds(found: Section):
@@ -59,9 +59,9 @@ def other_seeds(found: Section):
 def moved(found: Section) -> Markdown:
     """Which claims all other seeds move beyond the band, and to the same side."""
     said = []
-    for dataset, frames in found.items():
+    for title, frames in found.titled().items():
         ends = frames["seeds"].groupby("claim")["apart"].agg(["min", "max"])
         beyond = ends.index[(ends["min"] > BAND) | (ends["max"] < -BAND)]
         names = [claim.id for claim in claims.CLAIMS if claim.id in beyond]
-        said.append(f"- **{dataset_title(dataset)}**: {listed(names) or 'none'}.")
+        said.append(f"- **{title}**: {listed(names) or 'none'}.")
     return Markdown("\n".join(said) or "- none")
