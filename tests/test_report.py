@@ -18,7 +18,7 @@ import samlib
 from samlib import attacks, audit
 from samlib.inference import clopper_pearson, epsilon_lower_bound
 from samlib.report import Report, attacking, audit_file, limits_of, opened, sample, tables
-from samlib.report.attacking import CONTROL, Attacked, attack
+from samlib.report.attacking import CONTROL, attack
 
 pytestmark = pytest.mark.slow
 
@@ -50,8 +50,8 @@ def test_attacks_are_those_of_the_library(leaking):
     x, member = data["logit"].astype(np.float32), data["member"]
     others = np.arange(40) != 5
     score = attacks.lira(x[5], x[others], member[others], variance="residual")
-    s = sample.scan(sample.given(samlib.report.files.read(data, max_gb=1)[0]))[0]
-    np.testing.assert_allclose(attack(s).scores["LiRA online"][5], score, rtol=1e-5)
+    s = sample.scan(sample.given(samlib.report.files.read(data, max_gb=1)[0]))
+    np.testing.assert_allclose(attack(s)["LiRA online"][5], score, rtol=1e-5)
     expected = np.mean([roc_auc_score(m, row) for m, row in zip(member, x, strict=True)])
     assert value(found, "confidence")["value"] == pytest.approx(expected)
     assert found.best == "LiRA online"
@@ -67,8 +67,8 @@ def test_parts_that_leak_more_stand_out_at_one_level(leaking):
     assert list(parts.index.get_level_values("kind")) == ["class"] * 3 + ["group"] * 2
     assert parts.loc[("class", "2"), "low"] > parts.loc[("class", "0"), "high"]
     inside = data["labels"] == 1
-    s = attack(sample.scan(sample.given(samlib.report.files.read(data, max_gb=1)[0]))[0])
-    alone = samlib.evaluate(s.scores["LiRA online"][:, inside], data["member"][:, inside], confidence=1 - 0.05 / 5)
+    s = attack(sample.scan(sample.given(samlib.report.files.read(data, max_gb=1)[0])))
+    alone = samlib.evaluate(s["LiRA online"].values[:, inside], data["member"][:, inside], confidence=1 - 0.05 / 5)
     assert parts.loc[("class", "1"), "low"] == pytest.approx(alone.auc.low)
 
 
@@ -217,9 +217,9 @@ def test_a_model_that_is_always_certain_is_ranked_right(k, kind):
     with np.errstate(divide="ignore"):
         signal = {"probability": p, "loss": -np.log(p), "logit": np.log(p) - np.log1p(-p)}[kind]
     found = audit_file({kind: signal, "member": member})
-    s = sample.scan(sample.given({kind: signal, "member": member}))[0]
+    s = sample.scan(sample.given({kind: signal, "member": member}))
     made = attack(s, ("confidence",))
-    p = p[:, s.examples.values[made.kept]]
+    p = p[:, made.examples]
     expected = np.mean([roc_auc_score(m, row) for m, row in zip(made.member, p, strict=True)])
     assert value(found, "confidence")["value"] == pytest.approx(expected)
     assert value(found, found.best)["low"] > 0.53
@@ -479,10 +479,3 @@ def test_the_json_of_a_report_opens_as_the_same(leaking, tmp_path):
         assert list(again.tables[name]["low" if "low" in table else table.columns[0]]) == pytest.approx(
             list(table["low" if "low" in table else table.columns[0]]), rel=1e-8, nan_ok=True
         )
-
-
-def test_scores_of_chosen_examples_alone():
-    scores = {"one": np.arange(6.0).reshape(2, 3)}
-    found = Attacked(scores, np.ones((2, 3), bool), np.array([4, 5, 6]), np.arange(2), "").only(np.array([2]))
-    assert found.scores["one"].tolist() == [[2.0], [5.0]]
-    assert found.kept.tolist() == [6]

@@ -21,7 +21,7 @@ from samlib import __version__
 from samlib.checks import FAR, as_choice, as_number, as_path, shown
 from samlib.evaluation import evaluate
 from samlib.report import tables
-from samlib.report.attacking import BEST, CONTROL, Attacked, attack
+from samlib.report.attacking import BEST, CONTROL, attack
 from samlib.report.files import read
 from samlib.report.sample import given, near, scan
 
@@ -169,42 +169,40 @@ def audit_file(path, *, max_gb: float = 64) -> Report:
     'LiRA online'
     """
     data = given(*read(path, max_gb=as_number("max_gb", max_gb, 0, strict=True)))
-    s, drawn, chosen = scan(data)
-    every, some = attack(s), s.isel(examples=slice(drawn))
-    found, best = every.only(every.kept < drawn), next(name for name in BEST if name in every.scores)
-    of = tables.known(s, found.kept)
-    several, many = bool(found.shadows) and len(found.targets) >= 8, bool(found.shadows) and s.sizes["models"] >= 8
+    s = scan(data)
+    every, s = attack(s), s.isel(examples=s.drawn.values)
+    found, best = every.isel(examples=every.drawn.values), next(name for name in BEST if name in every)
     made = {"risk": tables.risk(found), "curves": tables.curves(found, best)}
-    if of:
-        made["parts"] = tables.parts(found, best, of)
-    if several:
-        made["own_rates"] = tables.own_rates(found.scores[best], found.member)
-        made["exposed"] = tables.exposed(s, every, best, chosen)
-    if many:
-        made |= tables.memorized(some)
-    if many and "test_correct" in s:
-        made["influence"] = tables.influential(some)
-    made["more"] = tables.more(some, best)
+    if tables.known(found):
+        made["parts"] = tables.parts(found, best)
+    if found.shadows and found.sizes["targets"] >= 8:
+        made["own_rates"] = tables.own_rates(found[best].values, found.member.values)
+        made["exposed"] = tables.exposed(every, best)
+    if found.shadows and s.sizes["models"] >= 8:
+        made |= tables.memorized(s)
+        if "test_correct" in s:
+            made["influence"] = tables.influential(s)
+    made["more"] = tables.more(s, best)
     able = {name: len(frame) for name, frame in made.items()} | {"shadows": len(found.shadows)}
     able |= {"online": found.shadows == "online", "population": "test_logit" in s}
     lacking = {name: why for name, why in SENTENCES["lacking"].items() if not able.get(name)}
-    return Report(made, _said(data, some, found, best), lacking, best)
+    return Report(made, _said(data, s, found, best), lacking, best)
 
 
-def _said(data: xr.Dataset, s: xr.Dataset, found: Attacked, best: str) -> dict[str, list[str]]:
+def _said(data: xr.Dataset, s: xr.Dataset, found: xr.Dataset, best: str) -> dict[str, list[str]]:
     """Sentences on what was given, and on what is assumed."""
     sizes, drawn, tests = data.sizes, s.sizes["examples"], s.sizes["tests"] if "test_logit" in s else 0
     outside = 0 if "tests" in sizes else tests  # taken from the examples
-    told = {name: found.scores[name] for name in ("confidence", CONTROL) if name in found.scores}
-    auc = {name: evaluate(scores, found.member, fpr=()).auc for name, scores in told.items()}
-    control, targets = auc.get(CONTROL), len(found.targets)
-    parts = [len(np.unique(each)) for each in tables.known(s, found.kept).values()]
+    told = [name for name in ("confidence", CONTROL) if name in found]
+    auc = {name: evaluate(found[name].values, found.member.values, fpr=()).auc for name in told}
+    control, targets = auc.get(CONTROL), found.sizes["targets"]
+    parts = [len(np.unique(each)) for each in tables.known(found).values()]
     agrees = control is not None and control.low <= 0.5 <= control.high
     facts = {
         "signal": data.signal, "read": ", ".join(data.read), "models": sizes["models"],
         "examples": sizes["examples"], "tests": tests - outside,
         "lower": auc["confidence"].high < 0.5, "outside": outside, "spare": outside,
-        "drawn": drawn if drawn + outside < sizes["examples"] else 0, "out": drawn - len(found.kept),
+        "drawn": drawn if drawn + outside < sizes["examples"] else 0, "out": drawn - found.sizes["examples"],
         "targets": targets if targets < s.target.values.sum() else 0,
         "parts": sum(parts) if max(parts, default=0) > tables.MOST_PARTS else 0,
         "unused": ", ".join(map(shown, data.unused[:9])), "like": near(data.unused, data.read),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -15,26 +13,15 @@ from samlib.report.sample import TESTS
 SCORES, TARGETS = 1 << 21, (16, 128)  # scores of an attack; the number of targets follows from it, from 16 to 128
 BEST = ("LiRA online", "LiRA offline", "population", "confidence")  # the first possible one measures the parts
 CONTROL = "control"  # a score by the other models alone
+OF_EXAMPLES = ("class", "group", "drawn", "top")
 FEW = 10  # points that no model saw, the fewest for a regression
 
 
-class Attacked(NamedTuple):
-    """What `attack` finds: scores of each attack and membership (targets, examples), and which examples of the sample."""
-
-    scores: dict[str, np.ndarray]
-    member: np.ndarray
-    kept: np.ndarray  # (examples,) in the sample
-    targets: np.ndarray  # (targets,) models
-    shadows: str  # online, offline or none
-
-    def only(self, which) -> Attacked:
-        """The same with only these of the kept examples."""
-        scores = {name: each[:, which] for name, each in self.scores.items()}
-        return self._replace(scores=scores, member=self.member[:, which], kept=self.kept[which])
-
-
-def attack(s: xr.Dataset, names: tuple[str, ...] = ()) -> Attacked:
+def attack(s: xr.Dataset, names: tuple[str, ...] = ()) -> xr.Dataset:
     """Every attack that the signals allow, or only those named; on each target, by the other models.
+
+    Returns the scores of each attack (targets, examples) by its name. Coordinates are `member`, the numbers of the targets and what
+    the sample says of the examples. The attribute `shadows` is online, offline or empty.
 
     Examples are kept if, for each target, two other models saw them and two did not. If these are fewer than half, it is enough
     that two others did not see them. If these are fewer than half too, all are kept, and there are no shadow models.
@@ -72,7 +59,10 @@ def attack(s: xr.Dataset, names: tuple[str, ...] = ()) -> Attacked:
     if not shadows:
         ways["quantile regression"] = _by_class
     scores = scored({name: ways[name] for name in wanted}, map(fold, targets.tolist()))
-    return Attacked(scores, member[targets], kept, targets, shadows)
+    about = s[[name for name in ("member", *OF_EXAMPLES) if name in s]].isel(models=targets)
+    found = about.set_coords(about.keys()).rename(models="targets").assign_coords(targets=targets)
+    made = {name: (("targets", "examples"), each) for name, each in scores.items()}
+    return found.assign(made).assign_attrs(shadows=shadows)
 
 
 def _by_class(f: Fold) -> np.ndarray:

@@ -119,11 +119,11 @@ def _as_logit(name: str, values: np.ndarray, which) -> np.ndarray:
     return values.astype(np.float32)
 
 
-def scan(data: xr.Dataset) -> tuple[xr.Dataset, int, np.ndarray]:
-    """Read the file once. Returns the sample, how many of its examples were drawn, and where in it the most exposed are.
+def scan(data: xr.Dataset) -> xr.Dataset:
+    """Read the file once, and return a sample of its examples.
 
-    The sample has logit (float32), member and correct, test_logit and test_correct if given, and what else `given` knows. The
-    even-numbered models choose the most exposed, among all examples. These follow the drawn ones. Raises ValueError for NaN, a
+    The sample has logit (float32), member and correct, test_logit and test_correct if given, and what else `given` knows. `drawn`
+    are the examples that were drawn by chance, and `top` the most exposed of all. The even-numbered models choose these. Raises ValueError for NaN, a
     signal out of range, a model with a constant signal, and a target without members or non-members.
     """
     models, n, tests = (data.sizes.get(dim, 0) for dim in ("models", "examples", "tests"))
@@ -158,6 +158,7 @@ def scan(data: xr.Dataset) -> tuple[xr.Dataset, int, np.ndarray]:
     theirs = {"test_logit": _finite(test_x), "test_correct": test_correct}
     s = s.assign({name: (("models", "examples"), each) for name, each in ours.items()})
     s = s.assign({name: (("models", "tests"), each) for name, each in theirs.items() if each.size})
+    s = s.assign(drawn=("examples", np.isin(numbers, sampled)), top=("examples", np.isin(numbers, top)))
     never = np.flatnonzero(~member.any(0))
     if not tests and len(never) >= 100:  # of the examples that no model saw, half stand outside and are not attacked
         never = np.sort(rng.permutation(never)[: min(TESTS, len(never) // 2)])
@@ -165,7 +166,7 @@ def scan(data: xr.Dataset) -> tuple[xr.Dataset, int, np.ndarray]:
         outside = s[[name for name in ("logit", "correct", "class") if name in s]].isel(examples=never)
         outside = outside.rename({name: f"test_{name}" for name in outside}).rename(examples="tests")
         s = s.isel(examples=stay).drop_dims("tests").merge(outside)
-    return s, s.sizes["examples"] - len(extra), np.flatnonzero(np.isin(s.examples, top))
+    return s
 
 
 def _finite(x: np.ndarray) -> np.ndarray:

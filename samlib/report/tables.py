@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,7 @@ from samlib import inference
 from samlib.estimators import memorization, memorization_terms, top_influences
 from samlib.evaluation import auc_terms, evaluate, vulnerability
 from samlib.inference import LEVEL, clopper_pearson, crossing, epsilon_lower_bound, groups, mean
-from samlib.report.attacking import CONTROL, Attacked, attack, sided
+from samlib.report.attacking import CONTROL, attack, sided
 from samlib.report.sample import MOST
 
 RATES = (0.001, 0.01, 0.1)
@@ -25,14 +24,15 @@ HIDDEN = (math.nan,) * 3  # an interval that is not shown
 MEMORIZED = 0.25  # Feldman and Zhang (2020) count an example as memorized from here
 
 
-def risk(found: Attacked) -> pd.DataFrame:
+def risk(found: xr.Dataset) -> pd.DataFrame:
     """A row for each attack and measure: value, low, high, and a note, which is "too few" (non-members), "ties" or empty."""
-    rows, each = [], LEVEL / (len(found.scores) * len(MEASURES))
-    for name, scores in found.scores.items():
-        whole = evaluate(scores, found.member, fpr=RATES, confidence=1 - each)
-        bound = epsilon(scores, found.member, 1 - each)
+    rows, each, member = [], LEVEL / (len(found) * len(MEASURES)), found.member.values
+    for name in found:
+        scores = found[name].values
+        whole = evaluate(scores, member, fpr=RATES, confidence=1 - each)
+        bound = epsilon(scores, member, 1 - each)
         measured = [whole.auc, whole.balanced_accuracy, *whole.tpr_at_fpr.values(), (bound, bound, math.inf)]
-        at_rates = ["too few" * (r in whole.too_few) or "ties" * tied(scores, found.member, r) for r in RATES]
+        at_rates = ["too few" * (r in whole.too_few) or "ties" * tied(scores, member, r) for r in RATES]
         for measure, values, note in zip(MEASURES, measured, ["", "", *at_rates, ""], strict=True):
             rows.append((name, measure, *(HIDDEN if note == "ties" else values), note))
     return pd.DataFrame(rows, columns=["attack", "measure", "value", "low", "high", "note"])
@@ -80,33 +80,33 @@ def _independent(hit: np.ndarray, side: np.ndarray, up: bool) -> tuple[int, int]
     return (math.ceil if up else math.floor)(rate * n - 1e-9 * (1 if up else -1)), n
 
 
-def curves(found: Attacked, best: str) -> pd.DataFrame:
+def curves(found: xr.Dataset, best: str) -> pd.DataFrame:
     """ROC curves of three attacks, at rates that allow ten false positives, on a logarithmic grid.
 
     Columns: attack, fpr, tpr, low, high. The last three are NaN where scores are `tied`.
     """
-    rows, least = [], max(10 / (~found.member).sum(), 1e-6)
+    rows, member = [], found.member.values
+    least = max(10 / (~member).sum(), 1e-6)
     rates = np.unique(np.geomspace(min(least, 0.5), 0.9, 13).round(8)).tolist()
-    names = [name for name in dict.fromkeys((best, "confidence", CONTROL)) if name in found.scores]
+    names = [name for name in dict.fromkeys((best, "confidence", CONTROL)) if name in found]
     for name in names:
-        whole = evaluate(found.scores[name], found.member, fpr=rates, confidence=1 - LEVEL / len(rates) / len(names))
-        rows += [
-            (name, rate, *(HIDDEN if tied(found.scores[name], found.member, rate) else measured))
-            for rate, measured in whole.tpr_at_fpr.items()
-        ]
+        scores = found[name].values
+        whole = evaluate(scores, member, fpr=rates, confidence=1 - LEVEL / len(rates) / len(names))
+        for rate, measured in whole.tpr_at_fpr.items():
+            rows.append((name, rate, *(HIDDEN if tied(scores, member, rate) else measured)))
     return pd.DataFrame(rows, columns=["attack", "fpr", "tpr", "low", "high"])
 
 
-def parts(found: Attacked, best: str, of: Mapping[str, np.ndarray]) -> pd.DataFrame:
+def parts(found: xr.Dataset, best: str) -> pd.DataFrame:
     """The risk of each class and group: kind, part, examples, auc, low, high. NaN if a part is small or lacks a side."""
-    which = []
+    which, of = [], known(found)
     for kind, values in of.items():
         names, counts = np.unique(values, return_counts=True)
         which += [(kind, name) for name in names[np.sort(np.argsort(-counts, kind="stable")[:MOST_PARTS])]]
     rows, confidence = [], 1 - LEVEL / len(which)
     for kind, name in which:
         inside = of[kind] == name
-        member, scores = found.member[:, inside], found.scores[best][:, inside]
+        member, scores = (found[each].values[:, inside] for each in ("member", best))
         usable = member.any(1) & ~member.all(1)
         auc = HIDDEN
         if usable.any() and inside.sum() >= FEW:
@@ -124,30 +124,30 @@ def own_rates(scores: np.ndarray, member: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def exposed(s: xr.Dataset, found: Attacked, best: str, chosen: np.ndarray) -> pd.DataFrame:
-    """The chosen examples of the sample, measured on the odd-numbered targets: how often they are found, how often accused.
+def exposed(found: xr.Dataset, best: str) -> pd.DataFrame:
+    """The most exposed examples of the sample, measured on the odd-numbered targets: how often they are found, how often accused.
 
     An example is found by a hit if it is a member, and accused by a hit if it is not. The even-numbered targets set the
     threshold. Columns: those of `_sides`, and of `_example`. An example that is accused as often as found is left out.
     """
-    odd, at = found.targets % 2 == 1, np.flatnonzero(np.isin(found.kept, chosen))
-    if not len(at) or min(odd.sum(), (~odd).sum()) < 4:
+    odd, top = found.targets.values % 2 == 1, found.top.values
+    if not top.any() or min(odd.sum(), (~odd).sum()) < 4:
         return pd.DataFrame()
-    scores, member = found.scores[best], found.member
+    scores, member = found[best].values, found.member.values
     others = np.sort(scores[~odd][~member[~odd]])
     hit = scores[odd] > others[int(len(others) * (1 - OWN_RATE))]
-    frame = _sides(hit[:, at], member[np.ix_(odd, at)]).assign(**_example(s, found.kept[at]))
+    frame = _sides(hit[:, top], member[np.ix_(odd, top)]).assign(**_example(found.isel(examples=top)))
     return frame[frame["gap"] > 0].sort_values(["low", "gap"], ascending=False, ignore_index=True)
 
 
-def known(s: xr.Dataset, which: np.ndarray) -> dict[str, np.ndarray]:
-    """Class and group of these examples of the sample, if they are given."""
-    return {kind: s[kind].values[which] for kind in ("class", "group") if kind in s}
+def known(s: xr.Dataset) -> dict[str, np.ndarray]:
+    """Class and group of examples, if they are given."""
+    return {kind: s[kind].values for kind in ("class", "group") if kind in s.variables}
 
 
-def _example(s: xr.Dataset, which: np.ndarray) -> dict[str, np.ndarray]:
-    """Numbers in the file, class and group of these examples of the sample."""
-    return {"example": s.examples.values[which]} | known(s, which)
+def _example(s: xr.Dataset) -> dict[str, np.ndarray]:
+    """Numbers in the file, class and group of examples."""
+    return {"example": s.examples.values} | known(s)
 
 
 def _sides(hit: np.ndarray, member: np.ndarray) -> pd.DataFrame:
@@ -204,7 +204,7 @@ def influential(s: xr.Dataset) -> pd.DataFrame:
     tests = np.argsort(-value[:, 0], kind="stable")[:MOST]
     pairs = twice[best[tests, 0]]
     frame = _sides(odd.test_correct.values[:, tests], odd.member.values[:, pairs])
-    return frame.assign(test=s.tests.values[tests], **_example(s, pairs))
+    return frame.assign(test=s.tests.values[tests], **_example(s.isel(examples=pairs)))
 
 
 def more(s: xr.Dataset, best: str) -> pd.DataFrame:
@@ -215,10 +215,10 @@ def more(s: xr.Dataset, best: str) -> pd.DataFrame:
     order, rows, models = np.argsort(~s.target.values, kind="stable"), [], s.sizes["models"]
     for k in np.unique(np.minimum(2 ** np.arange(3, 20), models)).tolist():
         found = attack(s.isel(models=order[:k]), (best,))
-        if best in found.scores and sided(found.member):
-            effect = mean(auc_terms(found.scores[best], found.member))
-            rows.append((k, len(found.kept), float(effect.estimate), *map(float, effect.interval()), True))
-    alone, whole, n = len(found.member) == 1, float(effect.stderr) ** 2, len(found.kept)
+        if best in found and sided(found.member.values):
+            effect = mean(auc_terms(found[best].values, found.member.values))
+            rows.append((k, found.sizes["examples"], float(effect.estimate), *map(float, effect.interval()), True))
+    alone, whole, n = found.sizes["targets"] == 1, float(effect.stderr) ** 2, found.sizes["examples"]
     grows = whole if alone else float(effect.by_models)
     for factor in (2, 4):
         more = effect._replace(stderr=np.sqrt(whole - grows + grows / factor))
