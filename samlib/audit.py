@@ -17,7 +17,7 @@ from scipy.stats import rankdata
 from samlib import attacks
 from samlib.checks import as_array, same_shape, shown
 from samlib.estimators import memorization, memorization_terms
-from samlib.evaluation import Comparison, compare
+from samlib.evaluation import Comparison, compare, rate_terms
 from samlib.inference import LEVEL, mean
 
 FPR = (0.001, 0.01, 0.1)
@@ -255,20 +255,16 @@ def threshold_table(pair: Pair, level: float = LEVEL) -> pd.DataFrame:
 def _balanced_hits(runs: xr.Dataset, signal: str, sign: int, kind: str) -> np.ndarray:
     """First-order terms (targets, examples) of the balanced accuracy. A target's thresholds come from the next few models."""
     runs = runs.sortby("model")
-    scores, member, labels = sign * runs[signal].values, runs.member.values, runs.label.values
+    scores, member = sign * runs[signal].values, runs.member.values
+    labels = runs.label.values if kind == "class-dependent" else None
     if member.all(1).any() or not member.any(1).all():
         raise ValueError("member must hold both members and non-members of each model.")
     terms = np.empty(scores.shape)
     for k, m in enumerate(member):
         shadows = (k + 1 + np.arange(min(THRESHOLD_SHADOWS, len(member) - 1))) % len(member)
-        given = {}
-        if kind == "class-dependent":
-            given = {"shadow_labels": np.tile(labels, len(shadows)), "target_labels": labels}
-        hit = attacks.threshold(scores[shadows].ravel(), member[shadows].ravel(), scores[k], **given) == m
-        tpr, tnr = hit[m].mean(), hit[~m].mean()
-        terms[k] = (tpr + tnr) / 2
-        terms[k, m] += (hit[m] - tpr) / (2 * m.mean())
-        terms[k, ~m] += (hit[~m] - tnr) / (2 * (~m).mean())
+        of = {"shadow_labels": labels, "target_labels": labels}
+        hit = attacks.threshold(scores[shadows], member[shadows], scores[k], **of) == m
+        terms[k] = (rate_terms(hit, m) + rate_terms(hit, ~m)) / 2
     return terms
 
 

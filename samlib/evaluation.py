@@ -196,12 +196,15 @@ def advantage_terms(scores, member) -> np.ndarray:
     terms = np.empty(scores.shape)
     for row, s, m in zip(terms, scores, member, strict=True):
         fpr, tpr, cuts = _curve(s, m)
-        best = 1 + int(np.argmax((tpr - fpr)[1:]))
-        hit = s >= cuts[best]
-        row[:] = tpr[best] - fpr[best]
-        row[m] += len(s) / m.sum() * (hit[m] - tpr[best])
-        row[~m] -= len(s) / (~m).sum() * (hit[~m] - fpr[best])
+        hit = s >= cuts[1 + int(np.argmax((tpr - fpr)[1:]))]
+        row[:] = rate_terms(hit, m) - rate_terms(hit, ~m)
     return terms
+
+
+def rate_terms(hit, side) -> np.ndarray:
+    """As `auc_terms`, for the rate of hits on one side (both bool, of one shape): the share of members, say, that is called."""
+    rate = hit[side].mean()
+    return rate + hit.size / side.sum() * side * (hit - rate)
 
 
 def tpr_terms(scores, member, fpr: float) -> np.ndarray:
@@ -218,14 +221,11 @@ def _pooled(scores, member, fpr: float) -> tuple[float, np.ndarray]:
     scores, member = _checked(member, scores=scores)
     fpr = as_number("fpr", fpr, 0, 1, strict=True)
     rates, hits, cuts = _curve(scores, member)
-    n, n_in = member.size, member.sum()
-    reach = 2 * math.sqrt(fpr * (1 - fpr) / (n - n_in))
+    reach = 2 * math.sqrt(fpr * (1 - fpr) / (~member).sum())
     low, at, high = (_place(rates, rate) for rate in (fpr - reach, fpr, fpr + reach))
     slope = (hits[high] - hits[low]) / (rates[high] - rates[low]) if rates[high] > rates[low] else 0.0
     hit = scores >= cuts[at]
-    inside = n / n_in * (hit - hits[at])
-    terms = hits[at] + np.where(member, inside, -slope * n / (n - n_in) * (hit - rates[at]))
-    return float(hits[at]), terms
+    return float(hits[at]), rate_terms(hit, member) - slope * (rate_terms(hit, ~member) - rates[at])
 
 
 def _curve(scores, member) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

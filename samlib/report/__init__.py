@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import json
-import math
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -111,11 +110,11 @@ def limits_of(texts: Iterable[str]) -> dict[str, float]:
     for text in texts:
         measure, _, limit = text.partition("=")
         try:
-            most = FAR if as_choice("limit", measure, tables.MEASURES) == "epsilon" else 1
-            limits[measure] = as_number("limit", float(limit), 0, most)
+            as_choice("limit", measure, tables.MEASURES)
+            limits[measure] = as_number("limit", float(limit), 0, FAR if measure == "epsilon" else 1)
         except ValueError:
-            wanted = "must be a measure and a number; measures are"
-            raise ValueError(f"limit {shown(text)} {wanted} {known}, and all but epsilon lie in 0 to 1.") from None
+            wanted = f"must be a measure and a number; measures are {known}, and all but epsilon lie in 0 to 1."
+            raise ValueError(f"limit {shown(text)} {wanted}") from None
     return limits
 
 
@@ -129,14 +128,10 @@ def opened(path) -> Report:
     path = as_path("path", path)
     if path.suffix != ".json":
         return audit_file(path)
-    kept = json.loads(path.read_text(encoding="utf-8"), object_hook=_with_nan)
-    tables = {name: pd.DataFrame(rows) for name, rows in kept["tables"].items()}
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    # null becomes NaN, so that a column without a number stays a column of numbers
+    tables = {name: pd.DataFrame(rows).fillna(np.nan).infer_objects() for name, rows in kept["tables"].items()}
     return Report(tables, kept["said"], kept["lacking"], kept["best"])
-
-
-def _with_nan(row: dict) -> dict:
-    """NaN where JSON says null, so that a column without a number stays a column of numbers."""
-    return {name: math.nan if value is None else value for name, value in row.items()}
 
 
 def audit_file(path, *, max_gb: float = 64) -> Report:

@@ -13,15 +13,14 @@ from samlib.report.sample import TESTS
 SCORES, TARGETS = 1 << 21, (16, 128)  # scores of an attack; the number of targets follows from it, from 16 to 128
 BEST = ("LiRA online", "LiRA offline", "population", "confidence")  # the first possible one measures the parts
 CONTROL = "control"  # a score by the other models alone
-OF_EXAMPLES = ("class", "group", "drawn", "top")
 FEW = 10  # points that no model saw, the fewest for a regression
 
 
 def attack(s: xr.Dataset, names: tuple[str, ...] = ()) -> xr.Dataset:
     """Every attack that the signals allow, or only those named; on each target, by the other models.
 
-    Returns the scores of each attack (targets, examples) by its name. Coordinates are `member`, the numbers of the targets and what
-    the sample says of the examples. The attribute `shadows` is online, offline or empty.
+    Returns the scores of each attack (targets, examples) by its name. Coordinates are `member`, the numbers of the targets, and
+    what the sample says of the examples. The attribute `shadows` is online, offline or empty.
 
     Examples are kept if, for each target, two other models saw them and two did not. If these are fewer than half, it is enough
     that two others did not see them. If these are fewer than half too, all are kept, and there are no shadow models.
@@ -39,9 +38,9 @@ def attack(s: xr.Dataset, names: tuple[str, ...] = ()) -> xr.Dataset:
     kept = np.flatnonzero(judged[shadows])
     s = s.isel(examples=kept)
     logit, member, tests = s.logit.values, s.member.values, s.sizes["tests"] if "test_logit" in s else 0
-    labels, test_labels = (s[name].values if name in s else None for name in ("class", "test_class"))
-    if labels is None or test_labels is None or not np.isin(labels, test_labels).all():
-        labels = test_labels = None
+    labels = test_labels = None
+    if {"class", "test_class"} <= s.keys() and s["class"].isin(s.test_class).all():
+        labels, test_labels = s["class"].values, s.test_class.values
     online = shadows == "online"
     possible = {
         "correctness": True, "confidence": True, "population": tests > 0,
@@ -59,8 +58,8 @@ def attack(s: xr.Dataset, names: tuple[str, ...] = ()) -> xr.Dataset:
     if not shadows:
         ways["quantile regression"] = _by_class
     scores = scored({name: ways[name] for name in wanted}, map(fold, targets.tolist()))
-    about = s[[name for name in ("member", *OF_EXAMPLES) if name in s]].isel(models=targets)
-    found = about.set_coords(about.keys()).rename(models="targets").assign_coords(targets=targets)
+    about = s.drop_dims("tests", errors="ignore").drop_vars(["logit", "correct", "target"]).isel(models=targets)
+    found = about.set_coords(list(about)).rename(models="targets").assign_coords(targets=targets)
     made = {name: (("targets", "examples"), each) for name, each in scores.items()}
     return found.assign(made).assign_attrs(shadows=shadows)
 

@@ -13,7 +13,6 @@ import math
 import mmap
 import os
 import shutil
-import stat
 import subprocess
 import sys
 import tempfile
@@ -68,29 +67,21 @@ def read(source, *, max_gb: float) -> Found:
         source = source.reset_coords().transpose("model", "example", "test", ..., missing_dims="ignore")
     if isinstance(source, Mapping):
         arrays = {str(name): getattr(value, "values", value) for name, value in source.items()}
-        names = _names(arrays)
-        return {name: _array(name, arrays[key]) for key, name in names.items()}, sorted(arrays.keys() - names)
+        found, names = {}, _names(arrays)
+        for key, name in names.items():
+            value, texts = arrays[key], ARRAYS[name]["kind"] == "names"
+            found[name] = np.asarray(value) if texts else as_array(name, value, infinite=True, missing=True)
+        return found, sorted(arrays.keys() - names)
     path = as_path("path", source)
     with in_a_sentence(f"path {str(path)!r} cannot be read (", ").", (OSError, ValueError), BadFile):
-        mode = path.stat().st_mode
-        head = np.fromfile(path, np.uint8, 4).tobytes() if stat.S_ISREG(mode) else b""
-    reader = _zarr if stat.S_ISDIR(mode) else {b"PK\x03\x04": _npz, b"PAR1": _parquet}.get(head)
+        path.stat()
+        head = np.fromfile(path, np.uint8, 4).tobytes() if path.is_file() else b""
+    reader = _zarr if path.is_dir() else {b"PK\x03\x04": _npz, b"PAR1": _parquet}.get(head)
     if reader is None:
         raise BadFile(f"path {str(path)!r} is no npz file, parquet file or zarr folder.")
     with _parsed(path.name), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a parser's remarks on a damaged header
         return reader(path, max_gb * 1e9)
-
-
-def _array(name: str, value) -> np.ndarray:
-    if ARRAYS[name]["kind"] != "names":
-        return as_array(name, value, infinite=True, missing=True)
-    array = np.asarray(value)
-    if array.dtype == object and all(isinstance(each, str) for each in array.flat):
-        array = array.astype(str)
-    if array.dtype.kind not in "iuU":
-        raise BadFile(f"{name} must hold whole numbers or texts, not {array.dtype}.")
-    return array
 
 
 def _names(found: Iterable[str]) -> dict[str, str]:
@@ -214,9 +205,8 @@ def _zarr(path: Path, most: float) -> Found:
                 if not _unpacked(file, packer) <= chunk:
                     raise ValueError(f"chunk {file.name} unpacks to more than {chunk} bytes")
             found[name] = _room(array.shape, array.dtype, size)
-            starts = (range(0, n, step) for n, step in zip(array.shape, array.chunks, strict=True))
-            for corner in itertools.product(*starts):
-                where = tuple(slice(at, at + step) for at, step in zip(corner, array.chunks, strict=True))
+            for corner in np.ndindex(array.cdata_shape):
+                where = tuple(slice(k * step, (k + 1) * step) for k, step in zip(corner, array.chunks, strict=True))
                 found[name][where] = array[where]
                 release(found[name])
     return found, sorted(set(keys) - names.keys())

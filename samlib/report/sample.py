@@ -92,6 +92,10 @@ def _mask(name: str, values: np.ndarray) -> np.ndarray:
 
 def _texts(name: str, values: np.ndarray) -> np.ndarray:
     """Names of groups, which a page can show. Text that is not Unicode would end the process in another library."""
+    if values.dtype == object and all(isinstance(each, str) for each in values.flat):
+        values = values.astype(str)
+    if values.dtype.kind not in "iuU":
+        raise BadFile(f"{name} must hold whole numbers or texts, not {values.dtype}.")
     if values.dtype.kind == "U" and values.dtype.itemsize:
         codes = np.ascontiguousarray(values).view(np.dtype(np.uint32).newbyteorder(values.dtype.byteorder))
         if ((codes > 0x10FFFF) | ((codes >= 0xD800) & (codes <= 0xDFFF))).any():
@@ -123,8 +127,8 @@ def scan(data: xr.Dataset) -> xr.Dataset:
     """Read the file once, and return a sample of its examples.
 
     The sample has logit (float32), member and correct, test_logit and test_correct if given, and what else `given` knows. `drawn`
-    are the examples that were drawn by chance, and `top` the most exposed of all. The even-numbered models choose these. Raises ValueError for NaN, a
-    signal out of range, a model with a constant signal, and a target without members or non-members.
+    are the examples that were drawn by chance, and `top` the most exposed of all. The even-numbered models choose these. Raises
+    ValueError for NaN, a signal out of range, a model with a constant signal, and a target without members or non-members.
     """
     models, n, tests = (data.sizes.get(dim, 0) for dim in ("models", "examples", "tests"))
     rng, size, step = np.random.default_rng(0), max(ATTACKED // models, 100), max(1, BLOCK // models)
@@ -154,11 +158,11 @@ def scan(data: xr.Dataset) -> xr.Dataset:
     test_x, test_correct = columns(data, chosen, "test_")
     s = data.drop_vars([name for name in data if data[name].ndim == 2])
     s = s.isel(examples=numbers, tests=chosen, missing_dims="ignore").assign_coords(examples=numbers, tests=chosen)
-    ours = {"logit": _finite(x), "member": member, "correct": correct}
     theirs = {"test_logit": _finite(test_x), "test_correct": test_correct}
-    s = s.assign({name: (("models", "examples"), each) for name, each in ours.items()})
     s = s.assign({name: (("models", "tests"), each) for name, each in theirs.items() if each.size})
-    s = s.assign(drawn=("examples", np.isin(numbers, sampled)), top=("examples", np.isin(numbers, top)))
+    ours = {"logit": _finite(x), "member": member, "correct": correct}
+    s = s.assign({name: (("models", "examples"), each) for name, each in ours.items()})
+    s = s.assign(drawn=s.examples.isin(sampled), top=s.examples.isin(top))
     never = np.flatnonzero(~member.any(0))
     if not tests and len(never) >= 100:  # of the examples that no model saw, half stand outside and are not attacked
         never = np.sort(rng.permutation(never)[: min(TESTS, len(never) // 2)])

@@ -10,7 +10,7 @@ import xarray as xr
 
 from samlib import inference
 from samlib.estimators import memorization, memorization_terms, top_influences
-from samlib.evaluation import auc_terms, evaluate, vulnerability
+from samlib.evaluation import auc_terms, evaluate, rate_terms, vulnerability
 from samlib.inference import LEVEL, clopper_pearson, crossing, epsilon_lower_bound, groups, mean
 from samlib.report.attacking import CONTROL, attack, sided
 from samlib.report.sample import MOST
@@ -73,9 +73,8 @@ def _independent(hit: np.ndarray, side: np.ndarray, up: bool) -> tuple[int, int]
     If all or none are hit, no variance can be seen. Then each example of this side counts once, however many targets decide on
     it: a share r of examples that are always missed stays unseen with probability (1 - r)^n.
     """
-    n = int(side.sum())
-    rate = hit[side].mean()
-    stderr = float(mean(rate + hit.size / n * side * (hit - rate)).stderr)
+    n, rate = int(side.sum()), hit[side].mean()
+    stderr = float(mean(rate_terms(hit, side)).stderr)
     n = max(1, min(n, int(rate * (1 - rate) / stderr**2))) if stderr > 0 else int(side.any(0).sum())
     return (math.ceil if up else math.floor)(rate * n - 1e-9 * (1 if up else -1)), n
 
