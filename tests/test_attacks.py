@@ -308,27 +308,17 @@ def hetero():
     return x, s, u, t, member
 
 
-def network(outputs):
-    torch.manual_seed(0)
-    return torch.nn.Sequential(torch.nn.Linear(1, 16), torch.nn.Tanh(), torch.nn.Linear(16, outputs))
-
-
-@pytest.mark.parametrize("regressor", [None, "torch"])
-def test_quantile_regression_gaussian_head(hetero, regressor):
+def test_quantile_regression_gaussian_head(hetero):
     x, s, u, t, member = hetero
-    module = network(2) if regressor else None
-    before = None if module is None else [p.clone() for p in module.parameters()]
-    score = attacks.quantile_regression(x, s, u, t, regressor=module, epochs=60)
+    score = attacks.quantile_regression(x, s, u, t)
     truth = (t - 3 * u[:, 0]) / (0.5 + u[:, 0])
     assert np.corrcoef(score, truth)[0, 1] > 0.95
     assert abs(score[~member].mean()) < 0.15
     assert abs(score[~member].std() - 1) < 0.1
     assert auc(score, member) > auc(t, member) + 0.05  # what the features are worth
-    if module is not None:
-        assert all(torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("kind", ["default", "linear", "boosting", "torch"])
+@pytest.mark.parametrize("kind", ["default", "linear", "boosting"])
 def test_quantile_regression_holds_its_false_positive_rates(hetero, kind):
     x, s, u, t, member = hetero
     alpha = np.array([0.05, 0.25])
@@ -336,9 +326,8 @@ def test_quantile_regression_holds_its_false_positive_rates(hetero, kind):
         "default": None,
         "linear": QuantileRegressor(alpha=0, solver="highs"),
         "boosting": GradientBoostingRegressor(loss="quantile", n_estimators=50, max_depth=2, random_state=0),
-        "torch": network(2),
     }[kind]
-    margin = attacks.quantile_regression(x, s, u, t, alpha=alpha, regressor=regressor, epochs=60)
+    margin = attacks.quantile_regression(x, s, u, t, alpha=alpha, regressor=regressor)
     assert margin.shape == (2, 2000)
     rates = (margin[:, ~member] >= 0).mean(1)
     np.testing.assert_allclose(rates, alpha, atol=0.05)
@@ -348,20 +337,11 @@ def test_quantile_regression_holds_its_false_positive_rates(hetero, kind):
         np.testing.assert_allclose(one, margin[0])
 
 
-def test_quantile_regression_by_a_module_that_diverges_is_refused_and_no_batch_has_one_point(hetero):
-    x, s, u, t, _ = (v[:257] for v in hetero)
-    normed = torch.nn.Sequential(torch.nn.Linear(1, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 2))
-    assert np.isfinite(attacks.quantile_regression(x, s, u, t, regressor=normed, epochs=1)).all()
-    with pytest.raises(ValueError, match="regressor diverged"):
-        attacks.quantile_regression(x, s, u, t, regressor=network(2), epochs=30, lr=1e30)
-
-
 def test_quantile_regression_is_reproducible_and_equivariant(hetero):
     x, s, u, t, _ = (v[:200] for v in hetero)
     score = attacks.quantile_regression(x, s, u, t)
     np.testing.assert_array_equal(attacks.quantile_regression(x, s, u[::-1], t[::-1]), score[::-1])
-    a, b = (attacks.quantile_regression(x, s, u, t, regressor=network(2), epochs=2, seed=k) for k in (1, 1))
-    np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(attacks.quantile_regression(x, s, u, t), score)
     # Nothing to learn: equal scores everywhere give no division by zero.
     assert np.isfinite(attacks.quantile_regression(x, np.ones(200), u, t)).all()
 
@@ -378,7 +358,7 @@ def test_quantile_regression_is_reproducible_and_equivariant(hetero):
         ({"alpha": [0.5, 1.0]}, r"alpha must lie strictly between 0 and 1"),
         ({"alpha": 0.1, "regressor": LinearRegression()}, "LinearRegression has no quantile loss"),
         ({"alpha": 0.1, "regressor": GradientBoostingRegressor()}, "GradientBoostingRegressor has no quantile loss"),
-        ({"regressor": torch.nn.Linear(2, 1)}, r"regressor must map features to \(batch, 2\)"),
+        ({"regressor": torch.nn.Linear(2, 1)}, "regressor must be a scikit-learn regressor"),
     ],
 )
 def test_quantile_regression_refuses_bad_input(change, message):

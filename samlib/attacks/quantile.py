@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-
 import numpy as np
 
 from samlib.checks import as_array, as_number, as_rates, same_shape
 
 
 def quantile_regression(
-    public_features,
-    public_scores,
-    target_features,
-    target_scores,
-    *,
-    alpha=None,
-    regressor=None,
-    epochs=200,
-    lr=1e-2,
-    seed=0,
+    public_features, public_scores, target_features, target_scores, *, alpha=None, regressor=None, seed=0
 ) -> np.ndarray:
     """The quantile-regression attack (Bertran et al. 2023): regress the score's distribution on features.
 
@@ -37,14 +26,10 @@ def quantile_regression(
     alpha : None, float or (levels,) array
         None: the Gaussian variant of the authors' code, one order for all false-positive rates. Mean and deviation are
         regressed. Rates inside (0, 1): one regression of the (1 - alpha)-quantile by pinball loss for each.
-    regressor : scikit-learn regressor or torch module, optional
-        By default, histogram gradient boosting. For alpha, a scikit-learn regressor needs a quantile loss. A torch module
-        maps (batch, ...) features to (batch, 2), mean and log deviation; for alpha, to (batch, levels). It is copied,
-        not changed.
-    epochs, lr : int, float
-        Training of a torch module, by Adam in batches of 256.
+    regressor : scikit-learn regressor, optional
+        By default, histogram gradient boosting. For alpha, it needs a quantile loss.
     seed : int
-        Seed of the default regressor, the folds and the batches.
+        Seed of the default regressor and the folds.
 
     Returns
     -------
@@ -60,7 +45,7 @@ def quantile_regression(
 
     Notes
     -----
-    A scikit-learn regressor fits the deviation to absolute residuals across five folds. The deviation is at least a
+    The deviation is fitted to absolute residuals across five folds. The deviation is at least a
     twentieth of their mean.
 
     Examples
@@ -79,35 +64,30 @@ def quantile_regression(
     same_shape("target_features", g, "public_features", f, slice(1, None))
     if len(s) < 10:
         raise ValueError(f"public_scores holds {len(s)} point(s): a regression needs at least 10.")
-    one = alpha is not None and as_array("alpha", alpha, ndim=(0, 1)).ndim == 0
-    levels = None if alpha is None else np.array(as_rates("alpha", alpha))
-    epochs, lr = as_number("epochs", epochs, 1, whole=True), as_number("lr", lr, 0, strict=True)
     seed = as_number("seed", seed, 0, 2**32 - 1, whole=True)
-    if not (regressor is None or hasattr(regressor, "state_dict") or hasattr(regressor, "get_params")):
-        raise ValueError("regressor must be a scikit-learn regressor or a torch module.")
+    if not (regressor is None or hasattr(regressor, "get_params")):
+        raise ValueError("regressor must be a scikit-learn regressor.")
     s, u = s.astype(np.float64), u.astype(np.float64)
     f, g = (a.astype(np.float32) if a.dtype == np.float16 else a for a in (f, g))  # float16 is too coarse for a fit
-
-    if hasattr(regressor, "state_dict"):
-        centre, scale = _torch_predict(regressor, f, s, g, levels, epochs, lr, seed)
-    else:
-        if regressor is None:
-            regressor = _boosting("squared_error" if alpha is None else "quantile", seed)
-        f, g = f.reshape(len(f), -1), g.reshape(len(g), -1)
-        centre, scale = _gaussian(regressor, f, s, g, seed) if alpha is None else _quantiles(regressor, f, s, g, levels)
-    scores = (u - centre) / scale
-    return scores[0] if one else scores
+    f, g = f.reshape(len(f), -1), g.reshape(len(g), -1)
+    if regressor is None:
+        regressor = _boosting("squared_error" if alpha is None else "quantile", seed)
+    if alpha is None:
+        mean, deviation = _gaussian(regressor, f, s, g, seed)
+        return (u - mean) / deviation
+    levels, shape = as_rates("alpha", alpha), as_array("alpha", alpha, ndim=(0, 1)).shape
+    return (u - _quantiles(regressor, f, s, g, levels)).reshape(*shape, len(u))
 
 
-def _quantiles(regressor, f, s, g, levels) -> tuple[np.ndarray, float]:
-    """The quantiles (levels, n) of the targets' scores, and a scale of 1."""
+def _quantiles(regressor, f, s, g, levels) -> np.ndarray:
+    """The quantiles (levels, n) of the targets' scores."""
     from sklearn.base import clone
 
     settings = regressor.get_params()
     name = "quantile" if "quantile" in settings else "alpha"
     if settings.get("loss", "quantile") != "quantile" or (name == "alpha" and "loss" not in settings):
         raise ValueError(f"regressor {type(regressor).__name__} has no quantile loss, which alpha needs.")
-    return np.stack([clone(regressor).set_params(**{name: 1 - a}).fit(f, s).predict(g) for a in levels]), 1.0
+    return np.stack([clone(regressor).set_params(**{name: 1 - a}).fit(f, s).predict(g) for a in levels])
 
 
 def _gaussian(regressor, f, s, g, seed) -> tuple[np.ndarray, np.ndarray]:
@@ -130,44 +110,3 @@ def _boosting(loss, seed):
     # Trees and steps are small. Larger ones fit the noise of a thousand public points.
     small = {"learning_rate": 0.05, "max_leaf_nodes": 8}
     return HistGradientBoostingRegressor(loss=loss, quantile=0.5, random_state=seed, **small)
-
-
-def _torch_predict(module, f, s, g, levels, epochs, lr, seed):
-    """`_gaussian` or, given levels, `_quantiles`, by a copy of a torch module."""
-    import torch
-
-    module = copy.deepcopy(module).train()
-    like = next(module.parameters(), None)
-    if like is None:
-        raise ValueError("regressor must have parameters to train.")
-    if not max(np.abs(f).max(), np.abs(g).max()) <= np.finfo(np.float32).max:
-        raise ValueError("public_features and target_features must lie in the range of float32 for a torch module.")
-    centre, scale = s.mean(), s.std() or 1.0
-    x, y, z = (torch.as_tensor(np.asarray(v, np.float32)).to(like) for v in (f, (s - centre) / scale, g))
-    q = None if levels is None else torch.as_tensor(1 - levels).to(y)
-    width = 2 if q is None else len(q)
-    generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.Adam(module.parameters(), lr=lr)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
-    for _ in range(epochs):
-        for batch in torch.randperm(len(x), generator=generator).to(x.device).tensor_split(-(-len(x) // 256)):
-            out = module(x[batch])
-            if out.shape != (len(batch), width):
-                raise ValueError(f"regressor must map features to (batch, {width}), but gave {tuple(out.shape)}.")
-            if q is None:
-                mean, log_std = out.unbind(1)
-                loss = (log_std + 0.5 * ((y[batch] - mean) * torch.exp(-log_std)) ** 2).mean()
-            else:
-                gap = y[batch, None] - out
-                loss = torch.maximum(q * gap, (q - 1) * gap).mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        scheduler.step()
-    with torch.no_grad():
-        out = module.eval()(z).double().cpu().numpy()
-    if not np.isfinite(out).all():
-        raise ValueError("regressor diverged: lower lr or epochs.")
-    if q is None:
-        return centre + scale * out[:, 0], scale * np.exp(out[:, 1])
-    return centre + scale * out.T, 1.0
