@@ -201,10 +201,11 @@ def advantage_terms(scores, member) -> np.ndarray:
     return terms
 
 
-def rate_terms(hit, side) -> np.ndarray:
-    """As `auc_terms`, for the rate of hits on one side (both bool, of one shape): the share of members, say, that is called."""
-    rate = hit[side].mean()
-    return rate + hit.size / side.sum() * side * (hit - rate)
+def rate_terms(hit, member) -> np.ndarray:
+    """As `auc_terms`, for the share of members that are hit. hit: bool, as member. With ~member, it is that of non-members."""
+    hit, member = _checked(member, hit=as_member("hit", hit))
+    rate = hit[member].mean()
+    return rate + hit.size / member.sum() * member * (hit - rate)
 
 
 def tpr_terms(scores, member, fpr: float) -> np.ndarray:

@@ -313,3 +313,12 @@ def test_bad_input_is_one_sentence(scores, member, options, message):
 def test_two_attacks_must_judge_the_same():
     with pytest.raises(ValueError, match=r"scores_b has shape \(3,\)"):
         samlib.compare([1, 2], [1, 2, 3], [1, 0])
+
+
+def test_terms_of_a_rate_of_hits():
+    rng = np.random.default_rng(0)
+    hit, member = rng.random((2, 3, 40)) < 0.4
+    terms = room.rate_terms(hit, member)
+    assert terms.mean() == pytest.approx(hit[member].mean())
+    assert np.ptp(terms[~member]) == 0  # non-members do not move it
+    np.testing.assert_allclose(room.rate_terms(hit[0], member[0])[0].mean(), hit[0][member[0]].mean())

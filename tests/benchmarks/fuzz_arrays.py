@@ -108,6 +108,7 @@ FUNCTIONS = {
     "evaluation.vulnerability": SCORED | {"fpr": RATE},
     "evaluation.auc_terms": SCORED,
     "evaluation.advantage_terms": SCORED,
+    "evaluation.rate_terms": {"hit": mask("k", "n"), "member": mask("k", "n")},
     "evaluation.tpr_terms": SCORED | {"fpr": RATE},
     "inference.mean": {"terms": real("k", "n")},
     "inference.jackknife": {"values": real("k", "n"), "factors": COUNT, "extra": RATE},
