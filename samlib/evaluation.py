@@ -16,8 +16,7 @@ import numpy as np
 from scipy import stats
 
 from samlib.checks import as_array, as_member, as_number, as_rates, same_shape
-from samlib.inference import Effect, clopper_pearson, mean
-from samlib.inference import epsilon_lower_bound as epsilon_lower_bound
+from samlib.inference import Effect, clopper_pearson, epsilon_lower_bound, groups, mean
 
 Rates = float | Sequence[float]
 ENOUGH = 10  # false positives that a rate must allow before a true-positive rate at it is worth showing
@@ -136,20 +135,23 @@ class Vulnerability(NamedTuple):
     threshold: float
     dispersion: float
 
-    @property
-    def pooled(self) -> float:
-        """The false-positive rate of all examples together."""
-        known = self.n_out > 0
-        return (self.fpr * self.n_out)[known].sum() / self.n_out.sum()
+    def shares(self, bins: int = 20):
+        """Shares of examples in bins of their own FPR, and those by chance if every FPR were the pooled one.
 
-    def shares(self, edges) -> tuple[np.ndarray, np.ndarray]:
-        """Shares of examples in bins of their own FPR, and the shares by chance if every FPR were the pooled one."""
-        known, edges = self.n_out > 0, as_array("edges", edges, ndim=1)
-        chance = np.zeros(len(edges) - 1)
-        for n, many in zip(*np.unique(self.n_out[known], return_counts=True), strict=True):
+        A pandas frame: left, right, share, chance.
+        """
+        import pandas as pd
+
+        edges, known = np.linspace(0, 1, bins + 1), self.n_out > 0
+        fpr, n_out = self.fpr[known], self.n_out[known]
+        pooled, chance = (fpr * n_out).sum() / n_out.sum(), np.zeros(bins)
+        for n, many in zip(*np.unique(n_out, return_counts=True), strict=True):
             k = np.arange(n + 1)
-            chance += many * np.histogram(k / n, edges, weights=stats.binom.pmf(k, n, self.pooled))[0]
-        return np.histogram(self.fpr[known], edges)[0] / known.sum(), chance / known.sum()
+            chance += many * np.histogram(k / n, edges, weights=stats.binom.pmf(k, n, pooled))[0]
+        share = np.histogram(fpr, edges)[0]
+        return pd.DataFrame(
+            {"left": edges[:-1], "right": edges[1:], "share": share / len(fpr), "chance": chance / len(fpr)}
+        )
 
 
 def vulnerability(scores, member, *, fpr: float = 0.1) -> Vulnerability:
@@ -227,6 +229,43 @@ def _pooled(scores, member, fpr: float) -> tuple[float, np.ndarray]:
     slope = (hits[high] - hits[low]) / (rates[high] - rates[low]) if rates[high] > rates[low] else 0.0
     hit = scores >= cuts[at]
     return float(hits[at]), rate_terms(hit, member) - slope * (rate_terms(hit, ~member) - rates[at])
+
+
+def epsilon(scores, member, confidence: float = 0.95) -> float:
+    """A lower bound on epsilon. Half of the targets set the threshold; the rest give the counts.
+
+    If there are fewer than 4 targets, the examples are halved instead. Errors of one model, and errors on one example, are
+    correlated. So counts are scaled down to the number of independent ones with the same variance (Korn and Graubard 1998).
+    That keeps the rates valid. Privacy itself limits what errors can share: where membership is drawn by coins, none of n errors
+    is as unlikely as if they were independent (Steinke et al. 2023). Raises as `evaluate`.
+    """
+    scores, member = _checked(member, scores=scores)
+    confidence, by_model = as_number("confidence", confidence, 0, 1, strict=True), len(scores) >= 4
+    half = groups(np.arange(scores.shape[1 - by_model]), 2) == 1
+    first, rest = ((v[side] if by_model else v[:, side] for v in (scores, member)) for side in (half, ~half))
+    (chosen_by, of), (scores, member) = first, rest
+    if not all(m.any(1).all() and not m.all(1).any() for m in (of, member)):
+        return 0.0  # a half lacks members or others
+
+    def bound(scores, member, threshold: float) -> float:
+        hit = scores >= threshold
+        counts = [*_independent(hit, member, up=False), *_independent(hit, ~member, up=True)]
+        return epsilon_lower_bound(*counts, confidence=confidence)
+
+    cuts = np.quantile(chosen_by[~of], [1 - rate for rate in (0.001, 0.01, 0.1, 0.5, 0.9)])
+    return bound(scores, member, max(cuts, key=lambda cut: bound(chosen_by, of, cut)))
+
+
+def _independent(hit: np.ndarray, side: np.ndarray, up: bool) -> tuple[int, int]:
+    """Hits among (targets, examples) of one side, and their number, both scaled to independent ones of equal variance.
+
+    If all or none are hit, no variance can be seen. Then each example of this side counts once, however many targets decide on
+    it: a share r of examples that are always missed stays unseen with probability (1 - r)^n.
+    """
+    n, rate = int(side.sum()), hit[side].mean()
+    stderr = float(mean(rate_terms(hit, side)).stderr)
+    n = max(1, min(n, int(rate * (1 - rate) / stderr**2))) if stderr > 0 else int(side.any(0).sum())
+    return (math.ceil if up else math.floor)(rate * n - 1e-9 * (1 if up else -1)), n
 
 
 def _curve(scores, member) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

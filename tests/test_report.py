@@ -15,9 +15,9 @@ from sklearn.metrics import roc_auc_score
 from sklearn.tree import DecisionTreeClassifier
 
 import samlib
-from samlib import attacks, audit
+from samlib import attacks, audit, evaluation
 from samlib.inference import clopper_pearson, epsilon_lower_bound
-from samlib.report import Report, attacking, audit_file, limits_of, opened, sample, tables
+from samlib.report import Report, attacking, audit_file, limits_of, opened, sample
 from samlib.report.attacking import CONTROL, attack
 
 pytestmark = pytest.mark.slow
@@ -102,7 +102,7 @@ def test_the_bound_on_epsilon_holds_where_no_member_is_missed():
     for _ in range(200):
         member = rng.random((64, 100)) < 0.5
         told = np.where(member, rng.random(100) > 1 / 250, rng.random(member.shape) < 0.5)
-        above += tables.epsilon(told.astype(float), member, 0.95) > truth
+        above += evaluation.epsilon(told.astype(float), member, 0.95) > truth
     assert above <= 200 * 0.05
 
 
@@ -114,7 +114,7 @@ def test_the_bound_on_epsilon_holds_where_models_and_examples_miss_together(mode
         member = rng.random((models, 200)) < 0.5
         miss = rate * rng.gamma(1, 1, (models, 1)) * rng.choice([0, 0, 0, 4], 200)
         told = np.where(member, rng.random(member.shape) > miss, rng.random(member.shape) < 0.5)
-        above += tables.epsilon(told.astype(float), member, 0.95) > math.log(0.5 / rate)
+        above += evaluation.epsilon(told.astype(float), member, 0.95) > math.log(0.5 / rate)
     assert above <= 200 * 0.05
 
 
@@ -124,7 +124,7 @@ def test_the_bound_on_epsilon_does_not_fall_as_models_are_added():
     for models in (1, 4, 16, 64):
         member = rng.random((models, 1800)) < 0.5
         told = member | (rng.random(member.shape) > 0.15)
-        bounds.append(tables.epsilon(told.astype(float), member, 0.999))
+        bounds.append(evaluation.epsilon(told.astype(float), member, 0.999))
     assert bounds == sorted(bounds)
     assert bounds[0] > 1.5
     assert bounds[-1] > 3
@@ -136,7 +136,7 @@ def test_the_bound_on_epsilon_stays_below_the_truth_and_near_it():
     for _ in range(30):
         member = rng.random((8, 400)) < 0.5
         told = np.where(rng.random(member.shape) < expit(1.0), member, ~member)
-        bounds.append(tables.epsilon(told.astype(float), member, 0.95))
+        bounds.append(evaluation.epsilon(told.astype(float), member, 0.95))
     assert np.mean(np.array(bounds) <= 1) >= 0.9
     assert np.median(bounds) > 0.7
 
@@ -146,10 +146,10 @@ def test_decisions_that_go_together_count_as_few():
     rng = np.random.default_rng(1)
     member = rng.random((12, 400)) < 0.5
     shared = np.repeat(rng.random((12, 1)) < 0.5, 400, 1)
-    hits, n = tables._independent(shared, member, up=False)
+    hits, n = evaluation._independent(shared, member, up=False)
     assert n < 40
     assert hits <= n
-    assert tables.epsilon(shared + 0.0, member, 0.95) < epsilon_lower_bound(300, 400, 100, 400)
+    assert evaluation.epsilon(shared + 0.0, member, 0.95) < epsilon_lower_bound(300, 400, 100, 400)
 
 
 def test_one_model_is_attacked_by_what_it_says_alone():

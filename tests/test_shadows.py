@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 from simulated import simulate
 
 from samlib.audit import align
+from samlib.evaluation import epsilon
 from samlib.paper import membership, shadows
 from samlib.paper.frames import Section, table
-from samlib.report.tables import epsilon
 
 
 @pytest.mark.slow

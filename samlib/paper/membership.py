@@ -11,7 +11,7 @@ from IPython.display import Markdown
 
 from samlib import audit
 from samlib.audit import Attacked, Pair, attack_scores
-from samlib.evaluation import ENOUGH, auc_terms, roc, tpr_terms
+from samlib.evaluation import ENOUGH, auc_terms, epsilon, roc, tpr_terms
 from samlib.inference import Effect, mean
 from samlib.paper import claims, panels
 from samlib.paper.frames import EACH, Found, Frames, Section, counted, effects, ends, table
@@ -119,7 +119,7 @@ def _attacks(found: Sequence[Attacked]) -> pd.DataFrame:
     """
     compared, bounds = audit.compare_attacks(found[0], found[1], confidence=1 - EACH), {}
     for attack in found[0].scores:
-        sgd, sam = (tables.epsilon(each.scores[attack], each.member, 1 - EACH) for each in found)
+        sgd, sam = (epsilon(each.scores[attack], each.member, 1 - EACH) for each in found)
         bounds[attack, EPSILON] = {"sgd": sgd, "sam": sam, "too_few": False}
     parts = [audit.membership_table(compared, ends=True), table(bounds, "attack", "measure")]
     return pd.concat(parts).loc[list(found[0].scores)]

@@ -10,8 +10,8 @@ import xarray as xr
 
 from samlib import inference
 from samlib.estimators import memorization, memorization_terms, top_influences
-from samlib.evaluation import auc_terms, evaluate, rate_terms, vulnerability
-from samlib.inference import LEVEL, clopper_pearson, crossing, epsilon_lower_bound, groups, mean
+from samlib.evaluation import auc_terms, epsilon, evaluate, vulnerability
+from samlib.inference import LEVEL, clopper_pearson, crossing, mean
 from samlib.report.attacking import CONTROL, attack, sided
 from samlib.report.sample import MOST
 
@@ -41,42 +41,6 @@ def risk(found: xr.Dataset) -> pd.DataFrame:
 def tied(scores: np.ndarray, member: np.ndarray, rate: float) -> bool:
     """Whether more of the non-members share the highest score than may be accused, so that no threshold finds anyone."""
     return bool((scores[~member] == scores.max()).mean() > rate)
-
-
-def epsilon(scores: np.ndarray, member: np.ndarray, confidence: float) -> float:
-    """A lower bound on epsilon. Half of the targets set the threshold; the rest give the counts.
-
-    If there are fewer than 4 targets, the examples are halved instead. Errors of one model, and errors on one example, are
-    correlated. So counts are scaled down to the number of independent ones with the same variance (Korn and Graubard 1998).
-    That keeps the rates valid. Privacy itself limits what errors can share: where membership is drawn by coins, none of n errors
-    is as unlikely as if they were independent (Steinke et al. 2023).
-    """
-    by_model = len(scores) >= 4
-    half = groups(np.arange(scores.shape[1 - by_model]), 2) == 1
-    first, rest = ((v[side] if by_model else v[:, side] for v in (scores, member)) for side in (half, ~half))
-    (chosen_by, of), (scores, member) = first, rest
-    if not (sided(of) and sided(member)):
-        return 0.0
-
-    def bound(scores, member, threshold: float) -> float:
-        hit = scores >= threshold
-        counts = [*_independent(hit, member, up=False), *_independent(hit, ~member, up=True)]
-        return epsilon_lower_bound(*counts, confidence=confidence)
-
-    cuts = np.quantile(chosen_by[~of].astype(float), [1 - rate for rate in (*RATES, 0.5, 0.9)])
-    return bound(scores, member, max(cuts, key=lambda cut: bound(chosen_by, of, cut)))
-
-
-def _independent(hit: np.ndarray, side: np.ndarray, up: bool) -> tuple[int, int]:
-    """Hits among (targets, examples) of one side, and their number, both scaled to independent ones of equal variance.
-
-    If all or none are hit, no variance can be seen. Then each example of this side counts once, however many targets decide on
-    it: a share r of examples that are always missed stays unseen with probability (1 - r)^n.
-    """
-    n, rate = int(side.sum()), hit[side].mean()
-    stderr = float(mean(rate_terms(hit, side)).stderr)
-    n = max(1, min(n, int(rate * (1 - rate) / stderr**2))) if stderr > 0 else int(side.any(0).sum())
-    return (math.ceil if up else math.floor)(rate * n - 1e-9 * (1 if up else -1)), n
 
 
 def curves(found: xr.Dataset, best: str) -> pd.DataFrame:
@@ -117,10 +81,7 @@ def parts(found: xr.Dataset, best: str) -> pd.DataFrame:
 def own_rates(scores: np.ndarray, member: np.ndarray) -> pd.DataFrame:
     """Shares of examples by their own false-positive rate: left, right, share, chance, dispersion. Both: (targets, examples)."""
     own = vulnerability(scores, member, fpr=OWN_RATE)
-    bins = np.linspace(0, 1, 21)
-    share, chance = own.shares(bins)
-    columns = {"left": bins[:-1], "right": bins[1:], "share": share, "chance": chance, "dispersion": own.dispersion}
-    return pd.DataFrame(columns)
+    return own.shares().assign(dispersion=own.dispersion)
 
 
 def exposed(found: xr.Dataset, best: str) -> pd.DataFrame:

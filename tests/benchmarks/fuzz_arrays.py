@@ -105,6 +105,7 @@ FUNCTIONS = {
     "inference.clopper_pearson": {"successes": ("counts", ("n",)), "trials": ("counts", ("n",)), "confidence": RATE},
     "inference.epsilon_lower_bound": {"true_positives": COUNT, "n_members": COUNT, "false_positives": COUNT,
         "n_nonmembers": COUNT, "delta": RATE, "confidence": RATE},
+    "evaluation.epsilon": SCORED | {"confidence": RATE},
     "evaluation.vulnerability": SCORED | {"fpr": RATE},
     "evaluation.auc_terms": SCORED,
     "evaluation.advantage_terms": SCORED,
