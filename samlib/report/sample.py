@@ -132,17 +132,15 @@ def scan(data: xr.Dataset) -> xr.Dataset:
     """
     models, n, tests = (data.sizes.get(dim, 0) for dim in ("models", "examples", "tests"))
     rng, size, step = np.random.default_rng(0), max(ATTACKED // models, 100), max(1, BLOCK // models)
-    sampled = np.arange(n) if n <= size else np.sort(rng.choice(n, size, replace=False))
+    drawn = np.isin(np.arange(n), np.arange(n) if n <= size else rng.choice(n, size, replace=False))
     low, high, n_in = np.full(models, np.inf), np.full(models, -np.inf), np.zeros(models, int)
-    parts, top, apart = [], np.zeros(0, int), np.zeros(0)
+    parts, apart = [], np.empty(n)
     for start in range(0, n, step):
-        numbers = np.arange(start, min(start + step, n))
-        x, _, member = block = columns(data, slice(start, start + step))
+        which = slice(start, start + step)
+        x, _, member = block = columns(data, which)
         low, high, n_in = np.minimum(low, x.min(1)), np.maximum(high, x.max(1)), n_in + member.sum(1)
-        parts.append([each[:, np.isin(numbers, sampled)] for each in block])
-        numbers, both = np.r_[top, numbers], np.r_[apart, _separation(x[::2], member[::2])]
-        best = np.argsort(-both, kind="stable")[:MOST]
-        top, apart = numbers[best], both[best]
+        parts.append([each[:, drawn[which]] for each in block])
+        apart[which] = _separation(x[::2], member[::2])
     if (same := low == high).any():
         raise BadFile(f"{data.signal} of model {np.argmax(same)} is the same on all examples; leave that model out.")
     if (alone := data.target.values & ((n_in == 0) | (n_in == n))).any():
@@ -150,11 +148,12 @@ def scan(data: xr.Dataset) -> xr.Dataset:
         lacks = "not trained on" if n_in[model] else "trained on"
         more = f"add examples that it was {lacks}, or attack other models, by target"
         raise BadFile(f"member of model {model} must hold members and others; {more}.")
-    top = np.sort(top[apart > 0])
-    extra = np.setdiff1d(top, sampled)
+    top = np.argsort(-apart, kind="stable")[:MOST]
+    top = np.sort(top[apart[top] > 0])
+    extra = top[~drawn[top]]
     parts.append(columns(data, extra))
     x, correct, member = (np.concatenate(each, axis=1) for each in zip(*parts, strict=True))
-    numbers, chosen = np.r_[sampled, extra], np.sort(rng.permutation(tests)[:TESTS])
+    numbers, chosen = np.r_[np.flatnonzero(drawn), extra], np.sort(rng.permutation(tests)[:TESTS])
     test_x, test_correct = columns(data, chosen, "test_")
     s = data.drop_vars([name for name in data if data[name].ndim == 2])
     s = s.isel(examples=numbers, tests=chosen, missing_dims="ignore").assign_coords(examples=numbers, tests=chosen)
@@ -162,14 +161,13 @@ def scan(data: xr.Dataset) -> xr.Dataset:
     s = s.assign({name: (("models", "tests"), each) for name, each in theirs.items() if each.size})
     ours = {"logit": _finite(x), "member": member, "correct": correct}
     s = s.assign({name: (("models", "examples"), each) for name, each in ours.items()})
-    s = s.assign(drawn=s.examples.isin(sampled), top=s.examples.isin(top))
+    s = s.assign(drawn=("examples", drawn[numbers]), top=s.examples.isin(top))
     never = np.flatnonzero(~member.any(0))
     if not tests and len(never) >= 100:  # of the examples that no model saw, half stand outside and are not attacked
         never = np.sort(rng.permutation(never)[: min(TESTS, len(never) // 2)])
-        stay = np.setdiff1d(np.arange(len(numbers)), never)
         outside = s[[name for name in ("logit", "correct", "class") if name in s]].isel(examples=never)
         outside = outside.rename({name: f"test_{name}" for name in outside}).rename(examples="tests")
-        s = s.isel(examples=stay).drop_dims("tests").merge(outside)
+        s = s.drop_isel(examples=never).drop_dims("tests").merge(outside)
     return s
 
 
