@@ -7,17 +7,14 @@ float64 up to 2^24; more are refused. (The module is not called memorization, be
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from scipy.special import entr
 
-from samlib.checks import as_array, as_choice, as_labels, as_member, as_number, as_path, same_shape
-from samlib.disk import in_a_sentence, whole
+from samlib.checks import as_array, as_choice, as_labels, as_member, as_number, same_shape
 
 BLOCK_BYTES = 100 << 20  # of one block of influences in float32
 WHOLE = 1 << 24  # float32 holds every whole number up to it; `influence_blocks` forms numbers up to n_models^2
@@ -74,7 +71,7 @@ def memorization(correct, member, *, empty: str = "nan") -> Estimate:
     return _difference((correct & member).sum(0), correct.sum(0), n_in, n_out, empty)
 
 
-def influence(correct_test, member, *, empty: str = "nan", out: str | os.PathLike | None = None):
+def influence(correct_test, member, *, empty: str = "nan") -> Estimate:
     """Estimate how much more often models are right on a test point if they trained on an example.
 
     infl(z, i) is the difference of `memorization` for test point z (Feldman and Zhang 2020, eq. 2).
@@ -87,21 +84,17 @@ def influence(correct_test, member, *, empty: str = "nan", out: str | os.PathLik
         Whether model k trained on example i.
     empty : str
         As for `memorization`.
-    out : path, optional
-        A new zarr array that receives the values block by block. It appears when it is whole. After an interruption,
-        make the same call again.
 
     Returns
     -------
-    Estimate, or zarr.Array if `out` is given
-        `value` and `stderr` (tests, examples) float32, and the counts (examples,). The zarr array holds the values.
+    Estimate
+        `value` and `stderr` (tests, examples) float32, and the counts (examples,). `influence_blocks` gives the values in blocks,
+        where the whole matrix is too large.
 
     Raises
     ------
     ValueError
-        As `memorization`. Also if `out` exists already, or there are more than 2^24 models.
-    OSError
-        If `out` cannot be written.
+        As `memorization`. Also if there are more than 2^24 models.
 
     Examples
     --------
@@ -109,30 +102,8 @@ def influence(correct_test, member, *, empty: str = "nan", out: str | os.PathLik
     array([[1., 0.]], dtype=float32)
     """
     correct_test, member, n_in, n_out = _masks(correct_test, member)
-    if out is None:
-        right_in = np.concatenate([block for _, block in _products(correct_test, member)])
-        return _difference(right_in, correct_test.sum(0)[:, None], n_in, n_out, empty, np.float32)
-    return _written(as_path("out", out), correct_test, member, empty)
-
-
-def _written(path: Path, correct_test, member, empty: str):
-    """The zarr array of influences at `path`, written aside under a lock that ends with the process, then renamed."""
-    import zarr
-    from filelock import FileLock
-
-    n_tests, n = correct_test.shape[1], member.shape[1]
-    with in_a_sentence(f"out {path} could not be written (", ").", OSError, OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_name(f"{path.name}.lock")):
-            if path.exists():
-                raise ValueError(f"out {path} is there already; delete it or give another path.")
-            with whole(path) as partial:
-                shape, chunks = (n_tests, n), (min(64, n_tests), n)
-                array = zarr.create_array(partial, shape=shape, chunks=chunks, dtype="float32", fill_value=np.nan)
-                for rows, block in influence_blocks(correct_test, member, empty=empty):
-                    for i in range(0, len(block), 64):  # one chunk at a time: of several, others go on if one fails
-                        array[rows.start + i : min(rows.start + i + 64, rows.stop)] = block[i : i + 64]
-    return zarr.open_array(path, mode="r+")
+    right_in = np.concatenate([block for _, block in _products(correct_test, member)])
+    return _difference(right_in, correct_test.sum(0)[:, None], n_in, n_out, empty, np.float32)
 
 
 def influence_blocks(correct_test, member, *, empty: str = "nan") -> Iterator[tuple[slice, np.ndarray]]:
