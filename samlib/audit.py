@@ -51,8 +51,8 @@ def align(runs: Mapping[str, xr.Dataset]) -> Pair:
     if not np.array_equal(sgd.member, sam.member):
         raise ValueError(f"Model k of sgd and of {other} were trained on different subsets, so they are not paired.")
     # Each example keeps its number when it is moved: intervals group examples by it.
-    unnumbered = [side for side in ("example", "test") if side in sgd.dims and side not in sgd.coords]
-    numbers = {side: np.arange(sgd.sizes[side]) for side in unnumbered}
+    unnumbered = {"example", "test"} - sgd.coords.keys()
+    numbers = {side: np.arange(n) for side, n in sgd.sizes.items() if side in unnumbered}
     return Pair(sgd.assign_coords(numbers), sam.assign_coords(numbers), other.upper())
 
 
@@ -225,18 +225,17 @@ def membership_table(comparisons: Mapping[str, Comparison], *, ends: bool = Fals
     low and high are the ends of the difference's interval. ends: whether to add those of both optimizers, as sgd_low, sgd_high,
     sam_low and sam_high.
     """
-    rows, own = [], ["sgd_low", "sgd_high", "sam_low", "sam_high"]
+    tables = {}
     for attack, found in comparisons.items():
         sgd, sam, gap = (each.frame().drop("advantage") for each in (found.b, found.a, found))
+        columns = {"sgd": sgd.value, "sam": sam.value, "difference": gap.value, "low": gap.low, "high": gap.high}
+        if ends:
+            columns |= {"sgd_low": sgd.low, "sgd_high": sgd.high, "sam_low": sam.low, "sam_high": sam.high}
+        few = [False, False, *(rate in found.too_few for rate in found.tpr_at_fpr)]
         rates = [f"{rate:.1%}" if rate >= 0.001 else f"{100 * rate:g}%" for rate in found.tpr_at_fpr]
         names = ["AUC", "balanced accuracy", *(f"TPR at {rate} FPR" for rate in rates)]
-        few = [False, False, *(rate in found.too_few for rate in found.tpr_at_fpr)]
-        numbers = [names, sgd["value"], sam["value"], gap["value"], gap["low"], gap["high"]]
-        numbers += [sgd["low"], sgd["high"], sam["low"], sam["high"], few]
-        rows += [(attack, *row) for row in zip(*numbers, strict=True)]
-    columns = ["attack", "measure", "sgd", "sam", "difference", "low", "high", *own, "too_few"]
-    whole = pd.DataFrame(rows, columns=columns).set_index(["attack", "measure"])
-    return whole if ends else whole.drop(columns=own)
+        tables[attack] = pd.DataFrame(columns | {"too_few": few}).set_axis(names)
+    return pd.concat(tables, names=["attack", "measure"])
 
 
 def threshold_table(pair: Pair, level: float = LEVEL) -> pd.DataFrame:

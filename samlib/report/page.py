@@ -39,9 +39,8 @@ def write(kept: str, path) -> Path:
     tables.write_text(kept, encoding="utf-8")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Jupyter's packages warn about each other
-        quiet = {"progress_bar": False, "extra_arguments": ["--log-level=40"]}
-        given = {"path": str(tables)}
-        papermill.execute_notebook(HERE / "report.ipynb", notebook, given, kernel_name="python3", **quiet)
+        how = {"kernel_name": "python3", "progress_bar": False, "extra_arguments": ["--log-level=40"]}
+        papermill.execute_notebook(HERE / "report.ipynb", notebook, {"path": str(tables)}, **how)
         body, _ = HTMLExporter(template_name="basic", exclude_input=True).from_filename(str(notebook))
     body = re.sub(r"(\d|\)) %", "\\1\u00a0%", body)  # a line must not break there
     page.write_text((HERE / "page.html").read_text(encoding="utf-8").replace("<!-- body -->", body), encoding="utf-8")
