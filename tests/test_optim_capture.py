@@ -29,7 +29,7 @@ def closure_of(model, x, y):
 
 
 def make(cls, model, device="cpu", **more):
-    more |= {"rho_min": 0.01} if cls is GSAM else {"k": 3} if cls is LookSAM else {}
+    more |= {"k": 3} if cls is LookSAM else {}
     optimizer = cls(model.parameters(), torch.optim.SGD, rho=0.1, **SETTINGS, **more)
     for group in optimizer.param_groups:
         group["lr"] = torch.tensor(0.1, device=device)

@@ -129,21 +129,6 @@ def test_friendlysam_with_sigma_1_moves_along_the_published_scripts_direction():
         optimizer.second_step()
 
 
-def test_gsams_radius_follows_the_learning_rate_where_rho_min_is_given():
-    p = nn.Parameter(torch.tensor([3.0, 4.0]))
-    optimizer = GSAM([p], torch.optim.SGD, rho=0.4, rho_min=0.1, lr=0.2)
-    for lr, radius in ((0.2, 0.4), (0.1, 0.25), (0.0, 0.1)):
-        optimizer.param_groups[0]["lr"] = lr
-        p.grad = torch.ones(2)
-        before = p.detach().clone()
-        optimizer.first_step()
-        assert (p - before).norm().item() == pytest.approx(radius, rel=1e-5)
-        optimizer.second_step()
-    other = GSAM([nn.Parameter(torch.zeros(1))], torch.optim.SGD, lr=0.3)
-    other.add_param_group({"params": [nn.Parameter(torch.zeros(1))], "lr": 0.05})
-    assert [group["lr_max"] for group in other.param_groups] == [0.3, 0.05]
-
-
 @pytest.mark.parametrize("k", [1, 2, 5])
 def test_looksam_really_saves_passes(k):
     model, batches = problem()
@@ -163,7 +148,6 @@ def test_looksam_really_saves_passes(k):
     ("cls", "name", "wrong"),
     [
         (GSAM, "alpha", math.nan),
-        (GSAM, "rho_min", -3),
         (FriendlySAM, "lmbda", 7),
         (LookSAM, "k", 2.5),
         (LookSAM, "k", "5"),

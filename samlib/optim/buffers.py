@@ -42,8 +42,7 @@ def buffers_kept() -> Iterator[None]:
     """
     thread = get_ident()
     registered: dict[nn.Module, dict[str, torch.Tensor | None]] = {}
-    clones: list[tuple[list[torch.Tensor], list[torch.Tensor]]] = []
-    seen: dict[int, torch.Tensor] = {}  # by id, since modules may share a buffer
+    clones: dict[torch.Tensor, torch.Tensor] = {}  # by buffer, since modules may share one
 
     @torch._disable_dynamo  # otherwise torch traces it after `model.compile()`
     @torch.no_grad()
@@ -55,15 +54,13 @@ def buffers_kept() -> Iterator[None]:
             # it would compile them again in each step.
             hooks.pop().remove()
             hooks.append(module.register_forward_hook(after, always_call=True))
-        new: dict[int, torch.Tensor] = {}
-        for below in module.modules():
-            if below not in registered:
-                registered[below] = dict(below._buffers)
-                new |= {id(b): b for b in registered[below].values() if b is not None and id(b) not in seen}
-        seen.update(new)
+        called = {below: dict(below._buffers) for below in module.modules() if below not in registered}
+        registered.update(called)
+        found = dict.fromkeys(b for buffers in called.values() for b in buffers.values() if b is not None)
         # torch cannot write to an expanded tensor, nor to one that a lazy module has yet to make
-        moving = (b for b in new.values() if not is_lazy(b) and torch._debug_has_internal_overlap(b) != 1)
-        clones.extend((buffers, copies(buffers)) for buffers in alike(moving))
+        moving = (b for b in found if not is_lazy(b) and torch._debug_has_internal_overlap(b) != 1)
+        for buffers in alike(b for b in moving if b not in clones):
+            clones.update(zip(buffers, copies(buffers), strict=True))
 
     def after(*_):
         hooks.pop().remove()
@@ -80,5 +77,5 @@ def buffers_kept() -> Iterator[None]:
                 module._buffers.clear()
                 module._buffers.update(before_call)
         with torch.no_grad():
-            for buffers, kept in clones:
-                torch._foreach_copy_(buffers, kept)
+            for buffers in alike(clones):
+                torch._foreach_copy_(buffers, [clones[b] for b in buffers])

@@ -111,9 +111,6 @@ class SAM(torch.optim.Optimizer):
         both = own.keys() & self.base_optimizer.defaults.keys()
         if both:
             raise ValueError(f"{base_optimizer.__name__} has {both.pop()} too: give another base optimizer.")
-        self._share()
-
-    def _share(self) -> None:
         # both optimizers have one list of groups and one state, so schedulers, state_dict and the base agree
         self.param_groups = self.base_optimizer.param_groups
         self.state = self.base_optimizer.state
@@ -123,8 +120,7 @@ class SAM(torch.optim.Optimizer):
         """Add a group, as `torch.optim.Optimizer` does. Raises ValueError for a wrong setting."""
         settings = {**self.defaults, **param_group}
         for name, limits in self.limits.items():
-            if settings[name] is not None or name != "rho_min":
-                as_number(name, settings[name], **limits)
+            as_number(name, settings[name], **limits)
         if settings.get("differentiable"):
             raise ValueError("differentiable must be False: no gradient flows through SAM's move.")
         super().add_param_group(param_group)
@@ -178,10 +174,6 @@ class SAM(torch.optim.Optimizer):
         """The direction of the move."""
         return gradients(params)
 
-    def radius(self, group: dict) -> float | torch.Tensor:
-        """The radius of a group's move."""
-        return group["rho"]
-
     def combine(self, first: Mapping[torch.Tensor, torch.Tensor]) -> None:
         """Turn the gradients of the moved point, in `p.grad`, into those that the base optimizer applies.
 
@@ -200,17 +192,15 @@ class SAM(torch.optim.Optimizer):
         parts = self.parts(self.moves)
         if not parts:
             return
-        sizes = [torch._foreach_abs(params) if group["adaptive"] else None for group, params in parts]
-        scaled: list[Tensors] = [self.direction(params, group) for group, params in parts]
-        scaled = [s if size is None else torch._foreach_mul(size, s) for s, size in zip(scaled, sizes, strict=True)]
+        scaled = [_stretched(self.direction(params, group), params, group) for group, params in parts]
         norm = norm_of(scaled)
         if "gradient" in self.noted:
             for _, params in self.parts(has_gradient):
                 self._note("gradient", params, gradients(params))
-        for (group, params), s, size in zip(parts, scaled, sizes, strict=True):
+        for (group, params), s in zip(parts, scaled, strict=True):
             self._note("unmoved", params, params)
-            move = ratio(-self.radius(group) if group.get("maximize") else self.radius(group), norm)
-            add_(params, s if size is None else torch._foreach_mul(s, size), move)
+            move = ratio(-group["rho"] if group.get("maximize") else group["rho"], norm)
+            add_(params, _stretched(s, params, group), move)
         if zero_grad:
             self.zero_grad()
 
@@ -328,6 +318,11 @@ class SAM(torch.optim.Optimizer):
             raise
         self._settle()
         return loss
+
+
+def _stretched(vector: Tensors, params: Tensors, group: dict) -> Tensors:
+    """A vector times abs(w) if its group is adaptive."""
+    return torch._foreach_mul(vector, torch._foreach_abs(params)) if group["adaptive"] else vector
 
 
 class ASAM(SAM):

@@ -22,13 +22,11 @@ class GSAM(SAM):
         As in `SAM`.
     alpha : float
         The weight of the second term (the paper's range: 0.01 to 0.4).
-    rho_min : float or None
-        If given, rho follows the learning rate, as in the paper's Algorithm 1. It is `rho` at the group's first learning
-        rate (or its `lr_max`) and `rho_min` at 0. If None, rho is constant.
 
     Notes
     -----
-    `step` takes one closure and calls it twice. All else, errors too, is as in `SAM`.
+    `step` takes one closure and calls it twice. The paper lets rho follow the learning rate. Here it is constant; for such a
+    schedule, set the groups' `rho` before each step. All else, errors too, is as in `SAM`.
 
     Examples
     --------
@@ -44,29 +42,11 @@ class GSAM(SAM):
     """
 
     noted = ("unmoved", "gradient")
-    limits: ClassVar[Mapping[str, dict]] = {"rho": {}, "alpha": {}, "rho_min": {}}
+    limits: ClassVar[Mapping[str, dict]] = {"rho": {}, "alpha": {}}
     micro_batches = False
 
-    def __init__(self, params, base_optimizer, rho=0.05, alpha=0.4, rho_min=None, adaptive=False, **base_kwargs):
-        own = {"rho": rho, "alpha": alpha, "rho_min": rho_min, "adaptive": adaptive, "lr_max": None}
-        self._build(params, base_optimizer, own, base_kwargs)
-
-    def _share(self) -> None:
-        super()._share()
-        for group in self.param_groups:
-            if group["lr_max"] is None:
-                lr = group["lr"]
-                group["lr_max"] = lr.clone() if isinstance(lr, torch.Tensor) else lr
-
-    def add_param_group(self, param_group: dict) -> None:
-        super().add_param_group(param_group)
-        if hasattr(self, "base_optimizer"):
-            self._share()
-
-    def radius(self, group: dict) -> float:
-        if group["rho_min"] is None or not group["lr_max"]:
-            return group["rho"]
-        return group["rho_min"] + (group["rho"] - group["rho_min"]) * group["lr"] / group["lr_max"]
+    def __init__(self, params, base_optimizer, rho=0.05, alpha=0.4, adaptive=False, **base_kwargs):
+        self._build(params, base_optimizer, {"rho": rho, "alpha": alpha, "adaptive": adaptive}, base_kwargs)
 
     def combine(self, first) -> None:
         parts = self.parts(has_gradient)
