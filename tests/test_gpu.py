@@ -25,7 +25,7 @@ CLOSE = 0.01  # of logits after two epochs, between any two ways in float32
 @pytest.fixture(autouse=True)
 def _no_tf32_and_nothing_kept(monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    for kept in (captured._strategies, captured._engines, captured._took):
+    for kept in (captured._strategies, captured._engines):
         kept.clear()
 
 

@@ -20,12 +20,13 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from math import ceil, inf
+from operator import methodcaller
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from samlib.training.common import Training, on_device, trained
+from samlib.training.common import Training, in_turn, on_device, trained
 from samlib.training.each import COMPILED, COMPILERS, OneModel, compile_passes
 from samlib.training.stacked import Stacked, is_stacked
 
@@ -37,7 +38,7 @@ STACKED = (64, 256, 1024)  # the same, for a stack
 WORTH = 1.05  # try the next number if this one trained at least so many times as fast as the last
 SPARE = 0.3  # share of the GPU's memory to leave for the evaluation
 WARM, TIMED = 2, 20  # steps of each kind before the first capture, and steps in a measurement
-# The compiler's gain (a share) and cost (seconds) for resnet18 on that H100; each process measures the cost again.
+# The compiler's gain (a share) and cost (seconds) for resnet18 on that H100
 COMPILER_GAINS, COMPILER_TAKES = 0.15, 22.0
 APART = ("optimizer", "rho", "alpha", "m_sharpness")  # fields that may differ within a pair
 ELSEWHERE = ("dataset", "pool", "image_size", "seed", "n_models", "subset_fraction")  # fields that a step does not read
@@ -90,17 +91,13 @@ class Engine:
 
     def resize(self, k: int) -> None:
         """Set the number of models at once to k. Raises OutOfMemoryError if the GPU's memory is too small."""
-        make = self.recipe, self.sides[0], self.y, self.n, self.classes
+        make, stacked = (self.recipe, self.sides[0], self.y, self.n, self.classes), is_stacked(self.recipe)
+        sizes = [k] if stacked else [1] * k
+        self.trainings = [one for one, size in zip(self.trainings, sizes, strict=False) if one.k == size]
         gc.collect()  # to free a graph while another is captured would spoil the capture
         torch.cuda.empty_cache()
-        if is_stacked(self.recipe):
-            if [len(training.order) for training in self.trainings] != [k]:
-                self.trainings = []
-                self.trainings = [self._captured(Stacked(*make, k))]
-            return
-        del self.trainings[k:]
-        while len(self.trainings) < k:
-            self.trainings.append(self._captured(OneModel(*make)))
+        for size in sizes[len(self.trainings) :]:
+            self.trainings.append(self._captured(Stacked(*make, size) if stacked else OneModel(*make)))
 
     def _captured(self, training: Training) -> Training:
         before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
@@ -121,19 +118,14 @@ class Engine:
         """Measure the steps a second, summed over models."""
         batches = self.trainings[0].batches[:TIMED]
         for _ in range(2):
-            for training in self.trainings:
-                with training.on_stream():
-                    training.rewind()
+            in_turn(self.trainings, methodcaller("rewind"))
             torch.cuda.synchronize()
             start = time.perf_counter()
             for size in batches:
-                for training in self.trainings:
-                    with training.on_stream():
-                        training.advance(size)
+                in_turn(self.trainings, methodcaller("advance", size))
             torch.cuda.synchronize()
             spent = time.perf_counter() - start
-        k = sum(training.order[..., 0].numel() for training in self.trainings)
-        return k * len(batches) / spent
+        return sum(training.k for training in self.trainings) * len(batches) / spent
 
     def fit(self, wanted: int) -> tuple[int, float]:
         """Find the best number of models at once, at most `wanted`, and resize to it. Returns it and its speed.
@@ -173,7 +165,6 @@ class Engine:
 
 _strategies: dict[str, Strategy] = {}
 _engines: dict[str, Engine] = {}
-_took: dict[str, float] = {}
 
 
 def strategy(recipe: Mapping, data: Mapping, n: int, device: str, wanted: int) -> Strategy:
@@ -196,14 +187,12 @@ def _chosen(recipe: Mapping, data: Mapping, n: int, device: str, wanted: int) ->
         return Strategy(k, False, engine.loose)
     passes = 2 if recipe["rho"] else 1
     left = wanted * engine.trainings[0].steps / speed * 3 / passes  # seconds of the pair: SGD has one pass, SAM two
-    if left * COMPILER_GAINS < _took.get(recipe["model"], COMPILER_TAKES):
+    if left * COMPILER_GAINS < COMPILER_TAKES:
         return Strategy(k, False, ", not compiled: too little is left to train")
     _engines.clear()  # two sets of trainings may not fit into memory
     del engine
-    start = time.perf_counter()
     engine = _engine(recipe, data, n, device, True)
     compiled, faster = engine.fit(wanted)
-    _took[recipe["model"]] = time.perf_counter() - start
     if faster > speed or COMPILED not in engine.said:
         return Strategy(compiled, COMPILED in engine.said, engine.said + engine.loose)
     _engines.clear()

@@ -25,10 +25,10 @@ class OneModel(Training):
     """One model in training."""
 
     def __init__(self, recipe, inputs: Inputs, y: torch.Tensor, n: int, n_classes: int):
-        super().__init__(recipe, inputs, y, n)
+        super().__init__(recipe, inputs, y, n, 1)
         with torch.device("meta"):  # `begin` sets all weights
             model = build_model(recipe["model"], inputs.shape, n_classes, hidden=recipe["hidden"], norm=recipe["norm"])
-        self.model = model.to_empty(device=self.device).to(memory_format=torch.channels_last).train()
+        self.model = model.to_empty(device=self.device).to(memory_format=torch.channels_last)
         self.called, self.n_classes = self.model, n_classes
         self.shifts = torch.zeros(n, 3, dtype=torch.int64, device=self.device)
         self.optimizer = make_optimizer(recipe, self.weights(), self.lr)
@@ -37,7 +37,7 @@ class OneModel(Training):
     def begin(self, streams: Sequence[Streams], members: Sequence[np.ndarray]) -> None:
         super().begin(streams, members)
         fresh = streams[0].build(self.recipe, self.inputs.shape, self.n_classes)
-        self.model.load_state_dict(fresh.state_dict())  # in place
+        self.model.train().load_state_dict(fresh.state_dict())  # in place
         for value in chain.from_iterable(state.values() for state in self.optimizer.state.values()):
             if isinstance(value, torch.Tensor):
                 value.zero_()  # a momentum of zero is that of a first step
@@ -57,7 +57,7 @@ class OneModel(Training):
 
     def step(self, size: int) -> None:
         where = self.next(size)
-        batch = self.order.index_select(0, where)
+        batch = self.order[0].index_select(0, where)
         x = self.inputs.stored[batch]
         if self.recipe["augment"]:
             x = self.inputs.augmented(x, self.shifts.index_select(0, where))
@@ -76,15 +76,11 @@ class OneModel(Training):
         with autocast(self.recipe, self.device):
             update_bn((self.inputs.prepared(self.inputs.stored[batch]) for batch in members), self.model)
 
+    @torch.no_grad()
     def logits(self, inputs: Inputs, size: int) -> torch.Tensor:
         """Float32 logits (1, n, c) of all inputs, `size` at once."""
         self.model.eval()
-        try:
-            with torch.no_grad():
-                x = inputs.stored.split(size)
-                return torch.cat([self.model(inputs.prepared(part)).float() for part in x])[None]
-        finally:
-            self.model.train()
+        return torch.cat([self.model(inputs.prepared(part)).float() for part in inputs.stored.split(size)])[None]
 
 
 def train_each(recipe: Mapping, data: Mapping, streams, members, device: str):

@@ -21,7 +21,7 @@ class Stacked(Training):
     """K MLPs in training."""
 
     def __init__(self, recipe, inputs: Inputs, y: torch.Tensor, n: int, n_classes: int, k: int):
-        super().__init__(recipe, inputs, y, n, (k,))
+        super().__init__(recipe, inputs, y, n, k)
         self.x = inputs.prepared(inputs.stored).flatten(1)
         self.rounded = self.x.to(torch.bfloat16 if recipe["precision"] == "bf16" else torch.float32)
         with torch.device("meta"):
