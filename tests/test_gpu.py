@@ -71,8 +71,8 @@ def test_more_models_than_fit_at_once_are_trained_in_waves(images, monkeypatch):
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_replayed_step_is_the_step(images, optimizer):  # noqa: F811
-    r, n = image_recipe(optimizer=optimizer, augment=True), 30
-    engine = captured.Engine(r, images, n, "cuda")
+    r = image_recipe(optimizer=optimizer, augment=True)
+    engine = captured.Engine(r, images, "cuda")
     engine.resize(2)
     replayed, plain = engine.trainings
     plain.run, plain.stream = plain.step, None

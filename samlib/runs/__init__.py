@@ -161,13 +161,11 @@ def _whole(pair: Mapping[str, Experiment], sources: Mapping[Experiment, Store]) 
     absent = {k for e in pair.values() for models in sources[e].missing() for k in models}
     if not (models := [k for k in range(asked) if k not in absent]):
         return {}
-    runs = {name: sources[e].open(models) for name, e in pair.items()}
-    common = set.intersection(*({*found.model.values.tolist()} for found in runs.values()))
-    for name, found in runs.items():
-        there = pair[name].but(n_models=max(models[-1] + 1, 2)).model_dump_json()
-        runs[name] = found.sel(model=[k for k in found.model.values if k in common])
-        runs[name].attrs |= {"experiment": there, "asked": asked, "whole": len(models)}
-    return runs
+    runs = xr.align(*(sources[e].open(models) for e in pair.values()), copy=False)  # some may have diverged
+    for experiment, found in zip(pair.values(), runs, strict=True):
+        there = experiment.but(n_models=max(models[-1] + 1, 2)).model_dump_json()
+        found.attrs |= {"experiment": there, "asked": asked, "whole": len(models)}
+    return dict(zip(pair, runs, strict=True))
 
 
 @contextmanager

@@ -30,12 +30,8 @@ def train_missing(stores: Mapping[str, Store], pairs: Sequence, cluster: Any, pr
     `time.monotonic`.
     """
 
-    def left() -> list[range]:
-        return [models for store in stores.values() for models in store.missing()]
-
     said: set[str] = set()
-    seconds: dict[str, dict[int, float]] = {name: {} for name in stores}
-    missing, began = left(), time.monotonic()
+    missing, began = _missing(stores), time.monotonic()
     what = " and ".join(str(store.experiment) for store in stores.values())
     what = f"training {what if len(stores) < 3 else f'{len(stores)} experiments'}"
     shown = {"unit": "model", "disable": not progress, "smoothing": 0, "mininterval": 1}
@@ -64,19 +60,22 @@ def train_missing(stores: Mapping[str, Store], pairs: Sequence, cluster: Any, pr
                 data = {store.dataset.checksum: store.dataset.arrays() for store in stores.values()}
                 held = dict(zip(data, client.scatter([*data.values()], broadcast=True, hash=False), strict=True))
                 given = {n: (s.experiment.model_dump(), held[s.dataset.checksum]) for n, s in stores.items()}
-                works = {name: _work(client, store, given[name], seconds[name]) for name, store in stores.items()}
+                works = {name: _work(client, store, given[name]) for name, store in stores.items()}
                 box = Box(pairs, works, end - closing)
                 if not _round(client, box, given, write) or box.left() <= 0:
                     if progress and not bar.n:
                         bar.write("samlib: the time was up before training began; give more minutes.", file=sys.stderr)
                     return
-                missing = left()
     except _Failed as error:
         raise OSError(f"{error}; what was finished is kept.") from None
     except (OSError, TimeoutError) as error:
         raise RuntimeError(f"The Dask scheduler was lost ({error}); run again to resume.") from None
-    lost = ", ".join(f"{models.start} to {models.stop - 1}" for models in missing)
+    lost = ", ".join(f"{models.start} to {models.stop - 1}" for models in _missing(stores))
     raise RuntimeError(f"Workers were lost {ATTEMPTS} times at models {lost}; run again for the rest.")
+
+
+def _missing(stores: Mapping[str, Store]) -> list[range]:
+    return [models for store in stores.values() for models in store.missing()]
 
 
 class _Failed(Exception):
@@ -92,25 +91,8 @@ def _round(client: Any, box: Box, given: Mapping[str, tuple], write: Callable[..
     from distributed.scheduler import KilledWorker
 
     sent: dict[Any, tuple] = {}
-    lost, waiting, looked = False, as_completed(loop=client.loop), -inf
+    lost, waiting = False, as_completed(loop=client.loop)
     while True:
-        if sent and not waiting.has_ready() and time.monotonic() < looked + 1:
-            time.sleep(0.01)
-            continue
-        if waiting.has_ready():
-            future = next(waiting)
-            name, groups, started = sent.pop(future)
-            if future.status == "finished":
-                write(name, groups, *future.result())
-                box.finished(name, groups, time.monotonic() - started)
-                future.release()
-            elif future.status == "error" and not isinstance(error := future.exception(), KilledWorker):
-                if not isinstance(error, OSError):
-                    raise error
-                # the worker's own files failed, and not the store's
-                raise _Failed(f"A worker could not train models {groups[0].start} to {groups[-1].stop - 1} ({error})")
-            else:
-                lost = True
         # Without a time limit Dask gets all tasks at once, else only those that can begin now. Workers may have joined.
         looked, free = time.monotonic(), inf if box.end == inf else max(1, len(client.nthreads()))
         while len(sent) < free and (task := box.take()):
@@ -119,9 +101,26 @@ def _round(client: Any, box: Box, given: Mapping[str, tuple], write: Callable[..
             waiting.add(future)
         if not sent:
             return lost
+        while not waiting.has_ready() and time.monotonic() < looked + 1:
+            time.sleep(0.01)
+        if not waiting.has_ready():
+            continue
+        future = next(waiting)
+        name, groups, started = sent.pop(future)
+        if future.status == "finished":
+            write(name, groups, *future.result())
+            box.finished(name, groups, time.monotonic() - started)
+            future.release()
+        elif future.status == "error" and not isinstance(error := future.exception(), KilledWorker):
+            if not isinstance(error, OSError):
+                raise error
+            # the worker's own files failed, and not the store's
+            raise _Failed(f"A worker could not train models {groups[0].start} to {groups[-1].stop - 1} ({error})")
+        else:
+            lost = True
 
 
-def _work(client: Any, store: Store, given: tuple, seconds: dict[int, float]) -> Work:
+def _work(client: Any, store: Store, given: tuple) -> Work:
     """The `Work` of a store. The first worker to answer sets the size of a wave, since workers are taken to be alike."""
     from distributed import as_completed
 
@@ -131,7 +130,7 @@ def _work(client: Any, store: Store, given: tuple, seconds: dict[int, float]) ->
         wanted = sum(map(len, missing))
         asked = [client.submit(_at_once, *given, wanted, workers=[w], **options) for w in client.nthreads()]
         wave = next((f.result() for f in as_completed(asked, loop=client.loop) if f.status == "finished"), wave)
-    return Work(missing, experiment.n_models, store.group, wave, 2 if experiment.rho else 1, seconds)
+    return Work(missing, experiment.n_models, store.group, wave, 2 if experiment.rho else 1)
 
 
 def _at_once(recipe: dict, data: dict, wanted: int) -> int:

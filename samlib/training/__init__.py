@@ -20,7 +20,7 @@ import torch
 
 from samlib.signals import _from_tensors
 from samlib.training import captured
-from samlib.training.common import Streams, cosine, subset_size
+from samlib.training.common import Streams, cosine
 from samlib.training.each import train_each
 from samlib.training.stacked import Stack, is_stacked, train_stacked
 
@@ -79,8 +79,7 @@ def at_once(recipe: Mapping, data: Mapping[str, np.ndarray], device: str, wanted
     if not _is_gpu(device):
         return size
     wanted = ceil(wanted / size) * size
-    n = subset_size(len(data["y_train"]), recipe["subset_fraction"])
-    waves = ceil(wanted / captured.strategy(recipe, data, n, device, wanted).at_once)
+    waves = ceil(wanted / captured.strategy(recipe, data, device, wanted).at_once)
     return ceil(wanted / waves / size) * size
 
 

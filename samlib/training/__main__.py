@@ -71,8 +71,7 @@ def _device(text: str) -> str:
 def _train(options, end: float) -> bool:
     """Train until all models are there, the time is up or the folder is full. Returns whether models are missing."""
     packs, pairs = Packs(options.out, int(options.max_mb * MB), options.max_files), list[list[str]]()
-    given: dict[str, tuple[dict, dict]] = {}  # what a pack says about an experiment, and its data
-    most: dict[str, int] = {}  # bytes of a group
+    given: dict[str, tuple[dict, dict, int]] = {}  # what a pack says about an experiment, its data, bytes of a group
     works: dict[str, Work] = {}
     for about, data in read_jobs(options.jobs):
         pairs.append([f"{e['key']}-{about['checksum'][:16]}" for e in about["experiments"]])
@@ -83,21 +82,21 @@ def _train(options, end: float) -> bool:
             missing = [range(k, k + size) for k in range(0, n, size) if (name, k) not in packs.there]
             wave = at_once(recipe, data, options.device, size * len(missing)) if missing else size
             works[name] = Work(missing, n, size, wave, 2 if recipe["rho"] else 1)
-            most[name] = bound(size, len(data["y_train"]), len(data["y_test"]))
-            given[name] = {**e, "checksum": about["checksum"]}, data
-    needed = (max(most.values()) + PACKED) / MB
+            most = bound(size, len(data["y_train"]), len(data["y_test"]))
+            given[name] = {**e, "checksum": about["checksum"]}, data, most
+    needed = (max(most for *_, most in given.values()) + PACKED) / MB
     if needed > options.max_mb:
         raise ValueError(f"A group of models may take {needed:.2f} MB; give --max-mb at least that.")
     # the room is counted as if each model were as large as the largest
     models = max(work.size for work in works.values())
-    unit = int(models * max(most[name] / work.size for name, work in works.items()))
+    unit = int(models * max(most / works[name].size for name, (*_, most) in given.items()))
     box = Box(pairs, works, end)
     while task := box.take(room=models * packs.room(unit)):
         name, groups = task
-        (about, data), started = given[name], time.monotonic()
+        (about, data, most), started = given[name], time.monotonic()
         results, seconds, where = train_groups(about["recipe"], data, groups, options.device)
         for group, result in zip(groups, results, strict=True):
-            packs.add(name, about, group, result | {"seconds": seconds / len(groups), "machine": where}, most[name])
+            packs.add(name, about, group, result | {"seconds": seconds / len(groups), "machine": where}, most)
         box.finished(name, groups, time.monotonic() - started)
         _say(about["name"], groups, seconds, box.left())
     for pair in pairs:

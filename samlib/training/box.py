@@ -46,10 +46,8 @@ class Work:
         self.missing = [group for group in self.missing if group not in groups]
         self.open.difference_update(*groups)
 
-    def expected(self, n: int) -> float | None:
-        """The seconds that n models should take, or None if none were measured. Small waves are less efficient."""
-        if not self.seconds:
-            return None
+    def expected(self, n: int) -> float:
+        """The seconds that n models should take, by those measured. Small waves are less efficient."""
         waves, rest = divmod(n, self.wave)
         return MARGIN * (waves * self._slowest(self.wave) + (self._slowest(rest) if rest else 0))
 
@@ -113,8 +111,9 @@ class Box:
         return []
 
     def _seconds(self, name, n: int) -> float:
-        if (known := self.works[name].expected(n)) is not None:
-            return known
-        passes, others = self.works[name].passes, {o for pair in self.pairs if name in pair for o in pair}
-        said = [self.works[o].expected(n) * passes / self.works[o].passes for o in others if self.works[o].seconds]
-        return GUESS * max(said, default=0.0)
+        """The seconds that n models should take: as measured, or guessed from the partners', or 0 if nothing is known."""
+        work = self.works[name]
+        if work.seconds:
+            return work.expected(n)
+        partners = [self.works[other] for pair in self.pairs if name in pair for other in pair]
+        return GUESS * max((p.expected(n) * work.passes / p.passes for p in partners if p.seconds), default=0.0)

@@ -26,7 +26,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from samlib.training.common import Training, in_turn, on_device, trained
+from samlib.training.common import Training, in_turn, on_device, subset_size, trained
 from samlib.training.each import COMPILED, COMPILERS, OneModel, compile_passes
 from samlib.training.stacked import Stacked, is_stacked
 
@@ -41,7 +41,7 @@ WARM, TIMED = 2, 20  # steps of each kind before the first capture, and steps in
 # The compiler's gain (a share) and cost (seconds) for resnet18 on that H100
 COMPILER_GAINS, COMPILER_TAKES = 0.15, 22.0
 APART = ("optimizer", "rho", "alpha", "m_sharpness")  # fields that may differ within a pair
-ELSEWHERE = ("dataset", "pool", "image_size", "seed", "n_models", "subset_fraction")  # fields that a step does not read
+ELSEWHERE = ("dataset", "pool", "image_size", "seed", "n_models")  # fields that a step does not read
 
 
 class Strategy(NamedTuple):
@@ -83,9 +83,10 @@ def capture(training: Training, first: bool = True) -> None:
 class Engine:
     """The captured trainings of one recipe, data set and GPU. They can train model after model."""
 
-    def __init__(self, recipe: Mapping, data: Mapping, n: int, device: str, compiled: bool = False):
-        self.recipe, self.data, self.n, self.compiled = recipe, data, n, compiled
+    def __init__(self, recipe: Mapping, data: Mapping, device: str, compiled: bool = False):
+        self.recipe, self.data, self.compiled = recipe, data, compiled
         self.sides, self.y, self.classes = on_device(data, device)
+        self.n = subset_size(len(self.y), recipe["subset_fraction"])
         self.trainings: list[Training] = []
         self.said = self.loose = ""  # the compiler's outcome; the reason why steps are not captured
 
@@ -167,21 +168,21 @@ _strategies: dict[str, Strategy] = {}
 _engines: dict[str, Engine] = {}
 
 
-def strategy(recipe: Mapping, data: Mapping, n: int, device: str, wanted: int) -> Strategy:
+def strategy(recipe: Mapping, data: Mapping, device: str, wanted: int) -> Strategy:
     """The strategy of a recipe and its partners in a pair: measured at the first call, then kept by the process.
 
-    n: the number of examples that a model trains on. wanted: the number of models to train; the compiler pays only for many.
+    wanted: the number of models to train; the compiler pays only for many.
     """
-    key = f"{_key(recipe, data, n, APART)} {is_stacked(recipe)}"
+    key = f"{_key(recipe, data, APART)} {is_stacked(recipe)}"
     if key not in _strategies:
         _engines.clear()  # other pairs hold memory that may be needed
         with torch.cuda.device(device):
-            _strategies[key] = _chosen(recipe, data, n, device, wanted)
+            _strategies[key] = _chosen(recipe, data, device, wanted)
     return _strategies[key]
 
 
-def _chosen(recipe: Mapping, data: Mapping, n: int, device: str, wanted: int) -> Strategy:
-    engine = _engine(recipe, data, n, device, False)
+def _chosen(recipe: Mapping, data: Mapping, device: str, wanted: int) -> Strategy:
+    engine = _engine(recipe, data, device, False)
     k, speed = engine.fit(wanted)
     if is_stacked(recipe) or engine.loose:
         return Strategy(k, False, engine.loose)
@@ -191,7 +192,7 @@ def _chosen(recipe: Mapping, data: Mapping, n: int, device: str, wanted: int) ->
         return Strategy(k, False, ", not compiled: too little is left to train")
     _engines.clear()  # two sets of trainings may not fit into memory
     del engine
-    engine = _engine(recipe, data, n, device, True)
+    engine = _engine(recipe, data, device, True)
     compiled, faster = engine.fit(wanted)
     if faster > speed or COMPILED not in engine.said:
         return Strategy(compiled, COMPILED in engine.said, engine.said + engine.loose)
@@ -199,29 +200,28 @@ def _chosen(recipe: Mapping, data: Mapping, n: int, device: str, wanted: int) ->
     return Strategy(k, False, ", not compiled: that was slower")
 
 
-def _engine(recipe: Mapping, data: Mapping, n: int, device: str, compiled: bool) -> Engine:
+def _engine(recipe: Mapping, data: Mapping, device: str, compiled: bool) -> Engine:
     """The engine of a recipe. The two used last are kept, one for each side of a pair."""
-    key = f"{_key(recipe, data, n)} {device} {compiled}"
+    key = f"{_key(recipe, data)} {device} {compiled}"
     engine = _engines.pop(key, None)
     while len(_engines) > 1:
         del _engines[next(iter(_engines))]
-    _engines[key] = engine or Engine(recipe, data, n, device, compiled)
+    _engines[key] = engine or Engine(recipe, data, device, compiled)
     return _engines[key]
 
 
-def _key(recipe: Mapping, data: Mapping, n: int, without: Sequence[str] = ()) -> str:
+def _key(recipe: Mapping, data: Mapping, without: Sequence[str] = ()) -> str:
     """All that a step depends on. An engine keeps its data, so no other data can take over their `id`."""
     fields = {name: value for name, value in recipe.items() if name not in (*ELSEWHERE, *without)}
-    return f"{json.dumps(fields, sort_keys=True)} {n} {id(data)}"
+    return f"{json.dumps(fields, sort_keys=True)} {id(data)}"
 
 
 def train_captured(recipe: Mapping, data: Mapping, streams, members, device: str, wanted: int = 0):
     """Train models on a GPU by their strategy. Arguments and results as in `train_each`."""
-    n = int(members[0].sum())
-    how = strategy(recipe, data, n, device, max(wanted, len(streams)))
+    how = strategy(recipe, data, device, max(wanted, len(streams)))
     with torch.cuda.device(device):
         try:
-            engine, results = _engine(recipe, data, n, device, how.compiled), []
+            engine, results = _engine(recipe, data, device, how.compiled), []
             waves = ceil(len(streams) / how.at_once)
             for wave in np.array_split(np.arange(len(streams)), waves):
                 results += engine.train([streams[i] for i in wave], [members[i] for i in wave])
