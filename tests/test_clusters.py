@@ -135,7 +135,7 @@ def test_a_good_run_prints_its_progress_and_nothing_else(small_npz, tmp_path):
 @pytest.mark.slow
 def test_what_workers_print_is_passed_on_until_they_are_closed(capfd):
     """On a busy machine Dask has a traceback to print of nearly every worker that closes."""
-    with dispatch.local_client(1) as local:
+    with dispatch.client_of(None, 1) as local:
         local.run(lambda: (os.write(2, b"to stderr\n"), os.write(1, b"to stdout\n")))
         local.run(lambda: __import__("atexit").register(os.write, 2, b"closing\n"))
         deadline = time.monotonic() + 60
@@ -150,8 +150,8 @@ def test_what_workers_print_is_passed_on_until_they_are_closed(capfd):
 def test_workers_end_with_the_process_that_asked_for_them(small_npz, tmp_path):
     import psutil
 
-    start = "import signal\nfrom samlib.runs.dispatch import local_client\n"
-    code = f"{start}with local_client(1): print(1, flush=True); signal.pause()"
+    start = "import signal\nfrom samlib.runs.dispatch import client_of\n"
+    code = f"{start}with client_of(None, 1): print(1, flush=True); signal.pause()"
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as process:

@@ -130,7 +130,7 @@ def test_local_workers_keep_their_memory(client):
         given = dict(entry.split("=", 1) for entry in Path("/proc/self/environ").read_text().split("\0") if entry)
         return {name: given.get(name) for name in names}
 
-    with dispatch.local_client(1) as local:
+    with dispatch.client_of(None, 1) as local:
         (found,) = local.run(at_start).values()
     assert found == host.KEEP_MEMORY | {host.LOCAL: "1"}
     assert dict(os.environ) == before

@@ -24,7 +24,7 @@ def copies(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
 
 
 def norm_of(lists: Lists) -> torch.Tensor:
-    """The Euclidean norm of a vector, in at least float32."""
+    """The Euclidean norm of a vector, in at least float32; 0 for none."""
     return torch.nn.utils.get_total_norm([t.to(at_least_float32(t)) for ts in lists for t in ts])
 
 

@@ -99,9 +99,9 @@ class SAM(torch.optim.Optimizer):
     micro_batches = True
 
     def __init__(self, params, base_optimizer, rho: float = 0.05, adaptive: bool = False, **base_kwargs):
-        self._build(params, base_optimizer, {"rho": rho, "adaptive": adaptive}, base_kwargs)
+        self._build(params, base_optimizer, base_kwargs, rho=rho, adaptive=adaptive)
 
-    def _build(self, params, base_optimizer, own: dict, base_kwargs: dict) -> None:
+    def _build(self, params, base_optimizer, base_kwargs: dict, **own) -> None:
         """Initialize. own: this class's settings, which each parameter group may override."""
         if not callable(base_optimizer) or base_optimizer is torch.optim.LBFGS:
             said = shown(base_optimizer)
@@ -190,8 +190,6 @@ class SAM(torch.optim.Optimizer):
             raise RuntimeError("first_step has moved the weights already: call second_step before you call it again.")
         self._check()
         parts = self.parts(self.moves)
-        if not parts:
-            return
         scaled = [_stretched(self.direction(params, group), params, group) for group, params in parts]
         norm = norm_of(scaled)
         if "gradient" in self.noted:

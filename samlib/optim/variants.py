@@ -46,7 +46,7 @@ class GSAM(SAM):
     micro_batches = False
 
     def __init__(self, params, base_optimizer, rho=0.05, alpha=0.4, adaptive=False, **base_kwargs):
-        self._build(params, base_optimizer, {"rho": rho, "alpha": alpha, "adaptive": adaptive}, base_kwargs)
+        self._build(params, base_optimizer, base_kwargs, rho=rho, alpha=alpha, adaptive=adaptive)
 
     def combine(self, first) -> None:
         parts = self.parts(has_gradient)
@@ -106,8 +106,7 @@ class LookSAM(SAM):
     micro_batches = False
 
     def __init__(self, params, base_optimizer, rho=0.05, alpha=0.7, k=5, adaptive=False, **base_kwargs):
-        own = {"rho": rho, "alpha": alpha, "k": k, "adaptive": adaptive, "t": 0}
-        self._build(params, base_optimizer, own, base_kwargs)
+        self._build(params, base_optimizer, base_kwargs, rho=rho, alpha=alpha, k=k, adaptive=adaptive, t=0)
 
     def combine(self, first) -> None:
         parts = self.parts(lambda p: has_gradient(p) or self.has(p, "kept"))
@@ -128,12 +127,11 @@ class LookSAM(SAM):
         self.zero_grad()
         loss = closure()
         self._check()
-        if parts := self.parts(has_gradient):
-            g_v = self.parts(lambda p: self.has(p, "kept"))
-            g_norm = norm_of([gradients(params) for _, params in parts])
-            scale = ratio(g_norm, norm_of([self.lasting("kept", params) for _, params in g_v]))
-            for group, params in self.parts(lambda p: has_gradient(p) and self.has(p, "kept")):
-                add_(gradients(params), self.lasting("kept", params), group["alpha"] * scale)
+        kept = self.parts(lambda p: self.has(p, "kept"))
+        g_norm = norm_of([gradients(params) for _, params in self.parts(has_gradient)])
+        scale = ratio(g_norm, norm_of([self.lasting("kept", params) for _, params in kept]))
+        for group, params in self.parts(lambda p: has_gradient(p) and self.has(p, "kept")):
+            add_(gradients(params), self.lasting("kept", params), group["alpha"] * scale)
         return loss
 
 
@@ -176,8 +174,7 @@ class FriendlySAM(SAM):
     micro_batches = False
 
     def __init__(self, params, base_optimizer, rho=0.05, sigma=1.0, lmbda=0.9, adaptive=False, **base_kwargs):
-        own = {"rho": rho, "sigma": sigma, "lmbda": lmbda, "adaptive": adaptive}
-        self._build(params, base_optimizer, own, base_kwargs)
+        self._build(params, base_optimizer, base_kwargs, rho=rho, sigma=sigma, lmbda=lmbda, adaptive=adaptive)
 
     def moves(self, p: torch.Tensor) -> bool:
         return has_gradient(p) or (p.requires_grad and self.has(p, "average"))

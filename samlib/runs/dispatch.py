@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from math import inf
 from typing import Any
 
@@ -169,28 +169,22 @@ def _device() -> str:
     return f"cuda:{get_worker().name % gpus if LOCAL in os.environ else 0}"
 
 
-def client_of(cluster: Any, n_tasks: int) -> AbstractContextManager:
-    """A context that yields a Dask client: the caller's own, or one that is closed afterwards."""
-    from distributed import Client
-
-    if cluster is None:
-        return local_client(n_tasks)
-    if not isinstance(cluster, (str, Client)) and not hasattr(cluster, "scheduler_address"):
-        kind = type(cluster).__name__
-        raise ValueError(f"cluster must be an address, a distributed.Client or a Dask cluster, not a {kind}.")
-    if getattr(cluster, "asynchronous", False):
-        raise ValueError("cluster must not be asynchronous, because run waits: give the scheduler's address.")
-    if getattr(getattr(cluster, "status", None), "name", getattr(cluster, "status", None)) in ("closing", "closed"):
-        raise RuntimeError("The Dask client or cluster that was given as cluster is closed; give an open one.")
-    if isinstance(cluster, Client):
-        return nullcontext(cluster)
-    with in_a_sentence(f"No Dask scheduler answers at {cluster!r} (", ").", becomes=RuntimeError):
-        return Client(cluster, timeout="10s", set_as_default=False)
-
-
 @contextmanager
-def local_client(n_tasks: int) -> Iterator:
+def client_of(cluster: Any, n_tasks: int) -> Iterator:
+    """Yield a Dask client: the caller's own, or one that is closed afterwards. Without a cluster this machine trains."""
     from distributed import Client
 
-    with started(max(1, min(n_workers(), n_tasks))) as address, Client(address, set_as_default=False) as client:
-        yield client
+    with ExitStack() as stack:
+        if cluster is None:
+            cluster = stack.enter_context(started(max(1, min(n_workers(), n_tasks))))
+        if not isinstance(cluster, (str, Client)) and not hasattr(cluster, "scheduler_address"):
+            kind = type(cluster).__name__
+            raise ValueError(f"cluster must be an address, a distributed.Client or a Dask cluster, not a {kind}.")
+        if getattr(cluster, "asynchronous", False):
+            raise ValueError("cluster must not be asynchronous, because run waits: give the scheduler's address.")
+        if getattr(getattr(cluster, "status", None), "name", getattr(cluster, "status", None)) in ("closing", "closed"):
+            raise RuntimeError("The Dask client or cluster that was given as cluster is closed; give an open one.")
+        if not isinstance(cluster, Client):
+            with in_a_sentence(f"No Dask scheduler answers at {cluster!r} (", ").", becomes=RuntimeError):
+                cluster = stack.enter_context(Client(cluster, timeout="10s", set_as_default=False))
+        yield cluster

@@ -200,9 +200,9 @@ class Store:
         runs = runs.isel(model=chosen).assign_coords(labels | {"model": chosen})
         fine = ~runs["diverged"].values
         train = (runs["correct"].values & runs["member"].values).sum(1) / np.maximum(runs["member"].values.sum(1), 1)
-        same = np.array_equal(train, runs["train_accuracy"])
-        same = same and np.allclose(runs["test_correct"].values.mean(1), runs["test_accuracy"])
-        if not same or any(runs[name].dtype.kind == "f" and np.isnan(runs[name].values[fine]).any() for name in runs):
+        test, floats = runs["test_correct"].values.mean(1), [v for v in runs.values() if v.dtype.kind == "f"]
+        same = np.array_equal(train, runs["train_accuracy"]) and np.allclose(test, runs["test_accuracy"])
+        if not same or any(np.isnan(v.values[fine]).any() for v in floats):
             raise damaged(self.path, "its signals and its summaries disagree")
         if diverged := chosen[~fine].tolist():
             named = ", ".join(map(str, diverged[:20])) + (", ..." if len(diverged) > 20 else "")

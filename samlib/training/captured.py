@@ -60,7 +60,7 @@ def capture(training: Training, first: bool = True) -> None:
     training.stream = torch.cuda.Stream()
     kinds = [(size, taken) for size in sorted(set(training.batches)) for taken in range(min(2, training.period))]
     graphs: dict[tuple[int, int], torch.cuda.CUDAGraph] = {}
-    pool: tuple = ()
+    pool = torch.cuda.graph_pool_handle()  # they share one, since they never run at the same time
     for size, taken in kinds * WARM if first else kinds[:1]:  # on the usual stream, whose memory is used again
         training.rewind(taken)
         training.step(size)
@@ -71,12 +71,11 @@ def capture(training: Training, first: bool = True) -> None:
             training.stream.synchronize()
             # `torch.cuda.graph` would give all spare memory back to the system each time
             graphs[size, taken] = graph = torch.cuda.CUDAGraph()
-            graph.capture_begin(*pool)
+            graph.capture_begin(pool)
             try:
                 training.step(size)
             finally:
                 graph.capture_end()
-            pool = (graph.pool(),)  # they share one, since they never run at the same time
     training.run = lambda size: graphs[size, int(training.taken % training.period > 0)].replay()
 
 
@@ -157,11 +156,10 @@ class Engine:
         self.resize(best)
         return best, fastest
 
-    def train(self, streams: Sequence, members: Sequence[np.ndarray]) -> list[list[torch.Tensor]]:
+    def train(self, streams: Sequence, members: Sequence[np.ndarray]) -> list[torch.Tensor]:
         """Train models at once. Returns their logits on the training and the test side, as `train_each`."""
         self.resize(len(streams))
-        each = [([s], [m]) for s, m in zip(streams, members, strict=True)]
-        return trained(self.trainings, [(streams, members)] if is_stacked(self.recipe) else each, self.sides)
+        return trained(self.trainings, streams, members, self.sides)
 
 
 _strategies: dict[str, Strategy] = {}
@@ -224,7 +222,7 @@ def train_captured(recipe: Mapping, data: Mapping, streams, members, device: str
             engine, results = _engine(recipe, data, device, how.compiled), []
             waves = ceil(len(streams) / how.at_once)
             for wave in np.array_split(np.arange(len(streams)), waves):
-                results += engine.train([streams[i] for i in wave], [members[i] for i in wave])
+                results.append(engine.train([streams[i] for i in wave], [members[i] for i in wave]))
         except torch.OutOfMemoryError:
             _engines.clear()
             raise

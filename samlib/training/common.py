@@ -289,15 +289,17 @@ def drive(trainings: Sequence[Training], epochs: int) -> None:
             training.stream.synchronize()
 
 
-def trained(trainings: Sequence[Training], parts: Sequence[tuple], sides: Sequence[Inputs]) -> list[list[torch.Tensor]]:
-    """Let each training train a part of the models, (streams, members). Returns their logits on each side."""
-    for training, part in zip(trainings, parts, strict=True):
+def trained(trainings: Sequence[Training], streams, members, sides: Sequence[Inputs]) -> list[torch.Tensor]:
+    """Let trainings train models, each as many as it holds. Returns the logits (k, n, c) of all on each side."""
+    first = 0
+    for training in trainings:
+        mine, first = slice(first, first + training.k), first + training.k
         if training.stream is not None:  # an evaluation may still run on the usual stream
             training.stream.wait_stream(torch.cuda.current_stream())
         with training.on_stream():
-            training.begin(*part)
+            training.begin(streams[mine], members[mine])
     drive(trainings, trainings[0].recipe["epochs"])
-    return [[evaluated(training, side) for side in sides] for training in trainings]
+    return [torch.cat([evaluated(training, side) for training in trainings]) for side in sides]
 
 
 def evaluated(training: Training, inputs: Inputs) -> torch.Tensor:

@@ -1,7 +1,6 @@
 """Train one model at a time, of any architecture and with any optimizer, through autograd and `torch.optim`."""
 
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from functools import lru_cache, partial
 from itertools import chain
 from types import FunctionType
@@ -121,7 +120,7 @@ def train_each(recipe: Mapping, data: Mapping, streams, members, device: str):
     sides, y, n_classes = on_device(data, device)
     one = OneModel(recipe, sides[0], y, int(members[0].sum()), n_classes)
     said = compile_passes(one, COMPILERS.get(one.device.type))
-    results = [trained([one], [([s], [m])], sides)[0] for s, m in zip(streams, members, strict=True)]
+    results = [trained([one], [s], [m], sides) for s, m in zip(streams, members, strict=True)]
     return *map(torch.cat, zip(*results, strict=True)), f"one at a time, channels-last{said}{one.trouble()}"
 
 
@@ -140,26 +139,22 @@ def compile_passes(one: OneModel, backend: str | None) -> str:
     """Compile the training passes of a model. Returns, in words, that it did or why it could not."""
     if backend is None:
         return ""
-    recipe = one.recipe
-    cuts = [torch.arange(size).split(recipe["m_sharpness"] or size) for size in set(one.batches)]
-    parts = sorted({len(part) for part in chain.from_iterable(cuts)})
-    shape, device = one.inputs.shape, one.device
-    call, said = _compiler(backend, str(one.model), device, shape, recipe["precision"], *parts)
+    fields = (one.recipe[name] for name in ("precision", "m_sharpness"))
+    call, said = _compiler(backend, str(one.model), one.device, one.inputs.shape, *fields, *sorted(set(one.batches)))
+    one.called = Compiled(one.model, call)
     if not said:
-        examples = [one.inputs.prepared(one.inputs.stored[:part]) for part in parts]
-        said.append(_tried(Compiled(deepcopy(one.model), call), recipe, examples))
-    if said[0] == COMPILED:
-        one.called = Compiled(one.model, call)
+        said.append(_tried(one))
+    if said[0] != COMPILED:
+        one.called = one.model
     return said[0]
 
 
-def _tried(model: nn.Module, recipe: Mapping, inputs: Sequence[torch.Tensor]) -> str:
-    """Call a copy of a model with each size of input: a compiler fails at the first call with a size."""
+def _tried(one: OneModel) -> str:
+    """Take a step of each size, which `begin` undoes: a compiler fails at the first call with a size."""
     try:
-        for x in inputs:
-            with autocast(recipe, x.device):
-                loss = model(x).float().sum()
-            loss.backward()
+        for size in sorted(set(one.batches)):
+            one.rewind()
+            one.step(size)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # compilers raise many kinds; training will raise again any other error

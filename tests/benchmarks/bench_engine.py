@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import samlib
 from samlib.host import KEEP_MEMORY
 from samlib.models import build_model
-from samlib.runs.dispatch import local_client
+from samlib.runs.dispatch import client_of
 from samlib.training import Streams, train_group, train_stacked
 from samlib.training.common import Inputs, drive
 from samlib.training.each import OneModel, make_optimizer
@@ -158,7 +158,7 @@ def workers(folder, rounds):
     taken = {1: [], 2: []}
     for r in range(rounds):
         for n in taken:
-            with local_client(n) as client:
+            with client_of(None, n) as client:
                 client.run(train_group, experiment.but(epochs=1).model_dump(), samlib.load_dataset(path).arrays(), [0])
                 start = time.perf_counter()
                 runs = samlib.run(experiment, cluster=client, cache_dir=Path(folder) / f"{r}-{n}", progress=False)
