@@ -160,17 +160,14 @@ class Scale(nn.Module):
 
 
 class Residual(nn.Module):
-    """after(branch(before(x)) + shortcut(before(x))). Without layers of its own, the shortcut is x itself."""
+    """branch(x) + shortcut(x). Without layers of its own, the shortcut is x itself."""
 
-    def __init__(self, branch, shortcut=(), before=(), after=()):
+    def __init__(self, branch, shortcut=()):
         super().__init__()
-        self.before, self.branch = nn.Sequential(*before), nn.Sequential(*branch)
-        self.shortcut, self.after = (nn.Sequential(*shortcut) if shortcut else None), nn.Sequential(*after)
+        self.branch, self.shortcut = nn.Sequential(*branch), nn.Sequential(*shortcut)
 
     def forward(self, x):
-        y = self.before(x)
-        # a pre-activation block of constant shape passes x on unchanged
-        return self.after(self.branch(y) + (x if self.shortcut is None else self.shortcut(y)))
+        return self.branch(x) + self.shortcut(x)
 
 
 def _head(width, n_classes):
@@ -203,7 +200,7 @@ def _resnet18(channels, n_classes, norm):
     for out, stride in ((64, 1), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), (512, 1)):
         branch = [*_conv(width, out, norm, stride), *_conv(out, out, norm, relu=False)]
         shortcut = _conv(width, out, norm, stride, 1, relu=False) if (stride, width) != (1, out) else ()
-        layers, width = [*layers, Residual(branch, shortcut, after=[nn.ReLU()])], out
+        layers, width = [*layers, Residual(branch, shortcut), nn.ReLU()], out
     return [*layers, *_head(512, n_classes)]
 
 
@@ -216,8 +213,8 @@ def _wrn28_2(channels, n_classes, norm):
             branch = [*_conv(width, out, norm, stride), nn.Conv2d(out, out, 3, 1, 1, bias=bias)]
             if width == out:
                 layers.append(Residual([*before, *branch]))
-            else:
-                layers.append(Residual(branch, [nn.Conv2d(width, out, 1, stride, bias=bias)], before))
+            else:  # the shortcut starts behind the activation, too
+                layers += [*before, Residual(branch, [nn.Conv2d(width, out, 1, stride, bias=bias)])]
             width = out
     return [*layers, *_norm(norm, 128), nn.ReLU(), *_head(128, n_classes)]
 
