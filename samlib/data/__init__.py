@@ -187,8 +187,8 @@ def load_dataset(
         raise ValueError(f"name_or_path must be a name or a path, not {shown(name_or_path)}.")
     name = os.fspath(name_or_path)
     if name in PUBLISHED:
-        _refuse_options(name, image_size, label if name in _TABLES else None)
-        found = _TABLES[name]() if name in _TABLES else images.named(name, label, layouts.local_parquet(_home(name)))
+        _refuse_options(name, image_size, label)
+        found = _TABLES[name]() if name in _TABLES else images.named(name, layouts.local_parquet(_home(name)))
     else:
         found = _own(name, image_size, label)
     check(name, found.arrays, found.classes)

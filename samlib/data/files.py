@@ -90,10 +90,10 @@ def checked_file(name: str) -> tuple[Path, str]:
     Raises ValueError if its sha256 is not the published one, NotAtHand if it cannot be downloaded.
     """
     path, url, sha256 = archive_of(name), PUBLISHED[name]["url"], PUBLISHED[name].get("sha256")
-    if not local_file(name, path.name):
+    if not path.exists():
         import pooch
 
-        with fetching(name, None if path.exists() else url, path.name):
+        with fetching(name, url, path.name):
             pooch.retrieve(url, sha256, fname=path.name, path=path.parent)
     found = sha256_of(path)
     if sha256 not in (None, found):
@@ -126,26 +126,24 @@ def no_answer(url: str) -> str | None:
     """Why the server of a URL does not answer within PATIENCE seconds, or None if it does."""
     if os.environ.get("SAMLIB_OFFLINE"):
         return "SAMLIB_OFFLINE is set"
-    request, said = urllib.request.Request(url, method="HEAD"), []
+    request, said = urllib.request.Request(url, method="HEAD"), [f"nothing heard for {PATIENCE} s"]
 
     def ask() -> None:
-        reason = None
         try:
             # an opener of its own: the shared one keeps the proxies of its first use
             urllib.request.build_opener().open(request, timeout=PATIENCE).close()
-        except urllib.error.HTTPError:
-            pass  # it answers; the download will find out about the file
+            said.append("")
         except Exception as error:
+            # a server that refuses answers, and the download may know a certificate that this library does not
             reason = getattr(error, "reason", error)
-        # the download may know a certificate that this library does not
-        said.append(None if isinstance(reason, ssl.SSLError | None) else str(reason))
+            answers = isinstance(error, urllib.error.HTTPError) or isinstance(reason, ssl.SSLError)
+            said.append("" if answers else str(reason))
 
     # in a thread, because no timeout bounds the look-up of a host's name
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(PATIENCE)
-    reason = said[0] if said else f"nothing heard for {PATIENCE} s"
-    return reason and f"no answer from {urllib.request.Request(url).host}: {reason}"
+    return said[-1] and f"no answer from {urllib.request.Request(url).host}: {said[-1]}"
 
 
 @contextmanager

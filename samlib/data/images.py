@@ -1,13 +1,12 @@
 """Images: pictures decoded once to uint8, both sides alike, and the published sets in one order."""
 
-import functools
 import hashlib
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -25,21 +24,20 @@ GREY = ("1", "L", "LA", "I", "F")
 ORIENTATION = 0x0112  # the EXIF tag
 
 
-@dataclass(frozen=True)
-class Encoded:
+class Encoded(NamedTuple):
     """The pictures of both sides as they are stored, and their labels.
 
-    `stamp` identifies the bytes that the decoded copy comes from. `pictures[side]()` yields each picture's name, for errors,
-    and its file. `labels` are those of train and test. `left_out` names the parts of the folder that are not used.
+    `stamp` identifies the bytes that the decoded copy comes from. `pictures` and `labels` are those of train and of test;
+    `pictures[0]()` yields each picture's name, for errors, and its file. `left_out` names what of the folder is not used.
     """
 
     folder: Path
     stamp: str
-    source: str = field(compare=False)
-    pictures: Mapping[str, Callable[[], Iterable[tuple[str, Path | BinaryIO]]]] = field(compare=False)
-    labels: Sequence[np.ndarray] = field(compare=False)
-    classes: Sequence[str] = field(compare=False)
-    left_out: Sequence[str] = field(default=(), compare=False)
+    source: str
+    pictures: Sequence[Callable[[], Iterable[tuple[str, Path | BinaryIO]]]]
+    labels: Sequence[np.ndarray]
+    classes: Sequence[str]
+    left_out: Sequence[str] = ()
 
 
 @contextmanager
@@ -71,26 +69,25 @@ def _sixteen(image: Any) -> bool:
     return sixteen
 
 
-@functools.lru_cache(8)
 def survey(encoded: Encoded, image_size: int | None) -> tuple[int, int, int]:
     """Height, width and channels of all decoded images, from their headers: colour if one of either side has it.
 
     Raises ValueError if one has no header, or if sizes differ and no `image_size` is given.
     """
-    first, shape, channels = "", (0, 0), 1
-    for side in SIDES:
-        for where, file in encoded.pictures[side]():
-            with _opened(where, file) as image:
-                _sixteen(image)
-                size = (image.width, image.height) if _turn(image) >= 5 else (image.height, image.width)
-                channels = 1 if channels == 1 and image.mode.split(";")[0] in GREY else 3
-            if image_size is not None and channels == 3:
-                return image_size, image_size, 3
+    first, shape, channels = "", (image_size or 0, image_size or 0), 1
+    for where, file in chain.from_iterable(pictures() for pictures in encoded.pictures):
+        with _opened(where, file) as image:
+            _sixteen(image)
+            size = (image.width, image.height) if _turn(image) >= 5 else (image.height, image.width)
+            channels = 1 if channels == 1 and image.mode.split(";")[0] in GREY else 3
+        if image_size is None:
             first, shape = (first, shape) if first else (where, size)
-            if image_size is None and size != shape:
+            if size != shape:
                 own, other = (f"{height} x {width}" for height, width in (size, shape))
                 raise ValueError(f"{where} has {own} pixels where {first} has {other}; give image_size.")
-    return (*(shape if image_size is None else (image_size, image_size)), channels)
+        elif channels == 3:
+            break
+    return *shape, channels
 
 
 def _pixels(image: Any, channels: int, image_size: int | None) -> np.ndarray:
@@ -114,9 +111,9 @@ def _pixels(image: Any, channels: int, image_size: int | None) -> np.ndarray:
 def _decode(encoded: Encoded, image_size: int | None, home: Path) -> None:
     """Write `x_train.npy` and `x_test.npy`, uint8 (n, height, width, 1 or 3). Raises ValueError as `survey`."""
     shape = survey(encoded, image_size)
-    for side, y in zip(SIDES, encoded.labels, strict=True):
+    for side, y, pictures in zip(SIDES, encoded.labels, encoded.pictures, strict=True):
         out = np.lib.format.open_memmap(home / f"x_{side}.npy", "w+", np.uint8, (len(y), *shape))
-        for i, (where, file) in enumerate(encoded.pictures[side]()):
+        for i, (where, file) in enumerate(pictures()):
             with _opened(where, file) as image:
                 out[i] = _pixels(image, shape[2], image_size)
         out.flush()
@@ -148,16 +145,13 @@ def canonical_order(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return order[np.lexsort((y[order], place))]
 
 
-def named(name: str, label: str | None, local: Encoded | None) -> Loaded:
+def named(name: str, local: Encoded | None) -> Loaded:
     """A published set in `canonical_order`: `local` if its files are here, else by torchvision's download.
 
-    label: one of the set's columns; "coarse_label" is CIFAR-100's 20 superclasses. Raises ValueError if there is no such
-    column, or if the arrays are not those that were published.
+    Raises ValueError if the arrays are not those that were published.
     """
-    home, columns = PUBLISHED[name].get("of", name), PUBLISHED[name]["columns"]
+    home = PUBLISHED[name].get("of", name)
     about = PUBLISHED[home]
-    if label not in (None, *columns):
-        raise ValueError(f"There is no label {label!r} in {name}, only {', '.join(columns)}.")
     if local:
         stamp, source = local.stamp, local.source
     else:
@@ -187,9 +181,8 @@ def named(name: str, label: str | None, local: Encoded | None) -> Loaded:
 
     arrays, facts = decoded(home, f"{stamp} in order", make)
     classes, y_train, y_test = facts["classes"], arrays["y_train"], arrays["y_test"]
-    if (label or columns[0]) == "coarse_label":
-        coarse = PUBLISHED["cifar100-coarse"]
-        classes, above = coarse["names"], np.array(coarse["superclass"], np.int64)
+    if "superclass" in PUBLISHED[name]:
+        classes, above = PUBLISHED[name]["names"], np.array(PUBLISHED[name]["superclass"], np.int64)
         y_train, y_test = above[y_train], above[y_test]
     return Loaded((arrays["x_train"], y_train, arrays["x_test"], y_test), classes, source)
 
@@ -207,13 +200,10 @@ def _download(name: str, part: Any, folder: Path) -> tuple[list[np.ndarray], lis
     return labels, list(found.classes)
 
 
-def statistics(x: np.ndarray, block: int = 4096) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def statistics(x: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel of uint8 images (n, h, w, c), in units of 255, to four digits."""
-    counts = np.zeros((x.shape[-1], 256), np.int64)
-    for start in range(0, len(x), block):
-        for c, channel in enumerate(np.moveaxis(x[start : start + block], -1, 0)):
-            counts[c] += np.bincount(channel.ravel(), minlength=256)
-    level, share = np.arange(256) / 255, counts / counts.sum(1, keepdims=True)
-    mean = share @ level
-    std = np.sqrt(np.maximum(share @ level**2 - mean**2, 0)).round(4)
+    most = 255 * x[..., 0].size
+    mean = np.einsum("nhwc->c", x, dtype=np.float64) / most
+    square = np.einsum("nhwc,nhwc->c", x, x, dtype=np.float64) / (255 * most)
+    std = np.sqrt(np.maximum(square - mean**2, 0)).round(4)
     return tuple(mean.round(4).tolist()), tuple((std + (std == 0)).tolist())

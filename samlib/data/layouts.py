@@ -5,7 +5,7 @@ import io
 import json
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -25,6 +25,7 @@ from samlib.disk import in_a_sentence, reason
 NAMES = {"train": ("train", "training"), "test": ("test", "testing", "val", "valid", "validation")}
 EVERY = NAMES["train"] + NAMES["test"]
 PART = re.compile(r"([a-z]+)(?:-(\d+)-of-(\d+)(?:-\w+)?)?\.parquet", re.IGNORECASE)
+IMAGES = re.compile(r"(large_)?binary|struct<(.*, )?bytes: .*")  # types of columns
 LABELS = re.compile(r"(.*_)?(labels?|class|target)", re.IGNORECASE)
 BATCH = 128  # pictures of a parquet file in memory at once
 
@@ -34,15 +35,13 @@ def encoded(folder: Path, label: str | None = None) -> Encoded:
 
     Raises ValueError, in one sentence, if the layout is unknown, or files are missing, damaged or unreadable.
     """
-    parts = parquet_parts(folder)
-    return from_parquet(folder, parts, label) if parts else from_folder(folder, label)
+    return from_parquet(folder, label) or from_folder(folder, label)
 
 
 def local_parquet(name: str) -> Encoded | None:
     """A published set's parquet files in the folder that `SAMLIB_DATA` names, if it has them."""
-    path = local_file(name, "")
-    parts = parquet_parts(path) if path and path.is_dir() else {}
-    return from_parquet(path, parts, None) if path and parts else None
+    folder = local_file(name, "")
+    return from_parquet(folder) if folder else None
 
 
 def listed(names: Iterable, most: int = 9) -> str:
@@ -68,66 +67,68 @@ def parquet_parts(folder: Path) -> dict[str, list[Path]]:
     parts are missing or two places hold files.
     """
     for depth in range(3):
-        found: dict[tuple[Path, str], list[Path]] = {}
+        found: dict[tuple[Path, str], list[Path]] = defaultdict(list)
         for path in sorted(folder.glob("*/" * depth + "*.parquet")):
-            home, side = path.parent, _side(path)
+            home, name = path.parent, PART.fullmatch(path.name)
+            side = name[1].lower() if name else ""
             if depth and home.name.lower() in EVERY:
                 home, side = home.parent, home.name.lower()
             if side in EVERY and path.is_file() and all(map(_seen, path.relative_to(folder).parts)):
-                found.setdefault((home, side), []).append(path)
+                found[home, side].append(path)
         if len(homes := {home for home, _ in found}) > 1:
             raise ValueError(f"The folder {folder} holds data sets in {listed(homes)}; name one of them.")
         for (home, side), paths in found.items():
-            parts = [PART.fullmatch(path.name) for path in paths if _side(path) == side]
-            numbers = sorted((int(part[2] or 0), int(part[3] or 1)) for part in parts if part)
+            names = [path.name for path in paths]
+            parts = [part for part in map(PART.fullmatch, names) if part and part[1].lower() == side]
+            numbers = sorted((int(part[2] or 0), int(part[3] or 1)) for part in parts)
             if numbers != [(i, len(numbers)) for i in range(len(numbers))]:
-                said = listed(path.name for path in paths)
-                raise ValueError(f"The folder {home} must hold each part of {side} once, not {said}.")
+                raise ValueError(f"The folder {home} must hold each part of {side} once, not {listed(names)}.")
         if found:
             return {side: paths for (_, side), paths in found.items()}
     return {}
 
 
-def _side(path: Path) -> str:
-    match = PART.fullmatch(path.name)
-    return match[1].lower() if match else ""
-
-
-def from_parquet(folder: Path, parts: dict[str, list[Path]], label: str | None) -> Encoded:
-    """Parquet files with a column of encoded images, binary or structs of `bytes`, and a column of labels.
+def from_parquet(folder: Path, label: str | None = None) -> Encoded | None:
+    """Parquet files with a column of encoded images, binary or structs of `bytes`, and a column of labels; None without any.
 
     The images are in `img` or `image`, else in the only such column. label: the name of the labels' column; if None,
     `label` or `fine_label`, else the first whose name ends in label, labels, class or target.
     """
-    used = {side: next((name for name in NAMES[side] if name in parts), "") for side in SIDES}
-    if missing := [side for side in SIDES if not used[side]]:
-        said = listed(path.name for paths in parts.values() for path in paths)
-        raise ValueError(f"The folder {folder} has no {missing[0]}.parquet or parts of it; it holds {said}.")
-    paths = {side: parts[used[side]] for side in SIDES}
-    read = {side: [_labels(path, label) for path in paths[side]] for side in SIDES}
-    labels = [np.concatenate([values for values, _, _ in read[side]]) for side in SIDES]
-    _, column, names = read["train"][0]
-    y_train, y_test, classes = numbered(f"{folder}, column {column}", labels, names)
-    sums = {side: " ".join(map(sha256_of, paths[side])) for side in SIDES}
+    if not (parts := parquet_parts(folder)):
+        return None
+    used = [next((name for name in NAMES[side] if name in parts), "") for side in SIDES]
+    for side, name in zip(SIDES, used, strict=True):
+        if not name:
+            said = listed(path.name for path in chain.from_iterable(parts.values()))
+            raise ValueError(f"The folder {folder} has no {side}.parquet or parts of it; it holds {said}.")
+    paths = [parts[name] for name in used]
+    read = [[_labels(path, label) for path in each] for each in paths]
+    _, column, names = read[0][0]
+    y_train, y_test, classes = numbered(
+        f"{folder}, column {column}", [np.concatenate([y for y, _, _ in each]) for each in read], names
+    )
+    sums = {side: " ".join(map(sha256_of, each)) for side, each in zip(SIDES, paths, strict=True)}
     source = f"{folder.name} parquet sha256 train {sums['train']} test {sums['test']}"
-    pictures = {side: partial(_pictures, paths[side], label) for side in SIDES}
-    left_out = [*(parts.keys() - used.values())]
+    pictures = [partial(_pictures, each, label) for each in paths]
+    left_out = [*(parts.keys() - used)]
     return Encoded(folder, f"parquet {sums}", source, pictures, (y_train, y_test), classes, left_out)
 
 
 @contextmanager
-def _parquet(path: Path) -> Iterator[Any]:
-    """A parquet file. What pyarrow raises for a damaged one, here or in the block, is one sentence that names the file."""
+def _parquet(path: Path, label: str | None) -> Iterator[tuple[Any, str, str]]:
+    """A parquet file, and the names of its columns of images and of labels.
+
+    What pyarrow raises for a damaged file, here or in the block, is one sentence that names it.
+    """
     import pyarrow.parquet
 
     with in_a_sentence(f"{path} is damaged or has another layout: "), pyarrow.parquet.ParquetFile(path) as file:
-        yield file
+        yield file, *_columns(file.schema_arrow, label)
 
 
 def _labels(path: Path, label: str | None) -> tuple[np.ndarray, str, list[str] | None]:
     """The labels of a file, the name of their column, and the names of their classes if the file has them."""
-    with _parquet(path) as file:
-        _, column = _columns(file.schema_arrow, label)
+    with _parquet(path, label) as (file, _, column):
         values = file.read([column])[column]
         if values.null_count:
             raise ValueError(f"{values.null_count} of its rows have no {column}")
@@ -136,8 +137,7 @@ def _labels(path: Path, label: str | None) -> tuple[np.ndarray, str, list[str] |
 
 def _pictures(paths: list[Path], label: str | None) -> Iterator[tuple[str, io.BytesIO]]:
     for path in paths:
-        with _parquet(path) as file:
-            image, _ = _columns(file.schema_arrow, label)
+        with _parquet(path, label) as (file, image, _):
             batches = file.iter_batches(BATCH, columns=[image])
             values = (value for batch in batches for value in batch.column(0).to_pylist())
             for row, value in zip(range(file.metadata.num_rows), values, strict=True):
@@ -149,14 +149,7 @@ def _pictures(paths: list[Path], label: str | None) -> Iterator[tuple[str, io.By
 
 def _columns(schema: Any, label: str | None) -> tuple[str, str]:
     """The names of the columns of images and of labels."""
-    from pyarrow import types
-
-    def holds_images(kind: Any) -> bool:
-        if types.is_struct(kind):
-            return kind.get_field_index("bytes") >= 0
-        return types.is_binary(kind) or types.is_large_binary(kind)
-
-    images = [column.name for column in schema if holds_images(column.type)]
+    images = [column.name for column in schema if IMAGES.fullmatch(str(column.type))]
     image = next((name for name in ("img", "image") if name in images), images[0] if len(images) == 1 else None)
     wanted = [label] if label is not None else ["label", "fine_label", *filter(LABELS.fullmatch, schema.names)]
     column = next((name for name in wanted if name in schema.names and name != image), None)
@@ -189,48 +182,42 @@ def from_folder(folder: Path, label: str | None = None) -> Encoded:
     placed = [path.relative_to(folder).parts for path in stats]
     while len({parts[0] for parts in placed}) == 1 and placed[0][1:] and placed[0][0].lower() not in EVERY:
         home, placed = home / placed[0][0], [parts[1:] for parts in placed]
-    # the images by their first folder below `home`, and by the second, each "" if there is none
-    tree: dict[str, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
-    for path, parts in zip(stats, placed, strict=True):
-        top, below, *_ = *parts[:-1], "", ""
-        tree[top][below].append(path)
-    tops = {side: [top for name in NAMES[side] for top in tree if top.lower() == name] for side in SIDES}
-    train, test = (next((top for top in tops[side] if any(tree[top])), "") for side in SIDES)
-    flat = {side: [top for top in tops[side] if not any(tree[top])] for side in SIDES}
-    if train and test:
-        read = {train: tree.pop(train), test: tree.pop(test)}
-    elif train:
+    # of each image, the first folder below `home` and the second, "" if there is none
+    above = [(*parts[:-1], "", "")[:2] for parts in placed]
+    tops, divided = {top for top, _ in above}, {top for top, below in above if below}
+    named = {side: [t for name in NAMES[side] for t in sorted(tops) if t.lower() == name] for side in SIDES}
+    train, test = (next((top for top in named[side] if top in divided), "") for side in SIDES)
+    flat = {side: [top for top in named[side] if top not in divided] for side in SIDES}
+    if train and not test:
         said = f"; the images in {listed(flat['test'])} have no class" if flat["test"] else ""
         raise ValueError(f"The folder {home} has {train}, and no test or val with one folder a class{said}.")
-    elif flat["train"] and flat["test"]:
+    if not train and flat["train"] and flat["test"]:
         said = listed(flat["train"] + flat["test"])
         raise ValueError(f"The folder {home} has images right in {said}; put them into one folder a class.")
-    else:
-        read = {home.name: {top: sorted(chain.from_iterable(each.values())) for top, each in tree.items()}}
-        tree.clear()
-    loose = [(name, each.pop("", [])) for name, each in (*read.items(), (home.name, tree.pop("", {})))]
-    left_out = [f"{len(paths)} images right in {name}" for name, paths in loose if paths]
-    classes = sorted({name for each in read.values() for name in each})
-    if len(classes) < 2 or not all(read.values()):
+    sides = (train, test) if train else ("",)
+    if not train:
+        above = [("", top) for top, _ in above]
+    images = list(zip(stats, above, strict=True))
+    read = [[(path, c) for path, (top, c) in images if top == side and c] for side in sides]
+    classes = sorted({c for each in read for _, c in each})
+    if len(classes) < 2:
         wanted, said = "images in one folder a class, or train.parquet and test.parquet", listed(_entries(home))
         raise ValueError(f"The folder {folder} must hold {wanted}; it holds {said}.")
-    first = home / train
-    empty = {name for name in _entries(first) if (first / name).is_dir()} - next(iter(read.values())).keys()
-    left_out += [*tree, *(f"{name} (no images)" for name in empty)]
-    rng, mixed = np.random.default_rng(0), []
-    for each in read.values():
-        pairs = [(path, name) for name, paths in each.items() for path in paths]
-        mixed.append([pairs[i] for i in rng.permutation(len(pairs))])
+    empty = {name for name in _entries(home / train) if (home / train / name).is_dir()} - {c for _, c in read[0]}
+    loose = Counter(top or home.name for top, c in above if top in ("", *sides) and not c)
+    left_out = [f"{n} images right in {name}" for name, n in loose.items()]
+    left_out += [*{top for top, _ in above}.difference(sides, [""]), *(f"{name} (no images)" for name in empty)]
+    rng = np.random.default_rng(0)
+    files = [[each[i] for i in rng.permutation(len(each))] for each in read]
     if not train:
-        n_test = max(1, len(mixed[0]) // 5)
-        mixed = [mixed[0][n_test:], mixed[0][:n_test]]
-    files = dict(zip(SIDES, mixed, strict=True))
-    described = [(str(path.relative_to(home)), *stats[path]) for side in SIDES for path, _ in files[side]]
+        n_test = max(1, len(files[0]) // 5)
+        files = [files[0][n_test:], files[0][:n_test]]
+    described = [(str(path.relative_to(home)), *stats[path]) for path, _ in chain(*files)]
     stamp = hashlib.sha256(json.dumps(described).encode()).hexdigest()
     here = f"{os.path.realpath(home)} {stamp}"  # elsewhere, other images may have the same names, sizes and times
     source = f"{folder.name}, {len(described)} image files, listing sha256 {stamp}"
-    pictures: dict[str, Any] = {side: partial(list, [(str(path), path) for path, _ in files[side]]) for side in SIDES}
-    labels = [np.array([classes.index(name) for _, name in files[side]], np.int64) for side in SIDES]
+    pictures: list[Any] = [partial(list, [(str(path), path) for path, _ in each]) for each in files]
+    labels = [np.array([classes.index(c) for _, c in each], np.int64) for each in files]
     return Encoded(folder, here, source, pictures, labels, classes, left_out)
 
 

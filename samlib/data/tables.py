@@ -114,8 +114,8 @@ def _features(where: str, x_train: np.ndarray, x_test: np.ndarray) -> list[np.nd
         if x.dtype.kind not in "biuf":
             kind = "texts" if x.dtype.kind == "U" else x.dtype
             raise ValueError(f"In {where}, x_{side} must hold numbers, not {kind}.")
-    if x_train.size and x_test.size and x_train.shape[1:] == x_test.shape[1:] != ():
-        whole = all(map(_whole, both))
+    if x_train.size and x_test.size and x_train.shape[1:] == x_test.shape[1:]:
+        whole = all(0 <= x.min() <= x.max() <= 255 and (x.dtype.kind in "iu" or (x % 1 == 0).all()) for x in both)
         if not stored and np.uint8 in (x_train.dtype, x_test.dtype) and not whole:
             raise ValueError(f"In {where}, x_train is {x_train.dtype} and x_test {x_test.dtype}; give both one scale.")
         pixels = (whole and max(x.max() for x in both) > 127) or (stored and x_train.ndim in (3, 4))
@@ -133,10 +133,3 @@ def _features(where: str, x_train: np.ndarray, x_test: np.ndarray) -> list[np.nd
             raise ValueError(f"In {where}, images of shape {shape} have no first or last axis of 1 or 3 channels.")
     with np.errstate(over="ignore", invalid="ignore"):  # too large numbers become inf, which `check` refuses
         return [np.ascontiguousarray(x, np.float32) for x in both]
-
-
-def _whole(x: np.ndarray) -> bool:
-    """Whether all values are whole numbers from 0 to 255."""
-    return x.dtype == np.uint8 or bool(
-        0 <= x.min() <= x.max() <= 255 and (x.dtype.kind in "iu" or (x == np.floor(x)).all())
-    )
