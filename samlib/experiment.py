@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.types import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from samlib.checks import OneSentence, untensored
 from samlib.data import NAMES
@@ -23,9 +24,6 @@ RADIUS = {"asam": 10}  # times SAM's: ASAM's radius scales with the weights; its
 WITHOUT_RADIUS = ("sgd", "swa", "ema")
 _Share = Annotated[float, Field(ge=0, lt=1)]
 _Fraction = Annotated[float, Field(gt=0, lt=1)]
-_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-_NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-_Count = Annotated[int, Field(ge=1)]
 _Several = Annotated[int, Field(ge=2)]
 
 
@@ -102,25 +100,25 @@ class Experiment(BaseModel):
     True
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     dataset: str = "location30"
     pool: _Several | None = None
-    image_size: _Count | None = None
+    image_size: PositiveInt | None = None
     augment: bool = False
     model: Literal["mlp", "cnn", "resnet9", "resnet18", "wrn28_2", "vgg11", "vit_tiny"] = "mlp"
-    hidden: tuple[_Count, ...] = (128, 128)
+    hidden: tuple[PositiveInt, ...] = (128, 128)
     norm: Literal["batch", "group", "none"] = "batch"
     optimizer: Literal["sgd", "sam", "asam", "gsam", "looksam", "friendlysam", "swa", "ema"] = "sgd"
-    rho: _NotNegative = 0.05
-    alpha: _NotNegative | None = None
-    m_sharpness: _Count | None = None
-    lr: _Positive = 0.1
+    rho: NonNegativeFloat = 0.05
+    alpha: NonNegativeFloat | None = None
+    m_sharpness: PositiveInt | None = None
+    lr: PositiveFloat = 0.1
     momentum: _Share = 0.9
-    weight_decay: _NotNegative = 0.0
+    weight_decay: NonNegativeFloat = 0.0
     label_smoothing: _Share = 0.0
-    epochs: _Count = 50
-    batch_size: _Count = 64
+    epochs: PositiveInt = 50
+    batch_size: PositiveInt = 64
     subset_fraction: _Fraction = 0.5
     n_models: _Several = 64
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
@@ -139,7 +137,7 @@ class Experiment(BaseModel):
         if isinstance(widths := given.get("hidden"), str):
             given["hidden"] = widths.replace(",", " ").split()
         name = given.get("dataset", cls.model_fields["dataset"].default)
-        return (RECIPES.get(name, {}) if isinstance(name, str) else {}) | given
+        return RECIPES.get(str(name), {}) | given
 
     @model_validator(mode="after")
     def _without_unused_settings(self) -> Experiment:
@@ -147,12 +145,12 @@ class Experiment(BaseModel):
         fields = self.__dict__  # frozen for the user, not yet for us
         fields |= {name: value + 0.0 for name, value in fields.items() if isinstance(value, float)}  # -0.0 is 0.0
         if self.optimizer in WITHOUT_RADIUS:
-            fields["rho"] = 0.0  # one SGD store serves every rho that SAM is compared at
+            fields |= {"rho": 0.0, "m_sharpness": None}  # one SGD store serves every rho that SAM is compared at
         if self.model != "mlp":
             fields["hidden"] = type(self).model_fields["hidden"].default
         if self.model in WITHOUT_NORM:
             fields["norm"] = type(self).model_fields["norm"].default
-        if self.optimizer in WITHOUT_RADIUS or (self.m_sharpness or 0) >= self.batch_size:
+        if (self.m_sharpness or 0) >= self.batch_size:
             fields["m_sharpness"] = None
         fields["alpha"] = ALPHA.get(self.optimizer) if self.alpha is None or self.optimizer not in ALPHA else self.alpha
         if self.m_sharpness is not None and self.optimizer not in ("sam", "asam"):

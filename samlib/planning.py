@@ -10,6 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable
+from functools import cache
 from math import ceil
 from typing import Any, NamedTuple
 
@@ -63,12 +64,12 @@ def plan(experiments: Iterable[Experiment], *, cache_dir: Any = None, progress: 
     >>> frame[["dataset", "models", "there", "to train", "bytes"]].values.tolist()
     [['digits', 8, 0, 8, 198592]]
     """
-    rows, measured, folder = [], {}, cache_folder(cache_dir) / "runs"
+    rows, measured, folder, known = [], {}, cache_folder(cache_dir) / "runs", cache(shape_of)
     for e in dict.fromkeys(experiments):
         row = e.model_dump(include={"dataset", "model", "optimizer", "rho"}) | {"fraction": e.subset_fraction}
         rows.append(row)
         try:
-            shape = _shape(e)
+            shape = _shape(e, known(e.dataset, e.image_size))
         except ValueError as error:
             row["note"] = str(error)
             continue
@@ -259,9 +260,8 @@ def bytes_a_model(shape: Shape) -> int:
     return sum(size * np.dtype(kind).itemsize for _, size, kind in arrays)
 
 
-def _shape(e: Experiment) -> Shape:
-    """The shape of what an experiment trains on, its pool. Raises ValueError as `run` would."""
-    shape = shape_of(e.dataset, e.image_size)
+def _shape(e: Experiment, shape: Shape) -> Shape:
+    """The shape of what an experiment trains on, a pool of the whole. Raises ValueError as `run` would."""
     if e.pool is not None and e.pool > shape.n_train:
         raise ValueError(f"pool must lie in 2 to {shape.n_train}, the training examples of {e.dataset}, not {e.pool}.")
     check_takes(e, shape.example, shape.classes)
