@@ -93,8 +93,7 @@ def untensored(value):
         return [untensored(v) for v in value]
     if not hasattr(value, "detach"):
         return value
-    value = value.detach().cpu()
-    value = value.to_dense() if "sparse" in str(value.layout) else value
+    value = value.to_dense()
     try:
         return value.numpy(force=True)
     except TypeError:  # a type that numpy lacks
