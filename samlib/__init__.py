@@ -17,16 +17,12 @@ _NAMES = {
     "experiment": ("Experiment",),
     "models": ("build_model",),
     "optim": ("ASAM", "GSAM", "SAM", "FriendlySAM", "LookSAM"),
-    "paper.notebook": ("study",),
-    "paper.study": ("from_parameters",),
     "report": ("audit_file",),
     "runs": ("run", "run_pairs"),
 }
-_HOME = {name: room for room, names in _NAMES.items() for name in names}
-_ROOMS = (
-    "attacks", "audit", "data", "estimators", "evaluation", "experiment", "inference", "models", "optim",
-    "report", "runs", "sharpness", "signals", "training",
-)  # fmt: skip
+_HOME = {"from_parameters": "paper.study", "study": "paper.notebook"}
+_HOME |= {name: room for room, names in _NAMES.items() for name in names}
+_ROOMS = (*_NAMES, "attacks", "audit", "inference", "sharpness", "signals", "training")
 _PAPER = {name: f"samlib.paper.{name}" for name in ("claims", "figures", "mixture", "theory")}
 _PAPER["widgets"] = "samlib.paper.explore"
 __all__ = sorted([*_HOME, *_ROOMS, *_PAPER])

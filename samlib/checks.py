@@ -112,9 +112,9 @@ def _number(v) -> float:
         raise TypeError(f"such {type(v).__name__}s") from None
 
 
-def as_member(name: str, value, *, ndim: Dims = None, empty: bool = False) -> np.ndarray:
+def as_member(name: str, value, *, ndim: Dims = None) -> np.ndarray:
     """Convert a membership mask of bool, or of numbers 0 and 1, to bool. Raises ValueError for anything else."""
-    array = as_array(name, value, ndim=ndim, empty=empty)
+    array = as_array(name, value, ndim=ndim)
     if array.dtype != bool and not np.isin(array, (0, 1)).all():
         raise ValueError(f"{name} must hold only True and False (or 1 and 0).")
     return array.astype(bool, copy=False)
