@@ -114,7 +114,7 @@ def _features(where: str, x_train: np.ndarray, x_test: np.ndarray) -> list[np.nd
         if x.dtype.kind not in "biuf":
             kind = "texts" if x.dtype.kind == "U" else x.dtype
             raise ValueError(f"In {where}, x_{side} must hold numbers, not {kind}.")
-    if x_train.size and x_test.size and x_train.shape[1:] == x_test.shape[1:]:
+    if x_train.size and x_test.size and x_train.shape[1:] == x_test.shape[1:] != ():
         whole = all(0 <= x.min() <= x.max() <= 255 and (x.dtype.kind in "iu" or (x % 1 == 0).all()) for x in both)
         if not stored and np.uint8 in (x_train.dtype, x_test.dtype) and not whole:
             raise ValueError(f"In {where}, x_train is {x_train.dtype} and x_test {x_test.dtype}; give both one scale.")
