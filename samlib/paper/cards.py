@@ -7,19 +7,18 @@ A card keeps two things apart: what the paper says, and what each data set says 
 from __future__ import annotations
 
 import math
-import tomllib
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from IPython.display import Markdown
 
+from samlib.paper import values
 from samlib.paper.claims import GENERATED, outlook, was_asked
 from samlib.paper.panels import listed
 from samlib.paper.style import dataset_title
 
-TABLE = tomllib.loads(Path(__file__).with_name("cards.toml").read_text())
+TABLE = values("cards")
 LOOKS = TABLE["look"]
 NOT_ASKED = "not asked"
 WIDE, NARROW, HIGH = 220, 110, 22  # units of a strip

@@ -7,11 +7,9 @@ The intervals of all rows of a data set hold at once.
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
@@ -20,7 +18,7 @@ from samlib import inference
 from samlib.audit import Pair
 from samlib.inference import LEVEL as LEVEL
 from samlib.inference import RELIABLE, VERDICTS, Effect, verdict
-from samlib.paper import frames
+from samlib.paper import frames, values
 from samlib.paper.records import provenance
 
 SUPPORTED, CONTRADICTED, NO_DIFFERENCE, INCONCLUSIVE, NOT_MEASURABLE = VERDICTS
@@ -64,7 +62,7 @@ class Claim:
 # The columns of the ledger: those that come from the claim, and those that are measured.
 KEPT = ("statistic", "direction", "smallest", "text", "reported", "section", "control")
 NUMBERS = ("estimate", "low", "high", "stderr", "p", "reliability", "needed", "grown")
-_TABLE = tomllib.loads(Path(__file__).with_name("claims.toml").read_text())
+_TABLE = values("claims")
 EVERY = tuple(Claim(**row) for row in _TABLE["claim"])
 CLAIMS = tuple(claim for claim in EVERY if not claim.control)
 CONTROLS = tuple(claim for claim in EVERY if claim.control)  # reviewers' questions, not rows of the ledger

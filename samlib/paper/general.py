@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from samlib.inference import CONTRADICTED, INCONCLUSIVE, LEVEL, SUPPORTED, clopper_pearson, verdict
+from samlib.paper import values
 from samlib.paper.claims import cost
 from samlib.paper.frames import Frames, table
 from samlib.paper.mixture.measures import LEVEL as MIXTURE_LEVEL
@@ -22,7 +21,7 @@ from samlib.paper.style import dataset_title, optimizer_title
 from samlib.paper.theory import order
 from samlib.paper.theory.model import Problems, advantage, error
 
-CLAIMS: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_name("general.toml").read_text())
+CLAIMS: dict[str, dict[str, Any]] = values("general")
 LEAST_GAIN, YARDSTICK = CLAIMS["C11 few"]["smallest"], CLAIMS["C11 many"]["smallest"]
 PROVED = "proved under our conditions"  # a theorem has this in place of a verdict
 FEW: dict[str, Any] = {"n_typical": 40, "n_atypical": 2, "n_blue": 40}  # samples of a draw

@@ -7,7 +7,8 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -68,12 +69,14 @@ def study(namespace: Mapping[str, Any]) -> Study:
         raise ParameterError("datasets must be a list of names of data sets.")
     names = [one] if (one := given.pop("dataset", None)) else names
     make: Callable[..., dict] = next((maker for name, maker in MAKERS.items() if name in given), pair)
-    experiments = {name: from_parameters({**given, "dataset": name}, make=make) for name in names}
     asked = {name: value for name, value in given.items() if name not in ("profile", "n_models")}
-    recipes = {name: from_parameters({**asked, "dataset": name}, make=make) for name in names}
-    return Study(experiments, results, missing, recipes)
+    experiments, recipes = (
+        {name: from_parameters({**each, "dataset": name}, make=make) for name in names} for each in (given, asked)
+    )
+    return Study(experiments, recipes, results, missing or {})
 
 
+@dataclass(eq=False)
 class Study:
     """Data sets, their experiments, and the frames of each section.
 
@@ -81,21 +84,26 @@ class Study:
     ----------
     experiments : dict
         For each data set, SGD's experiment and another one; with several settings, such a pair for each setting.
-    name : str
-        The name of the optimizer that is compared with SGD, as people write it.
+    recipes : dict
+        The same without what the profile changes.
+    results : str or None
+        The folder of the records.
     missing : dict
         Data sets that could not be obtained, and why.
     """
 
-    def __init__(
-        self, experiments: dict[str, dict], results: str | None, missing: Mapping | None, recipes: dict[str, dict]
-    ):
-        self.experiments, self.results, self.missing = experiments, results, dict(missing or {})
-        self._recipes = recipes
-        first = flat(next(iter(experiments.values())))
-        self.name = optimizer_title(next(e.optimizer for e in first if e.optimizer != "sgd"))
+    experiments: dict[str, dict]
+    recipes: dict[str, dict]
+    results: str | None
+    missing: Mapping[str, str]
 
-    @functools.cached_property
+    @property
+    def name(self) -> str:
+        """The name of the optimizer that is compared with SGD, as people write it."""
+        first = flat(next(iter(self.experiments.values())))
+        return optimizer_title(next(e.optimizer for e in first if e.optimizer != "sgd"))
+
+    @property
     def pairs(self) -> dict[str, Any]:
         """The aligned runs of each data set, trained or loaded now: a Pair, or one for each setting."""
         return {dataset: self._runs(dataset) for dataset in self.experiments}
@@ -113,8 +121,7 @@ class Study:
     @functools.cache  # noqa: B019
     def shown(self, dataset: str) -> Path | None:
         """The record that a page shows, of any seed. None if there is none, or if the live runs have more models."""
-        # A recipe is what was asked for without its profile: a record may be of that.
-        path = records.largest(self.results, flat(self._recipes[dataset])) or self.record(dataset)
+        path = records.largest(self.results, flat(self.recipes[dataset])) or self.record(dataset)
         asked = max(e.n_models for e in flat(self.experiments[dataset]))
         if path and min(records.read_about(path)["models"]) < asked:
             with contextlib.suppress(NotAtHand):
@@ -148,72 +155,41 @@ class Study:
             if (kept := records.load(path, section)) or optional:
                 return kept
             raise ValueError(f"{path} holds nothing of the section {section}; record it again.")
-        if section == "lengths" and optional and isinstance(self._runs(dataset), Pair):
+        runs, own = self._runs(dataset), flat(self.experiments[dataset])
+        if section == "lengths" and optional and isinstance(runs, Pair):
             return {}  # one length alone
-        own = flat(self.experiments[dataset])
-        folder, mine = cache_folder() / "frames" / _code(), records.identity(own)
+        folder = cache_folder() / "frames" / _code()
         folder.mkdir(parents=True, exist_ok=True)
-        runs, about = self._runs(dataset), self._about(dataset, None)
-        with FileLock(folder / f"{mine}-{section}.lock"):
-            with FileLock(folder / f"{mine}.lock"):  # while another section is saved, the record's folder is away
-                path = records.find(folder, own)
-                kept = records.load(path, section) if path else {}
-            if not kept:
+        with FileLock(folder / f"{records.identity(own)}.lock"):
+            path = records.find(folder, own)
+            if not (kept := records.load(path, section) if path else {}):
                 kept = measure(section, runs)
-                with FileLock(folder / f"{mine}.lock"):
-                    records.save(folder, {section: kept}, {k: v for k, v in about.items() if k != "live"})
+                records.save(folder, {section: kept}, self._about(dataset, None))
         return kept
+
+    def _ledger(self, paths: Mapping[str, Path | None], asked: Sequence[claims.Claim], *sections: str) -> pd.DataFrame:
+        """The ledger of columns (data sets or records), from the frames "effects" of some sections."""
+        effects = {column: self._effects(column, path, *sections) for column, path in paths.items()}
+        about = {column: claims.cost(self._about(column, path)) for column, path in paths.items()}
+        return claims.ledger_of(effects, about, asked)
+
+    def _effects(self, column: str, path: Path | None, *sections: str) -> pd.DataFrame:
+        """The effects of a column, of all sections if none is named: read from its record, or measured."""
+        each = [self._from(column, one, path, optional=True) for one in sections or (*claims.SECTIONS, "lengths")]
+        return pd.concat([frames["effects"] for frames in each if "effects" in frames])
 
     def ledger(self) -> pd.DataFrame:
         """The ledger (`claims.ledger_of`) of these data sets. Each is followed by its other records in `results`."""
-        effects = {column: self._effects(column, path) for column, path in self._paths().items()}
-        about = {column: claims.cost(each) for column, each in self.sources().items()}
-        return claims.ledger_of(effects, about)
+        return self._ledger(self._columns(), claims.CLAIMS)
 
-    def _effects(self, column: str, path: Path | None) -> pd.DataFrame:
-        """The effects that decide the claims of a column (a data set or a record): read from its record, or measured."""
-        parts = [self._from(column, section, path, optional=True) for section in (*claims.SECTIONS, "lengths")]
-        return pd.concat([part["effects"] for part in parts if "effects" in part])
-
-    def sources(self) -> dict[str, dict[str, Any]]:
-        """For each column of the ledger, where its numbers come from: as `about`."""
-        return {column: self._about(column, path) for column, path in self._paths().items()}
-
-    def fits(self) -> pd.Series:
-        """The other optimizer's mean train loss over SGD's, for each column of `ledger`."""
-        rows = {
-            column: self._from(column, "membership", path)["accuracy"].loc["train loss"]
-            for column, path in self._paths().items()
-        }
-        return pd.Series({column: row["sam"] / row["sgd"] for column, row in rows.items()}, dtype=float)
-
-    def largest(self) -> list[str]:
-        """Columns of `ledger`: for each data set, the one with the most models."""
-        return self._largest({column: cards.dataset_in(column) for column in self.sources()})
-
-    def independent(self) -> list[str]:
-        """Those of `largest` with different real data: known by name, not generated, and no two with the same images."""
-        names = {column: cards.dataset_in(column) for column in self.largest()}
-        real = {column: name for column, name in names.items() if name in NAMES and name not in claims.GENERATED}
-        return self._largest({column: PUBLISHED[name].get("of", name) for column, name in real.items()})
-
-    def _largest(self, groups: Mapping[str, str]) -> list[str]:
-        """The column with the most models in each group. groups: from a column to its group."""
-        models = pd.Series({column: sum(self.sources()[column]["models"]) for column in groups}, dtype=int)
-        return list(models.groupby(groups, sort=False).idxmax())
-
-    def repeated(self) -> Section:
-        """For each run of `largest` that was repeated with other base seeds: its frame "effects", and theirs, "seeds"."""
-        paths, found, titles = self._paths(), {}, {}
-        for column in self.largest():
-            dataset, path = cards.dataset_in(column), paths[column]
-            if path and (kept := records.load(path, "seeds")):
-                found[dataset] = {"effects": self._effects(column, path), "seeds": kept["effects"]}
-                titles[dataset] = _title(dataset, self._about(column, path))
-        return Section(found, titles, self.name)
+    def verdict(self, *wanted: str) -> cards.Shown:
+        """A card for each wanted claim, with a row for each data set. The claims' sections give the effects."""
+        asked = [claim for claim in claims.EVERY if claim.id in wanted]
+        paths = {dataset: self.shown(dataset) for dataset in self.experiments}
+        return cards.cards(self._ledger(paths, asked, *{claim.section for claim in asked}), name=self.name)
 
     @functools.cache  # noqa: B019
-    def _paths(self) -> dict[str, Path | None]:
+    def _columns(self) -> dict[str, Path | None]:
         """The record of each column of the ledger; None where its runs are live.
 
         Each data set's own column is followed by its other records in `results` of the same two optimizers.
@@ -228,13 +204,35 @@ class Study:
         names = list(dict.fromkeys(map(cards.dataset_in, found)))
         return {column: found[column] for column in sorted(found, key=lambda each: names.index(cards.dataset_in(each)))}
 
-    def verdict(self, *wanted: str) -> cards.Shown:
-        """A card for each wanted claim, with a row for each data set. The claims' sections give the effects."""
-        asked = [claim for claim in claims.EVERY if claim.id in wanted]
-        found = [self.frames(section) for section in sorted({claim.section for claim in asked})]
-        effects = {dataset: pd.concat([each[dataset]["effects"] for each in found]) for dataset in self.experiments}
-        about = {dataset: claims.cost(self.about(dataset)) for dataset in self.experiments}
-        return cards.cards(claims.ledger_of(effects, about, asked), name=self.name)
+    def sources(self) -> dict[str, dict[str, Any]]:
+        """For each column of the ledger, where its numbers come from: as `about`."""
+        return {column: self._about(column, path) for column, path in self._columns().items()}
+
+    def fits(self) -> pd.Series:
+        """The other optimizer's mean train loss over SGD's, for each column of `ledger`."""
+        found = {column: self._from(column, "membership", path) for column, path in self._columns().items()}
+        loss = pd.DataFrame({column: frames["accuracy"].loc["train loss"] for column, frames in found.items()})
+        return loss.loc["sam"] / loss.loc["sgd"]
+
+    def largest(self, of: Callable[[str], str] = cards.dataset_in) -> list[str]:
+        """Columns of `ledger`: for each data set, the one with the most models. of: other groups of columns, by a name."""
+        models = pd.Series({column: sum(about["models"]) for column, about in self.sources().items()}, dtype=int)
+        return list(models.groupby(of, sort=False).idxmax())
+
+    def independent(self) -> list[str]:
+        """The largest columns of different real data: known by name, not generated, and no two with the same images."""
+        largest = self.largest(lambda column: PUBLISHED.get(name := cards.dataset_in(column), {}).get("of", name))
+        return [each for each in largest if cards.dataset_in(each) in {*NAMES} - {*claims.GENERATED}]
+
+    def repeated(self) -> Section:
+        """For each run of `largest` that was repeated with other base seeds: its frame "effects", and theirs, "seeds"."""
+        found, titles = {}, {}
+        for column in self.largest():
+            dataset, path = cards.dataset_in(column), self._columns()[column]
+            if path and (kept := records.load(path, "seeds")):
+                found[dataset] = {"effects": self._effects(column, path), "seeds": kept["effects"]}
+                titles[dataset] = _title(dataset, self._about(column, path))
+        return Section(found, titles, self.name)
 
     def data(self, dataset: str) -> Dataset | None:
         """The data that the models were trained on, or None where they are not at hand."""
@@ -248,29 +246,28 @@ class Study:
         The metadata say of each data set, by its title: `runs`, what they are, for captions; `models`, how many there are;
         `pair`, how long two models took to train, and on what.
         """
-        rows, short, lines = [], {}, []
-        totals: dict[str, int] = {}
-        pair: dict[str, str] = {}
+        kinds: dict[str, list[tuple[str, dict]]] = {}
+        shown: dict[str, dict] = {"runs": {}, "models": {}, "pair": {}}
         for dataset in self.experiments:
             about, title = self.about(dataset), dataset_title(dataset)
             every = pd.DataFrame(about["experiments"]).assign(models=about["models"]).fillna({"pool": "all"})
-            each = {name: _several(every[name].unique()) for name in ("models", "epochs", "pool")}
-            how = f"{' or '.join(map(model_title, every['model'].unique()))}, pool {each['pool']}, {each['epochs']} epochs"
-            kind = "Live" if about["live"] else "Recorded"
-            totals[title] = sum(about["models"])
+            models, epochs, pool = (_several(every[name].unique()) for name in ("models", "epochs", "pool"))
+            how = f"{' or '.join(map(model_title, every['model'].unique()))}, pool {pool}, {epochs} epochs"
+            kind, total = "Live" if about["live"] else "Recorded", sum(about["models"])
             on = " or ".join(dict.fromkeys(name.partition(", torch")[0] for name in about["machine"]))
-            pair[title] = f"{2 * about['seconds'] / totals[title]:.1f} s on {title} ({on})"
-            short[title] = f"{title} ({how}, {kind.lower()}: {each['models']} of each)"
-            rows.append((kind, each["models"], f"{title} ({how})", about["date"], about["machine"]))
-        table = pd.DataFrame(rows, columns=["kind", "models", "runs", "date", "machines"])
-        for kind, same in table.groupby("kind", sort=False):
-            (models, run), *rest = zip(same["models"], same["runs"], strict=True)
-            runs = [f"{models} models of each optimizer on {run}", *(f"{models} on {run}" for models, run in rest)]
-            earlier = f"earlier runs, kept on {listed(sorted(set(same['date'])))}"
+            shown["runs"][title] = f"{title} ({how}, {kind.lower()}: {models} of each)"
+            shown["models"][title] = total
+            shown["pair"][title] = f"{2 * about['seconds'] / total:.1f} s on {title} ({on})"
+            of_each = "" if kind in kinds else " models of each optimizer"
+            kinds.setdefault(kind, []).append((f"{models}{of_each} on {title} ({how})", about))
+        lines = []
+        for kind, each in kinds.items():
+            runs, same = zip(*each, strict=True)
+            earlier = f"earlier runs, kept on {listed(sorted({about['date'] for about in same}))}"
             by = "this run or an earlier one" if kind == "Live" else earlier
-            machines = ", ".join(same["machines"].explode().unique())
+            machines = ", ".join(dict.fromkeys(name for about in same for name in about["machine"]))
             lines.append(f"*{kind}: {'; '.join(runs)}. Trained by {by}, on {machines}.*")
-        return Markdown("\n\n".join(lines), metadata={"runs": short, "models": totals, "pair": pair})
+        return Markdown("\n\n".join(lines), metadata=shown)
 
     def provenance(self, found: Section) -> Markdown:
         """What was trained for a page, where, and how long it took: the columns of each data set beside each other."""
@@ -322,7 +319,5 @@ def measure(section: str, runs: Any) -> Frames:
 @functools.cache
 def _code() -> str:
     """A digest of the library's code. Frames that other code measured are not used again."""
-    root, digest = Path(__file__).parents[1], hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
-    return digest.hexdigest()[:12]
+    code = b"".join(path.read_bytes() for path in sorted(Path(__file__).parents[1].rglob("*.py")))
+    return hashlib.sha256(code).hexdigest()[:12]

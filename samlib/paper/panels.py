@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -19,7 +17,7 @@ from matplotlib.lines import Line2D
 
 from samlib.data import Dataset
 from samlib.inference import CONTRADICTED, NO_DIFFERENCE, SUPPORTED
-from samlib.paper import claims
+from samlib.paper import claims, values
 from samlib.paper.frames import Section
 from samlib.paper.style import GREY, INK, SAM, SGD, WIDTH, dataset_title, drawn
 
@@ -27,7 +25,7 @@ BOTH = (("sgd", SGD), ("sam", SAM))
 # of attacks
 DASHES = {"LiRA online": "-", "RMIA online": "--", "RMIA offline": "--", "confidence": ":", "BASE": "-."}
 SIGNS = {1: "higher", -1: "lower", 0: "open"}
-_TOLD = tomllib.loads(Path(__file__).with_name("told.toml").read_text())
+_TOLD = values("told")
 
 
 @drawn

@@ -5,10 +5,9 @@ The values are in `study.toml`, beside this file.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import product
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -17,8 +16,9 @@ from pydantic import BaseModel, ValidationError
 from samlib.checks import as_choice, shown
 from samlib.experiment import RADIUS, WITHOUT_RADIUS, Experiment, ParameterError, in_words, pair
 from samlib.models import MODELS, WITHOUT_NORM
+from samlib.paper import values
 
-_VALUES = tomllib.loads(Path(__file__).with_name("study.toml").read_text())
+_VALUES = values("study")
 FEW_MODELS: dict[str, int] = _VALUES["few_models"]
 ABLATIONS: dict[str, list] = _VALUES["ablations"]
 TITLES: dict[str, str] = _VALUES["titles"]

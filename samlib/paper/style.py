@@ -5,9 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import math
-import tomllib
 from collections.abc import Callable
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,7 +13,9 @@ import seaborn as sns
 from IPython.display import Markdown
 from matplotlib.figure import Figure
 
-LOOK = tomllib.loads(Path(__file__).with_name("style.toml").read_text())
+from samlib.paper import values
+
+LOOK = values("style")
 SGD, SAM, REFERENCE = "#0072B2", "#D55E00", "#333333"
 INK, GREY, GREEN, RED = "black", "#6e6e6e", "#009E73", "#CC3311"
 WIDTH = 5.8  # inches of a figure; a page widens it, so that a phone can show its text
