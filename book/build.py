@@ -32,18 +32,20 @@ import samlib
 from samlib.data import NAMES, load_dataset, shape_of
 from samlib.data.files import PUBLISHED
 from samlib.experiment import pair
-from samlib.paper import study
 from samlib.paper.records import largest, records, sections
+from samlib.paper.study import PROFILES, flat, in_profile, planned
 from samlib.paper.style import dataset_title
 from samlib.runs import run, workers
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "book" / "results"
+BOOK = Path(__file__).resolve().parent
+ROOT, RESULTS, EXECUTED = BOOK.parent, BOOK / "results", BOOK / "notebooks"
 FIRST = ("introduction", "ledger")  # those that say what could not be had
 CHOSEN = tomllib.loads(Path(__file__).with_name("pages.toml").read_text())
 SECTIONS, ALONE = CHOSEN["sections"], CHOSEN["alone"]
-# What a notebook that reads many experiments makes of its parameters, and its name in `study.FEW_MODELS`.
-MAKERS = {"other_optimizers": (study.optimizer_pairs, "optimizers"), "ablations": (study.ablation_pairs, "ablations")}
+MANY = {
+    "other_optimizers": "optimizers",
+    "ablations": "changed",
+}  # notebooks of many settings, and the parameter of these
 PACKAGES = ("torch", "numpy", "scipy", "matplotlib", "seaborn", "xarray")  # what a page's numbers and figures depend on
 TIMEOUT = 1800  # seconds a cell may take
 HEADING = "## Run this yourself"
@@ -66,47 +68,38 @@ say = functools.partial(print, flush=True)
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--profile", choices=study.PROFILES, default="quick")
-    parser.add_argument("--output", type=Path, default=ROOT / "book", help="folder of the notebooks and the build")
-    args = parser.parse_args()
-    start, clock = time.perf_counter(), {}
-    executed = args.output / "notebooks"
-    executed.mkdir(parents=True, exist_ok=True)
-    to_download(executed / "unexecuted")
-    datasets, missing = datasets_of(args.profile)
+    parser.add_argument("--profile", choices=PROFILES, default="quick")
+    profile = parser.parse_args().profile
+    to_download(EXECUTED / "unexecuted")
+    datasets, missing = datasets_of(profile)
     sources = pages_of(datasets, missing)
-    pages = {f"{page}.ipynb": plan(*source, args.profile, missing) for page, source in sources.items()}
-    stale = {page: todo for page, todo in pages.items() if fingerprint_of(executed / page) != todo["fingerprint"]}
+    pages = {f"{page}.ipynb": plan(*source, profile, missing) for page, source in sources.items()}
+    stale = {page: todo for page, todo in pages.items() if fingerprint_of(EXECUTED / page) != todo["fingerprint"]}
     for page in pages.keys() - stale.keys():
         say(f"reused    {page}: nothing that it depends on has changed")
-    for left in set(p.name for p in executed.glob("*.ipynb")) - pages.keys():
-        (executed / left).unlink()
+    for left in {path.name for path in EXECUTED.glob("*.ipynb")} - pages.keys():
+        (EXECUTED / left).unlink()
 
     failed: list[str] = []
     if stale:
-        train(args.profile, datasets)
-        clock["training"] = time.perf_counter() - start
-        failed = execute(stale, executed)
-    (executed / "made.md").write_text(made(pages, executed))
-    clock["notebooks"] = time.perf_counter() - start - sum(clock.values())
-    status = build(args.output, strict=not failed)
-    clock["book"] = time.perf_counter() - start - sum(clock.values())
-    say("seconds: " + ", ".join(f"{what} {seconds:.0f}" for what, seconds in clock.items()))
-    if status:
+        train(profile, datasets)
+        failed = execute(stale)
+    (EXECUTED / "made.md").write_text(made(pages))
+    if build(strict=not failed):
         say("The book did not build; the messages above say why.")
         return 2
-    say(f"Open {args.output / 'build' / '_build' / 'html' / 'index.html'}")
+    say(f"Open {BOOK / 'build' / '_build' / 'html' / 'index.html'}")
     for page in failed:
         say(f"FAILED: {page}; its page shows the error.")
     return 1 if failed else 0
 
 
 def datasets_of(profile: str) -> tuple[list[str], dict[str, str]]:
-    """The data sets that have pages, and those that cannot be had, with the reason; quick leaves out what takes longest.
+    """The data sets that have pages, and those that cannot be had, with the reason.
 
     Each is tried once, all at the same time, before anything is trained: so a dead network costs seconds.
     """
-    named = [name for name in study.PROFILES[profile] if name and (profile, name) != ("quick", "cifar100-coarse")]
+    named = list(filter(None, PROFILES[profile]))
     tried = list(dict.fromkeys([*named, *recorded()]))
     with ThreadPoolExecutor(len(tried)) as pool:
         reasons = dict(zip(tried, pool.map(out_of_reach, tried), strict=True))
@@ -140,7 +133,7 @@ def pages_of(datasets: list[str], missing: dict[str, str]) -> dict[str, tuple[st
     for name, section in SECTIONS.items():
         pages[name] = {"datasets": [*dict.fromkeys([*datasets, *recorded(section)])], **results}
     pages["ledger"]["others"] = CHOSEN["others"]
-    pages |= ALONE | {name: ALONE[name] | results for name in MAKERS}
+    pages |= ALONE | {name: ALONE[name] | results for name in MANY}
     kept = [about["parameters"] for about in records(RESULTS).values() if "ablations" in sections(about)]
     return {name: (name, parameters) for name, parameters in pages.items()} | {
         f"ablations_{each['dataset']}": ("ablations", {**each, **results, "profile": "quick"}) for each in kept
@@ -158,26 +151,19 @@ def recorded(section: str = "membership") -> list[str]:
 def plan(name: str, parameters: dict, profile: str, missing: dict[str, str]) -> dict:
     """What executes a page, and a fingerprint of all that the result depends on."""
     source = ROOT / "notebooks" / f"{name}.ipynb"
-    parameters = {"profile": profile} | fewer(name, profile) | parameters
+    parameters = {"profile": profile} | CHOSEN["fewer"].get(profile, {}).get(name, {}) | parameters
     names = parameters.get("datasets", [parameters.get("dataset", "")])
-    settings = [study.in_profile(profile, each) for each in names]
+    settings = [in_profile(profile, each) for each in names]
     versions = [sys.version_info[:2], *map(importlib.metadata.version, PACKAGES)]
     used = json.dumps([parameters, settings, versions, sorted({*names} & {*missing})], sort_keys=True)
     digest = hashlib.sha256(used.encode() + source.read_bytes() + shared())
     return {"source": str(source), "parameters": parameters, "fingerprint": digest.hexdigest()}
 
 
-def fewer(name: str, profile: str) -> dict:
-    """What a profile changes in a notebook, so that it trains fewer models."""
-    if name in MAKERS and profile in ("standard", "paper"):
-        return {"n_models": study.FEW_MODELS[MAKERS[name][1]]}
-    return CHOSEN["fewer"].get(profile, {}).get(name, {})
-
-
 @functools.cache
 def shared() -> bytes:
     """What every page depends on: the library and the recorded results, read once."""
-    files = [*sorted((ROOT / "samlib").rglob("*")), *sorted((ROOT / "book" / "results").rglob("*"))]
+    files = [*sorted((ROOT / "samlib").rglob("*")), *sorted(RESULTS.rglob("*"))]
     return b"".join(file.read_bytes() for file in files if file.is_file() and file.suffix != ".pyc")
 
 
@@ -189,14 +175,11 @@ def fingerprint_of(path: Path) -> str | None:
 
 def train(profile: str, datasets: list[str]) -> None:
     """All models that the notebooks read, before any notebook, so that progress shows here and not inside a kernel."""
-    experiments = [e for d in datasets for two in study.planned(profile, dataset=d) for e in two.values()]
-    for name, (make, _) in MAKERS.items():
-        own = dict(ALONE[name])
-        for dataset in own.pop("datasets", [own.get("dataset")]):
-            asked = own | {"dataset": dataset}
-            if not largest(RESULTS, study.flat(study.from_parameters(asked, make=make))):
-                asked |= fewer(name, profile) | {"profile": profile}
-                experiments += study.flat(study.from_parameters(asked, make=make))
+    experiments = [e for d in datasets for two in planned(profile, dataset=d) for e in two.values()]
+    for name, of in MANY.items():
+        asked = plan(name, ALONE[name] | {"results": str(RESULTS)}, profile, {})["parameters"]
+        study = samlib.study({of: None} | asked)
+        experiments += [e for d in study.experiments if not study.shown(d) for e in flat(study.experiments[d])]
     experiments = list({(e.key, e.n_models): e for e in experiments}.values())
     with workers(experiments) as client:
         for i, experiment in enumerate(experiments, 1):
@@ -204,13 +187,13 @@ def train(profile: str, datasets: list[str]) -> None:
             run(experiment, cluster=client)
 
 
-def execute(stale: dict[str, dict], executed: Path) -> list[str]:
+def execute(stale: dict[str, dict]) -> list[str]:
     """Execute pages in as many processes as there are cores; returns those that failed."""
     failed, start = [], time.perf_counter()
     workers = min(len(stale), getattr(os, "process_cpu_count", os.cpu_count)())
     say(f"notebooks {len(stale)} to execute, {workers} at a time")
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        jobs = {pool.submit(execute_page, page, todo, executed): page for page, todo in stale.items()}
+        jobs = {pool.submit(execute_page, page, todo): page for page, todo in stale.items()}
         for done, job in enumerate(as_completed(jobs), 1):
             seconds, error, warnings = job.result()
             left = (time.perf_counter() - start) / done * (len(jobs) - done)
@@ -222,21 +205,20 @@ def execute(stale: dict[str, dict], executed: Path) -> list[str]:
     return failed
 
 
-def execute_page(page: str, todo: dict, executed: Path) -> tuple[float, str | None, list[str]]:
+def execute_page(page: str, todo: dict) -> tuple[float, str | None, list[str]]:
     """One notebook by papermill, with its captions and fingerprint; returns seconds, the error if it failed, and its warnings."""
     os.environ["OMP_NUM_THREADS"] = "1"
     import papermill
 
-    start, path, error = time.perf_counter(), executed / page, None
+    start, path, error = time.perf_counter(), EXECUTED / page, None
     try:
         papermill.execute_notebook(
             todo["source"], path, todo["parameters"], progress_bar=False, execution_timeout=TIMEOUT, coalesce_streams=True,
-            cwd=executed, kernel_name="python3", extra_arguments=["--log-level=40"],
+            cwd=EXECUTED, kernel_name="python3", extra_arguments=["--log-level=40"],
         )  # fmt: skip
-    except papermill.PapermillExecutionError as problem:
-        error = f"{problem.ename}: {problem.evalue}".splitlines()[0]
-    except Exception as problem:  # a dead kernel, a time-out: the page says so like any other error
-        error = f"{type(problem).__name__}: {problem}".splitlines()[0]
+    except Exception as problem:  # an error in a cell, a dead kernel, a time-out: the page says so
+        kind, said = getattr(problem, "ename", type(problem).__name__), getattr(problem, "evalue", problem)
+        error = f"{kind}: {said}".splitlines()[0]
     seconds, notebook = time.perf_counter() - start, nbformat.read(path if path.exists() else todo["source"], 4)
     if not any(HEADING in cell.source for cell in notebook.cells):
         notebook.cells.append(nbformat.v4.new_markdown_cell(HEADING))
@@ -279,8 +261,10 @@ def linked(text: str) -> str:
         return f"```{{{kind}}} {match['title'] or ''}\n{label}\n{match['said']}\n```"
 
     def cited(match: re.Match) -> str:
-        key = cited_by_address().get(match[2])
-        return f"{{cite{':t' * ('(' in match[1])}}}`{key}`" if key else match[0]
+        if key := cited_by_address().get(match[2]):
+            both = f"{{cite:author}}`{key}` ({{cite:year}}`{key}`)"
+            return both if "(" in match[1] else f"{{cite:alp}}`{key}`"
+        return match[0]
 
     text = LINK_TO_BOX.sub(r"{prf:ref}`\1`", BOXED.sub(boxed, text))
     return re.sub(r"\[([^]]+)\]\((https://[^)]+)\)", cited, text).replace("](../book/", "](../")
@@ -289,11 +273,9 @@ def linked(text: str) -> str:
 @functools.cache
 def cited_by_address() -> dict[str, str]:
     """From the address of a paper to its key in the list of references."""
-    entries = pybtex.database.parse_file(ROOT / "book" / "references.bib").entries
+    entries = pybtex.database.parse_file(BOOK / "references.bib").entries
     kinds = {"eprint": "https://arxiv.org/abs/", "doi": "https://doi.org/", "url": ""}
-    return {
-        kinds[kind] + each.fields[kind]: key for key, each in entries.items() for kind in kinds if kind in each.fields
-    }
+    return {kinds[k] + each.fields[k]: key for key, each in entries.items() for k in kinds if k in each.fields}
 
 
 def command(todo: dict, seconds: float, pairs: Iterable[str]) -> str:
@@ -326,30 +308,26 @@ def to_download(folder: Path) -> None:
         nbformat.write(notebook, folder / path.name)
 
 
-def made(pages: Iterable[str], executed: Path) -> str:
+def made(pages: Iterable[str]) -> str:
     """What `book/made.md` shows of this build: each page's runs, seconds and date, the versions, and checksums of data."""
-    toc = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text())
+    toc = yaml.safe_load((BOOK / "_toc.yml").read_text())
     titles = {each["file"]: each.get("title") for part in toc["parts"] for each in part["chapters"]}
     rows = []
     for page in pages:
-        notebook = nbformat.read(executed / page, 4)
+        notebook = nbformat.read(EXECUTED / page, 4)
         about, name = notebook.metadata.get("papermill", {}), f"notebooks/{page.removesuffix('.ipynb')}"
         link = f"{titles[name]} </{name}>" if titles.get(name) else f"/{name}"
         seconds, date = about.get("duration") or 0.0, (about.get("end_time") or "")[:10]
-        runs, models = told_of(notebook, "runs"), told_of(notebook, "models")
+        runs, models = told_of(notebook, "runs"), sum(told_of(notebook, "models").values())
         shown = {kind: [title for title, said in runs.items() if f"{kind}: " in said] for kind in ("live", "recorded")}
         said = "; ".join(f"{kind}: {', '.join(titles)}" for kind, titles in shown.items() if titles)
-        rows.append(
-            f"| {{doc}}`{link}` | {said} | {f'{sum(models.values()):,}' * bool(models)} | {seconds:.0f} | {date} |"
-        )
+        rows.append(f"| {{doc}}`{link}` | {said} | {f'{models:,}' if models else ''} | {seconds:.0f} | {date} |")
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("samlib", *PACKAGES, "jupyter-book")]
-    digests = {"sha256": "archive", "arrays": "arrays"}
-    pinned = [
-        f"| {dataset_title(name)} | {what} | `{each[key][:16]}` |"
-        for name, each in PUBLISHED.items()
-        for key, what in digests.items()
-        if key in each
+    digests = [
+        (name, key, each[key]) for name, each in PUBLISHED.items() for key in ("sha256", "arrays") if key in each
     ]
+    named = {"sha256": "archive", "arrays": "arrays"}
+    pinned = [f"| {dataset_title(name)} | {named[key]} | `{digest[:16]}` |" for name, key, digest in digests]
     return "\n".join([
         "| page | made from | models | seconds | on |", "|---|---|---|---|---|", *rows, "",
         f"Python {sys.version.split()[0]}, {', '.join(versions)}; {os.cpu_count()} cores.", "",
@@ -364,21 +342,18 @@ def told_of(notebook: nbformat.NotebookNode, what: str) -> dict:
     return next(filter(None, said), {})
 
 
-def build(output: Path, strict: bool = True) -> int:
+def build(strict: bool) -> int:
     """Sphinx, by jupyter-book; quiet unless it fails. If strict, warnings are errors: a page that failed lacks its figures."""
     say("book      building")
-    book = ROOT / "book"
-    if output != book:  # build from a copy beside the executed notebooks, so that a checkout is never written to
-        shutil.copytree(book, output, dirs_exist_ok=True, ignore=shutil.ignore_patterns("build", "notebooks", "*.pyc"))
-    settings = ["--config", ROOT / "_config.yml", "--toc", book / "_toc.yml", "--path-output", output / "build"]
-    command = [Path(sys.executable).with_name("jupyter-book"), "build", output, *settings, "-n", "--keep-going"]
+    settings = ["--config", ROOT / "_config.yml", "--path-output", BOOK / "build", "-n", "--keep-going"]
+    command = [Path(sys.executable).with_name("jupyter-book"), "build", BOOK, *settings]
     command += ["-W"] if strict else []
     quiet = os.environ | {"PYTHONWARNINGS": "ignore"}
     # in ROOT, because _config.yml names the local extension from there
-    earlier = (output / "build").exists()
+    earlier = (BOOK / "build").exists()
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=quiet)
     if done.returncode and earlier:  # perhaps a label has moved to another page, which Sphinx takes for two of them
-        shutil.rmtree(output / "build")
+        shutil.rmtree(BOOK / "build")
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=quiet)
     if done.returncode:
         said = done.stderr.splitlines()

@@ -80,7 +80,8 @@ def test_claims_without_a_statistic_are_listed_and_make_no_card():
     both = cards.cards(only(ledger_of(digits={"C1": (0.1, 0.01)}, location30={}), "C1"))
     assert "On Location-30: **not measurable**. These runs are too small to decide it" in both.data
     assert both.html.count("<svg") == 1
-    control = claims.ledger_of({"digits": pd.DataFrame()}, {"digits": ABOUT}, claims.CONTROLS).assign(
+    controls = [claim for claim in claims.EVERY if claim.control]
+    control = claims.ledger_of({"digits": pd.DataFrame()}, {"digits": ABOUT}, controls).assign(
         estimate=0.1, low=0, high=1
     )
     assert "Reviewers ask whether this holds: " in cards.cards(control).data

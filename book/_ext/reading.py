@@ -1,4 +1,4 @@
-"""Helps to read: a word of the glossary shows its meaning where it first stands on a page; citations bring no brackets.
+"""Helps to read: a word of the glossary shows its meaning where it first stands on a page.
 
 What other packages write and a screen reader cannot read is mended.
 """
@@ -6,9 +6,6 @@ What other packages write and a screen reader cannot read is mended.
 import re
 
 from docutils import nodes
-from sphinxcontrib.bibtex.plugin import register_plugin
-from sphinxcontrib.bibtex.style.referencing import BracketStyle
-from sphinxcontrib.bibtex.style.referencing.author_year import AuthorYearReferenceStyle
 
 GLOSSARY = "glossary"
 WITHOUT = (GLOSSARY, "references", "api")  # pages that are lists of words themselves
@@ -25,16 +22,7 @@ MENDED = {  # a pattern in the HTML of other packages, and what stands in its pl
 }
 
 
-class Bare(AuthorYearReferenceStyle):
-    """Author and year; our sentences put them into parentheses."""
-
-    def __init__(self):
-        none, parentheses = BracketStyle(left="", right="", sep="; "), BracketStyle(left="(", right=")")
-        super().__init__(bracket_parenthetical=none, bracket_textual=parentheses)
-
-
 def setup(app):
-    register_plugin("sphinxcontrib.bibtex.style.referencing", "bare", Bare)
     app.connect("autodoc-skip-member", skip_fields)
     app.connect("doctree-resolved", explain)
     app.connect("html-page-context", mend)

@@ -21,7 +21,7 @@ from samlib.paper.style import dataset_title
 TABLE = values("cards")
 LOOKS = TABLE["look"]
 NOT_ASKED = "not asked"
-WIDE, NARROW, HIGH = 220, 110, 22  # units of a strip
+WIDE, NARROW = 220, 110  # units of a strip
 
 
 class Shown(Markdown):
@@ -64,15 +64,14 @@ def glance(ledger: pd.DataFrame, name: str = "SAM") -> Shown:
     Shown
         Shows itself as HTML, or as a table in Markdown.
     """
-    columns, last = ledger.index.unique("dataset"), ""
-    size = ledger.groupby("dataset")[["models", "source"]].first().loc[columns]
-    heads = [f"{m // 2} + {m // 2}, {source}" for m, source in size.itertuples(index=False)]
+    who = "The paper says" if name == "SAM" else f"The paper says, with {name} in SAM's place"
+    columns, last = ledger.groupby("dataset", sort=False)[["models", "source"]].first(), ""
     html = "".join(
-        f'<th scope="col"><span>{escape(title_of(column))}</span><br/><small>{head}</small></th>'
-        for column, head in zip(columns, heads, strict=True)
+        f'<th scope="col"><span>{escape(title_of(column))}</span><br/><small>{m // 2} + {m // 2}, {source}</small></th>'
+        for column, m, source in columns.itertuples()
     )
-    html = f'<table class="samlib-glance"><thead><tr><th scope="col">{_says_who(name)}</th>{html}</tr></thead><tbody>'
-    lines = [" | ".join([_says_who(name), *map(title_of, columns)]), " | ".join(["---"] * (1 + len(columns)))]
+    html = f'<table class="samlib-glance"><thead><tr><th scope="col">{who}</th>{html}</tr></thead><tbody>'
+    lines = [" | ".join([who, *map(title_of, columns.index)]), " | ".join(["---"] * (1 + len(columns)))]
     for claim, part in _parts(ledger).items():
         text = "" if part["text"].iloc[0] == last else part["text"].iloc[0]  # once for a claim's several measures
         last, reach = part["text"].iloc[0], _reach(part)
@@ -149,10 +148,6 @@ def _parts(ledger: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {str(claim): part.droplevel("claim") for claim, part in ledger.groupby("claim", sort=False)}
 
 
-def _says_who(name: str) -> str:
-    return "The paper says" if name == "SAM" else f"The paper says, with {name} in SAM's place"
-
-
 def _rows(part: pd.DataFrame) -> list[tuple[str, pd.Series]]:
     """The rows of a card, each with its data set; those without an estimate stand last, together where they lack the same."""
     lacking = part[part["estimate"].isna()]
@@ -204,10 +199,10 @@ def badge(verdict: str, *, said: bool = False) -> str:
     """The sign of a verdict on its ground as HTML, alone or before the words; what is not shown is there to be read aloud."""
     look = LOOKS[verdict]
     style = f"background:{look['ground']};color:{look['ink']};border-radius:.6em;padding:.05em .6em"
-    sign = f'<span aria-hidden="true">{look["sign"]}</span>'
-    if not said:
-        return f'<span class="samlib-said" style="{style}" role="img" aria-label="{verdict}">{sign}</span>'
-    return f'<span class="samlib-said" style="{style}">{sign} {verdict}</span>'
+    named, words = ("", f" {verdict}") if said else (f' role="img" aria-label="{verdict}"', "")
+    return (
+        f'<span class="samlib-said" style="{style}"{named}><span aria-hidden="true">{look["sign"]}</span>{words}</span>'
+    )
 
 
 def _reach(part: pd.DataFrame) -> float:
@@ -221,26 +216,24 @@ def _strip(row: pd.Series, reach: float, wide: int = WIDE) -> str:
     if math.isnan(row["estimate"]) or not row["smallest"]:
         return ""
 
+    half, colour = wide / 2, LOOKS[row["verdict"]]["line"]
+
     def at(value: float) -> float:
-        return wide / 2 + max(-1.0, min(1.0, value / reach)) * (wide / 2 - 12)
+        return half + max(-1.0, min(1.0, value / reach)) * (half - 12)
 
-    def arrow(tip: float, side: int, more: str) -> str:
-        return f'<path d="M{tip:.1f} {HIGH / 2}l{-side * 6}-4v8z" {more}/>'
+    def arrow(tip: float, side: int, look: str) -> str:
+        return TABLE["arrow"].format(tip=tip, back=-6 * side, look=look)
 
-    band, look, side = at(row["smallest"]) - wide / 2, LOOKS[row["verdict"]], row["direction"]
-    colour = look["line"]
-    ends = ((row["low"], -1), (row["high"], 1))
-    cut = "".join(arrow(at(end) + 6 * s, s, f'fill="{colour}"') for end, s in ends if s * end > reach)
-    return (
-        f'<svg viewBox="0 0 {wide} {HIGH}" width="{wide}" height="{HIGH}" role="img">'
-        f"<title>{row['estimate']:+.4f}, {row['verdict']}</title>"
-        f"<desc>Interval {row['low']:+.4f} to {row['high']:+.4f}; effects within {row['smallest']:g} of zero do not count.</desc>"
-        f'<path d="M{wide / 2 - band:.1f} 2h{2 * band:.1f}v{HIGH - 4}h{-2 * band:.1f}z" fill="currentColor" opacity=".15"/>'
-        f'<path d="M{wide / 2} 0v{HIGH}M8 {HIGH / 2}H{wide - 8}" stroke="currentColor" opacity=".4"/>'
-        + arrow(wide / 2 + side * (wide / 2 - 1), side, 'fill="currentColor" opacity=".55"')
-        + f'<path d="M{at(row["low"]):.1f} {HIGH / 2}H{at(row["high"]):.1f}" stroke="{colour}" stroke-width="3"/>{cut}'
-        f'<g transform="translate({at(row["estimate"]):.1f} {HIGH / 2})">{look["mark"].format(colour)}</g></svg>'
-    )
+    side, ends = row["direction"], ((row["low"], -1), (row["high"], 1))
+    more = {
+        "claimed": arrow(half + side * (half - 1), side, 'fill="currentColor" opacity=".55"'),
+        "cut": "".join(arrow(at(end) + 6 * s, s, f'fill="{colour}"') for end, s in ends if s * end > reach),
+        "mark": LOOKS[row["verdict"]]["mark"].format(colour),
+    }
+    places = {name: at(row[name]) for name in ("low", "high", "estimate", "smallest")}
+    band = places["smallest"] - half
+    more |= {"left": half - band, "band": 2 * band, "right": wide - 8, "colour": colour}
+    return TABLE["strip"].format(row=row, wide=wide, half=half, **more, **places)
 
 
 def dataset_in(column: Any) -> str:

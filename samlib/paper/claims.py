@@ -64,8 +64,9 @@ KEPT = ("statistic", "direction", "smallest", "text", "reported", "section", "co
 NUMBERS = ("estimate", "low", "high", "stderr", "p", "reliability", "needed", "grown")
 _TABLE = values("claims")
 EVERY = tuple(Claim(**row) for row in _TABLE["claim"])
-CLAIMS = tuple(claim for claim in EVERY if not claim.control)
-CONTROLS = tuple(claim for claim in EVERY if claim.control)  # reviewers' questions, not rows of the ledger
+CLAIMS = tuple(
+    claim for claim in EVERY if not claim.control
+)  # controls are reviewers' questions, not rows of the ledger
 
 
 def ledger(pairs: Mapping[str, Pair], claims: Sequence[Claim] = CLAIMS) -> pd.DataFrame:
@@ -134,24 +135,24 @@ def decide(
     effects: pd.DataFrame, claims: Sequence[Claim], n_models: int, level: float = frames.EACH
 ) -> list[dict[str, Any]]:
     """The rows of one data set, in the order of `claims`. level: of each interval; by default .05 over the family's size."""
-    rows = []
-    for claim in claims:
+    rows, columns = [], [*Effect._fields, "reliability", "models"]
+    wanted = effects.reindex(index=[claim.id for claim in claims], columns=columns)
+    for claim, (_, found) in zip(claims, wanted.iterrows(), strict=True):
         row = dict.fromkeys(NUMBERS, math.nan) | {name: getattr(claim, name) for name in KEPT}
         row |= {"level": level, "verdict": NOT_MEASURABLE, "tried": claim.id in effects.index}
-        found = effects.loc[claim.id] if row["tried"] else None
-        if found is not None and found[[*Effect._fields, "reliability"]].notna().all():
-            effect, reliability = Effect(*found[[*Effect._fields]]), found["reliability"]
-            needed = grown = math.nan
-            own = n_models if pd.isna(each := found.get("models")) else each  # runs of other lengths may have fewer
-            low, high = (float(end) for end in effect.interval(level))
-            said = verdict(float(effect.estimate), low, high, claim.direction, claim.smallest)
-            if reliability < RELIABLE:
-                said, needed = NOT_MEASURABLE, inference.needed_models(reliability, own, RELIABLE)
-            elif said == INCONCLUSIVE:
-                needed, grown = inference.to_decide(effect, claim.smallest, level, own)
-            numbers = effect.estimate, low, high, effect.stderr, float(effect.p()), reliability, needed, grown
-            row |= dict(zip(NUMBERS, numbers, strict=True)) | {"verdict": said}
         rows.append(row)
+        if found[columns[:-1]].isna().any():
+            continue
+        effect, reliability = Effect(*found[[*Effect._fields]]), found["reliability"]
+        own = n_models if math.isnan(found["models"]) else found["models"]  # runs of other lengths may have fewer
+        low, high = (float(end) for end in effect.interval(level))
+        row |= {"estimate": effect.estimate, "low": low, "high": high, "stderr": effect.stderr, "p": float(effect.p())}
+        said = verdict(float(effect.estimate), low, high, claim.direction, claim.smallest)
+        if reliability < RELIABLE:
+            said, row["needed"] = NOT_MEASURABLE, inference.needed_models(reliability, own, RELIABLE)
+        elif said == INCONCLUSIVE:
+            row["needed"], row["grown"] = inference.to_decide(effect, claim.smallest, level, own)
+        row |= {"reliability": reliability, "verdict": said}
     return rows
 
 
@@ -176,9 +177,7 @@ def outlook(row: pd.Series) -> str:
         if not was_asked(row):
             return "This run was fixed to decide other claims."
         small = "These runs are too small to decide it, or their data are not at hand."
-        if row.get("tried", True):
-            return _TABLE["lacking"].get(row.get("section"), small)
-        return "It takes runs of several lengths, which are not here." if row["section"] == "lengths" else small
+        return _TABLE["lacking" if row.get("tried", True) else "untried"].get(row.get("section"), small)
     if row["verdict"] == NOT_MEASURABLE:
         if row["needed"] < 1.05 * n_models:  # rounded, it might be fewer than there are
             enough = "A few more"

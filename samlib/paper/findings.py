@@ -46,16 +46,12 @@ def findings(ledger: pd.DataFrame, name: str = "SAM") -> Markdown:
         one data set differ. What no run has measured at equal train loss is left out.
     """
     every, ledger = ledger, counted(ledger)
-    measured = ledger[ledger["tried"] | (ledger["section"] != "lengths")]
-    found = {what: _finding(measured, name, **of) for what, of in TABLE["finding"].items()}
+    found = {what: _finding(ledger, name, **of) for what, of in TABLE["finding"].items()}
     said = [f"**{what}.** {sentences}" for what, sentences in found.items() if sentences]
-    if tried := [
-        title_of(dataset)
-        for dataset in every.index.unique("dataset").difference(ledger.index.unique("dataset"), sort=False)
-    ]:
-        said.append(
-            f"*Not counted, because exploratory: {listed(tried)}. All others were fixed in writing before they were made.*"
-        )
+    tried = every.index.unique("dataset").difference(ledger.index.unique("dataset"), sort=False)
+    if len(tried):
+        others = "All others were fixed in writing before they were made."
+        said.append(f"*Not counted, because exploratory: {listed(list(map(title_of, tried)))}. {others}*")
     return Markdown("\n\n".join(said))
 
 
@@ -77,18 +73,17 @@ def surprise(ledger: pd.DataFrame, name: str = "SAM") -> Markdown:
     Markdown
         A sentence on AUC, which names the data sets and the attacks, and one on C16.
     """
-    ledger = counted(ledger)
-    holds = (ledger["verdict"] == SUPPORTED).unstack("dataset")[ledger.index.unique("dataset")]
+    holds = (counted(ledger)["verdict"] == SUPPORTED).unstack("claim", sort=False)
+    better = holds[holds[ACCURACY]]
     shown = [
         f"on {title_of(dataset, ', '.join(word for attack, word in ATTACKS.items() if said[attack]))}"
-        for dataset, said in holds.items()
-        if said[ACCURACY] and said[list(ATTACKS)].any()
+        for dataset, said in better[better[[*ATTACKS]].any(axis=1)].iterrows()
     ]
+    sure = [title_of(dataset) for dataset in better.index[better[SURE]]]
+    made = sum(dataset_in(dataset) in GENERATED for dataset in holds.index)
+    of = f"{len(holds)} data sets{f', {made} of them generated' if made else ''}"
     where = f"{listed(shown)}, out of" if shown else "on none of"
-    made = sum(dataset_in(dataset) in GENERATED for dataset in holds)
-    of = f"{holds.shape[1]} data sets{f', {made} of them generated' if made else ''}"
     said = f"{name} tests better and is easier to attack by AUC, both by enough to count, {where} {of}"
-    sure = [title_of(dataset) for dataset, said in holds.items() if said[ACCURACY] and said[SURE]]
     other = f"it does both {f'on {listed(sure)}' if sure else 'on none'}"
     return Markdown(f"*{said}. By the members found while one non-member in a thousand is accused, {other}.*")
 
@@ -160,13 +155,7 @@ def answer(ledger: pd.DataFrame, name: str = "SAM") -> Figure:
     ax.fill_between([across, reach[0]], up, reach[1], color="#F0E442", alpha=0.28, lw=0)
     ax.axvline(0, color="black", lw=0.7)
     ax.axhline(0, color="black", lw=0.7)
-    corners = (
-        "worse and\nleaks less",
-        "worse and leakier",
-        "better and\nleaks less",
-        "better, leakier:\nthe paper's surprise",
-    )
-    for (x, y), said in zip(itertools.product((0, 1), repeat=2), corners, strict=True):
+    for (x, y), said in zip(itertools.product((0, 1), repeat=2), TABLE["corners"], strict=True):
         place: dict[str, Any] = {"ha": ("left", "right")[x], "va": ("bottom", "top")[y], "transform": ax.transAxes}
         ax.text(0.02 + 0.96 * x, 0.02 + 0.96 * y, said, style="italic", fontsize=10, color="#444444", **place)
     ax.set_xlabel(f"gain in test accuracy, {name} − SGD", fontsize=11)
@@ -184,7 +173,8 @@ def _finding(ledger: pd.DataFrame, name: str, claims: Mapping[str, str], holds: 
     Of several claims the verdicts are counted, and only data sets that agree or disagree with the paper are named.
     """
     said: dict[str, list[str]] = {}
-    asked = ledger[ledger.index.isin(claims, level="claim") & ledger.apply(was_asked, axis=1)]
+    measured = ledger["tried"] | (ledger["section"] != "lengths")
+    asked = ledger[ledger.index.isin(claims, level="claim") & ledger.apply(was_asked, axis=1) & measured]
     for dataset, rows in asked.groupby("dataset", sort=False):
         for verdict, same in rows.groupby("verdict", sort=False):
             which = ", ".join(claims[claim] for claim, _ in same.index) if len(same) < len(rows) else ""
@@ -192,8 +182,7 @@ def _finding(ledger: pd.DataFrame, name: str, claims: Mapping[str, str], holds: 
                 which = f"{same['estimate'].iloc[0]:+.4f}"
             said.setdefault(str(verdict), []).append(title_of(dataset, which))
     several, times = len(claims) > 1, asked["verdict"].value_counts()
-    order = [verdict for verdict in TABLE["phrases"] if verdict in times]
-    order.sort(key=times.get, reverse=True)
+    order = sorted(said, key=lambda verdict: (-times[verdict], [*TABLE["phrases"]].index(verdict)))
     counts = listed([f"{times[verdict]} {TABLE['times'][verdict]}" for verdict in order])
     made = len(asked.index.unique("dataset"))
     whole = f"{len(asked)} comparison{'s' * (len(asked) > 1)} on {made} data set{'s' * (made > 1)}"

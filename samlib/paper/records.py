@@ -24,7 +24,7 @@ import zarr
 from filelock import FileLock
 
 from samlib import __version__
-from samlib.audit import Pair
+from samlib.audit import Pair, align
 from samlib.checks import as_path
 from samlib.data import NAMES, load_dataset
 from samlib.data.files import sha256_of
@@ -156,14 +156,13 @@ def load_signals(path: Path) -> Pair:
         kept = xr.open_zarr(store, consolidated=False).load()
     bits = {name: _unpacked(kept, name) for name in kept.data_vars if "byte" in kept[name].dims}
     bits |= {f"sam_{v}": bits[f"sam_{v}"] ^ bits[f"sgd_{v}"] for v in BOOLEANS}
-    parts = []
+    parts = {}
     for name, fields, key in zip(("sgd", "sam"), about["experiments"], about["keys"], strict=True):
         own = {v: bits[f"{name}_{v}"] for v in BOOLEANS} | {v: kept[f"{name}_{v}"] for v in PER_MODEL}
         attributes = {k: about[k] for k in ("data_checksum", "machine", "seconds", "date", "classes", "samlib")}
         attributes |= {"experiment": json.dumps(fields), "key": key, "diverged": []}
-        parts.append(xr.Dataset({"member": bits["member"], **own}, kept.coords, attributes))
-    other = next(f["optimizer"] for f in about["experiments"] if f["optimizer"] != "sgd")
-    return Pair(parts[0], parts[1], other.upper())
+        parts[fields["optimizer"]] = xr.Dataset({"member": bits["member"], **own}, kept.coords, attributes)
+    return align(parts)
 
 
 def _save_signals(path: Path, pair: Pair) -> None:
