@@ -150,12 +150,9 @@ def _parts(ledger: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def _rows(part: pd.DataFrame) -> list[tuple[str, pd.Series]]:
     """The rows of a card, each with its data set; those without an estimate stand last, together where they lack the same."""
-    lacking = part[part["estimate"].isna()]
-    rows = [(title_of(dataset), row) for dataset, row in part.dropna(subset="estimate").iterrows()]
-    why = lacking.apply(outlook, axis=1) if len(lacking) else pd.Series(dtype=str)
-    return rows + [
-        (listed(list(map(title_of, same.index))), same.iloc[0]) for _, same in lacking.groupby(why, sort=False)
-    ]
+    part = part.sort_values("estimate", key=pd.isna, kind="stable")
+    why = part.apply(outlook, axis=1).where(part["estimate"].isna(), part.index)  # one with an estimate stands alone
+    return [(listed(list(map(title_of, same.index))), same.iloc[0]) for _, same in part.groupby(why, sort=False)]
 
 
 def _markdown(claim: str, part: pd.DataFrame, name: str) -> str:
@@ -172,7 +169,7 @@ def _html(claim: str, part: pd.DataFrame, name: str) -> str:
     )
     ledger = {} if part.iloc[0].get("control") else {"Ledger": f"ledger.html#{_anchor(claim)}"}
     links = ledger | {"Rules": "../preregistration.html"}
-    section, whole = part.get("section", pd.Series([""])).iloc[0], claim.partition(" ")[0]
+    section, whole = part["section"].iloc[0], claim.partition(" ")[0]
     own = [TABLE["figures"][each] for each in (claim, section, whole) if each in TABLE["figures"]]
     links |= {"Figure": own[0]} if own else {}  # a claim that is not the paper's has none
     links["Code"] = f"../_modules/samlib/paper/{TABLE['code'].get(whole, f'{section}.html#decided')}"

@@ -130,13 +130,13 @@ class Study:
         return path
 
     def about(self, dataset: str) -> dict[str, Any]:
-        """Where a page's numbers on a data set come from: `records.provenance`, and `live`, False for a record."""
+        """Where a page's numbers on a data set come from: `records.provenance`, and `live`, or `record`, its name."""
         return self._about(dataset, self.shown(dataset))
 
     @functools.cache  # noqa: B019
     def _about(self, dataset: str, path: Path | None) -> dict[str, Any]:
         if path:
-            return {**records.read_about(path), "live": False}
+            return {**records.read_about(path), "live": False, "record": path.name}
         found = self._runs(dataset)
         several = [found] if isinstance(found, Pair) else found.values()
         return {**records.provenance(runs for two in several for runs in two[:2]), "live": True}
@@ -271,11 +271,8 @@ class Study:
 
     def provenance(self, found: Section) -> Markdown:
         """What was trained for a page, where, and how long it took: the columns of each data set beside each other."""
-        columns = {}
-        for dataset, frames in found.items():
-            columns[dataset_title(dataset)] = tables.provenance(self.about(dataset), frames.get("counts")).data
-            if path := self.shown(dataset):
-                columns[dataset_title(dataset)].loc["record"] = path.name
+        counts = {dataset: frames.get("counts") for dataset, frames in found.items()}
+        columns = {dataset_title(d): tables.provenance(self.about(d), each).data for d, each in counts.items()}
         return scroll(pd.concat(columns, axis=1).fillna("").style, "A column for each experiment.")
 
 

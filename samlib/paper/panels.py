@@ -85,9 +85,8 @@ def multiples(
 def not_shown(datasets: Iterable[str]) -> Markdown:
     """The sentence in place of a picture or a table that cannot be shown."""
     names = listed([dataset_title(dataset) for dataset in datasets])
-    return Markdown(
-        f"*Not shown on {names}: these runs are too small for it, or their data are not at hand or lack it.*"
-    )
+    why = "these runs are too small for it, or their data are not at hand or lack it"
+    return Markdown(f"*Not shown on {names}: {why}.*")
 
 
 def label_of(who: str, name: str) -> str:
@@ -202,9 +201,8 @@ def reliability_table(found: Section):
     shown = found.stacked("reliability").rename({"sgd": "SGD", "sam": found.name})
     columns = {"reliability": shown["value"].map("{:.3f}".format)}
     for goal, times in ((".5, for a verdict", 0.25), (".8", 1)):  # by the formula of Spearman and Brown
-        columns[f"models for {goal}"] = (
-            (shown["models"] * times).map("{:,.0f}".format).replace("inf", "none can be told")
-        )
+        models = (shown["models"] * times).map("{:,.0f}".format)
+        columns[f"models for {goal}"] = models.replace("inf", "none can be told")
     return pd.DataFrame(columns).style
 
 

@@ -72,9 +72,8 @@ def dataset_title(name: str) -> str:
 
 def optimizer_title(name: str) -> str:
     """An optimizer's name as people write it. Text after a comma is a network."""
-    known = {"looksam": "LookSAM", "friendlysam": "Friendly-SAM"}
     name, comma, model = name.partition(", ")
-    return known.get(name, name.upper()) + comma + model_title(model)
+    return LOOK["optimizers"].get(name, name.upper()) + comma + model_title(model)
 
 
 def model_title(name: str) -> str:

@@ -45,17 +45,18 @@ def provenance(about: Mapping[str, Any], counts: pd.DataFrame | None = None):
 
     about: what `Study.about` returns. counts: a section's frame "counts".
     """
-    columns: dict[str, dict[str, str]] = {}
-    runs = zip(*(about[k] for k in ("experiments", "keys", "models", "diverged")), strict=True)
-    for fields, key, n, diverged in runs:
-        name, given = fields["optimizer"].upper(), {k: str(v) for k, v in fields.items() if v is not None}
-        own = {"models": str(n), "models that diverged": str(len(diverged)), "store": key}
-        columns[name if name not in columns else f"{name} {key[:4]}"] = given | own
+    columns = {}
+    for fields, key, n, diverged in zip(
+        *(about[k] for k in ("experiments", "keys", "models", "diverged")), strict=True
+    ):
+        given = fields | {"models": n, "models that diverged": len(diverged), "store": key}
+        columns[fields["optimizer"].upper()] = {name: str(value) for name, value in given.items() if value is not None}
     shown = pd.DataFrame(columns)
     rows = {"machine": ", ".join(about["machine"]), "samlib": about["samlib"]}
     rows |= {"core seconds, both together": about["seconds"], "data checksum": about["data_checksum"][:16]}
-    numbers = {} if counts is None else dict(counts.get("number", {}))
-    for title, value in (rows | numbers).items():
+    rows |= {} if counts is None else dict(counts.get("number", {}))
+    rows |= {"record": about["record"]} if "record" in about else {}
+    for title, value in rows.items():
         shown.loc[title] = str(value)
     return shown.style
 
