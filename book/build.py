@@ -50,11 +50,6 @@ PACKAGES = ("torch", "numpy", "scipy", "matplotlib", "seaborn", "xarray")  # wha
 TIMEOUT = 1800  # seconds a cell may take
 HEADING = "## Run this yourself"
 WHEEL = f"samlib-{samlib.__version__}-py3-none-any.whl"
-INSTALL = f"""\
-from importlib.util import find_spec
-
-if find_spec("samlib") is None:  # a new environment, such as Colab's: put the wheel beside this notebook
-    %pip install --quiet {WHEEL}"""
 # What stands in a box, to its proof or the cell's end: an anchor, then its kind, number and title in bold, and what it says.
 BOXED = re.compile(
     r"""(?:<a\ id="(?P<label>[\w-]+)"></a>)?
@@ -287,13 +282,8 @@ def command(todo: dict, seconds: float, pairs: Iterable[str]) -> str:
     lines = ",\n".join(f"      {json.dumps(name)}: {json.dumps(value)}" for name, value in todo["parameters"].items())
     given = shlex.quote(f"{{\n{lines}}}").replace(f"{ROOT}/", "")
     cost = f"Training one pair of models took, on one core or one GPU: {'; '.join(pairs)}. " if pairs else ""
-    return (
-        "\n\nThis page itself, from the repository's folder. It took "
-        f"{seconds:.0f} seconds here, where its models were trained already; records that have more models are shown instead:\n\n"
-        f"```\npapermill {source} page.ipynb -y {given}\n```\n\n"
-        f"{cost}What it executes is {{download}}`this notebook without outputs <unexecuted/{source.name}>`. "
-        f"Its first cell installs samlib where it is missing: put {{download}}`the wheel <unexecuted/{WHEEL}>` beside it.\n"
-    )
+    said = {"source": source, "given": given, "seconds": seconds, "cost": cost, "name": source.name, "wheel": WHEEL}
+    return CHOSEN["command"].format(**said)
 
 
 def to_download(folder: Path) -> None:
@@ -304,7 +294,7 @@ def to_download(folder: Path) -> None:
     subprocess.run(wheel, cwd=ROOT, check=True, capture_output=True)
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         notebook = nbformat.read(path, 4)
-        notebook.cells.insert(1, nbformat.v4.new_code_cell(INSTALL, id="install"))
+        notebook.cells.insert(1, nbformat.v4.new_code_cell(CHOSEN["install"].format(wheel=WHEEL), id="install"))
         nbformat.write(notebook, folder / path.name)
 
 

@@ -1,24 +1,16 @@
 """The book reads fully with no network: MathJax comes from an installed package, and Thebe, which needs a server, goes."""
 
 import importlib.util
-import shutil
-from pathlib import Path
 
 MATHJAX = "tex-svg.js"  # one file with its fonts inside
 
 
 def setup(app):
-    app.connect("builder-inited", copy_mathjax)
-    app.connect("html-page-context", drop_thebe, priority=900)
-    app.config.mathjax_path = MATHJAX
-    return {"parallel_read_safe": True, "parallel_write_safe": True}
-
-
-def copy_mathjax(app):
     package = importlib.util.find_spec("sphinx-mathjax-offline").submodule_search_locations[0]
-    static = Path(app.outdir, "_static")
-    static.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(Path(package, "static", "mathjax", MATHJAX), static / MATHJAX)
+    app.config.html_static_path.append(f"{package}/static/mathjax/{MATHJAX}")
+    app.config.mathjax_path = MATHJAX
+    app.connect("html-page-context", drop_thebe, priority=900)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
 def drop_thebe(app, pagename, templatename, context, doctree):

@@ -97,10 +97,8 @@ def ledger(pairs: Mapping[str, Pair], claims: Sequence[Claim] = CLAIMS) -> pd.Da
 @frames.counted()
 def measured(pair: Pair) -> dict[str, Any]:
     """What decides each claim on a pair, from every one of SECTIONS."""
-    found: dict[str, Any] = {}
-    for section in SECTIONS:
-        found |= import_module(f"samlib.paper.{section}").decided(pair)
-    return found
+    decided = [import_module(f"samlib.paper.{section}").decided(pair) for section in SECTIONS]
+    return {claim: found for each in decided for claim, found in each.items()}
 
 
 def ledger_of(
