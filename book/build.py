@@ -33,7 +33,7 @@ from samlib.data import NAMES, load_dataset, shape_of
 from samlib.data.files import PUBLISHED
 from samlib.experiment import pair
 from samlib.paper.records import largest, records, sections
-from samlib.paper.study import PROFILES, flat, in_profile, planned
+from samlib.paper.study import PROFILES, flat, planned
 from samlib.paper.style import dataset_title
 from samlib.runs import run, workers
 
@@ -148,9 +148,8 @@ def plan(name: str, parameters: dict, profile: str, missing: dict[str, str]) -> 
     source = ROOT / "notebooks" / f"{name}.ipynb"
     parameters = {"profile": profile} | CHOSEN["fewer"].get(profile, {}).get(name, {}) | parameters
     names = parameters.get("datasets", [parameters.get("dataset", "")])
-    settings = [in_profile(profile, each) for each in names]
     versions = [sys.version_info[:2], *map(importlib.metadata.version, PACKAGES)]
-    used = json.dumps([parameters, settings, versions, sorted({*names} & {*missing})], sort_keys=True)
+    used = json.dumps([parameters, versions, sorted({*names} & {*missing})], sort_keys=True)
     digest = hashlib.sha256(used.encode() + source.read_bytes() + shared())
     return {"source": str(source), "parameters": parameters, "fingerprint": digest.hexdigest()}
 

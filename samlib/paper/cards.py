@@ -113,16 +113,13 @@ def _numbers(row: pd.Series) -> str:
     """A row of the ledger in sentences, after its data set's name and verdict."""
     if math.isnan(row["estimate"]):
         return outlook(row)
-    said = [f"{row['estimate']:+.4f} ({row['low']:+.4f} to {row['high']:+.4f})"]
-    stage = {True: "confirmatory", False: "exploratory"}.get(row["confirmatory"])  # a theorem has none
+    effect = f"{row['estimate']:+.4f} ({row['low']:+.4f} to {row['high']:+.4f})"
+    runs = {True: "confirmatory", False: "exploratory"}.get(row["confirmatory"])  # a theorem has none
     if row["models"]:
         models = "runs of many lengths" if row.get("section") == "lengths" else f"{row['models'] // 2} models of each"
-        said.append(f"{models}, {row['source']}, {stage}")
-    elif stage:
-        said.append(stage)
-    if row.get("reliability", 1) < 1:
-        said.append(f"its scores have a reliability of {row['reliability']:.3f}")
-    return f"{'; '.join(said)}. {outlook(row)}".strip()
+        runs = f"{models}, {row['source']}, {runs}"
+    scores = f"its scores have a reliability of {row['reliability']:.3f}" if row.get("reliability", 1) < 1 else None
+    return f"{'; '.join(filter(None, [effect, runs, scores]))}. {outlook(row)}".strip()
 
 
 def _method(part: pd.DataFrame, name: str) -> str:
@@ -167,14 +164,15 @@ def _html(claim: str, part: pd.DataFrame, name: str) -> str:
         f'<span class="samlib-effect">{escape(_numbers(row))}</span></li>'
         for where, row in _rows(part)
     )
-    ledger = {} if part.iloc[0].get("control") else {"Ledger": f"ledger.html#{_anchor(claim)}"}
-    links = ledger | {"Rules": "../preregistration.html"}
     section, whole = part["section"].iloc[0], claim.partition(" ")[0]
-    own = [TABLE["figures"][each] for each in (claim, section, whole) if each in TABLE["figures"]]
-    links |= {"Figure": own[0]} if own else {}  # a claim that is not the paper's has none
-    links["Code"] = f"../_modules/samlib/paper/{TABLE['code'].get(whole, f'{section}.html#decided')}"
+    links = {
+        "Ledger": None if part.iloc[0].get("control") else f"ledger.html#{_anchor(claim)}",
+        "Rules": "../preregistration.html",
+        "Figure": next(filter(None, map(TABLE["figures"].get, (claim, section, whole))), None),
+        "Code": f"../_modules/samlib/paper/{TABLE['code'].get(whole, f'{section}.html#decided')}",
+    }
     # A page of the book shows these; elsewhere they would lead nowhere, and its style sheet alone brings them out.
-    linked = " · ".join(f'<a href="{address}">{word}</a>' for word, address in links.items())
+    linked = " · ".join(f'<a href="{address}">{word}</a>' for word, address in links.items() if address)
     return (
         f'<article class="samlib-card" id="{_anchor(claim)}">'
         f'<p class="samlib-claim"><b>{escape(claim)}.</b> {escape(_says(part.iloc[0]))}</p><ul>{items}</ul>'

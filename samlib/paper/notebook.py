@@ -130,7 +130,10 @@ class Study:
         return path
 
     def about(self, dataset: str) -> dict[str, Any]:
-        """Where a page's numbers on a data set come from: `records.provenance`, and `live`, or `record`, its name."""
+        """Where a page's numbers on a data set come from: `records.provenance`, and `live`.
+
+        That is False for a record, whose name is `record`.
+        """
         return self._about(dataset, self.shown(dataset))
 
     @functools.cache  # noqa: B019

@@ -249,10 +249,9 @@ def sign_in(frame: pd.DataFrame, row: str | list[str]) -> str | None:
         return None
     if "stderr" not in frame:
         return None if frame.loc[key].isna().any() else SIGNS[sign(frame.loc[key])]
-    claim = next(each for each in claims.EVERY if each.id == key)
+    (claim,) = (each for each in claims.EVERY if each.id == key)
     (decided,) = claims.decide(frame, [claim], 1)
     if math.isnan(decided["estimate"]):
         return None
-    if decided["verdict"] == NO_DIFFERENCE:
-        return "small"
-    return SIGNS[claim.direction * {SUPPORTED: 1, CONTRADICTED: -1}.get(decided["verdict"], 0)]
+    side = {SUPPORTED: claim.direction, CONTRADICTED: -claim.direction}.get(decided["verdict"], 0)
+    return "small" if decided["verdict"] == NO_DIFFERENCE else SIGNS[side]

@@ -46,9 +46,8 @@ def provenance(about: Mapping[str, Any], counts: pd.DataFrame | None = None):
     about: what `Study.about` returns. counts: a section's frame "counts".
     """
     columns = {}
-    for fields, key, n, diverged in zip(
-        *(about[k] for k in ("experiments", "keys", "models", "diverged")), strict=True
-    ):
+    runs = zip(*(about[each] for each in ("experiments", "keys", "models", "diverged")), strict=True)
+    for fields, key, n, diverged in runs:
         given = fields | {"models": n, "models that diverged": len(diverged), "store": key}
         columns[fields["optimizer"].upper()] = {name: str(value) for name, value in given.items() if value is not None}
     shown = pd.DataFrame(columns)
@@ -74,7 +73,7 @@ def runs_table(about: Mapping[str, Mapping[str, Any]]):
     return scroll(pd.DataFrame.from_dict(rows, orient="index").style, "A row for each run and optimizer.")
 
 
-def origins(about: Mapping[str, Mapping[str, Any]], missing: Mapping[str, str] | None) -> Markdown:
+def origins(about: Mapping[str, Mapping[str, Any]], missing: Mapping[str, str]) -> Markdown:
     """The data sets of a book: those live, those recorded, and those left out, with the reason and what to do."""
     live, kept = [], []
     for name, each in about.items():
@@ -85,7 +84,7 @@ def origins(about: Mapping[str, Mapping[str, Any]], missing: Mapping[str, str] |
             kept.append(f"{dataset_title(name.partition(',')[0])} ({models} models, {each['date']})")
     lines = [f"- **Live**, smaller runs that this build or an earlier one trained: {', '.join(live)}."] if live else []
     lines += [f"- **Recorded**, from longer runs: {', '.join(kept)}."] if kept else []
-    lines += [f"- **Left out**, {what}: {reason}".replace("$", r"\$") for what, reason in (missing or {}).items()]
+    lines += [f"- **Left out**, {what}: {reason}".replace("$", r"\$") for what, reason in missing.items()]
     return Markdown("\n".join(lines))
 
 
