@@ -84,20 +84,20 @@ class Engine:
 
     def __init__(self, recipe: Mapping, data: Mapping, device: str, compiled: bool = False):
         self.recipe, self.data, self.compiled = recipe, data, compiled
-        self.sides, self.y, self.classes = on_device(data, device)
-        self.n = subset_size(len(self.y), recipe["subset_fraction"])
+        self.sides, y, n_classes = on_device(data, device)
+        self.make = recipe, self.sides[0], y, subset_size(len(y), recipe["subset_fraction"]), n_classes
         self.trainings: list[Training] = []
         self.said = self.loose = ""  # the compiler's outcome; the reason why steps are not captured
 
     def resize(self, k: int) -> None:
         """Set the number of models at once to k. Raises OutOfMemoryError if the GPU's memory is too small."""
-        make, stacked = (self.recipe, self.sides[0], self.y, self.n, self.classes), is_stacked(self.recipe)
+        stacked = is_stacked(self.recipe)
         sizes = [k] if stacked else [1] * k
         self.trainings = [one for one, size in zip(self.trainings, sizes, strict=False) if one.k == size]
         gc.collect()  # to free a graph while another is captured would spoil the capture
         torch.cuda.empty_cache()
         for size in sizes[len(self.trainings) :]:
-            self.trainings.append(self._captured(Stacked(*make, size) if stacked else OneModel(*make)))
+            self.trainings.append(self._captured(Stacked(*self.make, size) if stacked else OneModel(*self.make)))
 
     def _captured(self, training: Training) -> Training:
         before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
