@@ -217,7 +217,10 @@ def execute_page(page: str, todo: dict) -> tuple[float, str | None, list[str]]:
     if not any(HEADING in cell.source for cell in notebook.cells):
         notebook.cells.append(nbformat.v4.new_markdown_cell(HEADING))
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
-    runs = told_of(notebook, "runs")
+    runs, name = told_of(notebook, "runs"), page.removesuffix(".ipynb")
+    if several := name != Path(todo["source"]).stem:  # pages of one notebook, each with a heading of its own
+        first, title = notebook.cells[0], dataset_title(todo["parameters"]["dataset"])
+        first.source = re.sub("$", f": {title}", first.source, count=1, flags=re.MULTILINE)
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = linked(cell.source)
@@ -232,7 +235,8 @@ def execute_page(page: str, todo: dict) -> tuple[float, str | None, list[str]]:
             shown = [runs[name] for name in own if name in runs] or runs.values()
             said, _, more = figure["caption"].partition("{runs}")
             figure["caption"] = f'{said}<span class="samlib-runs">{"; ".join(shown)}{more}</span>' if more else said
-            if (name := page.removesuffix(".ipynb")) != Path(todo["source"]).stem:  # several pages of one notebook
+            cell.metadata["mystnb"]["image"]["width"] = "100%"  # with any width, Sphinx links a figure to its full size
+            if several:
                 figure["name"] += f"-{name}"
     if error is None:
         notebook.metadata["samlib"] = {"fingerprint": todo["fingerprint"]}

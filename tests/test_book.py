@@ -102,7 +102,9 @@ def test_each_section_is_one_page_of_all_data_sets_and_says_where_each_comes_fro
         assert said > 3, page  # captions that say what the figure was made of
     for page in ("ablations", "theory_checks"):
         assert "<em>Live: " in text_of(book, page)
-    assert "<em>Recorded: " in text_of(book, "ablations_cifar100-coarse")
+    recorded = text_of(book, "ablations_cifar100-coarse")
+    assert "<em>Recorded: " in recorded
+    assert re.search(r"<h1>Ablations: CIFAR-100 \(20 classes\)<", recorded)
 
 
 def test_a_data_set_that_is_there_again_changes_the_pages_that_show_it():
@@ -287,6 +289,16 @@ def test_cards_fit_a_phone_and_their_links_lead_somewhere(book, site, browser):
         assert not name or f'id="{name}"' in (html / target.removeprefix(address)).read_text(), (
             f"{target} has no {name}"
         )
+
+
+def test_a_figure_fits_a_phone_and_leads_to_its_full_size(site, browser):
+    page = browser.new_page(viewport={"width": 390, "height": 800})
+    page.goto(site[0] + "notebooks/memorization.html", wait_until="networkidle")
+    each = "all => all.map(e => [e.getBoundingClientRect().right, e.closest('a').href === e.src])"
+    found = page.eval_on_selector_all("figure img", each)
+    page.close()
+    assert len(found) > 3
+    assert all(right <= 390 and leads for right, leads in found), found
 
 
 def raw_tex(html: str) -> list[str]:
