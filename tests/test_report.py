@@ -5,7 +5,6 @@ import math
 import warnings
 
 import numpy as np
-import pandas as pd
 import pytest
 import xarray as xr
 from scipy.special import expit
@@ -15,9 +14,9 @@ from sklearn.metrics import roc_auc_score
 from sklearn.tree import DecisionTreeClassifier
 
 import samlib
-from samlib import attacks, audit, evaluation
-from samlib.inference import clopper_pearson, epsilon_lower_bound
-from samlib.report import Report, attacking, audit_file, limits_of, opened, sample
+from samlib import attacks, audit
+from samlib.inference import clopper_pearson
+from samlib.report import attacking, audit_file, limits_of, opened, sample
 from samlib.report.attacking import CONTROL, attack
 
 pytestmark = pytest.mark.slow
@@ -94,62 +93,6 @@ def test_where_nothing_leaks_nothing_is_found():
         assert not (found.tables["exposed"]["low"] > 0).any()
         assert not (found.tables["influence"]["low"] > 0).any()
         assert found.tables["memorization"]["low"][0] < 0
-
-
-def test_the_bound_on_epsilon_holds_where_no_member_is_missed():
-    """One example in 250 is missed by every model. A hundred examples mostly show none, though models and pairs are many."""
-    rng, truth, above = np.random.default_rng(0), math.log(0.5 * 250), 0
-    for _ in range(200):
-        member = rng.random((64, 100)) < 0.5
-        told = np.where(member, rng.random(100) > 1 / 250, rng.random(member.shape) < 0.5)
-        above += evaluation.epsilon(told.astype(float), member, 0.95) > truth
-    assert above <= 200 * 0.05
-
-
-@pytest.mark.parametrize("models", [8, 32])
-def test_the_bound_on_epsilon_holds_where_models_and_examples_miss_together(models):
-    """Some models miss many times as many members as others do, and some examples are missed far more often."""
-    rng, rate, above = np.random.default_rng(0), 1 / 150, 0
-    for _ in range(200):
-        member = rng.random((models, 200)) < 0.5
-        miss = rate * rng.gamma(1, 1, (models, 1)) * rng.choice([0, 0, 0, 4], 200)
-        told = np.where(member, rng.random(member.shape) > miss, rng.random(member.shape) < 0.5)
-        above += evaluation.epsilon(told.astype(float), member, 0.95) > math.log(0.5 / rate)
-    assert above <= 200 * 0.05
-
-
-def test_the_bound_on_epsilon_does_not_fall_as_models_are_added():
-    """Forests are wrong on none of 14,000 members and on 15 % of the others. With many models the bound fell to 0."""
-    rng, bounds = np.random.default_rng(0), []
-    for models in (1, 4, 16, 64):
-        member = rng.random((models, 1800)) < 0.5
-        told = member | (rng.random(member.shape) > 0.15)
-        bounds.append(evaluation.epsilon(told.astype(float), member, 0.999))
-    assert bounds == sorted(bounds)
-    assert bounds[0] > 1.5
-    assert bounds[-1] > 3
-
-
-def test_the_bound_on_epsilon_stays_below_the_truth_and_near_it():
-    """Randomized response: an example's signal tells its membership truly with probability e^eps / (1 + e^eps)."""
-    rng, bounds = np.random.default_rng(0), []
-    for _ in range(30):
-        member = rng.random((8, 400)) < 0.5
-        told = np.where(rng.random(member.shape) < expit(1.0), member, ~member)
-        bounds.append(evaluation.epsilon(told.astype(float), member, 0.95))
-    assert np.mean(np.array(bounds) <= 1) >= 0.9
-    assert np.median(bounds) > 0.7
-
-
-def test_decisions_that_go_together_count_as_few():
-    """Where all examples of a model are decided alike, a model counts once."""
-    rng = np.random.default_rng(1)
-    member = rng.random((12, 400)) < 0.5
-    shared = np.repeat(rng.random((12, 1)) < 0.5, 400, 1)
-    hits, n = evaluation._independent(shared, member, up=False)
-    assert n < 40
-    assert hits <= n
-    assert evaluation.epsilon(shared + 0.0, member, 0.95) < epsilon_lower_bound(300, 400, 100, 400)
 
 
 def test_one_model_is_attacked_by_what_it_says_alone():
@@ -408,43 +351,6 @@ def test_a_rate_that_too_few_examples_allow_passes_no_limit(limit):
     assert set(found.tables["risk"].query("measure == 'tpr@0.001'")["note"]) == {"too few"}
     said = "tpr@0.001 cannot be measured: there are too few of the others for such a rate."
     assert found.above({"tpr@0.001": limit}) == [said]
-
-
-def rows(best=(0.502, 0.45, 0.55), other=(0.517, 0.503, 0.531), note="", epsilon=(0.0, 0.0)):
-    """The report of two attacks, the first of which was chosen beforehand."""
-    risk = [
-        (name, measure, *numbers, said)
-        for name, auc, bound in zip(("population", "correctness"), (best, other), epsilon, strict=True)
-        for measure, numbers, said in (
-            ("auc", auc, ""), ("tpr@0.01", (0.02, 0.01, 0.03), note), ("epsilon", (bound, bound, math.inf), "")
-        )
-    ]  # fmt: skip
-    frame = pd.DataFrame(risk, columns=["attack", "measure", "value", "low", "high", "note"])
-    return Report({"risk": frame}, {"given": [], "assumed": []}, {}, "population")
-
-
-def test_the_headline_names_what_succeeds():
-    first, *_, last = rows().headline()
-    assert first.startswith(
-        'The attack "correctness" tells members from the others better than a coin: AUC 0.517 (0.503'
-    )
-    assert 'The attack "population" does not: AUC 0.502 (0.450 to 0.550).' in first
-    assert last == "These counts set no lower bound on epsilon."
-    assert repr(rows()) == " ".join(rows().headline())
-    first, *_, last = rows((0.6, 0.55, 0.65), epsilon=(0.1, 1.55)).headline()
-    assert (
-        first == 'The attack "population" tells members from the others better than a coin: AUC 0.600 (0.550 to 0.650).'
-    )
-    assert last.startswith('The decisions of "correctness" rule out')
-    assert "epsilon below 1.55 (delta 0)" in last
-    assert rows(other=(0.51, 0.49, 0.53)).headline()[0].startswith('The attack "population" does not tell')
-
-
-@pytest.mark.parametrize(
-    ("note", "said"), [("", "finds 2.0 % of the members (1.0 to 3.0 %)"), ("too few", "too few"), ("ties", "No thr")]
-)
-def test_the_headline_says_why_a_rate_is_missing(note, said):
-    assert next(each for each in rows(note=note).headline() if "1 % of the others" in each).count(said) == 1
 
 
 def test_an_example_that_is_accused_as_often_as_found_is_not_shown():

@@ -1,14 +1,16 @@
 """`samlib audit`, as an auditor calls it: the page in a browser, JSON, limits, and what is wrong on one line."""
 
 import json
+import math
 import re
 import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from samlib.report import audit_file, opened
+from samlib.report import Report, audit_file, opened
 
 pytestmark = pytest.mark.slow
 
@@ -150,3 +152,40 @@ def test_what_is_wrong_is_one_line(tmp_path):
         assert not list(tmp_path.glob("page.*"))
         assert "Traceback" not in done.stderr
         assert status == 2 or done.stderr.count("\n") == 1
+
+
+def two_attacks(best=(0.502, 0.45, 0.55), other=(0.517, 0.503, 0.531), note="", epsilon=(0.0, 0.0)):
+    """The report of two attacks, the first of which was chosen beforehand."""
+    risk = [
+        (name, measure, *numbers, said)
+        for name, auc, bound in zip(("population", "correctness"), (best, other), epsilon, strict=True)
+        for measure, numbers, said in (
+            ("auc", auc, ""), ("tpr@0.01", (0.02, 0.01, 0.03), note), ("epsilon", (bound, bound, math.inf), "")
+        )
+    ]  # fmt: skip
+    frame = pd.DataFrame(risk, columns=["attack", "measure", "value", "low", "high", "note"])
+    return Report({"risk": frame}, {"given": [], "assumed": []}, {}, "population")
+
+
+def test_the_headline_names_what_succeeds():
+    first, *_, last = two_attacks().headline()
+    assert first.startswith(
+        'The attack "correctness" tells members from the others better than a coin: AUC 0.517 (0.503'
+    )
+    assert 'The attack "population" does not: AUC 0.502 (0.450 to 0.550).' in first
+    assert last == "These counts set no lower bound on epsilon."
+    assert repr(two_attacks()) == " ".join(two_attacks().headline())
+    first, *_, last = two_attacks((0.6, 0.55, 0.65), epsilon=(0.1, 1.55)).headline()
+    assert (
+        first == 'The attack "population" tells members from the others better than a coin: AUC 0.600 (0.550 to 0.650).'
+    )
+    assert last.startswith('The decisions of "correctness" rule out')
+    assert "epsilon below 1.55 (delta 0)" in last
+    assert two_attacks(other=(0.51, 0.49, 0.53)).headline()[0].startswith('The attack "population" does not tell')
+
+
+@pytest.mark.parametrize(
+    ("note", "said"), [("", "finds 2.0 % of the members (1.0 to 3.0 %)"), ("too few", "too few"), ("ties", "No thr")]
+)
+def test_the_headline_says_why_a_rate_is_missing(note, said):
+    assert next(each for each in two_attacks(note=note).headline() if "1 % of the others" in each).count(said) == 1
