@@ -342,7 +342,7 @@ def test_a_second_build_runs_again_what_changed_and_shows_the_error_of_what_fail
     """The last test of this book, whose pages it changes."""
     output, first = book
     assert first.count("executed  ") == PAGES
-    path = output / "notebooks" / "memorization.ipynb"
+    path = output / "notebooks" / "explorer.ipynb"
     notebook = json.loads(path.read_text())
     notebook["metadata"]["samlib"]["fingerprint"] = "of something else"
     path.write_text(json.dumps(notebook))
@@ -356,7 +356,7 @@ def test_a_second_build_runs_again_what_changed_and_shows_the_error_of_what_fail
     )
     assert done.returncode == 1, done.stdout + done.stderr
     assert done.stdout.count("reused    ") == PAGES - 2
-    assert "executed  memorization.ipynb" in done.stdout
+    assert "executed  explorer.ipynb" in done.stdout
     assert "FAILED: theory_checks.ipynb; its page shows the error." in done.stdout
     page = text_of(book, "theory_checks")
     assert "There is no parameter" in page
