@@ -103,8 +103,12 @@ def cards(ledger: pd.DataFrame, *, name: str = "SAM") -> Shown:
     known = {claim: part for claim, part in parts.items() if part["estimate"].notna().any()}
     html = f'<div class="samlib-cards">{"".join(_html(claim, part, name) for claim, part in known.items())}</div>'
     markdown = "\n\n".join(_markdown(claim, part, name) for claim, part in known.items())
-    if rest := [claim for claim in parts if claim not in known]:
-        said = f"These runs have no statistic for {'; '.join(rest)}."
+    lacking: dict[str, list[str]] = {}
+    for claim, part in parts.items():
+        if claim not in known:
+            lacking.setdefault(" ".join(part.apply(outlook, axis=1).unique()), []).append(claim)
+    for why, claims in lacking.items():
+        said = f"These runs have no statistic for {'; '.join(claims)}. {why}"
         html, markdown = f"{html}<p>{escape(said)}</p>", f"{markdown}\n\n{said}".strip()
     return Shown(html, markdown)
 
