@@ -182,6 +182,30 @@ def test_a_download_with_another_checksum_is_refused_and_leaves_nothing(monkeypa
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
 
 
+def test_a_damaged_archive_in_the_cache_is_downloaded_again(monkeypatch, tmp_path):
+    import hashlib
+    import http.server
+    import threading
+    from functools import partial
+
+    from samlib.data.files import archive_of, checked_file
+
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "dataset_location.tgz").write_bytes(b"the file")
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path / "site")
+    with http.server.HTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.delenv("SAMLIB_DATA", raising=False)
+        address, sha256 = f"http://127.0.0.1:{server.server_port}", hashlib.sha256(b"the file").hexdigest()
+        published(monkeypatch, url=f"{address}/dataset_location.tgz", sha256=sha256)
+        kept = archive_of("location30")
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_bytes(b"half of it")
+        assert checked_file("location30") == (kept, sha256)
+        server.shutdown()
+    assert kept.read_bytes() == b"the file"
+
+
 def test_an_npz_of_your_own(small_npz):
     small = load_dataset(small_npz)
     assert (small.x_train.shape, small.x_test.shape, small.classes) == ((120, 6), (40, 6), ("0", "1", "2"))

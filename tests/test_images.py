@@ -322,6 +322,10 @@ def test_statistics_are_those_of_the_pixels():
     np.testing.assert_allclose(mean, (PIXELS["train"] / 255).mean((0, 1, 2)), atol=6e-5)
     np.testing.assert_allclose(std, (PIXELS["train"] / 255).std((0, 1, 2)), atol=6e-5)
     assert images.statistics(np.zeros((2, 2, 2, 1), np.uint8)) == ((0.0,), (1.0,))
+    between = np.repeat(np.uint8([51, 0]), [29, 3]).reshape(
+        -1, 1, 1, 1
+    )  # the mean is .18125; checksums hold how it is rounded
+    assert images.statistics(between)[0] == (0.1813,)
 
 
 def test_uint8_images_of_an_npz_stay_as_they_are(tmp_path):

@@ -307,3 +307,10 @@ def test_any_column_can_be_the_labels(tmp_path):
         write(tmp_path / f"{side}.parquet", content.replace_schema_metadata({"huggingface": json.dumps(features)}))
     refused(tmp_path, r"one of labels, and has image \(struct<.*\), kind \(int64\)\.$")
     assert load_dataset(tmp_path, label="kind").classes == ("x", "y")
+
+
+def test_bytes_inside_a_nested_struct_are_no_images(tmp_path):
+    for side in ("train", "test"):
+        meta = [{"more": {"bytes": b"x"}} for _ in range(6)]
+        write(tmp_path / f"{side}.parquet", table(photo=table()["image"].to_pylist(), image=None, meta=meta))
+    assert load_dataset(tmp_path).x_train.ndim == 4

@@ -227,6 +227,28 @@ def test_one_experiment_in_a_box(small_npz, client, tmp_path):
     np.testing.assert_array_equal(more.logit, found.logit)
 
 
+def test_a_pair_of_other_data_is_aligned_by_its_models(small_npz, client, tmp_path):
+    fields = {"dataset": str(small_npz), "n_models": 8, **FIELDS}
+    both = {"sgd": Experiment(pool=60, **fields), "sam": Experiment(optimizer="sam", pool=80, **fields)}
+    found = run_pairs({0: both}, minutes=5, cluster=client, cache_dir=tmp_path, progress=False)[0]
+    assert {name: dict(runs.sizes)["example"] for name, runs in found.items()} == {"sgd": 60, "sam": 80}
+
+
+def test_a_round_after_lost_workers_knows_how_long_tasks_took(small_npz, client, tmp_path, monkeypatch):
+    store, known = open_store(Experiment(dataset=str(small_npz), n_models=8, **FIELDS), tmp_path), []
+
+    def lost(client, box, given, write):
+        known.append(dict(box.works["it"].seconds))
+        box.finished("it", [range(8)], 7.0)
+        return True
+
+    monkeypatch.setattr(dispatch, "_round", lost)
+    with store.locked(False), pytest.raises(RuntimeError, match="Workers were lost 3 times at models 0 to 7"):
+        store.prepare()
+        dispatch.train_missing({"it": store}, [("it",)], client, False, time.monotonic() + 600)
+    assert known == [{}, {8: 7.0}, {8: 7.0}]
+
+
 class _Wave:
     """A device that takes so many models at once."""
 

@@ -202,8 +202,11 @@ def _download(name: str, part: Any, folder: Path) -> tuple[list[np.ndarray], lis
 
 def statistics(x: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel of uint8 images (n, h, w, c), in units of 255, to four digits."""
-    most = 255 * x[..., 0].size
-    mean = np.einsum("nhwc->c", x, dtype=np.float64) / most
-    square = np.einsum("nhwc,nhwc->c", x, x, dtype=np.float64) / (255 * most)
-    std = np.sqrt(np.maximum(square - mean**2, 0)).round(4)
+    counts = np.zeros((x.shape[-1], 256), np.int64)
+    for start in range(0, len(x), 4096):
+        for c, channel in enumerate(np.moveaxis(x[start : start + 4096], -1, 0)):
+            counts[c] += np.bincount(channel.ravel(), minlength=256)
+    level, share = np.arange(256) / 255, counts / counts.sum(1, keepdims=True)
+    mean = share @ level
+    std = np.sqrt(np.maximum(share @ level**2 - mean**2, 0)).round(4)
     return tuple(mean.round(4).tolist()), tuple((std + (std == 0)).tolist())

@@ -25,7 +25,6 @@ from samlib.disk import in_a_sentence, reason
 NAMES = {"train": ("train", "training"), "test": ("test", "testing", "val", "valid", "validation")}
 EVERY = NAMES["train"] + NAMES["test"]
 PART = re.compile(r"([a-z]+)(?:-(\d+)-of-(\d+)(?:-\w+)?)?\.parquet", re.IGNORECASE)
-IMAGES = re.compile(r"(large_)?binary|struct<(.*, )?bytes: .*")  # types of columns
 LABELS = re.compile(r"(.*_)?(labels?|class|target)", re.IGNORECASE)
 BATCH = 128  # pictures of a parquet file in memory at once
 
@@ -149,7 +148,14 @@ def _pictures(paths: list[Path], label: str | None) -> Iterator[tuple[str, io.By
 
 def _columns(schema: Any, label: str | None) -> tuple[str, str]:
     """The names of the columns of images and of labels."""
-    images = [column.name for column in schema if IMAGES.fullmatch(str(column.type))]
+    from pyarrow import types
+
+    def holds_images(kind: Any) -> bool:
+        if types.is_struct(kind):
+            return kind.get_field_index("bytes") >= 0
+        return types.is_binary(kind) or types.is_large_binary(kind)
+
+    images = [column.name for column in schema if holds_images(column.type)]
     image = next((name for name in ("img", "image") if name in images), images[0] if len(images) == 1 else None)
     wanted = [label] if label is not None else ["label", "fine_label", *filter(LABELS.fullmatch, schema.names)]
     column = next((name for name in wanted if name in schema.names and name != image), None)

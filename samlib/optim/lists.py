@@ -25,7 +25,10 @@ def copies(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
 
 def norm_of(lists: Lists) -> torch.Tensor:
     """The Euclidean norm of a vector, in at least float32; 0 for none."""
-    return torch.nn.utils.get_total_norm([t.to(at_least_float32(t)) for ts in lists for t in ts])
+    norms = [norm for ts in lists for norm in torch._foreach_norm(ts, 2, at_least_float32(ts[0]))]
+    if not norms:
+        return torch.zeros(())
+    return torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device) for norm in norms]))
 
 
 def dot(left: Lists, right: Lists) -> torch.Tensor:

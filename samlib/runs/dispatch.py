@@ -32,6 +32,7 @@ def train_missing(stores: Mapping[str, Store], pairs: Sequence, cluster: Any, pr
 
     said: set[str] = set()
     missing, began = _missing(stores), time.monotonic()
+    seconds: dict[str, dict[int, float]] = {name: {} for name in stores}  # of tasks, over all rounds
     what = " and ".join(str(store.experiment) for store in stores.values())
     what = f"training {what if len(stores) < 3 else f'{len(stores)} experiments'}"
     shown = {"unit": "model", "disable": not progress, "smoothing": 0, "mininterval": 1}
@@ -60,7 +61,7 @@ def train_missing(stores: Mapping[str, Store], pairs: Sequence, cluster: Any, pr
                 data = {store.dataset.checksum: store.dataset.arrays() for store in stores.values()}
                 held = dict(zip(data, client.scatter([*data.values()], broadcast=True, hash=False), strict=True))
                 given = {n: (s.experiment.model_dump(), held[s.dataset.checksum]) for n, s in stores.items()}
-                works = {name: _work(client, store, given[name]) for name, store in stores.items()}
+                works = {name: _work(client, store, given[name], seconds[name]) for name, store in stores.items()}
                 box = Box(pairs, works, end - closing)
                 if not _round(client, box, given, write) or box.left() <= 0:
                     if progress and not bar.n:
@@ -120,7 +121,7 @@ def _round(client: Any, box: Box, given: Mapping[str, tuple], write: Callable[..
             lost = True
 
 
-def _work(client: Any, store: Store, given: tuple) -> Work:
+def _work(client: Any, store: Store, given: tuple, seconds: dict[int, float]) -> Work:
     """The `Work` of a store. The first worker to answer sets the size of a wave, since workers are taken to be alike."""
     from distributed import as_completed
 
@@ -130,7 +131,7 @@ def _work(client: Any, store: Store, given: tuple) -> Work:
         wanted = sum(map(len, missing))
         asked = [client.submit(_at_once, *given, wanted, workers=[w], **options) for w in client.nthreads()]
         wave = next((f.result() for f in as_completed(asked, loop=client.loop) if f.status == "finished"), wave)
-    return Work(missing, experiment.n_models, store.group, wave, 2 if experiment.rho else 1)
+    return Work(missing, experiment.n_models, store.group, wave, 2 if experiment.rho else 1, seconds)
 
 
 def _at_once(recipe: dict, data: dict, wanted: int) -> int:
@@ -175,6 +176,9 @@ def client_of(cluster: Any, n_tasks: int) -> Iterator:
     from distributed import Client
 
     with ExitStack() as stack:
+        patience = (
+            {} if cluster is None else {"timeout": "10s"}
+        )  # workers of this machine have Dask's own time to start
         if cluster is None:
             cluster = stack.enter_context(started(max(1, min(n_workers(), n_tasks))))
         if not isinstance(cluster, (str, Client)) and not hasattr(cluster, "scheduler_address"):
@@ -186,5 +190,5 @@ def client_of(cluster: Any, n_tasks: int) -> Iterator:
             raise RuntimeError("The Dask client or cluster that was given as cluster is closed; give an open one.")
         if not isinstance(cluster, Client):
             with in_a_sentence(f"No Dask scheduler answers at {cluster!r} (", ").", becomes=RuntimeError):
-                cluster = stack.enter_context(Client(cluster, timeout="10s", set_as_default=False))
+                cluster = stack.enter_context(Client(cluster, set_as_default=False, **patience))
         yield cluster

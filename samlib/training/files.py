@@ -159,6 +159,8 @@ class Packs:
     def __init__(self, folder: str | os.PathLike, most: int, files: int):
         self.folder, self.most, self.files = Path(folder), most, files
         self.there: set[tuple[str, int]] = set()
+        for left in self.folder.glob("groups-*.partial"):  # of a writer that was killed
+            left.unlink()
         for path in self.folder.glob("groups-*.npz"):
             with opened(path, "is damaged; move it away") as file:
                 self.there |= set(groups_of(file))
