@@ -219,8 +219,12 @@ def execute_page(page: str, todo: dict) -> tuple[float, str | None, list[str]]:
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
     runs, name = told_of(notebook, "runs"), page.removesuffix(".ipynb")
     if several := name != Path(todo["source"]).stem:  # pages of one notebook, each with a heading of its own
-        first, title = notebook.cells[0], dataset_title(todo["parameters"]["dataset"])
-        first.source = re.sub("$", f": {title}", first.source, count=1, flags=re.MULTILINE)
+        first = next(
+            cell for cell in notebook.cells if cell.source.startswith("# ")
+        )  # of a failed page, papermill's note is above
+        first.source = re.sub(
+            "$", f": {dataset_title(todo['parameters']['dataset'])}", first.source, count=1, flags=re.M
+        )
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = linked(cell.source)

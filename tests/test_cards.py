@@ -329,3 +329,14 @@ def test_cards_share_no_style_with_the_explorers_of_the_same_page():
     of_cards = set(re.findall(r"samlib-[a-z]+", Path(cards.__file__).read_text()))
     assert "samlib-card" in of_cards
     assert not of_cards & set(re.findall(r"\.(samlib-[a-z]+)", STYLE))
+
+
+def test_a_ledger_without_sections_or_with_a_row_missing_still_speaks():
+    ledger = ledger_of(digits={"C1": (0.1, 0.01)}, location30={"C1": (0.1, 0.01)})
+    assert cards.cards(ledger.drop(columns="section")).html.count("<article") == 1
+    said = findings.surprise(ledger.drop(index=[("C16", "digits")])).data
+    assert said == findings.surprise(ledger).data
+    one = ledger.xs("digits", level="dataset", drop_level=False).drop(index=[("C16", "digits")])
+    assert (
+        "out of 1 data sets" in findings.surprise(one).data or "on none of 1 data sets" in findings.surprise(one).data
+    )

@@ -1,6 +1,7 @@
 """Other optimizers and ablations: which experiments, and what is said of runs whose effects are known."""
 
 import json
+from pathlib import Path
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -13,7 +14,7 @@ from simulated import swapped
 from samlib import Experiment, audit
 from samlib.evaluation import auc_terms
 from samlib.inference import CONTRADICTED, INCONCLUSIVE, LEVEL, NO_DIFFERENCE, NOT_MEASURABLE, SUPPORTED
-from samlib.paper import optimizers
+from samlib.paper import optimizers, records, tables
 from samlib.paper.frames import Section
 from samlib.paper.study import ABLATIONS, ablation_pairs, from_parameters, in_profile, optimizer_pairs
 
@@ -262,3 +263,10 @@ def test_optimizers_exchanged_at_random_get_no_verdict():
         found = optimizers.measure({"sam": swapped(pair, rng.random(24) < 0.5)})
         decided += optimizers.optimizer_ledger(found)["verdict"].isin([SUPPORTED, CONTRADICTED]).any()
     assert decided <= 5  # of 40 sets, where a family errs at most once in 20: more have a probability below .02
+
+
+def test_provenance_has_a_column_for_each_experiment():
+    (path,) = (Path(__file__).parents[1] / "book" / "results").glob("digits-8-settings-*")
+    about = records.read_about(path)
+    shown = tables.provenance({**about, "live": False}).data
+    assert len(shown.columns) == len(about["experiments"]) > 4

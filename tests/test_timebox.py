@@ -243,9 +243,10 @@ def test_a_round_after_lost_workers_knows_how_long_tasks_took(small_npz, client,
         return True
 
     monkeypatch.setattr(dispatch, "_round", lost)
-    with store.locked(False), pytest.raises(RuntimeError, match="Workers were lost 3 times at models 0 to 7"):
+    with store.locked(False):
         store.prepare()
-        dispatch.train_missing({"it": store}, [("it",)], client, False, time.monotonic() + 600)
+        with pytest.raises(RuntimeError, match="Workers were lost 3 times at models 0 to 7"):
+            dispatch.train_missing({"it": store}, [("it",)], client, False, time.monotonic() + 600)
     assert known == [{}, {8: 7.0}, {8: 7.0}]
 
 

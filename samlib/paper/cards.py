@@ -168,7 +168,7 @@ def _html(claim: str, part: pd.DataFrame, name: str) -> str:
         f'<span class="samlib-effect">{escape(_numbers(row))}</span></li>'
         for where, row in _rows(part)
     )
-    section, whole = part["section"].iloc[0], claim.partition(" ")[0]
+    section, whole = part.iloc[0].get("section", ""), claim.partition(" ")[0]
     links = {
         "Ledger": None if part.iloc[0].get("control") else f"ledger.html#{_anchor(claim)}",
         "Rules": "../preregistration.html",

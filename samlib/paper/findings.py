@@ -73,7 +73,8 @@ def surprise(ledger: pd.DataFrame, name: str = "SAM") -> Markdown:
     Markdown
         A sentence on AUC, which names the data sets and the attacks, and one on C16.
     """
-    holds = (counted(ledger)["verdict"] == SUPPORTED).unstack("claim", sort=False)
+    holds = (counted(ledger)["verdict"] == SUPPORTED).unstack("claim", sort=False, fill_value=False)
+    holds = holds.reindex(columns=[ACCURACY, *ATTACKS, SURE], fill_value=False)
     better = holds[holds[ACCURACY]]
     shown = [
         f"on {title_of(dataset, ', '.join(word for attack, word in ATTACKS.items() if said[attack]))}"

@@ -161,13 +161,16 @@ class Study:
         runs, own = self._runs(dataset), flat(self.experiments[dataset])
         if section == "lengths" and optional and isinstance(runs, Pair):
             return {}  # one length alone
-        folder = cache_folder() / "frames" / _code()
+        folder, mine = cache_folder() / "frames" / _code(), records.identity(own)
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f"{records.identity(own)}.lock"):
-            path = records.find(folder, own)
-            if not (kept := records.load(path, section) if path else {}):
+        with FileLock(folder / f"{mine}-{section}.lock"):  # other sections are measured at the same time
+            with FileLock(folder / f"{mine}.lock"):  # while another section is saved, the record's folder is away
+                path = records.find(folder, own)
+                kept = records.load(path, section) if path else {}
+            if not kept:
                 kept = measure(section, runs)
-                records.save(folder, {section: kept}, self._about(dataset, None))
+                with FileLock(folder / f"{mine}.lock"):
+                    records.save(folder, {section: kept}, self._about(dataset, None))
         return kept
 
     def _ledger(self, paths: Mapping[str, Path | None], asked: Sequence[claims.Claim], *sections: str) -> pd.DataFrame:

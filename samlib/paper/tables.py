@@ -49,7 +49,9 @@ def provenance(about: Mapping[str, Any], counts: pd.DataFrame | None = None):
     runs = zip(*(about[each] for each in ("experiments", "keys", "models", "diverged")), strict=True)
     for fields, key, n, diverged in runs:
         given = fields | {"models": n, "models that diverged": len(diverged), "store": key}
-        columns[fields["optimizer"].upper()] = {name: str(value) for name, value in given.items() if value is not None}
+        name = fields["optimizer"].upper()
+        own = {field: str(value) for field, value in given.items() if value is not None}
+        columns[name if name not in columns else f"{name} {key[:4]}"] = own
     shown = pd.DataFrame(columns)
     rows = {"machine": ", ".join(about["machine"]), "samlib": about["samlib"]}
     rows |= {"core seconds, both together": about["seconds"], "data checksum": about["data_checksum"][:16]}
