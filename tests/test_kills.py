@@ -168,6 +168,7 @@ def test_a_scheduler_that_dies_is_one_sentence_and_the_rest_is_done_later(small_
     assert content(tmp_path / "hurt") == content(tmp_path / "calm")
 
 
+@pytest.mark.slow
 def test_a_store_that_another_lengthens_is_read_as_it_was(small_npz, client, tmp_path):
     few = experiment(small_npz)
     runs = run(few, cluster=client, cache_dir=tmp_path)

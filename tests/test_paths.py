@@ -64,6 +64,7 @@ def test_data_at_home_and_in_a_relative_folder(home, monkeypatch):
     assert local_file("mine", "") is None
 
 
+@pytest.mark.slow
 def test_trained_models_are_found_again_from_another_folder(home, monkeypatch, small_npz, client):
     monkeypatch.setenv("SAMLIB_CACHE", "c")
     runs = samlib.run(experiment(small_npz), cluster=client, progress=False)

@@ -230,6 +230,7 @@ def test_a_store_of_another_format_is_one_sentence(small_npz, client, tmp_path):
             run(experiment(small_npz, n_models=n_models), cluster=client, cache_dir=tmp_path)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_sentence_and_what_was_finished_is_kept(small_npz, client, tmp_path):
     """A limit on the size of files stands for the full disk: both fail in the write itself."""
     import resource
@@ -263,6 +264,7 @@ def test_a_store_deleted_while_its_models_are_trained_is_one_sentence(small_npz,
     assert run(experiment(small_npz), cluster=client, cache_dir=tmp_path, progress=False).sizes["model"] == 8
 
 
+@pytest.mark.slow
 def test_two_runs_with_other_data_on_one_cluster_do_not_mix(small_npz, client, tmp_path):
     """At the same time, from two threads: each must see its own data, whatever its parts are called."""
     with np.load(small_npz) as file:
@@ -314,6 +316,7 @@ def test_two_files_of_one_name_are_two_stores_and_each_is_found_again(small_npz,
     assert run(experiment(small_npz), cluster="tcp://127.0.0.1:1", cache_dir=tmp_path).equals(second)
 
 
+@pytest.mark.slow
 def test_a_plan_counts_the_fullest_store_and_says_so(small_npz, client, tmp_path):
     other = changed(small_npz, tmp_path / "other" / small_npz.name)
     run(experiment(small_npz), cluster=client, cache_dir=tmp_path)
