@@ -25,7 +25,7 @@ CLOSE = 0.01  # of logits after two epochs, between any two ways in float32
 @pytest.fixture(autouse=True)
 def _no_tf32_and_nothing_kept(monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    for kept in (captured._strategies, captured._engines):
+    for kept in (captured._strategies, captured._engines, captured._took):
         kept.clear()
 
 
@@ -71,8 +71,8 @@ def test_more_models_than_fit_at_once_are_trained_in_waves(images, monkeypatch):
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_replayed_step_is_the_step(images, optimizer):  # noqa: F811
-    r = image_recipe(optimizer=optimizer, augment=True)
-    engine = captured.Engine(r, images, "cuda")
+    r, n = image_recipe(optimizer=optimizer, augment=True), 30
+    engine = captured.Engine(r, images, n, "cuda")
     engine.resize(2)
     replayed, plain = engine.trainings
     plain.run, plain.stream = plain.step, None

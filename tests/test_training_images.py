@@ -138,8 +138,8 @@ def test_models_side_by_side_are_those_one_after_another(images, optimizer):
         drive(lanes, 4)
     together = train_group(r, images, range(2))
     for k, lane in enumerate(lanes):
-        found = training._signals(lane.logits(test, 7)[0], images["y_test"])
-        np.testing.assert_allclose(found["logit"], together["test_logit"][k], atol=1e-5)
+        found = training._signals(lane.logits(test, 7), images["y_test"])
+        np.testing.assert_allclose(found["logit"][0], together["test_logit"][k], atol=1e-5)
 
 
 def test_augmentation_changes_training_alone_and_makes_an_mlp_go_one_by_one(images):

@@ -20,9 +20,11 @@ import torch
 
 from samlib.signals import _from_tensors
 from samlib.training import captured
-from samlib.training.common import Streams, cosine
+from samlib.training.common import Streams, cosine, subset_size
 from samlib.training.each import train_each
 from samlib.training.stacked import Stack, is_stacked, train_stacked
+
+AT_ONCE = 2**26  # the most logits that are turned into signals at once
 
 __all__ = ["Stack", "Streams", "at_once", "cosine", "group_size", "machine", "summaries", "train_each"]
 __all__ += ["train_group", "train_groups", "train_stacked"]
@@ -79,7 +81,8 @@ def at_once(recipe: Mapping, data: Mapping[str, np.ndarray], device: str, wanted
     if not _is_gpu(device):
         return size
     wanted = ceil(wanted / size) * size
-    waves = ceil(wanted / captured.strategy(recipe, data, device, wanted).at_once)
+    n = subset_size(len(data["y_train"]), recipe["subset_fraction"])
+    waves = ceil(wanted / captured.strategy(recipe, data, n, device, wanted).at_once)
     return ceil(wanted / waves / size) * size
 
 
@@ -214,11 +217,16 @@ def _train_group(recipe: Mapping, data: Mapping, models: Sequence[int], device: 
     else:
         train = train_stacked if is_stacked(recipe) else train_each
         *logits, strategy = train(recipe, data, streams, members, device)
-    rows, said = list[dict](), f"{strategy}, {recipe['precision']}"
-    for member, z, z_test in zip(members, *logits, strict=True):
-        signals = _signals(z, y) | {f"test_{name}": values for name, values in _signals(z_test, y_test).items()}
-        rows.append({"member": member, **signals, **summaries(signals, y, member), "strategy": said})
-    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    signals: dict[str, np.ndarray] = {}
+    for side, z, labels in zip(("", "test_"), logits, (y, y_test), strict=True):
+        signals |= {f"{side}{name}": values for name, values in _signals(z, labels).items()}
+    each = [summaries({name: v[k] for name, v in signals.items()}, y, member) for k, member in enumerate(members)]
+    return {
+        "member": members,
+        **signals,
+        **{name: np.stack([summary[name] for summary in each]) for name in each[0]},
+        "strategy": np.array([f"{strategy}, {recipe['precision']}"] * len(members)),
+    }
 
 
 def summaries(signals: Mapping[str, np.ndarray], y: np.ndarray, member: np.ndarray) -> dict:
@@ -259,11 +267,16 @@ def summaries(signals: Mapping[str, np.ndarray], y: np.ndarray, member: np.ndarr
 
 
 def _signals(logits: torch.Tensor, y: np.ndarray) -> dict[str, np.ndarray]:
-    """Signals (n,) of one model's logits (n, c), computed on their device.
+    """Signals (k, n) of logits (k, n, c), computed on their device.
 
     A model with NaN logits gets NaN signals, so no mean can hide it. Its `correct` is False, since a bool cannot be NaN.
     """
-    found = _from_tensors(logits, torch.tensor(y, device=logits.device))
-    if not logits.isfinite().all():
-        found = {name: torch.full_like(values, 0 if name == "correct" else torch.nan) for name, values in found.items()}
-    return {name: values.cpu().numpy() for name, values in found.items()}
+    labels, parts = torch.tensor(y, device=logits.device), []
+    for part in logits.split(max(1, AT_ONCE // logits[0].numel())):
+        lost = ~part.isfinite().all(-1).all(-1)
+        part = torch.where(lost[:, None, None], 0, part)
+        found = _from_tensors(part, labels.expand(part.shape[:2]))
+        for name, values in found.items():
+            values[lost] = False if name == "correct" else torch.nan
+        parts.append({name: values.cpu().numpy() for name, values in found.items()})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -20,13 +20,12 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from math import ceil, inf
-from operator import methodcaller
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from samlib.training.common import Training, in_turn, on_device, subset_size, trained
+from samlib.training.common import Training, on_device, trained
 from samlib.training.each import COMPILED, COMPILERS, OneModel, compile_passes
 from samlib.training.stacked import Stacked, is_stacked
 
@@ -41,7 +40,7 @@ WARM, TIMED = 2, 20  # steps of each kind before the first capture, and steps in
 # The compiler's gain (a share) and cost (seconds) for resnet18 on that H100; each process measures the cost again.
 COMPILER_GAINS, COMPILER_TAKES = 0.15, 22.0
 APART = ("optimizer", "rho", "alpha", "m_sharpness")  # fields that may differ within a pair
-ELSEWHERE = ("dataset", "pool", "image_size", "seed", "n_models")  # fields that a step does not read
+ELSEWHERE = ("dataset", "pool", "image_size", "seed", "n_models", "subset_fraction")  # fields that a step does not read
 
 
 class Strategy(NamedTuple):
@@ -60,7 +59,7 @@ def capture(training: Training, first: bool = True) -> None:
     training.stream = torch.cuda.Stream()
     kinds = [(size, taken) for size in sorted(set(training.batches)) for taken in range(min(2, training.period))]
     graphs: dict[tuple[int, int], torch.cuda.CUDAGraph] = {}
-    pool = torch.cuda.graph_pool_handle()  # they share one, since they never run at the same time
+    pool: tuple = ()
     for size, taken in kinds * WARM if first else kinds[:1]:  # on the usual stream, whose memory is used again
         training.rewind(taken)
         training.step(size)
@@ -71,33 +70,37 @@ def capture(training: Training, first: bool = True) -> None:
             training.stream.synchronize()
             # `torch.cuda.graph` would give all spare memory back to the system each time
             graphs[size, taken] = graph = torch.cuda.CUDAGraph()
-            graph.capture_begin(pool)
+            graph.capture_begin(*pool)
             try:
                 training.step(size)
             finally:
                 graph.capture_end()
+            pool = (graph.pool(),)  # they share one, since they never run at the same time
     training.run = lambda size: graphs[size, int(training.taken % training.period > 0)].replay()
 
 
 class Engine:
     """The captured trainings of one recipe, data set and GPU. They can train model after model."""
 
-    def __init__(self, recipe: Mapping, data: Mapping, device: str, compiled: bool = False):
-        self.recipe, self.data, self.compiled = recipe, data, compiled
-        self.sides, y, n_classes = on_device(data, device)
-        self.make = recipe, self.sides[0], y, subset_size(len(y), recipe["subset_fraction"]), n_classes
+    def __init__(self, recipe: Mapping, data: Mapping, n: int, device: str, compiled: bool = False):
+        self.recipe, self.data, self.n, self.compiled = recipe, data, n, compiled
+        self.sides, self.y, self.classes = on_device(data, device)
         self.trainings: list[Training] = []
         self.said = self.loose = ""  # the compiler's outcome; the reason why steps are not captured
 
     def resize(self, k: int) -> None:
         """Set the number of models at once to k. Raises OutOfMemoryError if the GPU's memory is too small."""
-        stacked = is_stacked(self.recipe)
-        sizes = [k] if stacked else [1] * k
-        self.trainings = [one for one, size in zip(self.trainings, sizes, strict=False) if one.k == size]
+        make = self.recipe, self.sides[0], self.y, self.n, self.classes
         gc.collect()  # to free a graph while another is captured would spoil the capture
         torch.cuda.empty_cache()
-        for size in sizes[len(self.trainings) :]:
-            self.trainings.append(self._captured(Stacked(*self.make, size) if stacked else OneModel(*self.make)))
+        if is_stacked(self.recipe):
+            if [len(training.order) for training in self.trainings] != [k]:
+                self.trainings = []
+                self.trainings = [self._captured(Stacked(*make, k))]
+            return
+        del self.trainings[k:]
+        while len(self.trainings) < k:
+            self.trainings.append(self._captured(OneModel(*make)))
 
     def _captured(self, training: Training) -> Training:
         before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
@@ -118,14 +121,19 @@ class Engine:
         """Measure the steps a second, summed over models."""
         batches = self.trainings[0].batches[:TIMED]
         for _ in range(2):
-            in_turn(self.trainings, methodcaller("rewind"))
+            for training in self.trainings:
+                with training.on_stream():
+                    training.rewind()
             torch.cuda.synchronize()
             start = time.perf_counter()
             for size in batches:
-                in_turn(self.trainings, methodcaller("advance", size))
+                for training in self.trainings:
+                    with training.on_stream():
+                        training.advance(size)
             torch.cuda.synchronize()
             spent = time.perf_counter() - start
-        return sum(training.k for training in self.trainings) * len(batches) / spent
+        k = sum(training.order[..., 0].numel() for training in self.trainings)
+        return k * len(batches) / spent
 
     def fit(self, wanted: int) -> tuple[int, float]:
         """Find the best number of models at once, at most `wanted`, and resize to it. Returns it and its speed.
@@ -156,10 +164,11 @@ class Engine:
         self.resize(best)
         return best, fastest
 
-    def train(self, streams: Sequence, members: Sequence[np.ndarray]) -> list[torch.Tensor]:
+    def train(self, streams: Sequence, members: Sequence[np.ndarray]) -> list[list[torch.Tensor]]:
         """Train models at once. Returns their logits on the training and the test side, as `train_each`."""
         self.resize(len(streams))
-        return trained(self.trainings, streams, members, self.sides)
+        each = [([s], [m]) for s, m in zip(streams, members, strict=True)]
+        return trained(self.trainings, [(streams, members)] if is_stacked(self.recipe) else each, self.sides)
 
 
 _strategies: dict[str, Strategy] = {}
@@ -167,21 +176,21 @@ _engines: dict[str, Engine] = {}
 _took: dict[str, float] = {}
 
 
-def strategy(recipe: Mapping, data: Mapping, device: str, wanted: int) -> Strategy:
+def strategy(recipe: Mapping, data: Mapping, n: int, device: str, wanted: int) -> Strategy:
     """The strategy of a recipe and its partners in a pair: measured at the first call, then kept by the process.
 
-    wanted: the number of models to train; the compiler pays only for many.
+    n: the number of examples that a model trains on. wanted: the number of models to train; the compiler pays only for many.
     """
-    key = f"{_key(recipe, data, APART)} {is_stacked(recipe)}"
+    key = f"{_key(recipe, data, n, APART)} {is_stacked(recipe)}"
     if key not in _strategies:
         _engines.clear()  # other pairs hold memory that may be needed
         with torch.cuda.device(device):
-            _strategies[key] = _chosen(recipe, data, device, wanted)
+            _strategies[key] = _chosen(recipe, data, n, device, wanted)
     return _strategies[key]
 
 
-def _chosen(recipe: Mapping, data: Mapping, device: str, wanted: int) -> Strategy:
-    engine = _engine(recipe, data, device, False)
+def _chosen(recipe: Mapping, data: Mapping, n: int, device: str, wanted: int) -> Strategy:
+    engine = _engine(recipe, data, n, device, False)
     k, speed = engine.fit(wanted)
     if is_stacked(recipe) or engine.loose:
         return Strategy(k, False, engine.loose)
@@ -192,7 +201,7 @@ def _chosen(recipe: Mapping, data: Mapping, device: str, wanted: int) -> Strateg
     _engines.clear()  # two sets of trainings may not fit into memory
     del engine
     start = time.perf_counter()
-    engine = _engine(recipe, data, device, True)
+    engine = _engine(recipe, data, n, device, True)
     compiled, faster = engine.fit(wanted)
     _took[recipe["model"]] = time.perf_counter() - start
     if faster > speed or COMPILED not in engine.said:
@@ -201,31 +210,32 @@ def _chosen(recipe: Mapping, data: Mapping, device: str, wanted: int) -> Strateg
     return Strategy(k, False, ", not compiled: that was slower")
 
 
-def _engine(recipe: Mapping, data: Mapping, device: str, compiled: bool) -> Engine:
+def _engine(recipe: Mapping, data: Mapping, n: int, device: str, compiled: bool) -> Engine:
     """The engine of a recipe. The two used last are kept, one for each side of a pair."""
-    key = f"{_key(recipe, data)} {device} {compiled}"
+    key = f"{_key(recipe, data, n)} {device} {compiled}"
     engine = _engines.pop(key, None)
     while len(_engines) > 1:
         del _engines[next(iter(_engines))]
-    _engines[key] = engine or Engine(recipe, data, device, compiled)
+    _engines[key] = engine or Engine(recipe, data, n, device, compiled)
     return _engines[key]
 
 
-def _key(recipe: Mapping, data: Mapping, without: Sequence[str] = ()) -> str:
+def _key(recipe: Mapping, data: Mapping, n: int, without: Sequence[str] = ()) -> str:
     """All that a step depends on. An engine keeps its data, so no other data can take over their `id`."""
     fields = {name: value for name, value in recipe.items() if name not in (*ELSEWHERE, *without)}
-    return f"{json.dumps(fields, sort_keys=True)} {len(data['y_train'])} {id(data)}"
+    return f"{json.dumps(fields, sort_keys=True)} {n} {id(data)}"
 
 
 def train_captured(recipe: Mapping, data: Mapping, streams, members, device: str, wanted: int = 0):
     """Train models on a GPU by their strategy. Arguments and results as in `train_each`."""
-    how = strategy(recipe, data, device, max(wanted, len(streams)))
+    n = int(members[0].sum())
+    how = strategy(recipe, data, n, device, max(wanted, len(streams)))
     with torch.cuda.device(device):
         try:
-            engine, results = _engine(recipe, data, device, how.compiled), []
+            engine, results = _engine(recipe, data, n, device, how.compiled), []
             waves = ceil(len(streams) / how.at_once)
             for wave in np.array_split(np.arange(len(streams)), waves):
-                results.append(engine.train([streams[i] for i in wave], [members[i] for i in wave]))
+                results += engine.train([streams[i] for i in wave], [members[i] for i in wave])
         except torch.OutOfMemoryError:
             _engines.clear()
             raise

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from math import ceil, cos, pi
-from operator import methodcaller
 
 import numpy as np
 import torch
@@ -179,7 +178,7 @@ class Average:
 
 
 class Training:
-    """k models in training, each on n examples.
+    """Models in training, each with the same number of examples.
 
     A step reads its batch and its learning rate on the device. It writes tensors in place and never replaces them, so a
     GPU can capture a step and replay it.
@@ -187,16 +186,16 @@ class Training:
 
     period = 1  # the kinds of steps repeat after so many; LookSAM has two kinds
 
-    def __init__(self, recipe: Mapping, inputs: Inputs, y: torch.Tensor, n: int, k: int):
+    def __init__(self, recipe: Mapping, inputs: Inputs, y: torch.Tensor, n: int, models: Sequence[int] = ()):
         device = y.device
-        self.recipe, self.inputs, self.y, self.device, self.k = recipe, inputs, y, device, k
+        self.recipe, self.inputs, self.y, self.device = recipe, inputs, y, device
         self.batches = sizes(n, recipe)
         self.steps = len(self.batches) * recipe["epochs"]
         rates = [rate(recipe, i, self.steps) for i in range(self.steps)]
         # a float64 rate rounds as Python's float does; a GPU's fused update takes float32
         self.rates = torch.tensor(rates, dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device)
         self.lr = self.rates[0].clone()
-        self.order = torch.zeros(k, n, dtype=torch.int64, device=device)
+        self.order = torch.zeros(*models, n, dtype=torch.int64, device=device)
         self.at, self.done = (torch.zeros(1, dtype=torch.int64, device=device) for _ in range(2))
         self.ahead = torch.arange(self.batches[0], device=device)
         self.run: Callable[[int], None] = self.step
@@ -214,7 +213,8 @@ class Training:
 
     def lay(self) -> None:
         """Copy the order of the next epoch to the device."""
-        self.put(self.order, np.stack([s.epoch(e) for s, e in zip(self.streams, self.examples, strict=True)]))
+        order = np.stack([s.epoch(e) for s, e in zip(self.streams, self.examples, strict=True)])
+        self.put(self.order, order.reshape(self.order.shape))
         self.at.zero_()
 
     def step(self, size: int) -> None:
@@ -270,36 +270,32 @@ class Training:
         return nullcontext() if self.stream is None else torch.cuda.stream(self.stream)
 
 
-def in_turn(trainings: Sequence[Training], act: Callable[[Training], None]) -> None:
-    """Let each training act, and send its kernels to its stream."""
-    for training in trainings:
-        with training.on_stream():
-            act(training)
-
-
 def drive(trainings: Sequence[Training], epochs: int) -> None:
     """Train several at once, a step of each in turn. A GPU runs their streams side by side."""
     for _ in range(epochs):
-        in_turn(trainings, methodcaller("lay"))
+        for training in trainings:
+            with training.on_stream():
+                training.lay()
         for size in trainings[0].batches:
-            in_turn(trainings, methodcaller("advance", size))
-    in_turn(trainings, methodcaller("settle"))
+            for training in trainings:
+                with training.on_stream():
+                    training.advance(size)
     for training in trainings:
+        with training.on_stream():
+            training.settle()
         if training.stream is not None:
             training.stream.synchronize()
 
 
-def trained(trainings: Sequence[Training], streams, members, sides: Sequence[Inputs]) -> list[torch.Tensor]:
-    """Let trainings train models, each as many as it holds. Returns the logits (k, n, c) of all on each side."""
-    first = 0
-    for training in trainings:
-        mine, first = slice(first, first + training.k), first + training.k
+def trained(trainings: Sequence[Training], parts: Sequence[tuple], sides: Sequence[Inputs]) -> list[list[torch.Tensor]]:
+    """Let each training train a part of the models, (streams, members). Returns their logits on each side."""
+    for training, part in zip(trainings, parts, strict=True):
         if training.stream is not None:  # an evaluation may still run on the usual stream
             training.stream.wait_stream(torch.cuda.current_stream())
         with training.on_stream():
-            training.begin(streams[mine], members[mine])
+            training.begin(*part)
     drive(trainings, trainings[0].recipe["epochs"])
-    return [torch.cat([evaluated(training, side) for training in trainings]) for side in sides]
+    return [[evaluated(training, side) for side in sides] for training in trainings]
 
 
 def evaluated(training: Training, inputs: Inputs) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """Train one model at a time, of any architecture and with any optimizer, through autograd and `torch.optim`."""
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from functools import lru_cache, partial
 from itertools import chain
 from types import FunctionType
@@ -24,10 +25,10 @@ class OneModel(Training):
     """One model in training."""
 
     def __init__(self, recipe, inputs: Inputs, y: torch.Tensor, n: int, n_classes: int):
-        super().__init__(recipe, inputs, y, n, 1)
+        super().__init__(recipe, inputs, y, n)
         with torch.device("meta"):  # `begin` sets all weights
             model = build_model(recipe["model"], inputs.shape, n_classes, hidden=recipe["hidden"], norm=recipe["norm"])
-        self.model = model.to_empty(device=self.device).to(memory_format=torch.channels_last)
+        self.model = model.to_empty(device=self.device).to(memory_format=torch.channels_last).train()
         self.called, self.n_classes = self.model, n_classes
         self.shifts = torch.zeros(n, 3, dtype=torch.int64, device=self.device)
         self.optimizer = make_optimizer(recipe, self.weights(), self.lr)
@@ -36,7 +37,7 @@ class OneModel(Training):
     def begin(self, streams: Sequence[Streams], members: Sequence[np.ndarray]) -> None:
         super().begin(streams, members)
         fresh = streams[0].build(self.recipe, self.inputs.shape, self.n_classes)
-        self.model.train().load_state_dict(fresh.state_dict())  # in place
+        self.model.load_state_dict(fresh.state_dict())  # in place
         for value in chain.from_iterable(state.values() for state in self.optimizer.state.values()):
             if isinstance(value, torch.Tensor):
                 value.zero_()  # a momentum of zero is that of a first step
@@ -56,7 +57,7 @@ class OneModel(Training):
 
     def step(self, size: int) -> None:
         where = self.next(size)
-        batch = self.order[0].index_select(0, where)
+        batch = self.order.index_select(0, where)
         x = self.inputs.stored[batch]
         if self.recipe["augment"]:
             x = self.inputs.augmented(x, self.shifts.index_select(0, where))
@@ -75,11 +76,15 @@ class OneModel(Training):
         with autocast(self.recipe, self.device):
             update_bn((self.inputs.prepared(self.inputs.stored[batch]) for batch in members), self.model)
 
-    @torch.no_grad()
     def logits(self, inputs: Inputs, size: int) -> torch.Tensor:
         """Float32 logits (1, n, c) of all inputs, `size` at once."""
         self.model.eval()
-        return torch.cat([self.model(inputs.prepared(part)).float() for part in inputs.stored.split(size)])[None]
+        try:
+            with torch.no_grad():
+                x = inputs.stored.split(size)
+                return torch.cat([self.model(inputs.prepared(part)).float() for part in x])[None]
+        finally:
+            self.model.train()
 
 
 def train_each(recipe: Mapping, data: Mapping, streams, members, device: str):
@@ -120,7 +125,7 @@ def train_each(recipe: Mapping, data: Mapping, streams, members, device: str):
     sides, y, n_classes = on_device(data, device)
     one = OneModel(recipe, sides[0], y, int(members[0].sum()), n_classes)
     said = compile_passes(one, COMPILERS.get(one.device.type))
-    results = [trained([one], [s], [m], sides) for s, m in zip(streams, members, strict=True)]
+    results = [trained([one], [([s], [m])], sides)[0] for s, m in zip(streams, members, strict=True)]
     return *map(torch.cat, zip(*results, strict=True)), f"one at a time, channels-last{said}{one.trouble()}"
 
 
@@ -139,22 +144,26 @@ def compile_passes(one: OneModel, backend: str | None) -> str:
     """Compile the training passes of a model. Returns, in words, that it did or why it could not."""
     if backend is None:
         return ""
-    fields = (one.recipe[name] for name in ("precision", "m_sharpness"))
-    call, said = _compiler(backend, str(one.model), one.device, one.inputs.shape, *fields, *sorted(set(one.batches)))
-    one.called = Compiled(one.model, call)
+    recipe = one.recipe
+    cuts = [torch.arange(size).split(recipe["m_sharpness"] or size) for size in set(one.batches)]
+    parts = sorted({len(part) for part in chain.from_iterable(cuts)})
+    shape, device = one.inputs.shape, one.device
+    call, said = _compiler(backend, str(one.model), device, shape, recipe["precision"], *parts)
     if not said:
-        said.append(_tried(one))
-    if said[0] != COMPILED:
-        one.called = one.model
+        examples = [one.inputs.prepared(one.inputs.stored[:part]) for part in parts]
+        said.append(_tried(Compiled(deepcopy(one.model), call), recipe, examples))
+    if said[0] == COMPILED:
+        one.called = Compiled(one.model, call)
     return said[0]
 
 
-def _tried(one: OneModel) -> str:
-    """Take a step of each size, which `begin` undoes: a compiler fails at the first call with a size."""
+def _tried(model: nn.Module, recipe: Mapping, inputs: Sequence[torch.Tensor]) -> str:
+    """Call a copy of a model with each size of input: a compiler fails at the first call with a size."""
     try:
-        for size in sorted(set(one.batches)):
-            one.rewind()
-            one.step(size)
+        for x in inputs:
+            with autocast(recipe, x.device):
+                loss = model(x).float().sum()
+            loss.backward()
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # compilers raise many kinds; training will raise again any other error

@@ -21,7 +21,7 @@ class Stacked(Training):
     """K MLPs in training."""
 
     def __init__(self, recipe, inputs: Inputs, y: torch.Tensor, n: int, n_classes: int, k: int):
-        super().__init__(recipe, inputs, y, n, k)
+        super().__init__(recipe, inputs, y, n, (k,))
         self.x = inputs.prepared(inputs.stored).flatten(1)
         self.rounded = self.x.to(torch.bfloat16 if recipe["precision"] == "bf16" else torch.float32)
         with torch.device("meta"):
@@ -36,16 +36,18 @@ class Stacked(Training):
         self.velocity.zero_()
 
     def step(self, size: int) -> None:
-        gradient, micro = self.gradient, self.recipe["m_sharpness"]
+        recipe, gradient, micro = self.recipe, self.gradient, self.recipe["m_sharpness"]
         batch = self.order.index_select(1, self.next(size))  # (k, b)
         inputs = self.rounded.index_select(0, batch.reshape(-1)).view(*batch.shape, -1)  # (k, b, d)
         labels = self.y[batch]
-        if micro is None or not self.recipe["rho"]:
-            self._applied(inputs, labels, gradient)
+        if not recipe["rho"]:
+            self.nets.gradient(self.nets.weights, inputs, labels, gradient, recipe["label_smoothing"])
+        elif micro is None:
+            self._sharpness_aware(inputs, labels, gradient)
         else:
             gradient.zero_()
             for z, t in zip(inputs.split(micro, 1), labels.split(micro, 1), strict=True):
-                self._applied(z, t, self.part)
+                self._sharpness_aware(z, t, self.part)
                 gradient.add_(self.part, alpha=t.shape[1] / labels.shape[1])
         self._update()
 
@@ -69,20 +71,11 @@ class Stacked(Training):
             velocity.mul_(momentum).add_(gradient)
         weights.add_(velocity if momentum else gradient, alpha=-self.lr.item())
 
-    def _applied(self, inputs, labels, out):
-        """Write to out the gradient to apply: if rho is not 0, that at the point of SAM or ASAM, with a norm for each model."""
-        weights, rho, smoothing = self.nets.weights, self.recipe["rho"], self.recipe["label_smoothing"]
-        self.nets.gradient(weights, inputs, labels, out, smoothing)
-        if not rho:
-            return
-        adaptive = self.recipe["optimizer"] == "asam"
-        if adaptive:
-            out.mul_(weights.abs())
-        norm = torch.linalg.vector_norm(out, dim=1, keepdim=True)
-        if adaptive:
-            out.mul_(weights.abs())
-        torch.addcmul(weights, out, torch.where(norm > 0, rho / norm, 0), out=self.moved)
-        self.nets.gradient(self.moved, inputs, labels, out, smoothing)
+    def _sharpness_aware(self, inputs, labels, out):
+        weights, recipe = self.nets.weights, self.recipe
+        self.nets.gradient(weights, inputs, labels, out, recipe["label_smoothing"])
+        _perturb(weights, out, recipe["rho"], recipe["optimizer"] == "asam", self.moved)
+        self.nets.gradient(self.moved, inputs, labels, out, recipe["label_smoothing"])
 
     def weights(self) -> list[torch.Tensor]:
         return [self.nets.weights]
@@ -117,7 +110,16 @@ def train_stacked(recipe, data, streams, members, device):
     """
     sides, y, n_classes = on_device(data, device)
     stacked = Stacked(recipe, sides[0], y, int(members[0].sum()), n_classes, len(streams))
-    return *trained([stacked], streams, members, sides), f"stacked {len(streams)}{stacked.trouble()}"
+    (logits,) = trained([stacked], [(streams, members)], sides)
+    return *logits, f"stacked {len(streams)}{stacked.trouble()}"
+
+
+def _perturb(weights, gradient, rho, adaptive, out):
+    """out = weights + rho g / ||g||, with a norm for each model (row). If adaptive, ASAM's move. If g = 0, no move."""
+    scaled = weights.abs().mul_(gradient) if adaptive else gradient
+    norm = torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
+    move = torch.where(norm > 0, rho / norm, 0)
+    torch.addcmul(weights, scaled.mul_(weights.abs()) if adaptive else scaled, move, out=out)
 
 
 class Stack:
