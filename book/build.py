@@ -42,10 +42,8 @@ ROOT, RESULTS, EXECUTED = BOOK.parent, BOOK / "results", BOOK / "notebooks"
 FIRST = ("introduction", "ledger")  # those that say what could not be had
 CHOSEN = tomllib.loads(Path(__file__).with_name("pages.toml").read_text())
 SECTIONS, ALONE = CHOSEN["sections"], CHOSEN["alone"]
-MANY = {
-    "other_optimizers": "optimizers",
-    "ablations": "changed",
-}  # notebooks of many settings, and the parameter of these
+# Notebooks of many settings, and the parameter that only such a notebook has.
+MANY = {"other_optimizers": "optimizers", "ablations": "changed"}
 PACKAGES = ("torch", "numpy", "scipy", "matplotlib", "seaborn", "xarray")  # what a page's numbers and figures depend on
 TIMEOUT = 1800  # seconds a cell may take
 HEADING = "## Run this yourself"
@@ -221,10 +219,9 @@ def execute_page(page: str, todo: dict) -> tuple[float, str | None, list[str]]:
     if several := name != Path(todo["source"]).stem:  # pages of one notebook, each with a heading of its own
         first = next(
             cell for cell in notebook.cells if cell.source.startswith("# ")
-        )  # of a failed page, papermill's note is above
-        first.source = re.sub(
-            "$", f": {dataset_title(todo['parameters']['dataset'])}", first.source, count=1, flags=re.M
-        )
+        )  # a failed page has a note above it
+        title = f": {dataset_title(todo['parameters']['dataset'])}"
+        first.source = re.sub("$", title, first.source, count=1, flags=re.MULTILINE)
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = linked(cell.source)

@@ -66,7 +66,7 @@ _TABLE = values("claims")
 EVERY = tuple(Claim(**row) for row in _TABLE["claim"])
 CLAIMS = tuple(
     claim for claim in EVERY if not claim.control
-)  # controls are reviewers' questions, not rows of the ledger
+)  # a control, which reviewers ask for, is no row of the ledger
 
 
 def ledger(pairs: Mapping[str, Pair], claims: Sequence[Claim] = CLAIMS) -> pd.DataFrame:

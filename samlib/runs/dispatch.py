@@ -166,7 +166,7 @@ def _device() -> str:
 
     if not (gpus := torch.cuda.device_count()):
         return "cpu"
-    # Only `local_client`'s workers see all GPUs and are numbered for them; another cluster shows each worker its own.
+    # Workers that `client_of` starts see all GPUs and are numbered for them; another cluster shows each worker its own.
     return f"cuda:{get_worker().name % gpus if LOCAL in os.environ else 0}"
 
 

@@ -156,6 +156,7 @@ class MixtureExplorer(Explorer):
     atypical_x = slider(Finite, 2.2, -3.5, 4.5, 0.05, "Across, x₁")
     atypical_y = slider(Finite, 0.6, -2.5, 2.5, 0.05, "Up, x₂")
     spread = slider(Finite, 0.35, 0.1, 1.0, 0.05, "Spread")
+    # Not a list, since what is appended to a list would be seen neither by the checks nor by the page.
     kept = traitlets.Tuple(help="settings kept to compare, oldest first").tag(
         sync=True, to_json=lambda kept, _: [dict(setting) for setting in kept]
     )
